@@ -26,7 +26,7 @@ from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import LOST, DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import record_left
 from databases.lookup import find, find_own, has_database, published_by, shares_instance
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.replacing import Exchange, Stage
 from databases.scratch import end_scratch_programs
 from databases.trash import TrashJob
@@ -147,8 +147,8 @@ class DatabaseActivities:
         _require(Operation.DELETE, job)
         _, recorded = await self._delete(
             job,
-            lambda session: dropping.drop(
-                session, owner_of(job), job.databases, job.number, published=job.published
+            lambda session, owner: dropping.drop(
+                session, owner, job.databases, job.number, published=job.published
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
@@ -163,8 +163,12 @@ class DatabaseActivities:
         """
         kept, recorded = await self._delete(
             job,
-            lambda session: trash.put(
-                self._tenant.server, session, _trash_job(job), drop_invalid=True, published=job.published
+            lambda session, owner: trash.put(
+                self._tenant.server,
+                session,
+                _trash_job(job, owner),
+                drop_invalid=True,
+                published=job.published,
             ),
             lambda kept: self._tenant.jobs.finish_delete(job if kept else replace(job, trash_database=None)),
         )
@@ -180,8 +184,8 @@ class DatabaseActivities:
         server = self._tenant.server
         _, recorded = await self._delete(
             job,
-            lambda session: trash.let_go(
-                server, session, owner_of(job), job.databases, published=job.published
+            lambda session, owner: trash.let_go(
+                server, session, owner, job.databases, published=job.published
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
@@ -195,9 +199,9 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
-            async with heartbeats(), self._fenced(job) as session:
+            async with heartbeats(), self._fenced(job) as (session, owner):
                 server, kept, name = self._tenant.server, _trash_database(job), job.final_database
-                await trash.take_out(server, session, owner_of(job), kept, name, former=job.database)
+                await trash.take_out(server, session, owner, kept, name, former=job.database)
 
     @activity.defn
     async def purge(self, job: InstanceJob) -> bool:
@@ -209,7 +213,7 @@ class DatabaseActivities:
         _require(Operation.PURGE, job)
         _, recorded = await self._delete(
             job,
-            lambda session: trash.purge(session, owner_of(job), _trash_database(job)),
+            lambda session, owner: trash.purge(session, owner, _trash_database(job)),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
         return recorded
@@ -226,9 +230,9 @@ class DatabaseActivities:
         _require(Operation.PURGE_AFTER_BACKUP, job)
         following = Following()
         with as_application_error():
-            async with heartbeats(following.details), self._fenced(job) as session:
+            async with heartbeats(following.details), self._fenced(job) as (session, owner):
                 report = partial(self._report, job, following)
-                return await make_final_backup(self._tenant, session, job, owner_of(job), following, report)
+                return await make_final_backup(self._tenant, session, job, owner, following, report)
 
     @activity.defn
     async def purge_backed_up(self, job: InstanceJob) -> bool:
@@ -239,12 +243,12 @@ class DatabaseActivities:
         """
         _require(Operation.PURGE_AFTER_BACKUP, job)
 
-        async def purge(session: asyncpg.Connection) -> bool:
+        async def purge(session: asyncpg.Connection, owner: KnownOwner) -> bool:
             backup = await self._tenant.backups.final_of(job)
             backed_up = None if backup is None else proven_state(backup)
             require_stored = partial(require_final_backup, self._tenant, job)
             return await trash_backup.purge_backed_up(
-                session, owner_of(job), _trash_database(job), backed_up, require_stored
+                session, owner, _trash_database(job), backed_up, require_stored
             )
 
         _, recorded = await self._delete(
@@ -260,10 +264,8 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
-            async with heartbeats(), self._fenced(job) as session:
-                await renaming.rename(
-                    self._tenant.server, session, owner_of(job), job.database, job.final_database
-                )
+            async with heartbeats(), self._fenced(job) as (session, owner):
+                await renaming.rename(self._tenant.server, session, owner, job.database, job.final_database)
 
     @activity.defn
     async def snapshot(self, job: InstanceJob) -> bool:
@@ -275,11 +277,9 @@ class DatabaseActivities:
         following = Following()
         with as_application_error():
             try:
-                async with heartbeats(following.details), self._fenced(job) as session:
+                async with heartbeats(following.details), self._fenced(job) as (session, owner):
                     report = partial(self._report, job, following)
-                    await make_snapshot(
-                        self._tenant.snapshots, session, job, owner_of(job), following, report
-                    )
+                    await make_snapshot(self._tenant.snapshots, session, job, owner, following, report)
             except SupersededError:
                 if await self._tenant.snapshots.store.is_done(job):
                     return True
@@ -344,7 +344,7 @@ class DatabaseActivities:
                     return
                 if instance.is_live or instance.is_in_trash:
                     await _require_own(session, owner, instance)
-                known = replace(owner, requests=instance.known_requests)
+                known = owner.knowing(instance.known_requests)
                 dropped = await trash.purge(session, known, purge.database, replaced=True)
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
 
@@ -360,16 +360,17 @@ class DatabaseActivities:
         with as_application_error():
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
-                reached = await self._require_ended(job)
+                position = await self._require_ended(job)
+                reached, owner = position.status, owner_of(job).knowing(position.requests)
                 deleted = reached is InstanceStatus.DELETED
                 if job.replacement is not None:
-                    return await self._end_replacement(session, job, deleted=deleted)
+                    return await self._end_replacement(session, job, owner, deleted=deleted)
                 followed = None
                 if await self._is_cancelled_purge(job, reached):
-                    await self._compensate(session, job)
+                    await self._compensate(session, job, owner)
                     await self._follow_drop(session, job)
                 elif reached == FAIL[job.operation].target:
-                    followed = await self._compensate(session, job)
+                    followed = await self._compensate(session, job, owner)
                 else:
                     await self._remove_private(session, job, deleted=deleted)
                 await record_left(session, owner_of(job), None if deleted else job.database)
@@ -405,7 +406,7 @@ class DatabaseActivities:
     async def _delete(
         self,
         job: InstanceJob,
-        work: Callable[[asyncpg.Connection], Awaitable[_Result]],
+        work: Callable[[asyncpg.Connection, KnownOwner], Awaitable[_Result]],
         record: Callable[[_Result], Awaitable[bool]],
     ) -> tuple[_Result | None, bool]:
         """Do the work of a delete behind the fence, then record it, unless an earlier try has done both.
@@ -414,7 +415,7 @@ class DatabaseActivities:
 
         Args:
             job: a delete, of any kind.
-            work: what is done to the database, on the fenced session.
+            work: what is done to the database of this owner, on the fenced session.
             record: records that, and what the work tells.
 
         Raises:
@@ -422,8 +423,8 @@ class DatabaseActivities:
         """
         with as_application_error():
             try:
-                async with heartbeats(), self._fenced(job) as session:
-                    result = await work(session)
+                async with heartbeats(), self._fenced(job) as (session, owner):
+                    result = await work(session, owner)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
                 if await self._tenant.jobs.is_done(job):
@@ -439,8 +440,8 @@ class DatabaseActivities:
         following = Following()
         with as_application_error(), measured_job(job.operation):
             try:
-                async with heartbeats(following.details), self._fenced(job) as session:
-                    exchange = exchange_of(job)
+                async with heartbeats(following.details), self._fenced(job) as (session, owner):
+                    exchange = exchange_of(job, owner)
                     if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
                         await replacing.require_current(session, exchange)
                         await make(session, job, exchange, following)
@@ -467,20 +468,20 @@ class DatabaseActivities:
         self._provisioner.replace_claimed(database)
 
     async def _end_replacement(
-        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool
+        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
     ) -> bool | None:
         """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
 
         True if it was, and the registry has it now.
         """
-        exchanged = await replacing.discard_other(session, exchange_of(job), deleted=deleted)
+        exchanged = await replacing.discard_other(session, exchange_of(job, owner), deleted=deleted)
         if exchanged is not None:
             done = replace(job, template_generation=exchanged.template_generation)
             followed = await self._tenant.jobs.follow_exchange(done)
             if followed:
                 _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
             return followed or None
-        await dropping.drop_staging(session, owner_of(job))
+        await dropping.drop_staging(session, owner)
         await self._tenant.jobs.end_replacement(job)
         return None
 
@@ -498,8 +499,8 @@ class DatabaseActivities:
             await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
-        async with self._fenced(job) as session:
-            wanted = Wanted(owner_of(job), job.database, job.template, job.origin)
+        async with self._fenced(job) as (session, owner):
+            wanted = Wanted(owner, job.database, job.template, job.origin)
             report = partial(self._report, job, following)
             database = await self._provisioner.make(session, wanted, following, report)
         await self._provisioner.verify(database, job.database)
@@ -514,18 +515,21 @@ class DatabaseActivities:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
 
-    async def _compensate(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+    async def _compensate(
+        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner
+    ) -> bool | None:
         match after_failure(job.operation).undo:
             case Undo.REMOVE_STAGING:
-                await dropping.drop_staging(session, owner_of(job))
+                await dropping.drop_staging(session, owner)
                 return await self._follow_database(session, job)
             case Undo.RENAME_BACK:
-                await self._rename_back(session, job)
+                await self._rename_back(session, job, owner)
                 await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
-                if await find_own(session, owner_of(job)):
-                    await trash.put(self._tenant.server, session, replace(_trash_job(job), put_back=True))
-                await trash_backup.close_opened(session, owner_of(job), _trash_database(job))
+                if await find_own(session, owner):
+                    put_back = replace(_trash_job(job, owner), put_back=True)
+                    await trash.put(self._tenant.server, session, put_back)
+                await trash_backup.close_opened(session, owner, _trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)
@@ -541,12 +545,12 @@ class DatabaseActivities:
                 assert_never(unknown)
         return None
 
-    async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+    async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> None:
         """Undo a rename; if another database has the old name by now, record the new one instead.
 
         The ODS/API would be led to that other database otherwise.
         """
-        owner, server = owner_of(job), self._tenant.server
+        server = self._tenant.server
         try:
             await renaming.rename_back(server, session, owner, job.database, job.final_database)
         except NotOursError:
@@ -599,8 +603,10 @@ class DatabaseActivities:
         return followed or None
 
     @asynccontextmanager
-    async def _fenced(self, job: InstanceJob) -> AsyncIterator[asyncpg.Connection]:
+    async def _fenced(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
         """The fence of the job's instance, while the registry has this attempt of the job in progress.
+
+        And the instance, with the requests that the registry knows by then.
 
         The registry is asked while the fence is held: from then on, another attempt that works on the
         instance's databases must first end this session. It is also asked before another attempt's fence is
@@ -612,7 +618,7 @@ class DatabaseActivities:
         async with self._fence(job, before_waiting=partial(self._require_due, job)) as session:
             position = await self._require_due(job)
             async with self._end_wait_later(job) if position.waits else nullcontext():
-                yield session
+                yield session, owner_of(job).knowing(position.requests)
 
     @asynccontextmanager
     async def _fence(
@@ -648,11 +654,11 @@ class DatabaseActivities:
         await asyncio.sleep(_WAIT_OVER_SECONDS)
         await self._tenant.jobs.end_wait(job)
 
-    async def _require_ended(self, job: InstanceJob) -> InstanceStatus:
+    async def _require_ended(self, job: InstanceJob) -> Position:
         position = await self._tenant.jobs.position(job)
         if position is None or position.status not in AT_REST:
             raise SupersededError
-        return position.status
+        return position
 
 
 async def _try_to_record(job: InstanceJob, write: Awaitable[bool]) -> bool:
@@ -696,9 +702,9 @@ async def _require_own(session: asyncpg.Connection, version: Owner, instance: Db
         )
 
 
-def _trash_job(job: InstanceJob) -> TrashJob:
+def _trash_job(job: InstanceJob, owner: KnownOwner) -> TrashJob:
     names = [name for name in job.databases if name != job.trash_database]
-    return TrashJob(owner_of(job), job.number, job.attempt, names, _trash_database(job))
+    return TrashJob(owner, job.number, job.attempt, names, _trash_database(job))
 
 
 def _trash_database(job: InstanceJob) -> str:
@@ -713,24 +719,24 @@ def _trash_database(job: InstanceJob) -> str:
 
 
 def owner_of(job: InstanceJob) -> Owner:
-    """The instance of the job, and the latest attempt that can have published its database."""
+    """The instance of the job, and the latest attempt that can have published its database.
+
+    Which requests can have done so, only the instance's row tells: see `Position.requests`.
+    """
     number, attempt = job.publication
     return Owner(
         *(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation),
         database_mark=job.database_mark,
-        request=job.request,
-        requests=job.requests,
     )
 
 
-def exchange_of(job: InstanceJob) -> Exchange:
-    """Which database takes the place of which, for a reset or its undo.
+def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
+    """Which database of the job's instance takes the place of which, for a reset or its undo.
 
     Raises:
         DatabaseFaultError: the job has no replacement, for its row was changed by hand.
     """
     replacement = _replacement_of(job)
-    owner = owner_of(job)
     return Exchange(
         current=replace(owner, number=replacement.known_number, attempt=replacement.known_attempt),
         successor=replace(

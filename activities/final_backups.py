@@ -17,7 +17,7 @@ from backups.monitoring import program_log
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
+from databases.ownership import KnownOwner
 from databases.trash import require_no_version_in_trash
 from databases.trash_backup import inspect_trash, while_open
 from registry.backups.records import proven_state
@@ -54,7 +54,7 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     tenant: Tenant,
     session: asyncpg.Connection,
     job: InstanceJob,
-    owner: Owner,
+    owner: KnownOwner,
     following: Following,
     report: Callable[[], Awaitable[object]],
 ) -> bool:

@@ -14,7 +14,7 @@ from activities.instance_copies import provision_as_copy
 from databases import provisioning
 from databases.constants import DISK_FULL
 from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
+from databases.ownership import KnownOwner
 from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from databases.publishing import DatabaseAccess
 from metrics.job_phases import phase
@@ -36,7 +36,7 @@ class Wanted:
         origin: what it is made from.
     """
 
-    owner: Owner
+    owner: KnownOwner
     database: str
     template: str
     origin: Origin

@@ -15,7 +15,7 @@ from activities.errors import as_application_error
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.left_names import record_left
-from databases.ownership import Owner
+from databases.ownership import KnownOwner
 from databases.server import Server
 from databases.trash import let_go_obstacle
 from metrics.job_phases import measured_job, phase
@@ -38,7 +38,7 @@ _SERVER_SECONDS = 2
 _LATE_SESSION = "300ms"
 """How long the session of a step that was given up may go on: all of it is within a try to record that."""
 
-_Obstacle: TypeAlias = Callable[[asyncpg.Connection, Owner, list[str]], Awaitable[str | None]]
+_Obstacle: TypeAlias = Callable[[asyncpg.Connection, KnownOwner, list[str]], Awaitable[str | None]]
 
 
 class StatusActivities:
@@ -212,9 +212,10 @@ class StatusActivities:
 
     async def _obstacle(self, job: InstanceJob, obstacle: _Obstacle) -> str | None:
         """Why the delete may not touch the instance's database, if the server says so in time."""
+        owner = owner_of(job).knowing(await self._jobs.known_requests(job))
         try:
             async with asyncio.timeout(_SERVER_SECONDS), self._server.session() as session:
-                return await obstacle(session, owner_of(job), job.databases)
+                return await obstacle(session, owner, job.databases)
         except TimeoutError:
             raise DatabaseFaultError(
                 "The PostgreSQL server of the ODS databases does not answer.", outage=True

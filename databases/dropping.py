@@ -29,7 +29,7 @@ from databases.lookup import (
     require_no_other,
     still_the_same,
 )
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.statements import execute, fetch_rows
 from registry.instances.naming import is_trash_name
 
@@ -43,7 +43,7 @@ WHERE pg_has_role(usesysid, 'USAGE') AND application_name = ANY($1::text[])
 
 
 async def drop(
-    session: asyncpg.Connection, owner: Owner, names: list[str], number: int, *, published: bool
+    session: asyncpg.Connection, owner: KnownOwner, names: list[str], number: int, *, published: bool
 ) -> None:
     """Drop the instance's database with the sessions on it, and what a clone may have left.
 
@@ -72,7 +72,7 @@ async def drop(
 
 
 async def drop_obstacle(
-    session: asyncpg.Connection, owner: Owner, names: list[str], *, dropped_by: int | None = None
+    session: asyncpg.Connection, owner: KnownOwner, names: list[str], *, dropped_by: int | None = None
 ) -> str | None:
     """Why a delete would refuse the published database of these names; None if it would not.
 
@@ -165,7 +165,12 @@ async def _close(
 
 
 def deletable(
-    found: DatabaseRows, owner: Owner, names: list[str], *, published: bool, dropped_by: int | None = None
+    found: DatabaseRows,
+    owner: KnownOwner,
+    names: list[str],
+    *,
+    published: bool,
+    dropped_by: int | None = None,
 ) -> str | None:
     """The database that a delete may drop, move to the trash or let go; None if the instance has none.
 

@@ -10,9 +10,9 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 from databases.constants import STAGING_PREFIX
 from databases.template_marks import generation_in
@@ -60,7 +60,6 @@ class Owner:
             given again, as numbers are. None if that was a create, or a job of an earlier release.
         put_back: of a database in the trash, whether an undelete that did not end has published it before: by
             a registry that has forgotten that end, it may have been in use since.
-        requests: those requests that the registry knows; a comment does not tell them.
         left: the names that renames of the instance have taken from its database.
     """
 
@@ -76,7 +75,6 @@ class Owner:
     database_mark: str | None = None
     request: str | None = None
     put_back: bool = False
-    requests: tuple[str, ...] = field(default=(), compare=False)
     left: tuple[LeftName, ...] = ()
 
     @property
@@ -89,14 +87,14 @@ class Owner:
         """Grows with every attempt at a job of the instance, as long as its registry is not restored."""
         return (self.number, self.attempt)
 
-    def is_unknown_to(self, known: Self) -> bool:
+    def is_unknown_to(self, known: "KnownOwner") -> bool:
         """Whether the registry knows nothing of the publication that this comment tells.
 
         Then the registry was restored to an earlier state: it may be wrong about everything that cannot be
         undone. It gives numbers of jobs again, so that an earlier publication may be another job's as well.
 
         Args:
-            known: the instance, and the latest publication that the registry knows.
+            known: the instance, and the publications that the registry knows.
         """
         is_later = self.publication > known.publication
         return is_later or self.request not in {None, *known.requests}
@@ -142,23 +140,29 @@ class Owner:
 
         Not if it names another installation: a copy of a registry has the marks of the original.
         """
-        other = self.read(comment)
+        other = Owner.read(comment)
         return other is not None and self.shares_instance(other) and other.database_mark == self.database_mark
 
-    def shares_instance(self, other: Self) -> bool:
+    def shares_instance(self, other: "Owner") -> bool:
         """Whether the other database is one that the same instance has, had, or shall have."""
         return other.mark == self.mark and self._shares_installation(other)
 
-    def _shares_installation(self, other: Self) -> bool:
+    def _shares_installation(self, other: "Owner") -> bool:
         return None in (other.installation, self.installation) or other.installation == self.installation
 
-    @classmethod
-    def read(cls, comment: str | None) -> Self | None:
+    def knowing(self, requests: Collection[str]) -> "KnownOwner":
+        """This instance, of which the registry knows these requests now, the latest last."""
+        values = {one.name: getattr(self, one.name) for one in fields(Owner)}
+        latest = next(reversed([*requests]), None)
+        return KnownOwner(**{**values, "request": latest}, requests=tuple(requests))
+
+    @staticmethod
+    def read(comment: str | None) -> "Owner | None":
         """The owner that `comment` names; None if it is not one of ours."""
         fields = _fields(comment)
         try:
             job = fields["job"]
-            return cls(
+            return Owner(
                 tenant=fields["tenant"],
                 ods_instance_id=fields["odsInstanceId"],
                 job_id=job,
@@ -175,6 +179,21 @@ class Owner:
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
+
+
+@dataclass(frozen=True)
+class KnownOwner(Owner):
+    """An instance with what the registry knows of it at one moment.
+
+    Whatever decides whether a comment is known needs one: an `Owner` alone does not have the marks, and would
+    refuse each database that was published by a request. Nothing keeps them: they are read from the
+    instance's row, behind the fence wherever something is done to a database.
+
+    Attributes:
+        requests: the UUIDs of the requests that the registry knows of the instance.
+    """
+
+    requests: tuple[str, ...] = field(kw_only=True, compare=False)
 
 
 def opened_by(comment: str | None) -> str | None:

@@ -24,7 +24,7 @@ from databases.dropping import drop_found_staging, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.left_names import require_not_left
 from databases.lookup import changed_meanwhile, choose, find, require_usable
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
 from databases.rights import grants_named
 from databases.server import Server
@@ -62,7 +62,7 @@ class CloneRequest:
     beside those who may use the template.
     """
 
-    owner: Owner
+    owner: KnownOwner
     template: str
     database: str
     strategy: CloneStrategy

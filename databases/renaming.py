@@ -23,7 +23,7 @@ from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import back, leaving, require_not_left
 from databases.lock_holders import name_lock_holder
 from databases.lookup import changed_meanwhile, choose, find, is_invalid, oid_of, refusal, still_the_same
-from databases.ownership import LeftName, Owner
+from databases.ownership import KnownOwner, LeftName, Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
 
@@ -37,7 +37,7 @@ _PAUSE_SECONDS = 0.05
 
 
 async def rename(
-    server: Server, session: asyncpg.Connection, owner: Owner, current: str, target: str
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, current: str, target: str
 ) -> None:
     """Give the instance's database the name `target`; sessions on it are ended.
 
@@ -82,7 +82,7 @@ async def rename(
 
 
 async def rename_back(
-    server: Server, session: asyncpg.Connection, owner: Owner, database: str, target: str
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, database: str, target: str
 ) -> None:
     """Undo a rename to `target` that failed: give the database the name `database` that the registry knows.
 
@@ -103,7 +103,7 @@ async def rename_back(
     await _rename(server, session, owner, found[target], database, left)
 
 
-def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
+def owner_to_mark(owner: KnownOwner, found: asyncpg.Record) -> KnownOwner:
     """The owner that the renamed database is marked with.
 
     The publication in a comment never goes back: one that the registry does not know shows that it was
@@ -123,7 +123,7 @@ def owner_to_mark(owner: Owner, found: asyncpg.Record) -> Owner:
 async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
     server: Server,
     session: asyncpg.Connection,
-    owner: Owner,
+    owner: KnownOwner,
     found: asyncpg.Record,
     target: str,
     left: tuple[LeftName, ...],

@@ -27,7 +27,7 @@ from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_lock_holder
 from databases.lookup import DatabaseRows, find, is_invalid, oid_of, refusal, require_usable
-from databases.ownership import LeftName, Owner
+from databases.ownership import KnownOwner, LeftName, Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -91,8 +91,8 @@ class Exchange:
         from_trash: whether the other one comes from the trash.
     """
 
-    current: Owner
-    successor: Owner
+    current: KnownOwner
+    successor: KnownOwner
     job_id: str
     number: int
     attempt: int

@@ -16,7 +16,7 @@ from databases.dropping import deletable, drop_database, drop_found_staging, dro
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import leaving, recorded, require_not_left, require_not_taken
 from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
-from databases.ownership import Owner, opened_by, trashed_at
+from databases.ownership import KnownOwner, Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
 from databases.statements import fetch_value
@@ -42,7 +42,7 @@ class TrashJob:
         put_back: whether it was there before, and the job, which did not end, has taken it out.
     """
 
-    owner: Owner
+    owner: KnownOwner
     number: int
     attempt: int
     names: list[str]
@@ -106,7 +106,7 @@ async def put(
 async def take_out(  # noqa: PLR0913 - what becomes of a database
     server: Server,
     session: asyncpg.Connection,
-    owner: Owner,
+    owner: KnownOwner,
     trash: str,
     database: str,
     *,
@@ -174,7 +174,9 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
     await change_name(server, session, row, database, statements, opened.comment)
 
 
-async def purge(session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False) -> bool:
+async def purge(
+    session: asyncpg.Connection, owner: KnownOwner, trash: str, *, replaced: bool = False
+) -> bool:
     """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
 
     Nothing is done if no database carries the mark any more. Returns whether one was dropped.
@@ -247,7 +249,7 @@ def _version_in(found: DatabaseRows, owner: Owner) -> str | None:
 
 
 async def find_in_trash(
-    session: asyncpg.Connection, owner: Owner, trash: str, *, replaced: bool = False
+    session: asyncpg.Connection, owner: KnownOwner, trash: str, *, replaced: bool = False
 ) -> asyncpg.Record | None:
     """The database that has the name `trash`, if registry and server agree that it is in the trash.
 
@@ -289,7 +291,7 @@ async def find_in_trash(
 
 
 async def let_go(
-    server: Server, session: asyncpg.Connection, owner: Owner, names: list[str], *, published: bool
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, names: list[str], *, published: bool
 ) -> None:
     """Remove the mark of the instance's database, which stays, open, under the first of `names`.
 
@@ -323,7 +325,7 @@ async def let_go(
     await change_name(server, session, found[database], names[0], _LET_GO)
 
 
-async def let_go_obstacle(session: asyncpg.Connection, owner: Owner, names: list[str]) -> str | None:
+async def let_go_obstacle(session: asyncpg.Connection, owner: KnownOwner, names: list[str]) -> str | None:
     """Why `let_go` would refuse the published database of these names; None if it would not.
 
     Raises:

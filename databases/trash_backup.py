@@ -20,7 +20,7 @@ from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError
 from databases.lookup import find, is_invalid
-from databases.ownership import Owner, opened_by, with_opening
+from databases.ownership import KnownOwner, Owner, opened_by, with_opening
 from databases.renaming import END_SESSIONS
 from databases.statements import execute, fetch_rows, fetch_value
 from databases.trash import find_in_trash
@@ -50,7 +50,7 @@ class Trashed:
 
 async def while_open(
     session: asyncpg.Connection,
-    owner: Owner,
+    owner: KnownOwner,
     trash: str,
     job_id: str,
     work: Callable[[], Awaitable[_Result]],
@@ -111,7 +111,7 @@ async def close_opened(session: asyncpg.Connection, owner: Owner, trash: str) ->
     await execute(session, _CLOSE, trash, with_opening(row["comment"], None), reasons=reasons)
 
 
-async def inspect_trash(session: asyncpg.Connection, owner: Owner, trash: str) -> Trashed | None:
+async def inspect_trash(session: asyncpg.Connection, owner: KnownOwner, trash: str) -> Trashed | None:
     """The database in the trash; None if there is none any more.
 
     Raises:
@@ -125,7 +125,7 @@ async def inspect_trash(session: asyncpg.Connection, owner: Owner, trash: str) -
 
 async def purge_backed_up(
     session: asyncpg.Connection,
-    owner: Owner,
+    owner: KnownOwner,
     trash: str,
     backed_up: str | None,
     require_stored: Callable[[], Awaitable[object]],
@@ -162,7 +162,7 @@ async def purge_backed_up(
 
 
 async def _as_backed_up(
-    session: asyncpg.Connection, owner: Owner, trash: str, backed_up: str | None
+    session: asyncpg.Connection, owner: KnownOwner, trash: str, backed_up: str | None
 ) -> asyncpg.Record | None:
     """The database in the trash, which is as it was backed up; None if there is none any more."""
     row = await find_in_trash(session, owner, trash)

@@ -12,7 +12,7 @@ import asyncpg
 from databases import adoption
 from databases.adoption import Candidate
 from databases.lookup import find_own, is_invalid
-from databases.ownership import LeftName, Owner
+from databases.ownership import KnownOwner, LeftName, Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
@@ -298,7 +298,7 @@ class DatabaseAdoption:
     def _database_name(self, database: str) -> DatabaseName:
         return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
 
-    def _owner(self, instance: DbInstance) -> Owner:
+    def _owner(self, instance: DbInstance) -> KnownOwner:
         """The instance, at the latest attempt that the registry knows to have published its database."""
         number, attempt = instance.publication
         return Owner(
@@ -310,9 +310,7 @@ class DatabaseAdoption:
             attempt,
             self._tenant.instances.installation.known_id,
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
-            request=instance.latest_request,
-            requests=instance.known_requests,
-        )
+        ).knowing(instance.known_requests)
 
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from databases import inspection
 from databases.inspection import Database
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.server import Server
 from registry.backups.stores import BackupStores
 from registry.clock import RegistryClock, TimeGap
@@ -375,7 +375,7 @@ def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
     by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
     if database.trash and not by_delete and owner.database_mark != _database_mark(instance):
         return False  # it was replaced before: what the instance has now tells whether that is known
-    known = replace(owner, number=number, attempt=attempt, requests=instance.known_requests)
+    known = replace(owner, number=number, attempt=attempt).knowing(instance.known_requests)
     return owner.is_unknown_to(known)
 
 
@@ -712,9 +712,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         installation=seen.installation,
         trashed_name=instance.database_name,
         database_mark=_database_mark(instance),
-        request=instance.latest_request,
-        requests=instance.known_requests,
-    )
+    ).knowing(instance.known_requests)
     if owner is None or not its.owns(owner.comment):
         comment = its.comment.replace("'", "''")
         return (
@@ -737,7 +735,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
     return None
 
 
-def _contradiction(name: str, owner: Owner, its: Owner) -> str | None:
+def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
     """What the comment of a database in the trash says against its instance's row; None if nothing."""
     if owner.trashed_name is None:
         return f"The comment of its database '{name}' does not say that it is in the trash."

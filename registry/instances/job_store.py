@@ -78,10 +78,12 @@ class Position:
     Attributes:
         status: the instance's status.
         waits: whether the job is recorded as waiting for the end of an outage.
+        requests: which requests the registry knows of the instance, see `DbInstance.requests`.
     """
 
     status: InstanceStatus
     waits: bool
+    requests: tuple[str, ...]
 
 
 class JobStore:
@@ -156,13 +158,22 @@ class JobStore:
     async def position(self, job: InstanceJob) -> Position | None:
         """Where the instance is at this very attempt of `job`; None if it has moved on."""
         query = (
-            select(DbInstance.status, Job.waiting_for.is_not(None))
+            select(DbInstance.status, Job.waiting_for.is_not(None), DbInstance.requests)
             .outerjoin(Job, Job.job_id == job.job_id)
             .where(*fencing_token(job))
         )
         async with self._sessions.statement() as session:
             row = (await session.execute(query)).one_or_none()
-        return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]))
+        return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]), tuple(row[2] or ()))
+
+    async def known_requests(self, job: InstanceJob) -> tuple[str, ...]:
+        """Which requests the registry knows of the job's instance now; none if that is gone.
+
+        Whichever job is its last: what is to be done to a database needs the `position` of the job.
+        """
+        is_its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
+        async with self._sessions.statement() as session:
+            return tuple(await session.scalar(select(DbInstance.requests).where(*is_its)) or ())
 
     async def is_done(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a delete or purge is recorded as done."""

@@ -143,8 +143,6 @@ class InstanceJob:
             done is not undone yet.
         purge_follows: of a delete that moves the database to the trash, whether the client has requested that
             it is backed up and dropped as soon as it is there.
-        requests: UUIDs of the requests whose jobs can have published the instance's database, its own last if
-            it is one of these; see `DbInstance.requests`.
     """
 
     tenant: str
@@ -178,12 +176,6 @@ class InstanceJob:
     database_mark: str | None = None
     replacement: Replacement | None = None
     purge_follows: bool = False
-    requests: tuple[str, ...] = ()
-
-    @property
-    def request(self) -> str | None:
-        """The latest request whose job can have published the database; None if that was a create."""
-        return self.requests[-1] if self.requests else None
 
     @property
     def replacement_column(self) -> dict[str, Any] | None:

@@ -105,7 +105,6 @@ class JobFactory:
             database_mark=None if instance.database_mark is None else str(instance.database_mark),
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
             purge_follows=operation is Operation.TRASH and instance.purge_follows,
-            requests=instance.known_requests,
         )
 
 

@@ -916,7 +916,8 @@ async def test_purge_follows_at_the_next_pass_when_a_worker_of_an_earlier_releas
 
 
 async def move_to_trash(tenant: Tenant, job: InstanceJob) -> None:
-    into = TrashJob(owner_of(job), job.number, job.attempt, [job.database], str(job.trash_database))
+    owner = owner_of(job).knowing(await tenant.jobs.known_requests(job))
+    into = TrashJob(owner, job.number, job.attempt, [job.database], str(job.trash_database))
     async with tenant.server.fenced(owner_of(job)) as fenced:
         assert await trash.put(tenant.server, fenced, into)
 

@@ -39,6 +39,7 @@ from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
+from tests.postgres.instance_states import let_requests_pass
 from tests.servers import service_dsn, session
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
@@ -768,6 +769,20 @@ async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     assert await names(admin, job.mark) == before
     assert len(await operator.queries.versions()) == 1
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+
+
+async def test_instance_takes_jobs_when_it_was_reset_many_times(
+    operator: Operator, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+) -> None:
+    """As by each run of a test suite, for years."""
+    job = await created(operator, name)
+    await let_requests_pass(rows, job.instance_id, 60_000)
+    await replaced(operator, job)
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    requested = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    await operator.starter.start(requested.job)
+    assert await operator.ended(requested.job) is JobStatus.COMPLETED
+    assert job.database not in await names(admin, job.mark)
 
 
 async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:

@@ -43,7 +43,7 @@ async def main(dsn: str, installation: str, template: str) -> None:
 
 
 async def _claim(server: Server, installation: str, template: str, number: int) -> None:
-    owner = Owner("default", number, f"job-{number}", str(uuid.uuid4()))
+    owner = Owner("default", number, f"job-{number}", str(uuid.uuid4())).knowing(())
     database = f"Claimed_{uuid.UUID(owner.mark).hex}"
     request = CloneRequest(owner, template, database, CloneStrategy.AUTO, installation)
     async with server.fenced(owner) as session:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.provisioning import CloneRequest
 from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
@@ -59,10 +59,11 @@ async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-def owner() -> Owner:
+def owner() -> KnownOwner:
     """An instance of the test's own."""
     number = next(NUMBERS)
-    return Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
+    its = Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
+    return its.knowing(())
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ async def database(admin: asyncpg.Connection, owner: Owner) -> AsyncIterator[str
 
 
 @pytest.fixture
-def wanted(owner: Owner, database: str) -> CloneRequest:
+def wanted(owner: KnownOwner, database: str) -> CloneRequest:
     """What the product is asked to make."""
     return CloneRequest(owner, MINIMAL_TEMPLATE, database, CloneStrategy.AUTO)
 

@@ -97,3 +97,12 @@ async def _bring_to_rename(
         await job_store.fail(job, "It could not be renamed.")
         await job_store.end_undo(job)
     return job
+
+
+async def let_requests_pass(rows: asyncpg.Connection, instance_id: int, number: int) -> None:
+    """Let the registry know so many requests of the instance from before those that it knows."""
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET publishrequests ="
+        " ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, $2)) || publishrequests WHERE id = $1",
+        *(instance_id, number),
+    )

@@ -10,13 +10,14 @@ from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
+from temporalio.converter import default
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
-from activities.reconcile import ReconcileActivities, StuckPage
+from activities.reconcile import Leftovers, ReconcileActivities, StuckPage
 from activities.sweep import SweepPage
 from databases import provisioning, spares
 from databases.constants import DISK_FULL
@@ -34,7 +35,7 @@ from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import DatabaseName, InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, let_requests_pass
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements
 
@@ -77,7 +78,7 @@ def _answering(job_store: JobStore, *answers: bool) -> Any:
     return _like(job_store, position=position, holds=holds, remaining=remaining)
 
 
-_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False)
+_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False, requests=())
 
 
 async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
@@ -548,6 +549,11 @@ async def renaming(
     return renaming
 
 
+def _size(value: object) -> int:
+    """Of a result as Temporal gets it, in bytes."""
+    return default().payload_converter.to_payload(value).ByteSize()
+
+
 async def _names(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
     rows = await admin.fetch(
         "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1", f"%{job.mark}%"
@@ -636,6 +642,18 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     assert await leftovers() == [renaming]
     await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await leftovers() == []
+
+
+async def test_what_is_left_over_fits_a_result_when_its_instance_has_had_many_requests(
+    job_store: JobStore, renaming: InstanceJob, server: Server, rows: asyncpg.Connection
+) -> None:
+    await job_store.fail(renaming, "gave up, and the server was away")
+    await let_requests_pass(rows, renaming.instance_id, 60_000)
+    unused = cast("Any", None)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
+    found = await ActivityEnvironment().run(reconcile.find_leftovers)
+    assert found == Leftovers([renaming])
+    assert _size(found) < 5_000
 
 
 async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(

@@ -55,7 +55,7 @@ async def completed(
     """An instance as it should be."""
     job = (await instances.reserve(name, Template.MINIMAL)).job
     await job_store.begin(job)
-    owner = owner_of(job)
+    owner = owner_of(job).knowing(())
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
             fenced,

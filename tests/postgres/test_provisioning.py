@@ -79,7 +79,7 @@ async def test_database_is_the_template_marked_and_open_when_it_is_provisioned(
         -1,
     )
     assert wanted.owner.owns(row["comment"])
-    assert Owner.read(row["comment"]) == wanted.owner
+    assert Owner.read(row["comment"]) == Owner.read(wanted.owner.comment)
     assert not await exists(admin, wanted.owner.staging_name)
     await admin.execute(f'CREATE DATABASE "{wanted.owner.staging_name}" TEMPLATE "{SAMPLE_TEMPLATE}"')
     made = await content(service_dsn(postgres, wanted.database))

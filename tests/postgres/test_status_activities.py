@@ -152,7 +152,9 @@ async def test_detach_ends_when_it_was_interrupted_after_the_mark_was_removed(
     begun = await ActivityEnvironment().run(statuses.begin, detach)
     assert (begun.held, begun.refusal) == (True, None)
     async with tenant.server.fenced(owner_of(detach)) as fenced:
-        await trash.let_go(tenant.server, fenced, owner_of(detach), detach.databases, published=True)
+        await trash.let_go(
+            tenant.server, fenced, owner_of(detach).knowing(()), detach.databases, published=True
+        )
     await job_store.fail(detach, "The registry was away.")
     if is_marked:  # another database is the instance's: this one is none that was let go
         await admin.execute(f'CREATE DATABASE "{job.database}_moved"')

@@ -335,7 +335,7 @@ async def _timed_creates(server: Server, template: str, admin: asyncpg.Connectio
     seconds = []
     for _ in range(count):
         number = next(NUMBERS)
-        owner = Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
+        owner = Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1).knowing(())
         wanted = CloneRequest(owner, template, f"Timed_{number}", CloneStrategy.WAL_LOG)
         began = time.perf_counter()
         await provisioned(server, wanted)

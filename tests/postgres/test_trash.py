@@ -12,7 +12,7 @@ import pytest
 from databases import trash
 from databases.dropping import drop, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import Owner
+from databases.ownership import KnownOwner, Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from databases.trash import TrashJob
@@ -35,7 +35,7 @@ _INVALIDATE = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
 
 
 @pytest.fixture
-async def kept(owner: Owner, admin: asyncpg.Connection) -> AsyncIterator[str]:
+async def kept(owner: KnownOwner, admin: asyncpg.Connection) -> AsyncIterator[str]:
     """The name in the trash; whatever has it in the end is removed."""
     name = trash_name(owner.mark, 2)
     yield name
@@ -55,7 +55,7 @@ async def put(server: Server, job: TrashJob, *, drop_invalid: bool = True) -> bo
         return await trash.put(server, fenced, job, drop_invalid=drop_invalid)
 
 
-async def take_out(server: Server, owner: Owner, job: TrashJob, name: str) -> None:
+async def take_out(server: Server, owner: KnownOwner, job: TrashJob, name: str) -> None:
     async with server.fenced(owner) as fenced:
         await trash.take_out(server, fenced, owner, job.trash, name)
 
@@ -173,7 +173,7 @@ async def test_database_keeps_its_name_and_the_reason_is_told_when_sessions_do_n
 
 
 async def test_nothing_is_kept_when_the_instance_has_no_database(
-    server: Server, owner: Owner, database: str, kept: str
+    server: Server, owner: KnownOwner, database: str, kept: str
 ) -> None:
     assert not await put(server, TrashJob(owner, 2, 1, [database], kept))
 
@@ -224,7 +224,7 @@ async def test_database_of_a_failed_rename_comes_back_under_the_name_of_the_regi
 @pytest.mark.parametrize("text", [None, "mine"])
 async def test_foreign_database_is_untouched_when_it_has_the_name_of_the_instances(
     server: Server,
-    owner: Owner,
+    owner: KnownOwner,
     database: str,
     kept: str,
     admin: asyncpg.Connection,
@@ -479,7 +479,7 @@ async def test_sessions_go_on_when_the_database_is_let_go(
 
 
 async def test_foreign_database_is_untouched_when_it_would_be_let_go(
-    server: Server, owner: Owner, database: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, owner: KnownOwner, database: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     await make_foreign(admin, postgres.dsn(), database, "mine")
     before = await fingerprint(admin, database)

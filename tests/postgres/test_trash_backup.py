@@ -12,7 +12,7 @@ import pytest
 from backups.errors import BackupFaultError
 from databases import trash, trash_backup
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import Owner, opened_by
+from databases.ownership import KnownOwner, opened_by
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
 from databases.trash import TrashJob
@@ -30,7 +30,7 @@ _CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 
 
 @pytest.fixture
 async def kept(
-    owner: Owner, server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+    owner: KnownOwner, server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> AsyncIterator[str]:
     """The name of the instance's database in the trash."""
     name = trash_name(owner.mark, 2)
@@ -42,12 +42,12 @@ async def kept(
 
 
 @pytest.fixture
-def trashed(owner: Owner) -> Owner:
+def trashed(owner: KnownOwner) -> KnownOwner:
     """The instance, as the registry knows it: the second job has put the database into the trash."""
     return replace(owner, number=2)
 
 
-async def back_up(server: Server, trashed: Owner, kept: str) -> str:
+async def back_up(server: Server, trashed: KnownOwner, kept: str) -> str:
     """Open the database as for a backup; returns the state of the closed one."""
     async with server.fenced(trashed) as fenced:
         _, state = await trash_backup.while_open(fenced, trashed, kept, JOB, do_nothing)
@@ -60,7 +60,7 @@ async def do_nothing() -> None:
 
 async def purge(
     server: Server,
-    trashed: Owner,
+    trashed: KnownOwner,
     kept: str,
     state: str | None,
     require_stored: Callable[[], Awaitable[None]] = do_nothing,
@@ -89,7 +89,7 @@ async def state_of(admin: asyncpg.Connection, database: str) -> tuple[bool, str 
 
 
 async def test_database_is_open_while_it_is_backed_up_and_closed_and_marked_as_before_afterwards(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     before = await row_of(admin, kept)
 
@@ -114,7 +114,7 @@ async def test_database_is_open_while_it_is_backed_up_and_closed_and_marked_as_b
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_database_is_closed_when_the_backup_has_failed_or_is_cancelled(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, *, is_cancelled: bool
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, *, is_cancelled: bool
 ) -> None:
     began = asyncio.Event()
 
@@ -138,7 +138,7 @@ async def test_database_is_closed_when_the_backup_has_failed_or_is_cancelled(
 
 
 async def test_no_session_is_on_the_database_any_more_when_its_backup_is_made(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, reader: str
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, reader: str
 ) -> None:
     async def work() -> asyncpg.Connection:
         return await asyncpg.connect(f"{reader}/{kept}")
@@ -150,7 +150,7 @@ async def test_no_session_is_on_the_database_any_more_when_its_backup_is_made(
 
 
 async def test_backup_does_not_count_when_a_session_cannot_be_ended(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     """One of a superuser may go on writing."""
     others: list[asyncpg.Connection] = []
@@ -168,7 +168,7 @@ async def test_backup_does_not_count_when_a_session_cannot_be_ended(
 
 
 async def test_database_is_backed_up_when_a_worker_that_died_has_left_it_open(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     await leave_open(admin, kept)
     state = await back_up(server, trashed, kept)
@@ -184,7 +184,7 @@ async def leave_open(admin: asyncpg.Connection, kept: str) -> None:
 
 
 async def test_database_is_purged_without_a_backup_when_one_was_interrupted_and_none_is_wanted(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     await leave_open(admin, kept)
     async with server.fenced(trashed) as fenced:
@@ -193,7 +193,7 @@ async def test_database_is_purged_without_a_backup_when_one_was_interrupted_and_
 
 
 async def test_nothing_is_done_when_another_session_has_opened_the_database(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     state = await back_up(server, trashed, kept)
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
@@ -207,7 +207,7 @@ async def test_nothing_is_done_when_another_session_has_opened_the_database(
 
 
 async def test_nothing_is_dropped_when_the_database_was_opened_and_closed_since_its_backup(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     state = await back_up(server, trashed, kept)
     for word in ("true", "false"):
@@ -219,7 +219,7 @@ async def test_nothing_is_dropped_when_the_database_was_opened_and_closed_since_
 
 
 async def test_nothing_is_dropped_when_there_is_no_verified_backup(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     await back_up(server, trashed, kept)
     with pytest.raises(DisagreementError, match="There is no verified backup"):
@@ -248,7 +248,7 @@ async def interrupt_drop(admin: asyncpg.Connection, postgres: EmbeddedPostgres, 
 
 
 async def test_drop_goes_on_when_it_was_interrupted_and_no_backup_is_made_of_what_is_left(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     state = await back_up(server, trashed, kept)
     await interrupt_drop(admin, postgres, kept)
@@ -261,7 +261,7 @@ async def test_drop_goes_on_when_it_was_interrupted_and_no_backup_is_made_of_wha
 
 
 async def test_nothing_is_dropped_when_the_backup_is_not_stored_any_more(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     state = await back_up(server, trashed, kept)
     with pytest.raises(BackupFaultError):
@@ -272,7 +272,7 @@ async def test_nothing_is_dropped_when_the_backup_is_not_stored_any_more(
 
 
 async def test_drop_does_not_go_on_when_what_is_left_is_not_what_was_backed_up(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     state = await back_up(server, trashed, kept)
     for word in ("true", "false"):
@@ -284,7 +284,7 @@ async def test_drop_does_not_go_on_when_what_is_left_is_not_what_was_backed_up(
 
 
 async def test_backup_still_counts_when_the_drop_could_not_begin(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     """While another session holds a lock on the database."""
     state = await back_up(server, trashed, kept)
@@ -299,7 +299,7 @@ async def test_backup_still_counts_when_the_drop_could_not_begin(
 
 
 @pytest.fixture
-async def put_back(owner: Owner, server: Server, wanted: CloneRequest, kept: str) -> Owner:
+async def put_back(owner: KnownOwner, server: Server, wanted: CloneRequest, kept: str) -> KnownOwner:
     """The instance, after an undelete that did not end: its database is in the trash again."""
     undelete = replace(owner, number=3)
     again = TrashJob(undelete, 3, 1, [wanted.database], kept, put_back=True)
@@ -310,7 +310,7 @@ async def put_back(owner: Owner, server: Server, wanted: CloneRequest, kept: str
 
 
 async def test_database_is_dropped_only_after_a_backup_when_an_undelete_has_put_it_back(
-    server: Server, put_back: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, put_back: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     """By a registry that has forgotten how that ended, people may have used it since."""
     with pytest.raises(DisagreementError, match=r"put back.*Nothing was dropped.*final backup"):
@@ -321,7 +321,7 @@ async def test_database_is_dropped_only_after_a_backup_when_an_undelete_has_put_
 
 
 async def test_database_that_was_put_back_is_dropped_when_a_drop_of_it_was_interrupted(
-    server: Server, put_back: Owner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+    server: Server, put_back: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
     """Nothing else can be done with it."""
     await interrupt_drop(admin, postgres, kept)
@@ -332,7 +332,7 @@ async def test_database_that_was_put_back_is_dropped_when_a_drop_of_it_was_inter
 
 @pytest.mark.parametrize("known", [1, 0])
 async def test_nothing_is_opened_when_the_registry_knows_an_earlier_delete(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection, known: int
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, known: int
 ) -> None:
     earlier = replace(trashed, number=known)
     with pytest.raises(DisagreementError, match="restored to an earlier state"):
@@ -343,7 +343,7 @@ async def test_nothing_is_opened_when_the_registry_knows_an_earlier_delete(
 
 
 async def test_nothing_is_opened_when_the_database_is_that_of_another_installation(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     row = await row_of(admin, kept)
     assert row is not None
@@ -360,7 +360,7 @@ async def test_nothing_is_opened_when_the_database_is_that_of_another_installati
 
 
 async def test_nothing_is_dropped_when_the_database_is_opened_while_the_store_is_asked(
-    server: Server, trashed: Owner, kept: str, admin: asyncpg.Connection
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
 ) -> None:
     state = await back_up(server, trashed, kept)
 

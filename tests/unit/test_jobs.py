@@ -1,7 +1,8 @@
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
+from temporalio.converter import default
 
 from activities.databases import owner_of
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
@@ -73,6 +74,12 @@ def test_later_job_or_attempt_follows_when_two_are_compared(
 def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_the_same_id() -> None:
     earlier = replace(JOB, mark="7c1f0f6e-1111-4222-8333-444444444444", number=1, attempt=1)
     assert earlier.follows(JOB)
+
+
+def test_job_is_read_when_it_carries_requests_as_a_worker_of_before_wrote_it() -> None:
+    converter = default().payload_converter
+    payload = converter.to_payload({**asdict(JOB), "requests": ["7c1f0f6e-1111-4222-8333-444444444444"]})
+    assert converter.from_payload(payload, InstanceJob) == JOB
 
 
 def test_policy_is_what_the_settings_say_when_a_job_is_made(values: dict[str, Any]) -> None:

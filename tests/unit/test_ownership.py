@@ -77,7 +77,7 @@ def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_
 def test_publication_is_unknown_when_another_request_had_its_number(
     request_of_comment: str | None, *, is_unknown: bool
 ) -> None:
-    known = replace(OWNER, number=3, attempt=1, request=OURS, requests=(OURS,))
+    known = replace(OWNER, number=3, attempt=1).knowing([OURS])
     published = replace(OWNER, number=2, attempt=1, request=request_of_comment)
     assert published.is_unknown_to(known) is is_unknown
     assert replace(published, number=3, attempt=2).is_unknown_to(known)

@@ -1,0 +1,267 @@
+"""A database that was published by a request which the registry has forgotten is not dropped, nor put aside.
+
+Numbers of jobs do not tell it here: the row has the number of the forgotten request, or a later one.
+"""
+
+from typing import Literal, assert_never
+
+import asyncpg
+import pytest
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.concurrency import ConcurrencyLimit
+from activities.databases import DatabaseActivities
+from activities.statuses import StatusActivities
+from registry.instances.deletes import Delete
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation, Template
+from settings import Settings
+from tenants.adoption import DatabaseAdoption
+from tenants.tenant import Tenant
+
+_STATE = (
+    "SELECT string_agg(oid || datname || datallowconn, ',' ORDER BY oid) FROM pg_database"
+    " WHERE shobj_description(oid, 'pg_database') LIKE $1"
+)
+_Publisher = Literal["undelete", "rename", "reset", "adoption"]
+publishers = pytest.mark.parametrize("publisher", ["undelete", "rename", "reset", "adoption"])
+
+
+class Site:
+    """An instance with a database that was made by the product, and jobs on it as workers do them."""
+
+    def __init__(
+        self, tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+    ) -> None:
+        self.tenant = tenant
+        self.activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+        self.rows = rows
+        self._admin = admin
+        self._name = name
+        self.job: InstanceJob
+
+    async def create(self) -> None:
+        """Create the instance."""
+        self.job = await self.begun((await self.tenant.instances.reserve(self._name, Template.MINIMAL)).job)
+        await ActivityEnvironment().run(self.activities.provision, self.job)
+
+    async def begun(self, job: InstanceJob) -> InstanceJob:
+        """The job, which has the instance now."""
+        assert (await self.tenant.jobs.begin(job)).held
+        return job
+
+    async def publish(self, publisher: _Publisher) -> None:
+        """Have a request publish the database of the instance."""
+        instances, jobs, run = self.tenant.instances, self.tenant.jobs, ActivityEnvironment().run
+        match publisher:
+            case "undelete":
+                await self.trash()
+                job = await self.begun((await instances.request_undelete(self.job.instance_id)).job)
+                await run(self.activities.undelete, job)
+                assert await jobs.finish_undelete(job, "any")
+            case "rename":
+                asked = await instances.request_rename(self.job.instance_id, f"{self._name} new")
+                job = await self.begun(asked.job)
+                await run(self.activities.rename, job)
+                assert await jobs.finish_rename(job, "any")
+            case "reset":
+                job = await self.begun((await instances.request_reset(self.job.instance_id)).job)
+                assert (await run(self.activities.reset, job)).finished
+            case "adoption":
+                await DatabaseAdoption(self.tenant).adopt(self.job.instance_id)
+            case _:
+                assert_never(publisher)
+
+    async def trash(self) -> InstanceJob:
+        """Delete the instance, which can come back."""
+        job = await self.begun(await self.asked(Operation.TRASH))
+        assert (await ActivityEnvironment().run(self.activities.trash, job)).finished
+        return job
+
+    async def asked(self, operation: Operation) -> InstanceJob:
+        """A job of this operation, which is requested."""
+        instances, number = self.tenant.instances, self.job.instance_id
+        match operation:
+            case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+                requested = await instances.request_delete(number, Delete(operation))
+            case Operation.PURGE:
+                requested = await instances.request_purge(number)
+            case Operation.PURGE_AFTER_BACKUP:
+                requested = await instances.request_purge(number, final_backup=True)
+            case Operation.RESET:
+                requested = await instances.request_reset(number)
+            case Operation.UNDO_RESET:
+                requested = await instances.request_undo_reset(number)
+            case _:
+                raise AssertionError(operation)
+        return requested.job
+
+    async def forget(self) -> list[str]:
+        """Have the registry forget its latest request, and nothing else; returns all that it knew."""
+        known: list[str] = await self.rows.fetchval("SELECT publishrequests FROM adminapi.dbinstances")
+        await self.know(known[:-1])
+        return known
+
+    async def know(self, requests: list[str]) -> None:
+        """Have the registry know these requests."""
+        await self.rows.execute("UPDATE adminapi.dbinstances SET publishrequests = $1", requests)
+
+    async def state(self) -> str | None:
+        """The databases of the instance, and whether they are open."""
+        state: str | None = await self._admin.fetchval(_STATE, f"%{self.job.mark}%")
+        return state
+
+    async def work(self, job: InstanceJob) -> None:
+        """Do what the job is to do with the databases."""
+        run, activities = ActivityEnvironment().run, self.activities
+        match job.operation:
+            case Operation.DELETE:
+                await run(activities.drop, job)
+            case Operation.TRASH:
+                await run(activities.trash, job)
+            case Operation.DETACH:
+                await run(activities.detach, job)
+            case Operation.PURGE:
+                await run(activities.purge, job)
+            case Operation.RESET:
+                await run(activities.reset, job)
+            case Operation.UNDO_RESET:
+                await run(activities.undo_reset, job)
+            case _:
+                raise AssertionError(job.operation)
+
+
+@pytest.fixture
+async def site(tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str) -> Site:
+    """A site with one instance."""
+    site = Site(tenant, rows, admin, name)
+    await site.create()
+    return site
+
+
+async def assert_refused_until_known(site: Site, job: InstanceJob, known: list[str]) -> None:
+    """Assert that the work of the job is refused, and done as soon as the registry knows the request."""
+    before = await site.state()
+    assert before is not None
+    for _ in range(2):
+        with pytest.raises(ApplicationError, match="restored to"):
+            await site.work(job)
+        assert await site.state() == before
+    own = await site.rows.fetchval("SELECT publishrequests FROM adminapi.dbinstances")
+    await site.know(list(dict.fromkeys([*known, *own])))
+    await site.work(job)
+    assert await site.state() != before
+
+
+@publishers
+@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.TRASH, Operation.DETACH])
+async def test_delete_is_refused_when_the_request_that_published_the_database_is_forgotten(
+    site: Site, settings: Settings, publisher: _Publisher, operation: Operation
+) -> None:
+    await site.publish(publisher)
+    known = await site.forget()
+    job = await site.asked(operation)
+    tenant = site.tenant
+    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    assert "restored to" in str(await statuses._refusal(job))  # noqa: SLF001 - `begin` would end the job
+    await assert_refused_until_known(site, await site.begun(job), known)
+
+
+@publishers
+async def test_reset_is_refused_when_the_request_that_published_the_database_is_forgotten(
+    site: Site, publisher: _Publisher
+) -> None:
+    await site.publish(publisher)
+    known = await site.forget()
+    job = await site.begun(await site.asked(Operation.RESET))
+    await assert_refused_until_known(site, job, known)
+
+
+async def test_undo_of_a_reset_is_refused_when_the_request_of_the_reset_is_forgotten(site: Site) -> None:
+    await site.publish("reset")
+    known = await site.forget()
+    job = await site.begun(await site.asked(Operation.UNDO_RESET))
+    await assert_refused_until_known(site, job, known)
+
+
+@publishers
+@pytest.mark.parametrize("operation", [Operation.PURGE, Operation.PURGE_AFTER_BACKUP])
+async def test_purge_is_refused_when_the_request_that_published_the_database_is_forgotten(
+    site: Site, publisher: _Publisher, operation: Operation
+) -> None:
+    await site.publish(publisher)
+    await site.trash()
+    known = await site.forget()
+    job = await site.begun(await site.asked(operation))
+    if operation is Operation.PURGE:
+        await assert_refused_until_known(site, job, known)
+        return
+    before = await site.state()
+    for step in (site.activities.back_up_trash, site.activities.purge_backed_up):
+        with pytest.raises(ApplicationError, match="restored to"):
+            await ActivityEnvironment().run(step, job)
+        assert await site.state() == before
+
+
+async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash_is_forgotten(
+    site: Site,
+) -> None:
+    await site.publish("reset")
+    known = await site.forget()
+    await site.rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    (purge,) = await site.tenant.versions.claim_due(5)
+    before = await site.state()
+    with pytest.raises(ApplicationError, match="restored to"):
+        await ActivityEnvironment().run(site.activities.purge_version, purge)
+    assert await site.state() == before
+    await site.know(known)
+    await ActivityEnvironment().run(site.activities.purge_version, purge)
+    assert await site.state() != before
+
+
+@publishers
+async def test_database_stays_unknown_when_it_is_renamed_after_its_request_was_forgotten(
+    site: Site, publisher: _Publisher
+) -> None:
+    await site.publish(publisher)
+    await site.forget()
+    instances, jobs = site.tenant.instances, site.tenant.jobs
+    last = await instances.request_rename(site.job.instance_id, f"{site.job.name} last")
+    job = await site.begun(last.job)
+    await ActivityEnvironment().run(site.activities.rename, job)
+    assert await jobs.finish_rename(job, "any")
+    delete = await site.begun(await site.asked(Operation.DELETE))
+    with pytest.raises(ApplicationError, match="restored to"):
+        await site.work(delete)
+
+
+async def test_what_an_undelete_has_opened_stays_when_its_request_is_forgotten_before_it_is_undone(
+    site: Site,
+) -> None:
+    await site.trash()
+    instances, jobs = site.tenant.instances, site.tenant.jobs
+    job = await site.begun((await instances.request_undelete(site.job.instance_id)).job)
+    await ActivityEnvironment().run(site.activities.undelete, job)
+    await jobs.fail(job, "The server was away.")
+    known = await site.forget()
+    before = await site.state()
+    with pytest.raises(ApplicationError, match="restored to"):
+        await ActivityEnvironment().run(site.activities.compensate, job)
+    assert await site.state() == before
+    await site.know(known)
+    await ActivityEnvironment().run(site.activities.compensate, job)
+    assert await site.state() != before
+
+
+async def test_comment_tells_the_request_that_the_row_has_when_a_job_publishes(site: Site) -> None:
+    await site.publish("rename")
+    job = await site.begun((await site.tenant.instances.request_reset(site.job.instance_id)).job)
+    await ActivityEnvironment().run(site.activities.reset, job)
+    row = await site.tenant.queries.instance(site.job.instance_id)
+    comments = await site.rows.fetch(
+        "SELECT shobj_description(oid, 'pg_database')::json ->> 'request' AS request FROM pg_database"
+        " WHERE shobj_description(oid, 'pg_database') LIKE $1",
+        f"%{job.mark}%",
+    )
+    assert {one["request"] for one in comments} == {row.latest_request}
