@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import assert_never
 
 from temporalio import activity
@@ -23,6 +24,8 @@ from tenants.drift import Drift, is_suspect
 
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""
+_MAX_BYTES = 500_000
+"""Of the jobs in one list: Temporal refuses a result above 2 MiB, and each later pass would fail likewise."""
 _PURGES_A_PASS = 20
 """Databases that one pass drops from the trash: a mistake in the registry is noticed before all are gone."""
 _QUERIES_AT_ONCE = 10
@@ -41,7 +44,7 @@ class DriftReport:
 
 @dataclass(frozen=True)
 class StuckPage:
-    """Jobs that no workflow works on, and the last id of the page that was searched; None if it was empty."""
+    """Jobs that no workflow works on, and where the next page begins; None if this one was empty."""
 
     jobs: list[InstanceJob]
     last_id: int | None
@@ -115,7 +118,8 @@ class ReconcileActivities:
         Their workflow is open no longer, or waits for a decision after a failure that the registry does not
         know: it was restored to a state before it.
 
-        With the first page also the deletes that have failed and are tried again without a person.
+        With the first page also the deletes that have failed and are tried again without a person, as many as
+        fit a result: the next pass finds the others.
         """
         with as_application_error():
             jobs = await self._job_store.running_jobs(page.after, page.size)
@@ -123,7 +127,9 @@ class ReconcileActivities:
         slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
         is_stuck = await asyncio.gather(*(self._is_stuck(job, slots) for job in jobs))
         stuck = [job for job, is_it in zip(jobs, is_stuck, strict=True) if is_it]
-        return StuckPage([*unfinished, *stuck], jobs[-1].instance_id if jobs else None)
+        found = _fitting(stuck)
+        last = jobs[-1:] if len(found) == len(stuck) else found[-1:]
+        return StuckPage([*_fitting(unfinished), *found], last[0].instance_id if last else None)
 
     async def _is_stuck(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
         """Whether no workflow works on a job, and the registry still has it under way.
@@ -175,7 +181,7 @@ class ReconcileActivities:
             failed += await self._job_store.jobs_to_undo()
             staging = await self._job_store.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
-        page = [left[number] for number in sorted(left)[:_MAX_RESULTS]]
+        page = _fitting([left[number] for number in sorted(left)[:_MAX_RESULTS]])
         return Leftovers(page, more=len(left) > len(page))
 
     async def _databases(self) -> list[Database]:
@@ -227,6 +233,17 @@ class ReconcileActivities:
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self._start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))
+
+
+def _fitting(jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
+    """As many of the first jobs as fit one result; at least one if there is any, so that a pass gets on."""
+    converter = activity.payload_converter()
+    sizes = accumulate(converter.to_payload(job).ByteSize() for job in jobs)
+    return [
+        job
+        for number, (job, size) in enumerate(zip(jobs, sizes, strict=True))
+        if not number or size <= _MAX_BYTES
+    ]
 
 
 def _is_private(database: Database) -> bool:

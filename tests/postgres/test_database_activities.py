@@ -14,6 +14,7 @@ from temporalio.converter import default
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities import reconcile as reconciling
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
@@ -654,6 +655,58 @@ async def test_what_is_left_over_fits_a_result_when_its_instance_has_had_many_re
     found = await ActivityEnvironment().run(reconcile.find_leftovers)
     assert found == Leftovers([renaming])
     assert _size(found) < 5_000
+
+
+async def test_leftovers_come_in_pages_when_they_are_too_large_for_one_result(
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    rows: asyncpg.Connection,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    jobs = [await bring_to(instances, job_store, "Completed", f"{name} {number}") for number in range(3)]
+    await rows.execute("UPDATE adminapi.dbinstances SET undodue = true")
+    monkeypatch.setattr(reconciling, "_MAX_BYTES", 2.5 * _size(jobs[0]))
+    unused = cast("Any", None)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
+    first = await ActivityEnvironment().run(reconcile.find_leftovers)
+    assert [one.instance_id for one in first.jobs] == [one.instance_id for one in jobs[:2]]
+    assert first.more
+    rest = await ActivityEnvironment().run(reconcile.find_leftovers, first.jobs[-1].instance_id)
+    assert ([one.instance_id for one in rest.jobs], rest.more) == ([jobs[2].instance_id], False)
+
+
+async def test_stuck_jobs_come_in_pages_when_they_are_too_large_for_one_result(
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    rows: asyncpg.Connection,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And of the deletes that an outage has ended, a pass takes as many as fit."""
+    ended = []
+    for number in range(2):
+        created = await bring_to(instances, job_store, "Completed", f"{name} {number}")
+        delete = (await instances.request_delete(created.instance_id)).job
+        assert (await job_store.begin(delete)).held
+        assert await job_store.fail(delete, "The server was away.", outage=True)
+        ended.append(delete)
+    stuck = [(await instances.reserve(f"{name} stuck {number}", Template.MINIMAL)).job for number in range(3)]
+    for job in stuck:
+        assert (await job_store.begin(job)).held
+    unused = cast("Any", None)
+    idle = AsyncMock(return_value=False)
+    reconcile = ReconcileActivities(job_store, server, unused, idle, unused, unused, unused, unused)
+    monkeypatch.setattr(reconciling, "_MAX_BYTES", 1)  # one fits at least
+    pages: list[list[InstanceJob]] = []
+    after: int | None = 0
+    while after is not None:
+        page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=after, size=2))
+        pages.append(page.jobs)
+        after = page.last_id
+    assert pages == [[ended[0], stuck[0]], [stuck[1]], [stuck[2]], []]
 
 
 async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(
