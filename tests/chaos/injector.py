@@ -27,7 +27,8 @@ from tests.replication import ReplicatedPair
 
 _POLL_SECONDS = 0.05
 _RETURN_SECONDS = 90
-_SMART_SHUTDOWN_SECONDS = 3
+_URGENT_SIGNALS = ((3, signal.SIGINT), (20, signal.SIGQUIT))
+"""What is sent to a PostgreSQL that has not ended as many seconds after the signal before."""
 _DONE_SECONDS = 10
 """How long jobs may take that a restore shall meet when they are done."""
 _CREATES_AGAIN = 12
@@ -293,12 +294,16 @@ class Injector:
         return time.monotonic(), pid
 
     async def _hurry(self, pid: int) -> None:
-        """After SIGTERM, PostgreSQL waits until all clients have left: like its service scripts, do not."""
-        deadline = time.monotonic() + _SMART_SHUTDOWN_SECONDS
-        while is_alive(pid) and time.monotonic() < deadline:
-            await asyncio.sleep(_POLL_SECONDS)
-        if is_alive(pid):
-            send(pid, signal.SIGINT)
+        """After SIGTERM, PostgreSQL waits until all clients have left: like its service scripts, do not.
+
+        Nor does PostgreSQL 18 always end at SIGINT, if SIGTERM came while it recovered from a crash.
+        """
+        for seconds, urgent in _URGENT_SIGNALS:
+            deadline = time.monotonic() + seconds
+            while is_alive(pid) and time.monotonic() < deadline:
+                await asyncio.sleep(_POLL_SECONDS)
+            if is_alive(pid):
+                send(pid, urgent)
 
     async def _returned(self, fault: Fault, pid: int, answers: Callable[[], Awaitable[bool]]) -> None:
         """Wait until the victim answers again, as another process if the fault ended it."""
