@@ -57,7 +57,7 @@ from registry.instances.steps import (
     take_step,
     take_step_once,
 )
-from registry.instances.versions import follow_delete, record_exchange
+from registry.instances.versions import follow_delete, follow_undelete, record_exchange
 from registry.storage.errors import ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -366,6 +366,7 @@ class JobStore:
                 renamed = partial(self._strings.renamed, job.database, job.final_database)
                 await give_back(session, job.ods_instance_id, kept, renamed)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
+                await follow_undelete(session, job.instance_id, self._trash)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:

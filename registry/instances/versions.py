@@ -42,9 +42,11 @@ _NOT_ITS_VERSION = f"No database of this name is kept that the instance had befo
 _NEXT = timedelta(microseconds=1)
 
 _IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
-# No job works on the instance, or is about to, nor has one left something that is to be undone.
-_IS_AT_REST = (
+# No job works on the instance, or is about to, nor has one left something that is to be undone. Nor is it in
+# the trash: with the instance, they can come back, however long that waits there.
+_MAY_GO = (
     DbInstance.status.in_(AT_REST),
+    ~DbInstance.is_in_trash,
     DbInstance.replacement.is_(None),
     ~DbInstance.is_protected,
     DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
@@ -127,8 +129,8 @@ class VersionStore:
         """Claim up to `limit` versions whose time is over, those that are due longest first.
 
         From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
-        again after the others, one after the other. Versions of a protected instance stay, and those of one
-        that a job works on.
+        again after the others, one after the other. Versions of an instance stay that is protected, in the
+        trash, or worked on by a job.
         """
         return await self._claim(limit, _IS_DUE)
 
@@ -148,7 +150,7 @@ class VersionStore:
         due = (
             select(InstanceVersion.id, DbInstance)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
-            .where(*conditions, *_IS_AT_REST)
+            .where(*conditions, *_MAY_GO)
             # What could not be dropped so far comes last: it does not keep the others on the disk.
             .order_by(
                 InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
@@ -363,6 +365,13 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
     values = {"purge_after": func.greatest(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
     its = InstanceVersion.instance_id == instance_id
     await session.execute(update(InstanceVersion).where(its).values(values))
+
+
+async def follow_undelete(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
+    """Let the versions of an instance that has come back stay for so long: their time may be over."""
+    its = InstanceVersion.instance_id == instance_id
+    kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(kept_for, Interval))
+    await session.execute(update(InstanceVersion).where(its).values(purge_after=kept))
 
 
 def _version(

@@ -588,6 +588,38 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     assert requested.job.instance_id == completed.instance_id
 
 
+@pytest.mark.parametrize("end", ["purge cancelled", "purge failed", "undelete failed"])
+async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_operator(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+    end: str,
+) -> None:
+    number = completed.instance_id
+    await reset(instances, job_store, completed)
+    trash = (await instances.request_delete(number)).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    requested = instances.request_undelete if end == "undelete failed" else instances.request_purge
+    job = (await requested(number)).job
+    assert (await job_store.begin(job)).held
+    assert await job_store.fail(job, "The server was away.", cancelled=end == "purge cancelled")
+    await job_store.end_undo(job)
+    await due(rows)
+    assert await versions.claim_due(20) == []
+    undelete = (await instances.request_undelete(number)).job
+    assert (await job_store.begin(undelete)).held
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    assert await versions.claim_due(20) == [], "there is time to bring it back"
+    (version,) = await of_instance(queries, completed)
+    assert version.purge_after > datetime.now(UTC).replace(tzinfo=None) + TRASH - timedelta(hours=1)
+    await due(rows)
+    assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
+
+
 async def test_version_is_due_at_once_when_there_is_no_trash(
     engine: AsyncEngine,
     factory: JobFactory,
