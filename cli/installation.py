@@ -68,7 +68,8 @@ def show(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> No
 def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Confirm that this registry goes on as its installation, on this server, beside the others there.
 
-    The jobs that would drop a database are cancelled: in a restored registry, they may have been before.
+    The jobs that would drop a database are cancelled, and nothing in the trash is dropped for seven days:
+    in a restored registry, they may have been cancelled before.
     """
     found = _work(data_dir, _inspect)
     show_members(found.row)
@@ -80,7 +81,7 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         from registry.installation import InstallationStore  # noqa: PLC0415 - as in `_work`
 
         store = InstallationStore(engine)
-        cancelled = await _cancel_drops(engine, store, access.tenant)
+        cancelled = await _hold_drops(engine, store, access.tenant)
         await store.confirm(found.state)
         if found.server is not None:
             await store.accept_server(found.server, found.others)
@@ -88,6 +89,7 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     for job in _work(data_dir, confirmed, "ods installation confirm"):
         say(f"Cancelled {job.job_id}, which would have dropped a database of '{job.name}'. Request it again.")
+    say("Nothing that is in the trash now is dropped within seven days, unless you purge it.")
     say("Confirmed. API and workers go on within a few seconds.")
 
 
@@ -163,7 +165,7 @@ def _work(
     return asyncio.run(done())
 
 
-async def _cancel_drops(
+async def _hold_drops(
     engine: "AsyncEngine", store: "InstallationStore", tenant: str
 ) -> "Sequence[InstanceJob]":
     from registry.instances.cancelling import JobCancellations  # noqa: PLC0415 - as above
@@ -172,7 +174,7 @@ async def _cancel_drops(
 
     # No job is carried out here.
     policy = ExecutionPolicy(ddl_queue="", ddl_attempts=0, heartbeat_timeout=0, decision_window=0)
-    return await JobCancellations(engine, JobFactory(store, policy, tenant)).cancel_drops()
+    return await JobCancellations(engine, JobFactory(store, policy, tenant)).hold_drops()
 
 
 async def _record(engine: "AsyncEngine", command: str) -> None:

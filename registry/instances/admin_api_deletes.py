@@ -57,7 +57,7 @@ class AdminApiDeletes:
             DbInstance.status == InstanceStatus.PENDING_DELETE,
             DbInstance.operation == Operation.DELETE,
             DbInstance.is_adopted,
-            ~_is_recorded(),
+            ~is_recorded(),
         )
         if self.trash:
             return new
@@ -103,7 +103,7 @@ class AdminApiDeletes:
             .where(
                 DbInstance.status == InstanceStatus.PENDING_DELETE,
                 DbInstance.is_adopted,
-                or_(~_is_recorded(), ended),
+                or_(~is_recorded(), ended),
                 not_(self.to_the_trash()),
             )
             .with_for_update(skip_locked=True)
@@ -139,6 +139,6 @@ def overtaken_jobs_ended() -> Update:
     return update(Job).where(Job.id.in_(overtaken)).values(**ended)
 
 
-def _is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+def is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Whether the instance's last job has a row of its own, which fulfils the `conditions`."""
     return exists().where(Job.job_id == _JOB_ID, *conditions)

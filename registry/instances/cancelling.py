@@ -6,17 +6,19 @@ instance is what it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import assert_never
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import Interval, exists, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.instances import status
+from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
 from registry.storage.errors import JobRefusedError
-from registry.storage.models import UTC_NOW, DbInstance, Job, OdsInstance
+from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -27,6 +29,8 @@ CANCELLED_AT_CONFIRM = (
     " its client has cancelled it since. Request the same again."
 )
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
+KEPT_AFTER_CONFIRM = timedelta(days=7)
+"""For how long at least what is in the trash stays when a registry was confirmed anew."""
 
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
@@ -105,19 +109,24 @@ class JobCancellations:
         async with self._sessions.transaction() as session:
             return await self._cancel_lost(session, job)
 
-    async def cancel_drops(self) -> Sequence[InstanceJob]:
-        """Record that all jobs were cancelled which wait or run, and would drop a database for good.
+    async def hold_drops(self) -> Sequence[InstanceJob]:
+        """Drop nothing for good that clients may have wanted to keep since a registry was saved.
 
-        For a registry that may have been restored, before workers are started: the client of such a job may
-        have cancelled it since, and have relied upon the database. Of the database, nothing tells so.
+        For one that may have been restored, before workers are started: whoever requested a job may have
+        cancelled it since, or have protected the instance, and have relied upon the database. Of that, the
+        database tells nothing. So all jobs are cancelled which wait or run, and would drop a database; and
+        what is in the trash stays for `KEPT_AFTER_CONFIRM`, at least. Safe to repeat.
 
         Returns the attempts that are cancelled.
         """
-        unended = select(DbInstance).where(DbInstance.status.not_in(status.AT_REST)).order_by(DbInstance.id)
+        ours = (DbInstance.is_adopted, is_recorded())
+        unended = select(DbInstance).where(DbInstance.status.not_in(status.AT_REST), *ours)
         async with self._sessions.transaction() as session:
-            rows = (await session.scalars(unended.with_for_update())).all()
+            rows = (await session.scalars(unended.order_by(DbInstance.id).with_for_update())).all()
             drops = [(row, self._factory.current_attempt(row)) for row in rows if _drops_for_good(row)]
-            return [job for row, job in drops if await self._cancel_unended(session, row, job)]
+            cancelled = [job for row, job in drops if await self._cancel_unended(session, row, job)]
+            await _keep_trash(session)
+        return cancelled
 
     async def _cancel_unended(self, session: AsyncSession, instance: DbInstance, job: InstanceJob) -> bool:
         if instance.status == InstanceStatus.IN_PROGRESS:
@@ -141,6 +150,18 @@ class JobCancellations:
             return False
         await session.execute(job_record(due, step.job, reason))
         return True
+
+
+async def _keep_trash(session: AsyncSession) -> None:
+    kept_until = UTC_NOW + literal(KEPT_AFTER_CONFIRM, Interval)
+    instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(status.AT_REST))
+    # The backup and the purge that were to follow a delete may have been cancelled as well.
+    waits = {"purge_follows": False, **CANCELLED_PURGE}
+    await session.execute(instances.where(DbInstance.purge_follows).values(waits))
+    is_over = DbInstance.purge_after < kept_until
+    await session.execute(instances.where(is_over).values(purge_after=kept_until))
+    versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
+    await session.execute(versions.values(purge_after=kept_until))
 
 
 def _drops_for_good(instance: DbInstance) -> bool:

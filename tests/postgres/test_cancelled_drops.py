@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -46,9 +47,9 @@ async def test_delete_that_would_drop_a_database_does_not_begin_once_it_is_cance
     job = (await instances.request_delete(number, delete)).job
     if begun:
         assert (await job_store.begin(job)).held
-    cancelled = [one.job_id for one in await cancellations.cancel_drops()]
+    cancelled = [one.job_id for one in await cancellations.hold_drops()]
     assert cancelled == [job.job_id]
-    assert await cancellations.cancel_drops() == []
+    assert await cancellations.hold_drops() == []
     row = await queries.any_instance(number)
     assert row is not None
     # What has begun has ended the routing, and is to be retried.
@@ -73,7 +74,7 @@ async def test_reset_that_would_drop_what_it_replaces_is_cancelled_and_no_other(
     instances, job_store = stores(engine, trash=timedelta(days=7) if kept else NO_TRASH)
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
     job = (await instances.request_reset(number)).job
-    cancelled = [one.job_id for one in await cancellations.cancel_drops()]
+    cancelled = [one.job_id for one in await cancellations.hold_drops()]
     assert cancelled == ([] if kept else [job.job_id])
     assert (await job_store.begin(job)).held is kept
 
@@ -89,11 +90,68 @@ async def test_job_that_drops_nothing_for_good_goes_on(
 ) -> None:
     job = await bring_to(instances, job_store, state, name)
     before = await queries.any_instance(job.instance_id)
-    assert await cancellations.cancel_drops() == []
+    assert await cancellations.hold_drops() == []
     after = await queries.any_instance(job.instance_id)
     assert before is not None
     assert after is not None
     assert (after.status, after.attempt) == (before.status, before.attempt)
+
+
+async def test_nothing_is_dropped_from_the_trash_for_a_week(
+    instances: InstanceStore,
+    job_store: JobStore,
+    cancellations: JobCancellations,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    reset = (await instances.request_reset(job.instance_id)).job
+    assert (await job_store.begin(reset)).held
+    assert await job_store.finish_replacement(reset)
+    for other, delete in ((name, Delete()), (f"{name} B", BACKED_UP)):
+        if other != name:
+            job = await bring_to(instances, job_store, "Completed", other)
+        trash = (await instances.request_delete(job.instance_id, delete)).job
+        assert (await job_store.begin(trash)).held
+        assert await job_store.finish_delete(trash)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE purgeafter IS NOT NULL"
+    )
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    assert await instances.is_purge_due()
+    assert await cancellations.hold_drops() == []
+    assert not await instances.is_purge_due()
+    assert await instances.request_purge_after(trash) is None
+    kept = await rows.fetch(
+        "SELECT purgeafter - now() AT TIME ZONE 'utc' AS for FROM adminapi.dbinstances WHERE purgeafter IS"
+        " NOT NULL UNION ALL SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.instanceversions"
+    )
+    assert [round(row["for"] / timedelta(days=1)) for row in kept] == [7, 7]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_delete_of_another_product_goes_on(
+    instances: InstanceStore,
+    job_store: JobStore,
+    cancellations: JobCancellations,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+    number: int,
+) -> None:
+    """Of its own row, and of one of ours, of which the sweep has made no job yet."""
+    job = await bring_to(instances, job_store, "Completed", name)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id = $1", job.instance_id
+    )
+    if number == 0:
+        await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = 0 WHERE id = $1", job.instance_id)
+    before = await queries.any_instance(job.instance_id)
+    assert await cancellations.hold_drops() == []
+    after = await queries.any_instance(job.instance_id)
+    assert before is not None
+    assert after is not None
+    assert (after.status, after.attempt) == (before.status, before.attempt) == ("Pending_Delete", 0)
 
 
 async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_confirmed(
@@ -110,4 +168,5 @@ async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_co
     assert run.returncode == 0, run.stderr
     told = " ".join((run.stdout + run.stderr).split())
     assert f"Cancelled {job.job_id}, which would have dropped a database of '{name}'." in told
+    assert "within seven days" in told
     assert not (await job_store.begin(job)).held
