@@ -34,7 +34,7 @@ from registry.backups.rows import (
 )
 from registry.backups.stored import LostBackup
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import JOB_UNDER_WAY, JobStatus
+from registry.instances.status import JOB_UNDER_WAY, PURGES, JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
 from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
@@ -187,6 +187,13 @@ class BackupRecords:
                 "The database that the backup is of is about to be dropped.",
                 f"Cancel that first: POST /v2/jobs/{state.backup.job_id}/cancel, or `ods job cancel"
                 f" {state.backup.job_id}`; or wait until it is done.",
+            )
+        if await _may_be_all_that_is_left(session, state.backup):
+            raise BackupRefusedError(
+                state.status,
+                "The database that the backup is of is in the trash, and may be half dropped: its purge has"
+                " begun, and has not ended.",
+                "Purge the instance again, or undelete it. Then delete the backup.",
             )
         if state.status in JOB_UNDER_WAY:
             raise BackupRefusedError(
@@ -415,6 +422,13 @@ def _values(lost: LostBackup, policy: VerifyPolicy) -> dict[str, Any]:
         return stored_values(lost.stored, verify=lost.kind == FINAL)
     is_verified = policy is not VerifyPolicy.NEVER
     return {**stored_values(lost.stored, verify=is_verified), "unchanged_at": UTC_NOW}
+
+
+async def _may_be_all_that_is_left(session: AsyncSession, backup: Backup) -> bool:
+    """Whether this is a final backup that a purge has verified, so that its DROP may have begun."""
+    in_trash = (DbInstance.is_in_trash, DbInstance.operation.in_(PURGES))
+    unfinished = exists().where(DbInstance.mark == backup.mark, *in_trash)
+    return backup.proven_id is not None and bool(await session.scalar(select(unfinished)))
 
 
 def proven_state(backup: Backup) -> str | None:

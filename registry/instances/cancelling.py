@@ -112,7 +112,7 @@ class JobCancellations:
     async def hold_drops(self) -> Sequence[InstanceJob]:
         """Drop nothing for good that clients may have wanted to keep since a registry was saved.
 
-        For one that may have been restored, before workers are started: whoever requested a job may have
+        For one that may have been restored, before workers are started: the client of a job may have
         cancelled it since, or have protected the instance, and have relied upon the database. Of that, the
         database tells nothing. So all jobs are cancelled which wait or run, and would drop a database; and
         what is in the trash stays for `KEPT_AFTER_CONFIRM`, at least. Safe to repeat.

@@ -387,3 +387,34 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, purge.job_id)
     await tenant.backups.mark_deleted(lost.id)
     assert not await tenant.backups.record_lost(replace(lost, stored=stored()), VerifyPolicy.NEVER)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+@pytest.mark.parametrize("then", ["undeleted", "purged"])
+async def test_verified_backup_stays_while_its_purge_may_have_half_dropped_the_database(
+    instances: InstanceStore,
+    job_store: JobStore,
+    tenant: Tenant,
+    purge: InstanceJob,
+    end: str,
+    then: str,
+) -> None:
+    assert await job_store.record_final_backup(purge, stored(), "state")
+    backup = await tenant.backups.final_of(purge)
+    assert backup is not None
+    await tenant.backups.finish_proof(backup, None)
+    assert await job_store.fail(purge, "The server was away.", cancelled=end == "cancelled")
+    with pytest.raises(BackupRefusedError, match="may be half dropped") as refused:
+        await tenant.backups.mark_deleted(backup.id)
+    assert "undelete it" in refused.value.next_step
+    if then == "undeleted":
+        undelete = (await instances.request_undelete(purge.instance_id)).job
+        assert (await job_store.begin(undelete)).held
+        assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    else:
+        again = (await instances.request_purge(purge.instance_id)).job
+        with pytest.raises(BackupRefusedError, match="may be half dropped"):
+            await tenant.backups.mark_deleted(backup.id)
+        assert (await job_store.begin(again)).held
+        assert await job_store.finish_purge(again, dropped=True)
+    await tenant.backups.mark_deleted(backup.id)
