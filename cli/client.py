@@ -190,15 +190,17 @@ class AdminApi:
         """Request that the failed job of an instance is done again; the answer names the job."""
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")
 
-    def database(self, instance: int, name: str | None = None) -> Json:
+    def database(self, instance: int, name: str | None = None, *, earlier: bool = False) -> Json:
         """The database of an instance's name, or one of another `name`, as adopting would hand it over."""
         named = {} if name is None else {"databaseName": name}
+        named |= {"earlier": "true"} if earlier else {}
         found: Json = self._request("GET", f"/v2/dbInstances/{instance}/database", params=named).json()
         return found
 
-    def adopt(self, instance: int, name: str | None = None) -> Json:
-        """Hand that database over to the instance."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json={"databaseName": name})
+    def adopt(self, instance: int, name: str | None = None, *, earlier: bool = False) -> Json:
+        """Hand that database over to the instance, with `earlier` also if another was published later."""
+        body = {"databaseName": name, **({"earlier": True} if earlier else {})}
+        return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json=body)
 
     def instance(self, instance: int) -> Json:
         """A live instance."""

@@ -485,6 +485,12 @@ def adopt(  # noqa: PLR0913 - a command line's options
         ),
     ] = None,
     *,
+    earlier: Annotated[
+        bool,
+        typer.Option(
+            "--earlier", help="Take that one also if another of the instance's may have been published later."
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -492,13 +498,13 @@ def adopt(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Hand over to an instance the database that another product has made for it, or that it has lost."""
     with connect(api_url, data_dir) as api:
-        found = api.database(instance, database)
+        found = api.database(instance, database, earlier=earlier)
         if found["obstacle"]:
             raise CommandError(found["obstacle"])
         if not found["adopted"] or database is not None:
             if not yes:
                 _ask_whether_to_adopt(found, quietly=as_json)
-            found = api.adopt(instance, database)
+            found = api.adopt(instance, database, earlier=earlier)
         show_instance(found, as_json=as_json)
 
 

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -82,6 +82,31 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
         DatabaseFaultError: the server is away, …
     """
     return [_database(row) for row in await fetch_rows(session, _DATABASES, INVALID_CONNECTION_LIMIT)]
+
+
+def published_last(databases: Collection[Database]) -> Database | None:
+    """Which of these databases of one instance was published, or put into the trash, last.
+
+    None if their comments do not tell. A registry that was restored gives numbers of jobs again: so the times
+    must not say otherwise. Of the two that a reset has exchanged, which tell the same, the open one is later.
+    """
+    ranked = sorted(databases, key=_rank, reverse=True)
+    last, others = ranked[:1], ranked[1:]
+    return last[0] if last and not any(_may_be_later(one, last[0]) for one in others) else None
+
+
+def _rank(database: Database) -> tuple[int, int, bool]:
+    number, attempt = database.owner.publication if database.owner else (0, 0)
+    return number, attempt, not database.trash
+
+
+def _may_be_later(one: Database, last: Database) -> bool:
+    """Whether it may have been published later than the one whose number is the last."""
+    if _rank(one) == _rank(last):
+        return True
+    if _rank(one)[:2] == _rank(last)[:2] or one.published_at is None or last.published_at is None:
+        return False
+    return one.published_at > last.published_at
 
 
 async def now(session: asyncpg.Connection) -> datetime:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from databases import adoption
+from databases import adoption, inspection
 from databases.adoption import Candidate
 from databases.lookup import find_own, is_invalid
 from databases.ownership import KnownOwner, LeftName, Owner
@@ -20,7 +20,7 @@ from registry.instances.store import DatabaseName, LostInstance
 from registry.instances.versions import ReplacedDatabase
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
-from tenants.drift import KNOWN_BY_REGISTRY, out_of_trash_by_hand
+from tenants.drift import KNOWN_BY_REGISTRY, listed, of_instance, out_of_trash_by_hand
 from tenants.tenant import Tenant
 
 _JOB = "adopted"
@@ -88,8 +88,15 @@ class DatabaseAdoption:
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
 
-    async def inspect(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
+    async def inspect(
+        self, instance_id: int, database: str | None = None, *, earlier: bool = False
+    ) -> AdoptionCandidate:
         """The database of an instance, or `database` as the instance would get it; nothing is changed.
+
+        Args:
+            instance_id: the instance.
+            database: the database; None if it is the one that the registry knows.
+            earlier: as for `adopt`.
 
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
@@ -102,12 +109,20 @@ class DatabaseAdoption:
                 return await self._lost_instance(session, instance_id, str(database))
             name = database or instance.database_name
             found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
-        return _candidate(instance, name, await self._judged(found, instance))
+        return _candidate(instance, name, await self._judged(found, instance, earlier=earlier))
 
-    async def adopt(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
+    async def adopt(
+        self, instance_id: int, database: str | None = None, *, earlier: bool = False
+    ) -> AdoptionCandidate:
         """Write the mark of an instance on its database, or on `database`, which the registry records then.
 
         An instance that the registry has lost is recorded again.
+
+        Args:
+            instance_id: the instance.
+            database: the database; None if it is the one that the registry knows.
+            earlier: whether one in the trash is meant also if another of the instance's was published later,
+                or may have been.
 
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
@@ -131,8 +146,7 @@ class DatabaseAdoption:
         marked = found is not None and found.is_of_instance
         is_in_trash = database is not None and is_trash_name(database)
         if marked and database is not None and is_in_trash:
-            _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
-            return await self._take_out(instance, database)
+            return await self._take_out(instance, database, earlier=earlier)
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.instances.adopting(instance.id, marked=marked):
             _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
@@ -146,12 +160,12 @@ class DatabaseAdoption:
             found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
 
-    async def _take_out(self, instance: DbInstance, trash: str) -> AdoptionCandidate:
+    async def _take_out(self, instance: DbInstance, trash: str, *, earlier: bool) -> AdoptionCandidate:
         """Give a live instance its database back from the trash.
 
         The registry was restored to before that, or its own is gone, and it had this one before a reset.
         """
-        tenant = self._tenant
+        tenant, needed = self._tenant, await self._needed()
         async with tenant.instances.adopting(instance.id, marked=True):
             pass  # before the fence is taken, as above
         async with (
@@ -159,11 +173,14 @@ class DatabaseAdoption:
             tenant.instances.adopting(instance.id, marked=True) as row,
         ):
             await tenant.installation.require_confirmed(session)
+            # No job, and no other adoption, changes any more which of its databases was published last.
+            found = await adoption.inspect(session, self._owner(row), trash, needed)
+            _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
             row.add_request()
             marked = await adoption.owner_of(session, trash)
             its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
             await take_out(tenant.server, session, its, trash, row.database_name)
-            found = await adoption.adopt(session, self._owner(row), row.database_name, await self._needed())
+            found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
             return await self._adopted(session, row, row.database_name, found)
 
     async def _adopted(
@@ -315,15 +332,20 @@ class DatabaseAdoption:
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)
 
-    async def _judged(self, found: Candidate | None, instance: DbInstance) -> Candidate | None:
+    async def _judged(
+        self, found: Candidate | None, instance: DbInstance, *, earlier: bool = False
+    ) -> Candidate | None:
         """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
 
         On a server may be the registries of other tenants, of the same role: none shall be dropped as a
         database. Nor is it one that is to take the place of its own; nor one that it had before a reset,
-        unless its own is gone.
+        unless its own is gone; nor, unless the `earlier` is meant, one in the trash that another one of the
+        instance was published after.
         """
         if found is not None and (obstacle := await self._version_obstacle(found, instance)) is not None:
             return replace(found, obstacle=found.obstacle or obstacle)
+        if found is not None and not earlier and is_trash_name(found.name) and found.is_of_instance:
+            return replace(found, obstacle=found.obstacle or await self._later_obstacle(found, instance))
         if found is None or found.obstacle or found.is_of_instance or found.name == instance.database_name:
             return found
         return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
@@ -347,6 +369,22 @@ class DatabaseAdoption:
             return f"{had} Its time is over, and it is being dropped."
         return (
             f"{had} `ods instance undo-reset {version.instance_id} --database {found.name}` brings it back."
+        )
+
+    async def _later_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
+        """Why the operator must say that this one is meant: another was published later, or may have been."""
+        async with self._tenant.server.session() as session:
+            its = of_instance(await inspection.databases(session), self._owner(instance))
+        last = inspection.published_last(its)
+        if last is not None and last.name == found.name:
+            return None
+        adopt = f"`ods instance adopt {instance.id} --database"
+        which = f"'{last.name}' was" if last else "By the comments, another one may have been"
+        first = f"If that was in use last: {adopt} {last.name}`. " if last else ""
+        return (
+            f"The instance has several databases: {listed(its)}. {which} published later than '{found.name}'."
+            f" {first}To choose this one all the same: {adopt} {found.name} --earlier`. Closed ones in the"
+            " trash are versions of the instance then, and are dropped when their time is over."
         )
 
     async def _needed(self) -> set[str]:

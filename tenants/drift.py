@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 from databases import inspection
-from databases.inspection import Database
+from databases.inspection import Database, published_last
 from databases.ownership import KnownOwner, Owner
 from databases.server import Server
 from registry.backups.stores import BackupStores
@@ -246,7 +246,7 @@ class DriftDetector:
         if later or jobs:
             yield _registry_older(seen, later, jobs)
         yield from _changed_in_trash(seen, self._tenant)
-        yield from _second_databases(seen)
+        yield from _second_databases(seen, {database.name for database in later})
         yield from _trash_without(seen, self._tenant)
         yield from _snapshots_without(seen, self._tenant)
         yield from _versions_without_database(seen)
@@ -413,20 +413,38 @@ def _handing_back(seen: Snapshot, later: Collection[Database]) -> str:
         for database in later
         if database.mark in in_trash
     ]
+    replaced = [database for database in later if database.trash and _is_earlier(seen, database)]
     handed = [
         f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
         for database in later
-        if database.mark not in in_trash
+        if database.mark not in in_trash and database not in replaced
     ]
     ways = ["None of the databases is dropped."]
     if handed:
         ways.append(
             "Hand each to its instance: `ods instance adopt ID --database NAME`."
-            f" {_first(handed)}{'.' if back else ''}"
+            f" {_first(handed)}{'.' if back or replaced else ''}"
         )
     if back:
         ways.append(f"By the registry, these are in the trash: {_first(back)}.")
+    if versions := [f"'{database.name}'" for database in replaced if database.mark not in in_trash]:
+        ways.append(
+            "Resets have replaced these, which become versions of their instances once those have their own:"
+            f" {_first(versions)}."
+        )
     return " ".join(ways)
+
+
+def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Database]:
+    """What the owner's instance has and had: not what a reset was to give it, nor what is half dropped."""
+    its = (one for one in databases if owner and one.owner and owner.shares_instance(one.owner))
+    return [one for one in its if not one.reset and not one.invalid]
+
+
+def _is_earlier(seen: Snapshot, database: Database) -> bool:
+    """Whether another database of the instance was certainly published later."""
+    last = published_last(of_instance(seen.databases.values(), database.owner))
+    return last is not None and last is not database
 
 
 def _first(named: Sequence[str]) -> str:
@@ -439,7 +457,7 @@ def _time(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
 
 
-def _second_databases(seen: Snapshot) -> Iterator[Drift]:
+def _second_databases(seen: Snapshot, later: Collection[str]) -> Iterator[Drift]:
     names = defaultdict(list)
     expected = _expected_beside(seen)
     for database in seen.databases.values():
@@ -453,12 +471,41 @@ def _second_databases(seen: Snapshot) -> Iterator[Drift]:
             its = known.get(mark or "")
             words = (
                 "They carry the mark of one instance, whose database the registry calls"
-                f" '{its and its.database_name}'. Nothing is done to the others. Remove the comment of a copy"
-                " (COMMENT ON DATABASE … IS NULL), or drop it."
+                f" '{its and its.database_name}'. Nothing is done to the others."
+                f" {_copies_among(seen, several, later, its)}"
             )
-            if its is not None and any(seen.databases[name].trash for name in several):
+            if (
+                its is not None
+                and its.database_name in several
+                and any(seen.databases[name].trash for name in several)
+            ):
                 words += f" {_recording(its)}"
             yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+
+
+def _copies_among(
+    seen: Snapshot, several: Collection[str], later: Collection[str], instance: DbInstance | None
+) -> str:
+    """What to do with copies among these databases, which must not be the data that only one of them has."""
+    last = published_last([seen.databases[name] for name in several])
+    known = {instance.database_name} if instance is not None and instance.database_name in several else set()
+    kept = {name for name in several if name in later}
+    if last is not None:
+        kept.add(last.name)
+    elif not known:
+        kept.update(several)  # their comments do not tell which is the instance's
+    drop = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL), or drop it."
+    if kept <= known:
+        return f"{drop[0].upper()}{drop[1:]}"
+    words = (
+        f"Do not drop {_quoted(kept)}, which may be what was in use last: the registry was restored to an"
+        " earlier state. Hand to the instance what it had last: `ods instance adopt ID --database NAME`."
+    )
+    return f"{words} Of {_quoted(others)}, {drop}" if (others := {*several} - kept - known) else words
+
+
+def _quoted(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 def _expected_beside(seen: Snapshot) -> set[str]:
@@ -528,13 +575,51 @@ def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
             words = _unknown_version(its)
             yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
         elif _is_usable(its):
-            words = (
-                f"The instance is {its.status}, but its database is in the trash: the registry was restored"
-                f" to before the delete. `ods instance adopt {its.id} --database {database.name}` brings it"
-                " back."
-            )
-            remedy = Remedy(RemedyAction.ADOPT, its.id, database.name)
-            yield Drift(DriftKind.INSTANCE_IN_TRASH, f"{its.id} {its.name}", words, remedy)
+            yield _in_trash(seen, database, its)
+
+
+def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift:
+    """What is in the trash of a live instance without a database: what it had last, or had before a reset."""
+    several = of_instance(seen.databases.values(), database.owner)
+    last = published_last(several)
+    if last is database and all(one.trash for one in several):
+        words = (
+            f"The instance is {instance.status}, but its database is in the trash: the registry was restored"
+            f" to before the delete. `ods instance adopt {instance.id} --database {database.name}` brings it"
+            " back."
+        )
+        remedy = Remedy(RemedyAction.ADOPT, instance.id, database.name)
+        return Drift(DriftKind.INSTANCE_IN_TRASH, f"{instance.id} {instance.name}", words, remedy)
+    words = (
+        f"It carries the mark of the instance {instance.id} {instance.name}, whose database"
+        f" '{instance.database_name}' does not exist: the registry was restored to an earlier state. It is"
+        f" not dropped. {_choice_of(instance, several, last, database)}"
+    )
+    return Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+
+
+def _choice_of(
+    instance: DbInstance, several: Collection[Database], last: Database | None, database: Database
+) -> str:
+    """Which of several databases becomes the instance's, and what becomes of this one."""
+    adopt = f"`ods instance adopt {instance.id} --database"
+    if last is not None and last is not database:
+        return (
+            f"A reset has replaced it: '{last.name}' was published later. {adopt} {last.name}` hands that"
+            " over. Then this one, if it is closed, is a version of the instance, and can come back until its"
+            f" time is over: `ods instance undo-reset {instance.id} --database {database.name}`."
+        )
+    return (
+        f"Which was in use last, the comments do not tell: {listed(several)}. Look at their data, and remove"
+        f" the comment of a copy (COMMENT ON DATABASE … IS NULL). {adopt} NAME --earlier` hands over the one"
+        " that you choose; closed ones in the trash are versions of the instance then."
+    )
+
+
+def listed(databases: Collection[Database]) -> str:
+    """Databases, and when their comments were written, the latest first."""
+    ordered = sorted(databases, key=lambda one: _time(one.published_at), reverse=True)
+    return "; ".join(f"'{one.name}' ({_time(one.published_at)})" for one in ordered)
 
 
 def _snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:

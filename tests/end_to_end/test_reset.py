@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from unittest.mock import AsyncMock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import asyncpg
 import httpx
@@ -37,6 +37,7 @@ from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift import Drift, DriftKind
 from tenants.tenant import Tenant
+from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
 from tests.postgres.instance_states import let_requests_pass
@@ -84,6 +85,11 @@ async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
     """What is found about databases or instances of which it names one; other tests leave theirs."""
     found = await tenant.drift.detect()
     return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
+
+
+def _each_of(found: list[Drift], *words: str) -> list[Drift]:
+    """The same, where several findings are of one kind."""
+    return [drift for drift in found if any(word in str(drift) for word in words)]
 
 
 async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_and_that_is_undone(
@@ -833,6 +839,87 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     assert await drifts_of(tenant, name, job.database, first.replacement.replaced) == {}
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
+
+
+@dataclass(frozen=True)
+class _PutBack:
+    """An instance that was reset since the registry was saved, which is put back now.
+
+    Attributes:
+        job: its creation.
+        last: the database that it had last, with "new" data.
+        before: the one that it had before the reset, in the trash, with "old" data.
+    """
+
+    job: InstanceJob
+    last: str
+    before: str
+
+
+@pytest.fixture
+def superuser(postgres: EmbeddedPostgres, registry_dsn: str) -> str:
+    """The address of the registry for the one who restores it."""
+    return postgres.dsn(registry_dsn.rpartition("/")[2])
+
+
+@pytest.fixture
+async def put_back(
+    operator: Operator, postgres: EmbeddedPostgres, superuser: str, name: str, since: str
+) -> _PutBack:
+    """What was done `since` the reset, the registry has forgotten as well."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    earlier = await Snapshot.take(superuser)
+    before = await replaced(operator, job)
+    await write(postgres, job, "new")
+    follows = await (operator.delete(job) if since == "deleted" else operator.rename(job, f"{name} more"))
+    assert await operator.ended(follows) is JobStatus.COMPLETED
+    row = await operator.instance(job)
+    await earlier.put_back(superuser, Mock())
+    return _PutBack(job, row.trash_database or row.database_name, before)
+
+
+@pytest.mark.parametrize("since", ["deleted", "renamed"])
+async def test_what_a_reset_has_replaced_is_not_advised_when_a_later_database_is_there(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, put_back: _PutBack
+) -> None:
+    """As the registry was put back to before the reset: by its words, either may be the instance's."""
+    job, last, before = put_back.job, put_back.last, put_back.before
+    found = _each_of(await tenant.drift.detect(), last, before)
+    offered = {drift.remedy.database for drift in found if drift.remedy is not None}
+    assert offered <= {last}
+    (replaced_one,) = [drift for drift in found if drift.subject == before]
+    assert f"'{last}' was published later" in replaced_one.explanation
+    (older,) = [drift for drift in found if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER]
+    assert f"'{before}' (OdsInstanceId" not in older.explanation
+    (two,) = [drift for drift in found if drift.kind is DriftKind.TWO_DATABASES_WITH_ONE_MARK]
+    assert "or drop it" not in two.explanation
+    with pytest.raises(AdoptionRefusedError, match=f"'{last}' was published later"):
+        await DatabaseAdoption(tenant).adopt(job.ods_instance_id, before)
+
+    await DatabaseAdoption(tenant).adopt(job.ods_instance_id, last)
+    row = await operator.instance(job)
+    assert await read(postgres, replace(job, database=row.database_name)) == ["new"]
+    assert _each_of(await tenant.drift.detect(), last, before, job.name) == []
+    assert await operator.ended(await undo(operator, job, before)) is JobStatus.COMPLETED
+    assert await read(postgres, replace(job, database=row.database_name)) == ["old"]
+
+
+@pytest.mark.parametrize("since", ["deleted"])
+async def test_what_a_reset_has_replaced_is_handed_over_when_the_client_says_that_it_is_meant(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, put_back: _PutBack
+) -> None:
+    job, path = put_back.job, f"/v2/dbInstances/{put_back.job.instance_id}"
+    named = {"databaseName": put_back.before}
+    assert "--earlier" in (await api.post(f"{path}/adopt", json=named)).json()["detail"]
+    assert "--earlier" in (await api.get(f"{path}/database", params=named)).json()["obstacle"]
+    shown = await api.get(f"{path}/database", params=named | {"earlier": "true"})
+    assert shown.json()["obstacle"] is None
+    assert (await api.post(f"{path}/adopt", json=named | {"earlier": "yes"})).status_code == 400
+    assert (await api.post(f"{path}/adopt", json=named | {"earlier": True})).status_code == 200
+    assert await read(postgres, job) == ["old"]
+    assert await operator.ended(await undo(operator, job, put_back.last)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]
 
 
 async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_instance(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from databases.inspection import Database, published_last
 from databases.ownership import LeftName, Owner, published_at, with_left
 
 OWNER = Owner("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444")
@@ -48,6 +49,36 @@ json_values = st.recursive(
 def test_owner_is_read_back_when_the_comment_was_written(owner: Owner) -> None:
     assert Owner.read(owner.comment) == owner
     assert owner.owns(owner.comment)
+
+
+def _database(name: str, number: int, hour: int | None, *, trash: bool = True) -> Database:
+    at = None if hour is None else datetime(2026, 1, 1, hour, tzinfo=UTC)
+    owner = replace(OWNER, number=number)
+    kinds = {"staging": False, "spare": False, "trash": trash, "snapshot": None, "reset": False}
+    return Database(name, owner, at, owner.mark, **kinds, open=not trash, template=False, invalid=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("databases", "last"),
+    [
+        ([], None),
+        ([("first", 1, 3), ("second", 2, 4)], "second"),
+        ([("second", 2, None), ("first", 1, 3)], "second"),
+        ([("first", 1, 5), ("second", 2, 4)], None),  # the number was given again
+        ([("one", 2, 4), ("other", 2, 5)], None),
+    ],
+)
+def test_database_is_the_last_when_number_and_time_agree(
+    databases: list[tuple[str, int, int | None]], last: str | None
+) -> None:
+    found = published_last([_database(*one) for one in databases])
+    assert (found and found.name) == last
+
+
+def test_open_database_is_the_last_when_a_reset_has_exchanged_two() -> None:
+    both = [_database("replaced", 2, 5), _database("fresh", 2, 4, trash=False)]
+    assert published_last(both) == both[1]
+    assert published_last([*both, _database("copy", 2, 4, trash=False)]) is None
 
 
 @given(owners, owners)
