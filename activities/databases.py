@@ -201,6 +201,7 @@ class DatabaseActivities:
         with as_application_error():
             async with heartbeats(), self._fenced(job) as (session, owner):
                 server, kept, name = self._tenant.server, _trash_database(job), job.final_database
+                await trash.require_no_later(session, owner)
                 await trash.take_out(server, session, owner, kept, name, former=job.database)
 
     @activity.defn
@@ -526,7 +527,8 @@ class DatabaseActivities:
                 await self._rename_back(session, job, owner)
                 await self._remove_private(session, job)
             case Undo.BACK_TO_TRASH:
-                if await find_own(session, owner):
+                own = await find_own(session, owner)
+                if not all(map(trash.is_put_away, own)):  # otherwise the job has taken out nothing
                     put_back = replace(_trash_job(job, owner), put_back=True)
                     await trash.put(self._tenant.server, session, put_back)
                 await trash_backup.close_opened(session, owner, _trash_database(job))

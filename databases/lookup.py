@@ -69,10 +69,15 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
     return None
 
 
-def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
+def refusal(row: asyncpg.Record, owner: Owner, then: str = ", then retry") -> DatabaseFaultError:
     """Why no job may touch this database: it is not the one that the instance has by the registry.
 
     It may be another one of the instance, and the only one that has its data: then it must not be removed.
+
+    Args:
+        row: the database.
+        owner: the instance.
+        then: what to do when that database was adopted.
     """
     name = row["datname"]
     if not shares_instance(row, owner):
@@ -82,7 +87,7 @@ def refusal(row: asyncpg.Record, owner: Owner) -> DatabaseFaultError:
         f"The database '{name}' carries the mark of this instance, but is not the one that it has by the"
         " registry: registry or server was restored to before a reset or its undo, or a worker of an earlier"
         " release has written the comment. Nothing was done to it. `ods instance adopt"
-        f" {owner.ods_instance_id} --database {name}` makes it the instance's database, then retry.",
+        f" {owner.ods_instance_id} --database {name}` makes it the instance's database{then}.",
     )
 
 

@@ -20,7 +20,7 @@ from databases.ownership import KnownOwner, Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
 from databases.statements import fetch_value
-from registry.instances.naming import is_trash_name
+from registry.instances.naming import is_reset_name, is_trash_name
 
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
 _CLOSE = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS false", _COMMENT)
@@ -136,7 +136,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
     """
     found = await find(session, owner, database, trash)
     if database in found and not owner.owns(found[database]["comment"]):
-        raise refusal(found[database], owner)
+        raise refusal(found[database], owner, then="")
     owned = [name for name, row in found.items() if owner.owns(row["comment"])]
     its = [name for name in owned if name == database or is_trash_name(name)]
     if not its and owned:
@@ -172,6 +172,36 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
         opened = replace(opened, left=leaving(opened.left, former))
     statements = [*_OPEN, *(guard.replace("%", "%%") for guard in guards)]
     await change_name(server, session, row, database, statements, opened.comment)
+
+
+async def require_no_later(session: asyncpg.Connection, owner: Owner) -> None:
+    """Refuse an undelete while another database of the instance is in use that was published later.
+
+    The instance was undeleted and reset since: the registry was restored to before, and what it knows to be
+    in the trash is what a reset has replaced.
+
+    Raises:
+        DisagreementError: there is such a database.
+        DatabaseFaultError: the server is away, …
+    """
+    found = await find(session, owner)
+    own = [_publication(row) for row in found.values() if owner.owns(row["comment"])]
+    for name, row in found.items():
+        is_other = shares_instance(row, owner) and not owner.owns(row["comment"])
+        is_in_use = not is_put_away(row) and not is_reset_name(name) and not is_invalid(row)
+        if is_other and is_in_use and _publication(row) >= max(own, default=(0, 0)):
+            raise refusal(row, owner, then="")
+
+
+def _publication(row: asyncpg.Record) -> tuple[int, int]:
+    marked = Owner.read(row["comment"])
+    return marked.publication if marked else (0, 0)
+
+
+def is_put_away(row: asyncpg.Record) -> bool:
+    """Whether a database is in the trash by its name and comment, so that no undelete has taken it out."""
+    marked = Owner.read(row["comment"])
+    return is_trash_name(row["datname"]) and marked is not None and marked.trashed_name is not None
 
 
 async def purge(

@@ -4,6 +4,7 @@ Both registry and server decide whether that may be: the row of the instance on 
 comment that names an owner), owner and name of the database on the other.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -11,6 +12,8 @@ import asyncpg
 
 from databases import adoption, inspection
 from databases.adoption import Candidate
+from databases.errors import DatabaseFaultError
+from databases.inspection import Database
 from databases.lookup import find_own, is_invalid
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.trash import take_out
@@ -116,13 +119,14 @@ class DatabaseAdoption:
     ) -> AdoptionCandidate:
         """Write the mark of an instance on its database, or on `database`, which the registry records then.
 
-        An instance that the registry has lost is recorded again.
+        An instance that the registry has lost is recorded again; one in the trash comes back if it has been
+        given `database` since, which the registry was restored to before.
 
         Args:
             instance_id: the instance.
             database: the database; None if it is the one that the registry knows.
-            earlier: whether one in the trash is meant also if another of the instance's was published later,
-                or may have been.
+            earlier: whether it is meant also if another database of the instance was published later, or may
+                have been, and it is in the trash, or the instance is.
 
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
@@ -138,6 +142,8 @@ class DatabaseAdoption:
             instance = await self._instance(session, instance_id, database)
         if instance is None:
             return await self._restore(instance_id, str(database))
+        if instance.is_in_trash:
+            return await self._bring_back(instance_id, str(database), earlier=earlier)
         owner, needed = self._owner(instance), await self._needed()
         name = database or instance.database_name
         recorded = None if database is None else self._database_name(database)
@@ -177,11 +183,44 @@ class DatabaseAdoption:
             found = await adoption.inspect(session, self._owner(row), trash, needed)
             _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
             row.add_request()
-            marked = await adoption.owner_of(session, trash)
-            its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
-            await take_out(tenant.server, session, its, trash, row.database_name)
+            await self._name_as_its_own(session, row, trash)
             found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
             return await self._adopted(session, row, row.database_name, found)
+
+    async def _name_as_its_own(self, session: asyncpg.Connection, row: DbInstance, trash: str) -> None:
+        marked = await adoption.owner_of(session, trash)
+        its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
+        await take_out(self._tenant.server, session, its, trash, row.database_name)
+
+    async def _bring_back(self, instance_id: int, database: str, *, earlier: bool) -> AdoptionCandidate:
+        """Take an instance back that is in the trash by a registry that was restored to before its undelete.
+
+        Its database is one that a reset has given it since; what is in the trash becomes a version.
+        """
+        tenant, needed = self._tenant, await self._needed()
+        async with tenant.server.session() as session:
+            instance = await self._instance(session, instance_id, database)
+        if instance is None:
+            raise InstanceNotFoundError(instance_id)
+        async with tenant.server.fenced(self._owner(instance), before_waiting=_leave_to_job) as session:
+            await tenant.installation.require_confirmed(session)
+            # Read again: no job changes any more which databases it has.
+            trashed = await self._instance(session, instance_id, database)
+            if trashed is None or not trashed.is_in_trash:
+                raise InstanceNotFoundError(instance_id)
+            found = await adoption.inspect(session, self._owner(trashed), database, needed)
+            candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
+            _require_adoptable(candidate)
+            name = trashed.database_name if is_trash_name(database) else database
+            its = of_instance(await inspection.databases(session), self._owner(trashed))
+            number = max((one.owner.number for one in its if one.owner), default=0)
+            async with tenant.instances.bringing_back(trashed.id, self._database_name(name), number) as row:
+                row.add_request()
+                if name != database:
+                    await self._name_as_its_own(session, row, database)
+                left = () if name == trashed.database_name else (LeftName(trashed.database_name),)
+                found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
+                return await self._adopted(session, row, name, found)
 
     async def _adopted(
         self, session: asyncpg.Connection, row: DbInstance, database: str, found: Candidate | None
@@ -226,6 +265,8 @@ class DatabaseAdoption:
     ) -> DbInstance | None:
         """The instance; None if there is none, and a database is named that may be that of a lost one.
 
+        With a database that carries its mark, it may be in the trash.
+
         With a database, the id may be an OdsInstanceId: drift and the reasons of failed jobs know no other.
         The mark of the database then tells which instance that is.
         """
@@ -235,10 +276,11 @@ class DatabaseAdoption:
         owner = await adoption.owner_of(session, database)
         if owner is not None and owner.ods_instance_id == instance_id:
             return await queries.marked_instance(owner.mark)
-        try:
-            return await queries.instance(instance_id)
-        except InstanceNotFoundError:
-            return None
+        instance = await queries.any_instance(instance_id)
+        if instance is None or instance.is_live:
+            return instance
+        is_its = owner is not None and owner.mark == str(instance.mark)
+        return instance if is_its and instance.is_in_trash else None
 
     async def _restore(self, ods_instance_id: int, database: str) -> AdoptionCandidate:
         """Record the instance again that the registry has lost and `database` belongs to."""
@@ -344,8 +386,9 @@ class DatabaseAdoption:
         """
         if found is not None and (obstacle := await self._version_obstacle(found, instance)) is not None:
             return replace(found, obstacle=found.obstacle or obstacle)
-        if found is not None and not earlier and is_trash_name(found.name) and found.is_of_instance:
-            return replace(found, obstacle=found.obstacle or await self._later_obstacle(found, instance))
+        if found is not None and found.is_of_instance:
+            obstacle = await self._choice_obstacle(found, instance, earlier=earlier)
+            return replace(found, obstacle=found.obstacle or obstacle)
         if found is None or found.obstacle or found.is_of_instance or found.name == instance.database_name:
             return found
         return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
@@ -371,21 +414,20 @@ class DatabaseAdoption:
             f"{had} `ods instance undo-reset {version.instance_id} --database {found.name}` brings it back."
         )
 
-    async def _later_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
-        """Why the operator must say that this one is meant: another was published later, or may have been."""
+    async def _choice_obstacle(self, found: Candidate, instance: DbInstance, *, earlier: bool) -> str | None:
+        """Why this one of its databases is not given to the instance."""
+        if not is_trash_name(found.name) and not instance.is_in_trash:
+            return None
+        if instance.is_in_trash and found.name == instance.trash_database:
+            return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
         async with self._tenant.server.session() as session:
             its = of_instance(await inspection.databases(session), self._owner(instance))
-        last = inspection.published_last(its)
-        if last is not None and last.name == found.name:
-            return None
-        adopt = f"`ods instance adopt {instance.id} --database"
-        which = f"'{last.name}' was" if last else "By the comments, another one may have been"
-        first = f"If that was in use last: {adopt} {last.name}`. " if last else ""
-        return (
-            f"The instance has several databases: {listed(its)}. {which} published later than '{found.name}'."
-            f" {first}To choose this one all the same: {adopt} {found.name} --earlier`. Closed ones in the"
-            " trash are versions of the instance then, and are dropped when their time is over."
-        )
+        if instance.is_in_trash and (copies := _same(its, found.name)):
+            return (
+                f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
+                " Remove the comment of that (COMMENT ON DATABASE … IS NULL), then try again."
+            )
+        return None if earlier else _later_obstacle(its, found, instance)
 
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
@@ -414,3 +456,34 @@ def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> 
         adopted=found.adopted,
         obstacle=found.obstacle,
     )
+
+
+def _later_obstacle(its: Collection[Database], found: Candidate, instance: DbInstance) -> str | None:
+    """Why the operator must say that this one is meant: another was published later, or may have been."""
+    last = inspection.published_last(its)
+    if last is not None and last.name == found.name:
+        return None
+    adopt = f"`ods instance adopt {instance.id} --database"
+    which = f"'{last.name}' was" if last else "By the comments, another one may have been"
+    first = f"If that was in use last: {adopt} {last.name}`. " if last else ""
+    return (
+        f"The instance has several databases: {listed(its)}. {which} published later than '{found.name}'."
+        f" {first}To choose this one all the same: {adopt} {found.name} --earlier`. Closed ones in the trash"
+        " are versions of the instance then, and are dropped when their time is over."
+    )
+
+
+def _same(its: Collection[Database], name: str) -> list[str]:
+    """The databases that carry the mark of this one, if there are several: one at most is no copy."""
+    marks = {one.name: one.owner.database_mark for one in its if one.owner}
+    same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
+    return same if len(same) > 1 else []
+
+
+async def _leave_to_job() -> None:
+    """Do not end the session of a job of the instance, as waiting for its fence would.
+
+    Raises:
+        DatabaseFaultError: always.
+    """
+    raise DatabaseFaultError("A job works on the instance.", retryable=True)

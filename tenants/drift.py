@@ -247,7 +247,8 @@ class DriftDetector:
             yield _registry_older(seen, later, jobs)
         yield from _changed_in_trash(seen, self._tenant)
         yield from _second_databases(seen, {database.name for database in later})
-        yield from _trash_without(seen, self._tenant)
+        yield from _missing_from_trash(seen)
+        yield from _unlisted_in_trash(seen, self._tenant)
         yield from _snapshots_without(seen, self._tenant)
         yield from _versions_without_database(seen)
         yield from _resets_not_ended(seen)
@@ -408,16 +409,16 @@ def _handing_back(seen: Snapshot, later: Collection[Database]) -> str:
     if not later:
         return "No database is without its instance. This is told until Temporal forgets the jobs."
     in_trash = {str(row.mark): row for row in seen.trashed}
-    back = [
-        f"`ods instance undelete {in_trash[database.mark].id}` brings back '{database.name}'"
-        for database in later
-        if database.mark in in_trash
-    ]
     replaced = [database for database in later if database.trash and _is_earlier(seen, database)]
     handed = [
         f"'{database.name}' (OdsInstanceId {database.owner and database.owner.ods_instance_id})"
         for database in later
         if database.mark not in in_trash and database not in replaced
+    ]
+    back = [
+        f"`{_taking_back(in_trash[database.mark], database).command}` brings back '{database.name}'"
+        for database in later
+        if database.mark in in_trash and database not in replaced
     ]
     ways = ["None of the databases is dropped."]
     if handed:
@@ -427,7 +428,7 @@ def _handing_back(seen: Snapshot, later: Collection[Database]) -> str:
         )
     if back:
         ways.append(f"By the registry, these are in the trash: {_first(back)}.")
-    if versions := [f"'{database.name}'" for database in replaced if database.mark not in in_trash]:
+    if versions := [f"'{database.name}'" for database in replaced]:
         ways.append(
             "Resets have replaced these, which become versions of their instances once those have their own:"
             f" {_first(versions)}."
@@ -439,6 +440,15 @@ def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Data
     """What the owner's instance has and had: not what a reset was to give it, nor what is half dropped."""
     its = (one for one in databases if owner and one.owner and owner.shares_instance(one.owner))
     return [one for one in its if not one.reset and not one.invalid]
+
+
+def _taking_back(instance: DbInstance, database: Database) -> Remedy:
+    """The request that takes an instance in the trash back with this database, whichever it has by that."""
+    marked = database.owner and database.owner.database_mark
+    is_known = marked == _database_mark(instance)
+    if is_known and (database.trash or database.name == instance.database_name):
+        return Remedy(RemedyAction.UNDELETE, instance.id)
+    return Remedy(RemedyAction.ADOPT, instance.id, database.name)
 
 
 def _is_earlier(seen: Snapshot, database: Database) -> bool:
@@ -465,17 +475,19 @@ def _second_databases(seen: Snapshot, later: Collection[str]) -> Iterator[Drift]
             continue
         if database.owner is not None and database.mark in seen.known_marks:
             names[database.mark].append(database.name)
-    known = {str(row.mark): row for row in seen.instances}
+    known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     for mark, several in names.items():
         if len(several) > 1:
             its = known.get(mark or "")
+            name = its.database_name if its is not None else None
+            name = its.trash_database if its is not None and its.is_in_trash else name
             words = (
                 "They carry the mark of one instance, whose database the registry calls"
-                f" '{its and its.database_name}'. Nothing is done to the others."
-                f" {_copies_among(seen, several, later, its)}"
+                f" '{name}'. Nothing is done to the others. {_copies_among(seen, several, later, name)}"
             )
             if (
                 its is not None
+                and not its.is_in_trash
                 and its.database_name in several
                 and any(seen.databases[name].trash for name in several)
             ):
@@ -483,13 +495,11 @@ def _second_databases(seen: Snapshot, later: Collection[str]) -> Iterator[Drift]
             yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
 
 
-def _copies_among(
-    seen: Snapshot, several: Collection[str], later: Collection[str], instance: DbInstance | None
-) -> str:
+def _copies_among(seen: Snapshot, several: Collection[str], later: Collection[str], name: str | None) -> str:
     """What to do with copies among these databases, which must not be the data that only one of them has."""
     last = published_last([seen.databases[name] for name in several])
-    known = {instance.database_name} if instance is not None and instance.database_name in several else set()
-    kept = {name for name in several if name in later}
+    known = {name} & {*several}
+    kept = {name for name in several if name in later or seen.databases[name].trash}
     if last is not None:
         kept.add(last.name)
     elif not known:
@@ -498,8 +508,9 @@ def _copies_among(
     if kept <= known:
         return f"{drop[0].upper()}{drop[1:]}"
     words = (
-        f"Do not drop {_quoted(kept)}, which may be what was in use last: the registry was restored to an"
-        " earlier state. Hand to the instance what it had last: `ods instance adopt ID --database NAME`."
+        f"Do not drop {_quoted(kept)}, which the instance may have had last, or before a reset: the registry"
+        " was restored to an earlier state. Hand to the instance what it had last: `ods instance adopt ID"
+        " --database NAME`."
     )
     return f"{words} Of {_quoted(others)}, {drop}" if (others := {*several} - kept - known) else words
 
@@ -545,20 +556,29 @@ def _newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | N
     return max(there, key=lambda version: version.replaced_at, default=None)
 
 
-def _trash_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
-    """Where the trash of the registry and that of the server differ."""
+def _missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
+    """Instances in the trash whose databases do not have the names there that the registry tells."""
     beside = _expected_beside(seen)
-    named = {
-        database.mark: database
-        for name, database in seen.databases.items()
-        if database.owner and name not in beside and not database.reset
-    }
+    named = defaultdict(list)
+    for name, database in seen.databases.items():
+        if database.owner and name not in beside and not database.reset:
+            named[database.mark].append(database)
     for row in seen.trashed:
-        if row.trash_database not in seen.databases and row.status in AT_REST:
-            found = named.get(str(row.mark))
-            before = _newest_version(seen, row)
+        if row.trash_database in seen.databases or row.status not in AT_REST:
+            continue
+        several, subject = named[str(row.mark)], f"{row.id} {row.name}"
+        found, before = published_last(several), _newest_version(seen, row)
+        if several and found is None:
+            words = f"It is in the trash, but '{row.trash_database}' is not. {_which_last(row, several)}"
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
+        else:
             words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words, remedy)
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words, remedy)
+
+
+def _unlisted_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Databases in the trash that the registry does not have there."""
+    beside = _expected_beside(seen)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
     listed = {*(row.trash_database for row in seen.trashed), *beside}
@@ -602,17 +622,23 @@ def _choice_of(
     instance: DbInstance, several: Collection[Database], last: Database | None, database: Database
 ) -> str:
     """Which of several databases becomes the instance's, and what becomes of this one."""
-    adopt = f"`ods instance adopt {instance.id} --database"
     if last is not None and last is not database:
+        adopt = f"`ods instance adopt {instance.id} --database"
         return (
             f"A reset has replaced it: '{last.name}' was published later. {adopt} {last.name}` hands that"
             " over. Then this one, if it is closed, is a version of the instance, and can come back until its"
             f" time is over: `ods instance undo-reset {instance.id} --database {database.name}`."
         )
+    return _which_last(instance, several)
+
+
+def _which_last(instance: DbInstance, several: Collection[Database]) -> str:
+    """What the operator does who must find out which of several databases is the instance's."""
     return (
         f"Which was in use last, the comments do not tell: {listed(several)}. Look at their data, and remove"
-        f" the comment of a copy (COMMENT ON DATABASE … IS NULL). {adopt} NAME --earlier` hands over the one"
-        " that you choose; closed ones in the trash are versions of the instance then."
+        " the comment of a copy (COMMENT ON DATABASE … IS NULL). `ods instance adopt"
+        f" {instance.id} --database NAME --earlier` hands over the one that you choose; closed ones in the"
+        " trash are versions of the instance then."
     )
 
 
@@ -738,12 +764,16 @@ def _missing_in_trash(instance: DbInstance, database: Database | None, before: I
             f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
             f" back. `ods instance purge {instance.id}` removes it from the list."
         )
-    is_found = database.trash or database.name == instance.database_name
-    first = f'ALTER DATABASE "{database.name}" RENAME TO "{instance.trash_database}"; then '
+    remedy = _taking_back(instance, database)
+    others = (
+        " What is in the trash becomes a version of the instance by that."
+        if remedy.action is RemedyAction.ADOPT
+        else ""
+    )
     return (
         f"It is in the trash, but '{database.name}' carries its mark: registry or server was restored to an"
-        f" earlier state. Nothing is dropped. {'' if is_found else first}`ods instance undelete"
-        f" {instance.id}` brings it back; then delete it again if that is meant."
+        f" earlier state. Nothing is dropped. `{remedy.command}` brings it back; then delete it again if that"
+        f" is meant.{others}"
     )
 
 
@@ -763,8 +793,7 @@ def _remedy_of_missing(
     """The request that settles it; None if a database must be renamed by hand before."""
     if database is None:
         return Remedy(RemedyAction.PURGE, instance.id) if before is None else None
-    is_found = database.trash or database.name == instance.database_name
-    return Remedy(RemedyAction.UNDELETE, instance.id) if is_found else None
+    return _taking_back(instance, database)
 
 
 def _changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
@@ -918,7 +947,7 @@ def _unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]
         if database.spare:
             continue  # those that are of no use are removed by the refill, and shown with the others
         if database.trash:
-            continue  # see `_trash_without`
+            continue  # see `_unlisted_in_trash`
         if database.snapshot is not None:
             continue  # see `_snapshots_without`
         if _belongs_elsewhere(database, seen, tenant):

@@ -68,7 +68,17 @@ _RETRIES_AFTER_OUTAGES = 5
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
-_NOT_IN_TRASH = {"trashed_at": None, "deleted_by": None}
+OUT_OF_TRASH: dict[str, object] = {
+    **_NO_NEW_NAMES,
+    **_NOTHING_KEPT,
+    "trashed_at": None,
+    "deleted_by": None,
+    "error_message": None,
+    # Another delete may be an Admin API's, which records no publication: the undelete's is the last.
+    "known_number": None,
+    "known_attempt": None,
+}
+"""Columns of an instance that has come back from the trash."""
 
 
 @dataclass(frozen=True)
@@ -339,18 +349,12 @@ class JobStore:
             ContextTakenError: another product gave a context to another one.
         """
         step = status.FINISH[Operation.UNDELETE]
-        # Another delete may be an Admin API's, which records no publication: this job's is the last.
-        published: dict[str, object] = {"known_number": None, "known_attempt": None}
-        restored = {
-            **published,
+        restored: dict[str, object] = {
             "name": job.final_name,
             "ods_instance_name": job.final_name,
             "database_name": job.final_database,
             "published_at": func.coalesce(DbInstance.published_at, UTC_NOW),
-            "error_message": None,
-            **_NO_NEW_NAMES,
-            **_NOTHING_KEPT,
-            **_NOT_IN_TRASH,
+            **OUT_OF_TRASH,
         }
         guard = fencing_token_of(Operation.UNDELETE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}

@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     union_all,
 )
@@ -213,9 +214,10 @@ class InstanceQueries:
         return {str(mark) for mark in await self._all(query)}
 
     async def marked_instance(self, mark: str) -> DbInstance | None:
-        """The live instance with this mark; None if there is none."""
+        """The instance with this mark, live or in the trash; None if there is none."""
         its = DbInstance.mark == UUID(mark)
-        return await self._one(select(DbInstance).where(its, DbInstance.is_live))
+        is_there = or_(DbInstance.is_live, DbInstance.is_in_trash)
+        return await self._one(select(DbInstance).where(its, is_there))
 
     async def instance_behind(self, ods_instance_id: int) -> DbInstance | None:
         """The live instance with this OdsInstanceId; None if there is none."""

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -38,6 +39,7 @@ from registry.instances.copies import (
 )
 from registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from registry.instances.final_backups import NEVER_BY_ITSELF
+from registry.instances.job_store import OUT_OF_TRASH
 from registry.instances.jobs import InstanceJob, Replacement
 from registry.instances.left_names import leave_name
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
@@ -91,7 +93,7 @@ from registry.instances.reservations import (
     reserved_id,
 )
 from registry.instances.row_locks import lock_instances, lock_with_source
-from registry.instances.set_aside import context_obstacle, contexts_to_come_back
+from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
@@ -531,16 +533,7 @@ class InstanceStore:
             database = instance.database_name
             if wanted != instance.name:
                 database = database_name(wanted, instance.database_template)
-            try:
-                await require_free(session, wanted, database, excluding=instance)
-            except NameTakenError as error:
-                raise name_not_free(str(error)) from None
-            if (refusal := await former_name_refusal(session, instance, database)) is not None:
-                raise refusal
-            wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
-            obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
-            if obstacle is not None:
-                raise context_not_free(obstacle)
+            await _require_place(session, instance, wanted, database)
             last = (instance.operation, instance.new_name or instance.name)
             if last != (Operation.UNDELETE, wanted):
                 require_granted(not_undone_refusals(instance))
@@ -810,6 +803,49 @@ class InstanceStore:
             yield instance
             await forget_version(session, instance)
 
+    @asynccontextmanager
+    async def bringing_back(
+        self, instance_id: int, database: DatabaseName, number: int
+    ) -> AsyncIterator[DbInstance]:
+        """The instance in the trash that has `database` again, as the server says; no job of it can begin.
+
+        It is live, as after an undelete, the ODS/API is led to the database, and nothing is to be undone.
+
+        Args:
+            instance_id: the instance.
+            database: the database, by the name that it has.
+            number: the last job that has published one of its databases, as the server says.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
+            instance = await _locked(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise not_deleted(instance)
+            require_state(instance, status.REQUEST_UNDELETE.sources, "given a database")
+            await _require_place(session, instance, instance.name, database.name)
+            left, kept = instance.database_name, instance.set_aside
+            columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
+            # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
+            number = max(number, instance.job_number) + 1
+            columns |= {"job_number": number, "attempt": 1, "last_modified": UTC_NOW}
+            for column, value in columns.items():
+                setattr(instance, column, value)
+            instance.database_name = database.name
+            instance.published_at = instance.published_at or UTC_NOW
+            await session.flush()
+            await session.refresh(instance)
+            job = self._factory.last_attempt(instance)
+            await start_routing(session, job, database.connection_string)
+            renamed = partial(self._strings.renamed, left, database.name)
+            await give_back(session, instance.ods_instance_id, kept, renamed)
+            await leave_name(session, instance.id, left, database.name)
+            yield instance
+            await forget_version(session, instance)
+
     def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
         """Record, in the block of `adopting`, databases in the trash that the instance had before resets.
 
@@ -930,6 +966,24 @@ class InstanceStore:
         )
         session.add(job)
         return requested
+
+
+async def _require_place(session: AsyncSession, instance: DbInstance, name: str, database: str) -> None:
+    """Refuse that an instance comes back from the trash under these names.
+
+    Raises:
+        RefusedError: they or its contexts are taken; or another database has just got its former name.
+    """
+    try:
+        await require_free(session, name, database, excluding=instance)
+    except NameTakenError as error:
+        raise name_not_free(str(error)) from None
+    if (refusal := await former_name_refusal(session, instance, database)) is not None:
+        raise refusal
+    wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+    obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
+    if obstacle is not None:
+        raise context_not_free(obstacle)
 
 
 async def _require_resettable(

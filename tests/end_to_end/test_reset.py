@@ -19,10 +19,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
-from activities.databases import DatabaseActivities
+from activities.databases import DatabaseActivities, owner_of
 from databases import provisioning, replacing
 from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres
+from embedded.seeding import SERVICE_ROLE
 from registry.installation import InstallationStore
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
@@ -44,6 +45,13 @@ from tests.postgres.instance_states import let_requests_pass
 from tests.servers import service_dsn, session
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
+
+
+CONTEXT = (
+    "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+    " VALUES ($1, 'schoolYear', '2027')"
+)
+OTHER_MARK = "0d5e7d5e-1111-4222-8333-444444444444"
 
 
 async def write(postgres: EmbeddedPostgres, job: InstanceJob, text: str) -> None:
@@ -920,6 +928,149 @@ async def test_what_a_reset_has_replaced_is_handed_over_when_the_client_says_tha
     assert await read(postgres, job) == ["old"]
     assert await operator.ended(await undo(operator, job, put_back.last)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["new"]
+
+
+async def undelete(operator: Operator, job: InstanceJob, name: str | None = None) -> JobStatus:
+    requested = await operator.instances.request_undelete(job.instance_id, name)
+    await operator.starter.start(requested.job)
+    return await operator.ended(requested.job)
+
+
+async def undeleted(operator: Operator, job: InstanceJob) -> None:
+    """Move the instance to the trash, and take it out."""
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    assert await undelete(operator, job) is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("before", ["nothing", "undelete", "undelete under another name", "twice"])
+async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    superuser: str,
+    name: str,
+    before: str,
+) -> None:
+    """By the registry, which is put back, it is in the trash, and what the reset has replaced is its own."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    await rows.execute(CONTEXT, job.ods_instance_id)
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    earlier = await Snapshot.take(superuser)
+    assert await undelete(operator, job) is JobStatus.COMPLETED
+    kept = await replaced(operator, job)
+    await write(postgres, job, "new")
+    await earlier.put_back(superuser, Mock())
+    if before == "twice":
+        await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+        await earlier.put_back(superuser, Mock())
+    elif before != "nothing":
+        other = f"{name} back" if before == "undelete under another name" else None
+        assert await undelete(operator, job, other) is JobStatus.ERROR
+        message = (await operator.instance(job)).error_message
+        assert f"`ods instance adopt {job.ods_instance_id} --database {job.database}`" in str(message)
+        async with asyncio.timeout(20):  # nothing was taken out, so that nothing is to be undone
+            while (await operator.instance(job)).undo_due:
+                await asyncio.sleep(0.05)
+    found = _each_of(await tenant.drift.detect(), job.database, kept, name)
+    command = f"ods instance adopt {job.instance_id} --database {job.database}"
+    assert command in {drift.remedy.command for drift in found if drift.remedy is not None}
+    for drift in found:
+        assert "ods instance undelete" not in drift.explanation
+        assert "or drop it" not in drift.explanation
+
+    await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
+    row = await operator.instance(job)
+    assert (row.status, row.is_in_trash, row.undo_due, row.set_aside) == ("Completed", False, False, None)
+    assert await read(postgres, job) == ["new"]
+    routed = await operator.queries.ods_instance(job.ods_instance_id)
+    assert routed is not None
+    assert tenant.connection_strings.local_database(routed.connection_string) == job.database
+    (context,) = await operator.queries.contexts_of(job.ods_instance_id)
+    assert context.value == "2027"
+    assert _each_of(await tenant.drift.detect(), job.database, kept, name) == []
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+    await undeleted(operator, job)
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_instance_comes_back_as_told_when_it_was_undeleted_under_another_name_since(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
+) -> None:
+    job, other = await created(operator, name), f"{name} back"
+    await write(postgres, job, "own")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    earlier = await Snapshot.take(superuser)
+    assert await undelete(operator, job, other) is JobStatus.COMPLETED
+    database = (await operator.instance(job)).database_name
+    await earlier.put_back(superuser, Mock())
+    found = await drifts_of(tenant, name, database)
+    remedy = found[DriftKind.TRASH_WITHOUT_DATABASE].remedy
+    assert remedy is not None
+    assert remedy.command == f"ods instance adopt {job.instance_id} --database {database}"
+    await DatabaseAdoption(tenant).adopt(job.instance_id, database)
+    assert await operator.ended(await operator.rename(job, other)) is JobStatus.COMPLETED
+    assert await read(postgres, replace(job, database=database)) == ["own"]
+    assert await drifts_of(tenant, name, database) == {}
+
+
+async def test_instance_comes_back_with_its_last_database_when_it_was_undeleted_reset_and_deleted_since(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    earlier = await Snapshot.take(superuser)
+    assert await undelete(operator, job) is JobStatus.COMPLETED
+    kept = await replaced(operator, job)
+    await write(postgres, job, "new")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    last = (await operator.instance(job)).trash_database
+    await earlier.put_back(superuser, Mock())
+    (drift,) = [
+        drift
+        for drift in _each_of(await tenant.drift.detect(), name)
+        if drift.kind is DriftKind.TRASH_WITHOUT_DATABASE
+    ]
+    assert drift.remedy is not None
+    assert drift.remedy.command == f"ods instance adopt {job.instance_id} --database {last}"
+    with pytest.raises(AdoptionRefusedError, match=f"'{last}' was published later"):
+        await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
+    await DatabaseAdoption(tenant).adopt(job.instance_id, last)
+    assert await read(postgres, job) == ["new"]
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({}, "one is a copy"), ({"database_mark": OTHER_MARK, "number": 1}, "was published later")],
+)
+async def test_copy_does_not_bring_an_instance_back_when_that_is_in_the_trash(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    change: dict[str, object],
+    reason: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "own")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    copy, marked = f"{job.database}_aside", replace(owner_of(job), **change)  # type: ignore[arg-type]
+    await admin.execute(f'CREATE DATABASE "{copy}" OWNER {SERVICE_ROLE}')
+    try:
+        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{marked.comment}'")
+        with pytest.raises(AdoptionRefusedError, match=reason):
+            await DatabaseAdoption(tenant).adopt(job.instance_id, copy)
+        assert (await operator.instance(job)).is_in_trash
+        assert await undelete(operator, job) is JobStatus.COMPLETED
+        assert await read(postgres, job) == ["own"]
+    finally:
+        await admin.execute(f'DROP DATABASE "{copy}"')
 
 
 async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_instance(

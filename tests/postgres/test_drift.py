@@ -722,6 +722,24 @@ async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
         await admin.execute(f'DROP DATABASE "{copy}"')
 
 
+async def test_what_may_be_dropped_is_no_database_in_the_trash_when_several_have_one_mark(
+    detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
+) -> None:
+    own, copy = owner_of(completed), f"{completed.database}_aside"
+    version = trash_name(str(uuid.uuid4()), 2)
+    replaced = replace(own, database_mark=str(uuid.uuid4()), trashed_name=completed.database)
+    try:
+        for name, comment in ((copy, own.comment), (version, replaced.comment)):
+            await admin.execute(f'CREATE DATABASE "{name}"')
+            await _commented(admin, name, comment)
+        (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
+        assert f"Do not drop '{version}'" in drift.explanation
+        assert f"Of '{copy}', remove the comment of a copy" in drift.explanation
+    finally:
+        for name in (copy, version):
+            await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
 async def test_nothing_is_asked_for_when_only_jobs_are_unknown_to_the_registry(
     detector: DriftDetector, tenant: Tenant, completed: InstanceJob, admin: asyncpg.Connection
 ) -> None:
