@@ -88,7 +88,11 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         return cancelled
 
     for job in _work(data_dir, confirmed, "ods installation confirm"):
-        say(f"Cancelled {job.job_id}, which would have dropped a database of '{job.name}'. Request it again.")
+        say(
+            f"Cancelled {job.job_id}, which would have dropped a database of '{job.name}'. Ask its client:"
+            " unless `ods drift` says that the database is gone, the job may have been cancelled since, and"
+            " the database may be in use."
+        )
     say("Nothing that is in the trash now is dropped within seven days, unless you purge it.")
     say("Confirmed. API and workers go on within a few seconds.")
 

@@ -11,14 +11,16 @@ from typing import assert_never
 
 from sqlalchemy import Interval, exists, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import aliased
 
+from registry.backups.rows import SCHEDULED
 from registry.instances import status
 from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
 from registry.storage.errors import JobRefusedError
-from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, OdsInstance
+from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -26,7 +28,8 @@ CANCELLED = "The job was cancelled before it began."
 
 CANCELLED_AT_CONFIRM = (
     "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
-    " its client has cancelled it since. Request the same again."
+    " its client has cancelled it since, and has used the database. Request the same again only if that is"
+    " still wanted."
 )
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
 KEPT_AFTER_CONFIRM = timedelta(days=7)
@@ -113,9 +116,10 @@ class JobCancellations:
         """Drop nothing for good that clients may have wanted to keep since a registry was saved.
 
         For one that may have been restored, before workers are started: the client of a job may have
-        cancelled it since, or have protected the instance, and have relied upon the database. Of that, the
-        database tells nothing. So all jobs are cancelled which wait or run, and would drop a database; and
-        what is in the trash stays for `KEPT_AFTER_CONFIRM`, at least. Safe to repeat.
+        cancelled it since, or have protected the instance, and have relied upon the database, which tells
+        nothing of that. So all jobs are cancelled which wait or run, and would drop a database. What is in
+        the trash stays for `KEPT_AFTER_CONFIRM`, at least, and the last backups of a schedule stay as if
+        their instances were found unchanged now. Safe to repeat.
 
         Returns the attempts that are cancelled.
         """
@@ -126,6 +130,7 @@ class JobCancellations:
             drops = [(row, self._factory.current_attempt(row)) for row in rows if _drops_for_good(row)]
             cancelled = [job for row, job in drops if await self._cancel_unended(session, row, job)]
             await _keep_trash(session)
+            await _keep_last_backups(session)
         return cancelled
 
     async def _cancel_unended(self, session: AsyncSession, instance: DbInstance, job: InstanceJob) -> bool:
@@ -162,6 +167,15 @@ async def _keep_trash(session: AsyncSession) -> None:
     await session.execute(instances.where(is_over).values(purge_after=kept_until))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
+
+
+async def _keep_last_backups(session: AsyncSession) -> None:
+    """Let the last scheduled backup of each instance stay as if that was found unchanged until now."""
+    later = aliased(Backup)
+    is_later = (later.mark == Backup.mark, later.created_at > Backup.created_at)
+    has_later = exists().where(*is_later, later.kind == SCHEDULED, later.stored_id.is_not(None))
+    last = (Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), ~has_later)
+    await session.execute(update(Backup).where(*last).values(unchanged_at=UTC_NOW))
 
 
 def _drops_for_good(instance: DbInstance) -> bool:

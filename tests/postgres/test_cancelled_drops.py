@@ -18,6 +18,7 @@ from tenants.tenant import Tenant
 from tests import preloaded
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
+from tests.postgres.test_scheduled_backups import MONDAY, TUESDAY, made
 from tests.servers import make_settings
 
 DROP = Delete(Operation.DELETE)
@@ -127,6 +128,22 @@ async def test_nothing_is_dropped_from_the_trash_for_a_week(
         " NOT NULL UNION ALL SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.instanceversions"
     )
     assert [round(row["for"] / timedelta(days=1)) for row in kept] == [7, 7]
+
+
+async def test_last_scheduled_backup_stays_as_if_its_instance_was_found_unchanged(
+    tenant: Tenant, cancellations: JobCancellations, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
+    earlier, last = [await made(tenant, job, at) for at in (MONDAY, TUESDAY)]
+    assert await cancellations.hold_drops() == []
+    unchanged = await rows.fetch(
+        "SELECT id, unchangedat - now() AT TIME ZONE 'utc' AS for FROM adminapi.backups WHERE id = ANY($1)",
+        [earlier, last],
+    )
+    found = {row["id"]: row["for"] for row in unchanged}
+    assert found[earlier] is None
+    assert abs(found[last]) < timedelta(minutes=1)
+    await rows.execute("DELETE FROM adminapi.backups")
 
 
 @pytest.mark.parametrize("number", [0, 1])
