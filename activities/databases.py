@@ -322,8 +322,8 @@ class DatabaseActivities:
     async def purge_version(self, purge: VersionPurge) -> None:
         """Drop a database that an instance had before a reset from the trash.
 
-        Not while the instance is in use by the registry, or in the trash, and its own database is gone: the
-        version is then all that is left of it.
+        Not while the instance is in use by the registry, and its own database is gone: the version is then
+        all that is left of it.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault.
@@ -343,7 +343,7 @@ class DatabaseActivities:
                 instance = await self._tenant.versions.instance_of(purge)
                 if instance is None:
                     return
-                if instance.is_live or instance.is_in_trash:
+                if instance.is_live:
                     await _require_own(session, owner, instance)
                 known = owner.knowing(instance.known_requests)
                 dropped = await trash.purge(session, known, purge.database, replaced=True)

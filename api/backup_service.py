@@ -89,7 +89,7 @@ class BackupService:
 
         Args:
             backup_id: the backup.
-            forget: also if it is in another store, where nothing is removed, not later either.
+            forget: also if it is in another store, where it stays: the registry does not know it any more.
 
         Raises:
             BackupNotFoundError: there is none, or it is deleted already.

@@ -32,6 +32,8 @@ from registry.backups.rows import (
     SCHEDULED,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
+    VERIFICATION_RUNS,
+    VERIFICATION_WAITS,
     restore_under_way,
     unlocked,
 )
@@ -45,6 +47,7 @@ from settings import VerifyPolicy
 _NUMBER = r"-(\d{1,9})$"
 """What the id of a job ends with: how many jobs of its instance there were."""
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
+_IS_UNDER_WAY = (VERIFICATION_WAITS, VERIFICATION_RUNS)
 _newer = aliased(Backup)
 _KEPT_AFTER_INSTANCE = timedelta(days=90)
 """How long the last complete backup of an instance stays at least when that has ended.
@@ -80,11 +83,15 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
 
     Not while its verification waits or runs, for it may fail; nor, if backups are verified, one that is not
     to be verified for one that ever passed: a later verdict on that may be wrong, as when the disk was full.
+    Nor what the pass has found in the store, of no job that the registry knows: it may be of a copy of this
+    registry that was stopped, and has data of its own.
     """
     is_unverified: ColumnElement[bool] = _newer.verification.is_(None)
     match policy:
         case VerifyPolicy.ALWAYS | VerifyPolicy.WEEKLY:
-            is_unverified = and_(is_unverified, Backup.verified_at.is_(None))
+            # One that is about to be verified may have been before the registry was restored.
+            has_verdict = func.coalesce(Backup.verification.not_in(_IS_UNDER_WAY), literal(value=True))
+            is_unverified = and_(is_unverified, Backup.verified_at.is_(None), has_verdict)
         case VerifyPolicy.NEVER:
             pass
         case _:
@@ -92,6 +99,7 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
     return and_(
         _newer.mark == Backup.mark,
         _is_later(),
+        _newer.job_id != "",
         _newer.stored_id.is_not(None),
         _newer.deleted_at.is_(None),
         or_(_newer.verification == VERIFICATION_PASSED, is_unverified),

@@ -187,13 +187,18 @@ class VersionStore:
         )
 
     async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
-        """The instance whose version is still to be dropped; None if that is done, or it has come back."""
+        """The instance whose version is still to be dropped.
+
+        None if that is done, it has come back, or the instance is protected or in the trash by now.
+        """
         query = (
             select(DbInstance)
             .join(InstanceVersion, DbInstance.id == InstanceVersion.instance_id)
             .where(
                 *_is_claimed(purge),
                 DbInstance.mark == UUID(purge.mark),
+                ~DbInstance.is_protected,
+                ~DbInstance.is_in_trash,
                 DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
             )
         )

@@ -588,6 +588,29 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     assert requested.job.instance_id == completed.instance_id
 
 
+@pytest.mark.parametrize("change", ["protected", "in the trash"])
+async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_before_it_is_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+    change: str,
+) -> None:
+    await reset(instances, job_store, completed)
+    await due(rows)
+    (purge,) = await versions.claim_due(20)
+    assert await versions.instance_of(purge) is not None
+    if change == "protected":
+        await instances.change_attributes(completed.instance_id, PROTECTED)
+    else:
+        trash = (await instances.request_delete(completed.instance_id)).job
+        assert (await job_store.begin(trash)).held
+        assert await job_store.finish_delete(trash)
+    assert await versions.instance_of(purge) is None
+    assert await versions.claim_due(20) == []
+
+
 @pytest.mark.parametrize("end", ["purge cancelled", "purge failed", "undelete failed"])
 async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_operator(
     instances: InstanceStore,

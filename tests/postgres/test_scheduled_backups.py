@@ -468,14 +468,16 @@ async def test_last_backup_stays_when_an_earlier_one_was_made_while_the_clock_wa
     assert [it.id for it in await expiry.survivors(earlier)] == [last]
 
 
-async def test_last_backup_stays_when_the_registry_has_recorded_it_again(
+async def test_no_backup_goes_for_one_that_the_pass_has_recorded(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
+    """It may be of a copy of the registry, which was stopped."""
     earlier = await made_at(tenant, rows, job, MONDAY)
-    last = await made_at(tenant, rows, job, TUESDAY)
-    await rows.execute("UPDATE adminapi.backups SET jobid = '' WHERE id = $1", last)
-    assert await deleted(expiry) == [earlier]
+    found = await made_at(tenant, rows, job, NEXT)
+    await rows.execute("UPDATE adminapi.backups SET jobid = '' WHERE id = $1", found)
     assert await deleted(expiry) == []
+    await made_at(tenant, rows, job, TUESDAY)
+    assert set(await deleted(expiry)) == {earlier, found}
 
 
 async def test_last_backup_stays_when_what_an_earlier_try_has_stored_is_a_backup_of_its_own(
@@ -528,14 +530,16 @@ async def test_backup_that_is_recorded_again_stays_as_if_it_was_verified_and_rig
         one_stored = replace(stored(), stored_id=str(one.stored_id), taken_at=at.replace(tzinfo=UTC))
         assert await tenant.backups.record_lost(lost(one, one_stored), policy)
     expiry = BackupExpiry(engine, tenant.instances.installation, KEPT, policy)
-    gone = backups[:1] if policy is VerifyPolicy.NEVER else []
-    assert await deleted(expiry) == gone
+    assert await deleted(expiry) == []
     (last,) = await rows.fetch("SELECT * FROM adminapi.backups WHERE id = $1", backups[1])
     assert last["expiresat"] > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
     assert last["verification"] == (None if policy is VerifyPolicy.NEVER else "Pending")
+    next_one = await made_at(tenant, rows, job, TUESDAY + timedelta(days=2))
     if policy is not VerifyPolicy.NEVER:
-        await verify(tenant, backups[1])
-        assert await deleted(expiry) == backups[:1]
+        assert await deleted(expiry) == [], "which may have been verified, for one that is not"
+        for backup_id in (*backups, next_one):
+            await verify(tenant, backup_id)
+    assert set(await deleted(expiry)) == set(backups)
 
 
 async def test_backup_that_is_not_whole_is_none_for_which_another_one_may_go(
