@@ -123,20 +123,23 @@ class JobCancellations:
 
         Returns the attempts that are cancelled.
         """
-        ours = (DbInstance.is_adopted, is_recorded())
-        unended = select(DbInstance).where(DbInstance.status.not_in(status.AT_REST), *ours)
+        unended = (DbInstance.status.not_in(status.AT_REST), DbInstance.is_adopted, is_recorded())
         async with self._sessions.transaction() as session:
-            rows = (await session.scalars(unended.order_by(DbInstance.id).with_for_update())).all()
-            drops = [(row, self._factory.current_attempt(row)) for row in rows if _drops_for_good(row)]
-            cancelled = [job for row, job in drops if await self._cancel_unended(session, row, job)]
+            waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))
+            drops = [row for row in waiting.all() if _drops_for_good(row)]
+            cancelled = [job for row in drops if (job := await self._cancel_drop(session, row))]
             await _keep_trash(session)
             await _keep_last_backups(session)
         return cancelled
 
-    async def _cancel_unended(self, session: AsyncSession, instance: DbInstance, job: InstanceJob) -> bool:
+    async def _cancel_drop(self, session: AsyncSession, instance: DbInstance) -> InstanceJob | None:
+        await session.refresh(instance, with_for_update=True)
+        job = self._factory.current_attempt(instance)
         if instance.status == InstanceStatus.IN_PROGRESS:
-            return await self._cancel_lost(session, job, CANCELLED_AT_CONFIRM)
-        return await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
+            is_cancelled = await self._cancel_lost(session, job, CANCELLED_AT_CONFIRM)
+        else:
+            is_cancelled = await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
+        return job if is_cancelled else None
 
     async def _cancel_lost(self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED) -> bool:
         lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
@@ -165,6 +168,11 @@ async def _keep_trash(session: AsyncSession) -> None:
     await session.execute(instances.where(DbInstance.purge_follows).values(waits))
     is_over = DbInstance.purge_after < kept_until
     await session.execute(instances.where(is_over).values(purge_after=kept_until))
+    # One that an outage has ended is not tried again without its client.
+    ended = update(DbInstance).where(
+        DbInstance.status == InstanceStatus.DELETE_FAILED, DbInstance.outages > 0
+    )
+    await session.execute(ended.values(outages=0))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
 
