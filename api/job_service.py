@@ -149,6 +149,8 @@ class JobService:
     async def abandon(self, job_id: str) -> Job:
         """End the workflow of a failed job, which waits for a retry; the instance stays as it is.
 
+        Nor does a pass try a delete or purge again that an outage has ended.
+
         Raises:
             ProblemError: 404, there is no such job; 503, Temporal is away.
             JobRefusedError: it has not failed, another job has followed, or its workflow has ended.
@@ -163,7 +165,9 @@ class JobService:
                 "Only the last job of an instance can be abandoned, and only when it has failed.",
                 "Look at the instance: another job may have followed.",
             )
-        if await _answer_of(self._canceller.abandon(attempt)) is not CancelOutcome.REQUESTED:
+        is_given_up = await self._cancellations.give_up(attempt)
+        outcome = await _answer_of(self._canceller.abandon(attempt))
+        if outcome is not CancelOutcome.REQUESTED and not is_given_up:
             raise JobRefusedError(
                 job.status,
                 "The workflow of the job has ended: it waits for no decision any more.",
@@ -185,7 +189,17 @@ class JobService:
                 if job.operation == REFRESH:
                     return await self._cancel_refresh(job)
                 return await self._cancel_running(job)
-            case JobStatus.COMPLETED | JobStatus.ERROR:
+            case JobStatus.ERROR:
+                attempt = await self._cancellations.failed_attempt(job)
+                if attempt is not None and await self._cancellations.is_tried_again(attempt):
+                    raise JobRefusedError(
+                        job.status,
+                        "An outage has ended the job, and it is tried again by itself.",
+                        f"Abandon it instead: POST /v2/jobs/{job.job_id}/abandon, or `ods job abandon"
+                        f" {job.job_id}`. The instance stays as it is then.",
+                    )
+                raise refusal(job)
+            case JobStatus.COMPLETED:
                 raise refusal(job)
             case _:
                 assert_never(status)

@@ -38,6 +38,9 @@ KEPT_AFTER_CONFIRM = timedelta(days=7)
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
 
+_TRIED_AGAIN = (DbInstance.status == InstanceStatus.DELETE_FAILED, DbInstance.outages > 0)
+"""The conditions on an instance whose delete an outage has ended: a pass tries that again by itself."""
+
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
 _KEPT: Mapping[str, object] = {
     "error_message": None,
@@ -94,6 +97,18 @@ class JobCancellations:
         async with self._sessions.statement() as session:
             instance = await _instance_at(session, job)
         return None if instance is None else self._factory.last_attempt(instance)
+
+    async def is_tried_again(self, job: InstanceJob) -> bool:
+        """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
+        tried = select(DbInstance.id).where(*fencing_token(job), *_TRIED_AGAIN)
+        async with self._sessions.statement() as session:
+            return await session.scalar(tried) is not None
+
+    async def give_up(self, job: InstanceJob) -> bool:
+        """Record that no pass tries this attempt again, which an outage has ended; false if none would."""
+        given_up = update(DbInstance).where(*fencing_token(job), *_TRIED_AGAIN).values(outages=0)
+        async with self._sessions.statement() as session:
+            return await session.scalar(given_up.returning(DbInstance.id)) is not None
 
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.

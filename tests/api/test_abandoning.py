@@ -4,7 +4,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
+from registry.instances.status import Operation
 from registry.instances.store import InstanceStore
 from settings import Settings
 from temporal.job_starter import JobStarter
@@ -36,6 +38,30 @@ async def test_the_workflow_is_told_when_a_failed_job_is_abandoned(
         refused = await abandon(api, job.job_id)
         assert refused.status_code == 409
         assert refused.json()["nextStep"].startswith("Nothing is left to abandon.")
+
+
+@pytest.mark.parametrize("state", ["Completed", "Deleted"])
+async def test_no_pass_tries_a_purge_again_when_it_is_abandoned_that_an_outage_has_ended(
+    settings: Settings, temporal: Client, instances: InstanceStore, job_store: JobStore, state: str
+) -> None:
+    number = (await bring_to(instances, job_store, state, "Wanted after all")).instance_id
+    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    assert (await job_store.begin(job)).held
+    assert await job_store.fail(job, "The server was away.", outage=True)
+    assert [one.job_id for one in await job_store.unfinished_deletes({})] == [job.job_id]
+    address = temporal.service_client.config.target_host
+    async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as api:
+        refused = await api.post(f"/v2/jobs/{job.job_id}/cancel")
+        assert refused.status_code == 409
+        assert f"/v2/jobs/{job.job_id}/abandon" in refused.json()["nextStep"]
+        answer = await abandon(api, job.job_id)
+        assert (answer.status_code, answer.json()["status"]) == (202, "Error")
+        assert await job_store.unfinished_deletes({}) == []
+        again = await abandon(api, job.job_id)
+        assert (again.status_code, again.json()["nextStep"][:7]) == (409, "Nothing")
+        refused = await api.post(f"/v2/jobs/{job.job_id}/cancel")
+        assert refused.json()["nextStep"].startswith("Nothing is left to cancel.")
+    assert (await instances.request_retry(number)).job.attempt == job.attempt + 1
 
 
 @pytest.mark.parametrize("state", ["Pending", "InProgress", "Completed", "Pending_Delete", "Deleted"])
