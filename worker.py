@@ -159,6 +159,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant.remove_template_leftovers,
         tenant.instances,
         tenant.versions,
+        tenant.cancellations,
         partial(backup_obstacle, tenant) if settings.final_backup else None,
     )
     keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))

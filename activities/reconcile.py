@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import assert_never
 
@@ -15,11 +16,13 @@ from databases import inspection
 from databases.errors import DatabaseFaultError
 from databases.inspection import Database
 from databases.server import Server
+from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, Undo, after_failure
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionPurge, VersionStore
+from tenants.cancelling import cancel_behind_fence
 from tenants.drift import Drift, is_suspect
 
 _MAX_RESULTS = 200
@@ -86,6 +89,7 @@ class ReconcileActivities:
         remove_template_leftovers: removes what loads of templates have left.
         instances: takes the requests to purge what is due in the trash.
         versions: the databases that instances had before resets.
+        cancellations: tells and ends the jobs that clients have cancelled.
         backup_obstacle: why no backup can be made before purges; None if one can, or none is to be made.
     """
 
@@ -99,6 +103,7 @@ class ReconcileActivities:
         remove_template_leftovers: Callable[[], Awaitable[object]],
         instances: InstanceStore,
         versions: VersionStore,
+        cancellations: JobCancellations,
         backup_obstacle: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         self._job_store = job_store
@@ -109,6 +114,7 @@ class ReconcileActivities:
         self._remove_template_leftovers = remove_template_leftovers
         self._instances = instances
         self._versions = versions
+        self._cancellations = cancellations
         self._backup_obstacle = backup_obstacle
 
     @activity.defn
@@ -156,9 +162,16 @@ class ReconcileActivities:
     async def restart(self, job: InstanceJob) -> bool:
         """Put a stuck job back to waiting and start it; false if the instance had moved on.
 
-        Also if Temporal refuses this job: it waits for the next sweep then.
+        Also if Temporal refuses this job: it waits for the next sweep then. And if a client has cancelled it:
+        its workflow was lost before it could end the job, which is not done again. While the server is away,
+        that waits for the next pass.
         """
         with as_application_error():
+            is_cancelled = partial(self._cancellations.is_recorded, job)
+            if await is_cancelled():
+                cancel = partial(self._cancellations.cancel_lost, job)
+                await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel)
+                return False
             due = await self._job_store.release(job)
         return due is not None and await accepted(self._start(due), due.job_id)
 

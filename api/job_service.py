@@ -1,7 +1,6 @@
 """What clients may do with jobs: look at them, cancel one that waits or runs, abandon one that has failed."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, TypeVar, assert_never
@@ -34,12 +33,19 @@ from temporal.calls import answer_within
 from temporal.job_canceller import CancelOutcome
 from temporal.job_executions import JobExecution
 from temporal.job_runs import UnreadableJobError
+from tenants.cancelling import cancel_behind_fence
 
 _ROUNDS = 5
 """How often a job is looked at anew that has moved on while it was about to be cancelled."""
 
 _LOOK_SECONDS = 1.0
 """How long Temporal is waited for by those who only look."""
+
+_NOTHING_DONE = "Nothing was done, unless Temporal has received the request all the same."
+_RECORDED = (
+    "The job goes on, unless Temporal has received the request all the same. If the workflow of the job is"
+    " gone before the job has ended, it is cancelled, not done again."
+)
 
 _Result = TypeVar("_Result")
 
@@ -77,15 +83,12 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
         ) from None
 
 
-class _MovedOnError(Exception):
-    """The instance is no longer at the attempt that was to be cancelled."""
-
-
 class JobService:
     """Cancels and abandons jobs. A request that cannot be granted raises an error that says why.
 
     A job that has not begun is cancelled in the registry; a job that runs, by its workflow, which undoes what
-    it has done and records the end. A job whose workflow is gone is cancelled in the registry as well.
+    it has done and records the end. A job whose workflow is gone is cancelled in the registry as well; by the
+    reconcile pass, if the workflow goes after it was asked.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
@@ -212,10 +215,11 @@ class JobService:
 
     async def _cancel_running(self, job: Job) -> bool:
         attempt = await self._cancellations.running_attempt(job)
-        if attempt is None:
+        # First in the registry: what Temporal alone knows is lost when the workflow is terminated.
+        if attempt is None or not await self._cancellations.record(attempt):
             return False
         # In this order: a workflow that ends in good order leaves `InProgress` before it closes.
-        outcome = await _answer_of(self._canceller.cancel(attempt))
+        outcome = await _answer_of(self._canceller.cancel(attempt), _RECORDED)
         match outcome:
             case CancelOutcome.REQUESTED:
                 return True
@@ -245,9 +249,8 @@ class JobService:
     ) -> bool:
         """Cancel an attempt past its workflow, behind the fence of its instance; false if it has moved on.
 
-        A worker that was suspended in an earlier attempt may hold the fence, and would drop the database when
-        it goes on: its session is ended first. While the server is away the attempt is cancelled all the
-        same, for otherwise it would be carried out as soon as the server is back.
+        While the server is away the attempt is cancelled all the same, for otherwise one that waits would be
+        carried out as soon as the server is back.
 
         Args:
             attempt: the attempt.
@@ -255,24 +258,24 @@ class JobService:
             cancel: records that it was cancelled; false if it has moved on.
         """
 
-        async def require_attempt() -> None:
-            if await find() != attempt:
-                raise _MovedOnError
+        async def is_current() -> bool:
+            return await find() == attempt
 
-        async with AsyncExitStack() as fence:
-            try:
-                with suppress(DatabaseFaultError):
-                    await fence.enter_async_context(self._server.locked(attempt.mark, require_attempt))
-            except _MovedOnError:
-                return False
+        try:
+            return await cancel_behind_fence(self._server, attempt.mark, is_current, cancel)
+        except DatabaseFaultError:
             return await cancel()
 
 
 JobServiceDep = Annotated[JobService, Depends()]
 
 
-async def _answer_of(call: Awaitable[_Result]) -> _Result:
+async def _answer_of(call: Awaitable[_Result], done: str = _NOTHING_DONE) -> _Result:
     """What Temporal answers.
+
+    Args:
+        call: the call.
+        done: what came of the request if Temporal is away, in words for clients.
 
     Raises:
         ProblemError: 503, it is away, or holds what this process cannot read.
@@ -287,6 +290,5 @@ async def _answer_of(call: Awaitable[_Result]) -> _Result:
     except temporal_calls.FAULTS:
         raise ProblemError.unavailable(
             "Temporal cannot be reached",
-            "Nothing was done, unless Temporal has received the request all the same. Ask again when Temporal"
-            " is back.",
+            f"{done} Ask again when Temporal is back.",
         ) from None

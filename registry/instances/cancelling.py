@@ -1,5 +1,8 @@
 """Cancelling jobs that no workflow works on: those that have not begun, and those whose workflow is gone.
 
+That a job is cancelled which runs is recorded before its workflow is asked to end it: if that is gone before
+it has, the reconcile pass cancels the job.
+
 Each is a guarded step. If the job fails, it takes the next attempt of the job for itself: so a workflow that
 would begin that attempt finds it gone, and a late activity of an earlier one finds itself superseded. If the
 instance is what it was, its status does not let the job begin.
@@ -18,7 +21,7 @@ from registry.instances import status
 from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
-from registry.instances.steps import JobFactory, fencing_token, job_record, take_step
+from registry.instances.steps import JobFactory, fencing_token, is_to_end, job_record, take_step
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
@@ -109,6 +112,26 @@ class JobCancellations:
         given_up = update(DbInstance).where(*fencing_token(job), *_TRIED_AGAIN).values(outages=0)
         async with self._sessions.statement() as session:
             return await session.scalar(given_up.returning(DbInstance.id)) is not None
+
+    async def record(self, job: InstanceJob) -> bool:
+        """Record that a client has cancelled this attempt, which is under way; false if it has moved on.
+
+        Safe to repeat. The attempt goes on until its workflow ends it.
+        """
+        recorded = (
+            update(DbInstance)
+            .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+            .values(cancelled_number=job.number, cancelled_attempt=job.attempt)
+            .returning(DbInstance.id)
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(recorded) is not None
+
+    async def is_recorded(self, job: InstanceJob) -> bool:
+        """Whether this very attempt is under way, and a client has cancelled it."""
+        query = select(DbInstance.id).where(*fencing_token(job), is_to_end())
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
 
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.

@@ -53,6 +53,7 @@ from registry.instances.steps import (
     has_mark,
     has_taken,
     is_at,
+    is_to_end,
     job_record,
     take_step,
     take_step_once,
@@ -573,10 +574,11 @@ class JobStore:
     async def release(self, job: InstanceJob) -> InstanceJob | None:
         """Put a job back to waiting that no workflow works on any more, or a delete that has failed.
 
-        Safe to repeat. Returns the attempt that is due then; None if the instance has moved on, and nothing
-        was changed.
+        Safe to repeat. Returns the attempt that is due then; None if the instance has moved on or a client
+        has cancelled this attempt, and nothing was changed.
         """
-        guard = (*fencing_token(job), DbInstance.purged_at.is_(None))  # a purge that is done is done
+        is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
+        guard = (*fencing_token(job), ~is_done, ~is_to_end())
         async with self._sessions.statement() as session:
             released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None

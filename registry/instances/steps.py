@@ -17,6 +17,7 @@ from sqlalchemy import (
     Double,
     Update,
     Uuid,
+    and_,
     any_,
     cast,
     exists,
@@ -122,6 +123,15 @@ def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
 def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
     """The same, for a write that only jobs of this operation do: no row fulfils it for another job."""
     return (*fencing_token(job), DbInstance.operation == operation)
+
+
+def is_to_end() -> ColumnElement[bool]:
+    """The row is at an attempt that is under way, and that a client has cancelled."""
+    return and_(
+        DbInstance.status == InstanceStatus.IN_PROGRESS,
+        DbInstance.cancelled_number.is_not_distinct_from(DbInstance.job_number),
+        DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),
+    )
 
 
 def has_mark(marks: Collection[str]) -> ColumnElement[bool]:

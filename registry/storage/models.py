@@ -153,6 +153,9 @@ class DbInstance(_HasOrigin, Base):
     # The attempt at the job before a delete: the latest that can have published the database.
     known_number: Mapped[int | None] = mapped_column("knownnumber")
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")
+    # The attempt at its job that a client has cancelled last while it ran. Of no other attempt this tells.
+    cancelled_number: Mapped[int | None] = mapped_column("cancellednumber")
+    cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
     # Which generation of its template the database is a copy of, if that is known.
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
     # How often in a row an outage has ended the instance's job.

@@ -196,7 +196,7 @@ async def test_instance_is_completed_only_once_a_failed_rename_is_undone_when_it
 
 @pytest.mark.parametrize("state", ["InProgress", "InProgress_Delete", "InProgress_Rename"])
 async def test_running_job_goes_on_when_it_is_cancelled_while_temporal_is_away(
-    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, tenant: Tenant, state: str
 ) -> None:
     job = await bring_to(instances, job_store, state, "Running")
     answer = await cancel(api, job.job_id)
@@ -206,6 +206,8 @@ async def test_running_job_goes_on_when_it_is_cancelled_while_temporal_is_away(
     assert answer.json()["title"] == "Temporal cannot be reached"
     assert "when Temporal is back" in answer.json()["detail"]
     assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["status"] == "InProgress"
+    assert await tenant.cancellations.is_recorded(job), "it is not done again if its workflow is lost"
+    assert await job_store.release(job) is None
 
 
 @pytest.mark.parametrize("state", ["Completed", "Error", "Deleted", "Delete_Failed", "Error_Rename"])

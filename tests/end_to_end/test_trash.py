@@ -596,6 +596,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
         tenant.remove_template_leftovers,
         tenant.instances,
         tenant.versions,
+        tenant.cancellations,
     )
     await rows.execute("UPDATE adminapi.installation SET registrydatabase = 1")
     tenant.instances.installation.forget()

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 
 import asyncpg
@@ -16,6 +16,7 @@ from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from settings import Settings
+from temporal.schedules import RECONCILE
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
@@ -105,7 +106,8 @@ async def test_database_is_left_when_the_worker_is_killed_after_the_job_was_canc
 
 
 async def is_undone(operator: Operator, job: InstanceJob) -> bool:
-    return not (await operator.instance(job)).undo_due
+    instance = await operator.instance(job)
+    return not instance.undo_due and instance.replacement is None
 
 
 async def _step_waits(admin: asyncpg.Connection, database: str) -> None:
@@ -182,6 +184,45 @@ async def test_late_session_has_ended_when_the_answer_tells_that_a_job_without_a
         assert database in await _names(admin, created)
 
 
+@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.PURGE, Operation.RESET], ids=str)
+async def test_database_is_left_when_the_workflow_is_terminated_before_it_ends_a_cancelled_job(
+    operator: Operator,
+    worker_process: WorkerProcess,
+    settings: Settings,
+    own_temporal: Client,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+    operation: Operation,
+) -> None:
+    """As `docs/operations/incidents.md` has it done when a worker cannot end its jobs."""
+    first = await worker_process.start(settings)
+    created = await _completed(operator, name, operation)
+    await wait_until(partial(_pass_has_ended, own_temporal), 20)  # the next one would wait for it
+    async with _suspended(operator, first, postgres, admin, created, operation) as (job, late, database):
+        first.kill()  # its session goes on
+        await first.wait()
+        answer = await api.post(f"/v2/jobs/{job.job_id}/cancel")
+        assert (answer.status_code, answer.json()["status"]) == (202, JobStatus.IN_PROGRESS)
+        await own_temporal.get_workflow_handle(job.workflow_id).terminate()
+        await worker_process.start(settings)  # it reconciles at once
+        assert await operator.ended(job) is JobStatus.ERROR
+        assert await _is_gone(admin, late)
+    assert database in await _names(admin, created)
+    await wait_until(partial(is_undone, operator, job), 20)
+    again = await _started(
+        operator, created, Operation.UNDELETE if operation is Operation.PURGE else operation
+    )
+    assert await operator.ended(again) is JobStatus.COMPLETED
+
+
+async def _pass_has_ended(temporal: Client) -> bool:
+    """Whether the reconcile pass with which a worker begins has ended."""
+    info = (await temporal.get_schedule_handle(RECONCILE).describe()).info
+    return info.num_actions > 0 and not info.running_actions
+
+
 async def _completed(operator: Operator, name: str, operation: Operation) -> InstanceJob:
     """An instance on which `operation` can be requested."""
     created = await operator.create(name)
@@ -211,7 +252,8 @@ async def _suspended(
     try:
         yield job, late, database
     finally:
-        worker.send_signal(signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it was killed
+            worker.send_signal(signal.SIGCONT)
 
 
 async def _started(operator: Operator, created: InstanceJob, operation: Operation) -> InstanceJob:

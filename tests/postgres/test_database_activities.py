@@ -418,7 +418,15 @@ async def test_database_in_the_trash_is_closed_when_the_registry_does_not_know_t
     await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{opened}'")
 
     pass_ = ReconcileActivities(
-        job_store, tenant.server, AsyncMock(), Mock(), Mock(), AsyncMock(), instances, tenant.versions
+        job_store,
+        tenant.server,
+        AsyncMock(),
+        Mock(),
+        Mock(),
+        AsyncMock(),
+        instances,
+        tenant.versions,
+        tenant.cancellations,
     )
     (left,) = [
         one
@@ -632,7 +640,9 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     server: Server,
 ) -> None:
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
+    reconcile = ReconcileActivities(
+        job_store, server, unused, unused, unused, AsyncMock(), unused, unused, unused
+    )
 
     async def leftovers() -> list[InstanceJob]:
         return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
@@ -651,7 +661,9 @@ async def test_what_is_left_over_fits_a_result_when_its_instance_has_had_many_re
     await job_store.fail(renaming, "gave up, and the server was away")
     await let_requests_pass(rows, renaming.instance_id, 60_000)
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
+    reconcile = ReconcileActivities(
+        job_store, server, unused, unused, unused, AsyncMock(), unused, unused, unused
+    )
     found = await ActivityEnvironment().run(reconcile.find_leftovers)
     assert found == Leftovers([renaming])
     assert _size(found) < 5_000
@@ -669,7 +681,9 @@ async def test_leftovers_come_in_pages_when_they_are_too_large_for_one_result(
     await rows.execute("UPDATE adminapi.dbinstances SET undodue = true")
     monkeypatch.setattr(reconciling, "_MAX_BYTES", 2.5 * _size(jobs[0]))
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, AsyncMock(), unused, unused)
+    reconcile = ReconcileActivities(
+        job_store, server, unused, unused, unused, AsyncMock(), unused, unused, unused
+    )
     first = await ActivityEnvironment().run(reconcile.find_leftovers)
     assert [one.instance_id for one in first.jobs] == [one.instance_id for one in jobs[:2]]
     assert first.more
@@ -698,7 +712,7 @@ async def test_stuck_jobs_come_in_pages_when_they_are_too_large_for_one_result(
         assert (await job_store.begin(job)).held
     unused = cast("Any", None)
     idle = AsyncMock(return_value=False)
-    reconcile = ReconcileActivities(job_store, server, unused, idle, unused, unused, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, idle, unused, unused, unused, unused, unused)
     monkeypatch.setattr(reconciling, "_MAX_BYTES", 1)  # one fits at least
     pages: list[list[InstanceJob]] = []
     after: int | None = 0
@@ -716,7 +730,9 @@ async def test_pass_goes_on_after_the_last_job_when_it_has_searched_a_page(
     assert (await job_store.begin(other)).held
     unused = cast("Any", None)
     is_at_work = AsyncMock(side_effect=lambda found: found == job)
-    reconcile = ReconcileActivities(job_store, server, unused, is_at_work, unused, unused, unused, unused)
+    reconcile = ReconcileActivities(
+        job_store, server, unused, is_at_work, unused, unused, unused, unused, unused
+    )
     page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
     assert page == StuckPage([other], other.instance_id)
     rest = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=other.instance_id, size=2))
@@ -736,7 +752,9 @@ async def test_delete_is_not_tried_again_when_it_was_cancelled_while_the_page_wa
         return False
 
     unused = cast("Any", None)
-    reconcile = ReconcileActivities(job_store, server, unused, is_at_work, unused, unused, unused, unused)
+    reconcile = ReconcileActivities(
+        job_store, server, unused, is_at_work, unused, unused, unused, unused, unused
+    )
     page = await ActivityEnvironment().run(reconcile.find_stuck, SweepPage(after=0, size=2))
     assert page == StuckPage([], deletion.instance_id)
     assert await job_store.holds(deletion, InstanceStatus.DELETE_FAILED)
@@ -746,7 +764,7 @@ async def test_what_loads_have_left_is_removed_when_the_first_page_of_leftovers_
     job_store: JobStore, server: Server
 ) -> None:
     unused, remove = cast("Any", None), AsyncMock()
-    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, remove, unused, unused)
+    reconcile = ReconcileActivities(job_store, server, unused, unused, unused, remove, unused, unused, unused)
     for after, times in ((None, 1), (0, 1), (17, 1)):
         await ActivityEnvironment().run(reconcile.find_leftovers, after)
         assert remove.await_count == times

@@ -408,7 +408,7 @@ async def test_name_stays_reserved_until_a_rename_is_undone_or_recorded(
 async def leftovers(tenant: Tenant) -> list[InstanceJob]:
     unused = cast("Any", None)
     reconcile = ReconcileActivities(
-        tenant.jobs, tenant.server, unused, unused, unused, AsyncMock(), unused, unused
+        tenant.jobs, tenant.server, unused, unused, unused, AsyncMock(), unused, unused, unused
     )
     return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
 

@@ -68,6 +68,7 @@ class Model:
     new_name: str | None = None
     stolen: str | None = None
     undo_due: bool = False
+    cancelled: tuple[int, int] | None = None
     begun: set[int] = field(default_factory=set)
     past: dict[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -153,11 +154,21 @@ class Model:
 
     def release(self, token: Token) -> bool:
         target = {"Create": "Pending", "Rename": "Pending", "Delete": "Pending_Delete"}[self.operation]
-        if not self.is_at(token):
+        if not self.is_at(token) or self.is_to_end(token):
             return False
         if self.status in {"InProgress", "Delete_Failed"}:
             self.status, self.job = target, "Pending"
         return self.status == target
+
+    def record_cancel(self, token: Token) -> bool:
+        if not self.is_at(token) or self.status != "InProgress":
+            return False
+        self.cancelled = (self.number, self.attempt)
+        return True
+
+    def is_to_end(self, token: Token) -> bool:
+        is_cancelled = self.cancelled == (self.number, self.attempt)
+        return self.is_at(token) and self.status == "InProgress" and is_cancelled
 
     def cancel(self) -> bool:
         """Cancel the job that waits, if one does."""
@@ -196,6 +207,7 @@ class Model:
     def cancel_lost(self, token: Token) -> bool:
         if not self.is_at(token) or self.status != "InProgress":
             return False
+        self.cancelled = None
         self.release(token)
         return self.cancel()
 
@@ -221,7 +233,7 @@ class Walk:
             *(self.request_delete, self.request_retry, self.request_rename, self.begin, self.begin),
             *(self.finish_create, self.finish_delete, self.finish_rename),
             *(self.fail, self.fail, self.release, self.interfere),
-            *(self.cancel, self.cancel_lost, self.end_undo),
+            *(self.cancel, self.record_cancel, self.cancel_lost, self.end_undo),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -337,6 +349,11 @@ class Walk:
         model = self.model_of(token)
         is_last = (model.operation, model.number) == (token.operation, token.number)
         assert await self.cancellations.cancel_waiting(job) is (is_last and model.cancel())
+
+    async def record_cancel(self) -> None:
+        job = self.token()
+        assert await self.cancellations.record(job) is self.model_of(job).record_cancel(token_of(job))
+        assert await self.cancellations.is_recorded(job) is self.model_of(job).is_to_end(token_of(job))
 
     async def cancel_lost(self) -> None:
         job = self.token()

@@ -2,22 +2,29 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
+from registry.instances.cancelling import CANCELLED
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation, Template
+from registry.instances.status import JobStatus, Operation, Template
 from registry.instances.store import InstanceStore
+from secret_files import CurrentDsn
+from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import session
 
@@ -153,15 +160,95 @@ async def test_page_fails_as_a_whole_when_temporal_is_away(
 
 
 async def test_stuck_job_is_left_to_the_next_sweep_when_temporal_refuses_its_restart(
-    instances: InstanceStore, job_store: JobStore, server: Server, name: str
+    instances: InstanceStore, job_store: JobStore, server: Server, tenant: Tenant, name: str
 ) -> None:
     job = await bring_to(instances, job_store, "InProgress", name)
-    starts, unused = Starts(), cast("Any", None)
+    starts = Starts()
     starts.faults = {job.job_id: refusal(RPCStatusCode.INVALID_ARGUMENT)}
-    reconcile = ReconcileActivities(job_store, server, unused, unused, starts.start, unused, unused, unused)
+    reconcile = restarting(job_store, server, tenant, starts)
     assert not await ActivityEnvironment().run(reconcile.restart, job)
     assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 10)] == [job.job_id]
 
     starts.faults = {job.job_id: refusal(RPCStatusCode.UNAVAILABLE)}
     with pytest.raises(RPCError):
         await ActivityEnvironment().run(reconcile.restart, job)
+
+
+@pytest.mark.parametrize("state", ["InProgress", "InProgress_Delete", "InProgress_Rename"])
+async def test_stuck_job_is_not_done_again_when_its_client_has_cancelled_it(
+    instances: InstanceStore, job_store: JobStore, server: Server, tenant: Tenant, name: str, state: str
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    assert await tenant.cancellations.record(job)
+    starts = Starts()
+    reconcile = restarting(job_store, server, tenant, starts)
+    async with server.locked(job.mark) as late:
+        backend = late.get_server_pid()
+        assert not await ActivityEnvironment().run(reconcile.restart, job)
+        async with server.session() as other:
+            assert not await other.fetchval("SELECT 1 FROM pg_stat_activity WHERE pid = $1", backend)
+    ended = await tenant.queries.job(job.job_id)
+    assert ended is not None
+    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED)
+    assert not (await job_store.begin(replace(job, attempt=job.attempt + 1))).held
+    assert not await ActivityEnvironment().run(reconcile.restart, job), "also if the activity is tried again"
+    assert starts.started == []
+
+
+async def test_cancelled_job_waits_for_the_next_pass_when_the_server_is_away(
+    instances: InstanceStore, job_store: JobStore, tenant: Tenant, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress_Delete", name)
+    assert await tenant.cancellations.record(job)
+    starts = Starts()
+    away = Server(CurrentDsn(SecretStr("postgresql://ods@127.0.0.1:1/postgres"), "The address"))
+    reconcile = restarting(job_store, away, tenant, starts)
+    with pytest.raises(ApplicationError):
+        await ActivityEnvironment().run(reconcile.restart, job)
+    assert await tenant.cancellations.is_recorded(job)
+    assert starts.started == []
+
+
+async def test_later_attempts_and_jobs_are_restarted_when_an_earlier_one_was_cancelled(
+    instances: InstanceStore, job_store: JobStore, server: Server, tenant: Tenant, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress_Rename", name)
+    assert await tenant.cancellations.record(job)
+    starts = Starts()
+    reconcile = restarting(job_store, server, tenant, starts)
+    assert await job_store.fail(job, "The job was cancelled.", cancelled=True)
+    again = (await instances.request_retry(job.instance_id)).job
+    assert (await job_store.begin(again)).held
+    assert not await tenant.cancellations.is_recorded(again)
+    assert await ActivityEnvironment().run(reconcile.restart, again)
+    third = replace(again, attempt=again.attempt + 1)
+    assert (await job_store.begin(third)).held
+    assert await job_store.fail(third, "No luck.")
+    deletion = (await instances.request_delete(job.instance_id)).job
+    assert (await job_store.begin(deletion)).held
+    assert await ActivityEnvironment().run(reconcile.restart, deletion)
+    assert starts.started == [job.job_id, deletion.job_id]
+
+
+async def test_purge_is_finished_when_it_was_cancelled_after_its_drop_had_begun(
+    instances: InstanceStore, job_store: JobStore, server: Server, tenant: Tenant, name: str
+) -> None:
+    deleted = await bring_to(instances, job_store, "Completed", name)
+    trash = (await instances.request_delete(deleted.instance_id, Delete(Operation.TRASH))).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    purge = (await instances.request_purge(deleted.instance_id)).job
+    assert (await job_store.begin(purge)).held
+    assert await tenant.cancellations.record(purge)
+    assert await job_store.fail(purge, "The job was cancelled.", cancelled=True)
+    starts = Starts()
+    reconcile = restarting(job_store, server, tenant, starts)
+    assert await ActivityEnvironment().run(reconcile.restart, purge)
+    assert starts.started == [purge.job_id]
+
+
+def restarting(job_store: JobStore, server: Server, tenant: Tenant, starts: Starts) -> ReconcileActivities:
+    unused = cast("Any", None)
+    return ReconcileActivities(
+        job_store, server, unused, unused, starts.start, unused, unused, unused, tenant.cancellations
+    )

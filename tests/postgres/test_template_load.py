@@ -676,7 +676,15 @@ async def test_reconcile_removes_what_a_load_has_left_when_it_begins(
     mark = TemplateMark(installation, "Loaded", TemplateState.LOADING)
     unused = cast("Any", None)
     reconcile = ReconcileActivities(
-        job_store, tenant.server, unused, unused, unused, tenant.remove_template_leftovers, unused, unused
+        job_store,
+        tenant.server,
+        unused,
+        unused,
+        unused,
+        tenant.remove_template_leftovers,
+        unused,
+        unused,
+        unused,
     )
     async with made(admin, new_private_name(installation), seeding.SERVICE_ROLE, mark.comment) as left:
         await ActivityEnvironment().run(reconcile.find_leftovers)
