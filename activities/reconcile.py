@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -152,19 +152,22 @@ class ReconcileActivities:
 
     async def _unfinished_deletes(self) -> Sequence[InstanceJob]:
         try:
-            found = await self._databases()
+            return await self._job_store.unfinished_deletes(await self._half_dropped())
         except DatabaseFaultError:
             return []  # none can be finished while the server is away
-        half_dropped = {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
-        return await self._job_store.unfinished_deletes(half_dropped)
+
+    async def _half_dropped(self) -> Mapping[str, str]:
+        """The marks of the databases that a DROP has begun to remove, by their names."""
+        found = await self._databases()
+        return {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
 
     @activity.defn
     async def restart(self, job: InstanceJob) -> bool:
         """Put a stuck job back to waiting and start it; false if the instance had moved on.
 
         Also if Temporal refuses this job: it waits for the next sweep then. And if a client has cancelled it:
-        its workflow was lost before it could end the job, which is not done again. While the server is away,
-        that waits for the next pass.
+        its workflow was lost before it could end the job, which is not done again; or has called off a delete
+        that has failed. While the server is away, these wait for the next pass.
         """
         with as_application_error():
             is_cancelled = partial(self._cancellations.is_recorded, job)
@@ -172,7 +175,8 @@ class ReconcileActivities:
                 cancel = partial(self._cancellations.cancel_lost, job)
                 await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel)
                 return False
-            due = await self._job_store.release(job)
+            has_failed = await self._job_store.holds(job, InstanceStatus.DELETE_FAILED)
+            due = await self._job_store.release(job, await self._half_dropped() if has_failed else {})
         return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn

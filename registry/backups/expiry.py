@@ -30,6 +30,7 @@ from sqlalchemy.orm import aliased
 from registry.backups.retention import Covered, expiries
 from registry.backups.rows import (
     SCHEDULED,
+    UNTIL_THE_NEXT,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -157,7 +158,9 @@ class BackupExpiry:
                 backups = list(its)
                 later = [*(it.created_at for it in backups[1:]), None]
                 covered = [_covered(it, changed) for it, changed in zip(backups, later, strict=True)]
-                for backup, expiry in zip(backups, self._expiries(covered), strict=True):
+                for backup, computed in zip(backups, self._expiries(covered), strict=True):
+                    is_known = backup is not backups[-1] or backup.unchanged_at != UNTIL_THE_NEXT
+                    expiry = computed if is_known else None
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id.in_(unlocked(Backup.id == backup.id)))
                         written = row.values(expires_at=expiry).returning(Backup.id)
@@ -229,7 +232,8 @@ def _covered(backup: Row[*tuple[Any, ...]], changed_at: datetime | None) -> Cove
     """When an instance had the data of a backup: until it was last found unchanged, before the next one.
 
     A time of the schedule that is served late may be before the backup. One that was served while a clock was
-    ahead may be after the next one: it has taken the place of the right one, which may be as late as that.
+    ahead may be after the next one: it has taken the place of the right one, which may be as late as that. So
+    is `UNTIL_THE_NEXT`.
     """
     since, until = backup.created_at, max(backup.created_at, backup.unchanged_at or backup.created_at)
     if changed_at is None or until <= changed_at:

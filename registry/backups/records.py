@@ -23,6 +23,7 @@ from registry.audit import AuditEntry, insertion
 from registry.backups.rows import (
     FINAL,
     SCHEDULED,
+    UNTIL_THE_NEXT,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
@@ -34,7 +35,7 @@ from registry.backups.rows import (
 )
 from registry.backups.stored import LostBackup
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import JOB_UNDER_WAY, PURGES, JobStatus
+from registry.instances.status import JOB_UNDER_WAY, JobStatus
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.listing import Page
 from registry.storage.models import UTC_NOW, Backup, DbInstance, Job
@@ -193,7 +194,8 @@ class BackupRecords:
                 state.status,
                 "The database that the backup is of is in the trash, and may be half dropped: its purge has"
                 " begun, and has not ended.",
-                "Purge the instance again, or undelete it. Then delete the backup.",
+                "Undelete the instance, and wait until it is Completed; or purge it again, until it is gone."
+                " Then delete the backup.",
             )
         if state.status in JOB_UNDER_WAY:
             raise BackupRefusedError(
@@ -237,7 +239,7 @@ class BackupRecords:
 
         A final one, of which the database may be gone, is verified by the pass. So is a scheduled one, if any
         are: it may have been before. Its instance may also have been found unchanged since: it stays as if it
-        was until now.
+        was until the next one.
 
         Returns whether it is recorded: not if a job under way may do so, if a client has deleted the backup,
         or if the instance is none of this registry's.
@@ -421,12 +423,15 @@ def _values(lost: LostBackup, policy: VerifyPolicy) -> dict[str, Any]:
     if lost.kind != SCHEDULED:
         return stored_values(lost.stored, verify=lost.kind == FINAL)
     is_verified = policy is not VerifyPolicy.NEVER
-    return {**stored_values(lost.stored, verify=is_verified), "unchanged_at": UTC_NOW}
+    return {**stored_values(lost.stored, verify=is_verified), "unchanged_at": UNTIL_THE_NEXT}
 
 
 async def _may_be_all_that_is_left(session: AsyncSession, backup: Backup) -> bool:
-    """Whether this is a final backup that a purge has verified, so that its DROP may have begun."""
-    in_trash = (DbInstance.is_in_trash, DbInstance.operation.in_(PURGES))
+    """Whether this is a final backup that a purge has verified, so that its DROP may have begun.
+
+    That ends when the database is known to be gone, or to have come back: not with the request for that.
+    """
+    in_trash = (DbInstance.trashed_at.is_not(None), DbInstance.purged_at.is_(None))
     unfinished = exists().where(DbInstance.mark == backup.mark, *in_trash)
     return backup.proven_id is not None and bool(await session.scalar(select(unfinished)))
 

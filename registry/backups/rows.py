@@ -23,6 +23,11 @@ SCHEDULED, FINAL = "scheduled", "final"
 `backups.manifest.BackupKind` has all kinds.
 """
 
+UNTIL_THE_NEXT = datetime.fromisoformat("2999-01-01")
+"""Stands for the time at which an instance was found as in a backup last, where that is not known.
+
+It may have been until the next backup was made. A time that a schedule has is earlier.
+"""
 VERIFICATION_WAITS = "Pending"
 VERIFICATION_RUNS = "InProgress"
 VERIFICATION_PASSED = "Completed"

@@ -16,7 +16,7 @@ from sqlalchemy import Interval, exists, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
-from registry.backups.rows import SCHEDULED
+from registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT
 from registry.instances import status
 from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
@@ -157,7 +157,7 @@ class JobCancellations:
         cancelled it since, or have protected the instance, and have relied upon the database, which tells
         nothing of that. So all jobs are cancelled which wait or run, and would drop a database. What is in
         the trash stays for `KEPT_AFTER_CONFIRM`, at least, and the last backups of a schedule stay as if
-        their instances were found unchanged now. Safe to repeat.
+        their instances were found unchanged until the next ones. Safe to repeat.
 
         Returns the attempts that are cancelled.
         """
@@ -213,15 +213,17 @@ async def _keep_trash(session: AsyncSession) -> None:
     await session.execute(ended.values(outages=0))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
+    # What a pass had begun to drop, it claims again when its time is over.
+    await session.execute(update(InstanceVersion).values(purging_since=None))
 
 
 async def _keep_last_backups(session: AsyncSession) -> None:
-    """Let the last scheduled backup of each instance stay as if that was found unchanged until now."""
+    """Let the last scheduled backup of each instance stay as if that was unchanged until the next one."""
     later = aliased(Backup)
     is_later = (later.mark == Backup.mark, later.created_at > Backup.created_at)
     has_later = exists().where(*is_later, later.kind == SCHEDULED, later.stored_id.is_not(None))
     last = (Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), ~has_later)
-    await session.execute(update(Backup).where(*last).values(unchanged_at=UTC_NOW))
+    await session.execute(update(Backup).where(*last).values(unchanged_at=UNTIL_THE_NEXT))
 
 
 def _drops_for_good(instance: DbInstance) -> bool:

@@ -571,14 +571,23 @@ class JobStore:
         async with self._sessions.statement() as session:
             await session.execute(recorded.values(error_message=reason).add_cte(explained))
 
-    async def release(self, job: InstanceJob) -> InstanceJob | None:
+    async def release(
+        self, job: InstanceJob, half_dropped: Mapping[str, str] | None = None
+    ) -> InstanceJob | None:
         """Put a job back to waiting that no workflow works on any more, or a delete that has failed.
 
-        Safe to repeat. Returns the attempt that is due then; None if the instance has moved on or a client
-        has cancelled this attempt, and nothing was changed.
+        Safe to repeat. Returns the attempt that is due then; None if nothing was changed: the instance has
+        moved on, a client has cancelled this attempt, or has called off a delete that has failed.
+
+        Args:
+            job: the job, at the attempt that has begun last.
+            half_dropped: as for `unfinished_deletes`.
         """
         is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
-        guard = (*fencing_token(job), ~is_done, ~is_to_end())
+        is_wanted = or_(
+            DbInstance.status != InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped or {})
+        )
+        guard = (*fencing_token(job), ~is_done, ~is_to_end(), is_wanted)
         async with self._sessions.statement() as session:
             released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None
@@ -625,23 +634,13 @@ class JobStore:
         Args:
             half_dropped: the marks of those databases, by their names.
         """
-        was_ended = DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES)
-        in_trash = DbInstance.trash_database.in_(half_dropped)
-        has_name = or_(
-            DbInstance.database_name.in_(half_dropped),
-            DbInstance.new_database_name.in_(half_dropped),
-            in_trash,
-        )
-        drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
-        is_its = has_mark(half_dropped.values())
-        has_failed = and_(
-            DbInstance.status == InstanceStatus.DELETE_FAILED, or_(was_ended, and_(is_its, has_name, drops))
-        )
+        has_failed = and_(DbInstance.status == InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped))
         was_cancelled = and_(
             DbInstance.status == InstanceStatus.DELETED,
             DbInstance.operation.in_(status.PURGES),
             DbInstance.is_in_trash,
-            *(is_its, in_trash),
+            has_mark(half_dropped.values()),
+            DbInstance.trash_database.in_(half_dropped),
         )
         query = select(DbInstance).where(or_(has_failed, was_cancelled))
         return await self._last_attempts(query)
@@ -739,3 +738,12 @@ def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:
 
 def _seconds(seconds: float) -> ColumnElement[timedelta]:
     return literal(timedelta(seconds=seconds), Interval)
+
+
+def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
+    """Whether a delete that has failed is tried again without the operator, as `unfinished_deletes` says."""
+    was_ended = DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES)
+    names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
+    has_name = or_(*(name.in_(half_dropped) for name in names))
+    drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
+    return or_(was_ended, and_(has_mark(half_dropped.values()), has_name, drops))

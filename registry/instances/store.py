@@ -105,6 +105,7 @@ from registry.instances.status import (
 from registry.instances.steps import JobFactory, job_record
 from registry.instances.versions import (
     ReplacedDatabase,
+    follow_undelete,
     forget_version,
     name_in_trash,
     recorded_version,
@@ -843,6 +844,7 @@ class InstanceStore:
             renamed = partial(self._strings.renamed, left, database.name)
             await give_back(session, instance.ods_instance_id, kept, renamed)
             await leave_name(session, instance.id, left, database.name)
+            await follow_undelete(session, instance.id, max(self._trash, _KEPT_AFTER_ADOPTION))
             yield instance
             await forget_version(session, instance)
 

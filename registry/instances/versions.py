@@ -373,10 +373,13 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
 
 
 async def follow_undelete(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
-    """Let the versions of an instance that has come back stay for so long: their time may be over."""
+    """Let the versions of an instance that has come back stay for so long: their time may be over.
+
+    Also those that a pass had begun to drop, and has not: it looks again before it does.
+    """
     its = InstanceVersion.instance_id == instance_id
     kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(kept_for, Interval))
-    await session.execute(update(InstanceVersion).where(its).values(purge_after=kept))
+    await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
 
 
 def _version(

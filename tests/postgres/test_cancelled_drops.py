@@ -1,24 +1,26 @@
 """`ods installation confirm` cancels the jobs that would drop a database, and no others."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.postgres import EmbeddedPostgres
+from registry.backups.expiry import BackupExpiry
 from registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.instances.store import InstanceStore
+from settings import VerifyPolicy
 from tenants.tenant import Tenant
 from tests import preloaded
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
-from tests.postgres.test_scheduled_backups import MONDAY, TUESDAY, made
+from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, expires, made, made_at
 from tests.servers import make_settings
 
 DROP = Delete(Operation.DELETE)
@@ -99,6 +101,7 @@ async def test_job_that_drops_nothing_for_good_goes_on(
 
 
 async def test_nothing_is_dropped_from_the_trash_for_a_week(
+    tenant: Tenant,
     instances: InstanceStore,
     job_store: JobStore,
     cancellations: JobCancellations,
@@ -118,16 +121,20 @@ async def test_nothing_is_dropped_from_the_trash_for_a_week(
     await rows.execute(
         "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE purgeafter IS NOT NULL"
     )
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day', purgingsince = now()"
+    )
     assert await instances.is_purge_due()
     assert await cancellations.hold_drops() == []
     assert not await instances.is_purge_due()
+    assert not await tenant.versions.is_purge_due()
     assert await instances.request_purge_after(trash) is None
     kept = await rows.fetch(
         "SELECT purgeafter - now() AT TIME ZONE 'utc' AS for FROM adminapi.dbinstances WHERE purgeafter IS"
         " NOT NULL UNION ALL SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.instanceversions"
     )
     assert [round(row["for"] / timedelta(days=1)) for row in kept] == [7, 7]
+    await rows.execute("DELETE FROM adminapi.instanceversions")
 
 
 async def test_last_scheduled_backup_stays_as_if_its_instance_was_found_unchanged(
@@ -136,13 +143,17 @@ async def test_last_scheduled_backup_stays_as_if_its_instance_was_found_unchange
     job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
     earlier, last = [await made(tenant, job, at) for at in (MONDAY, TUESDAY)]
     assert await cancellations.hold_drops() == []
-    unchanged = await rows.fetch(
-        "SELECT id, unchangedat - now() AT TIME ZONE 'utc' AS for FROM adminapi.backups WHERE id = ANY($1)",
-        [earlier, last],
-    )
-    found = {row["id"]: row["for"] for row in unchanged}
-    assert found[earlier] is None
-    assert abs(found[last]) < timedelta(minutes=1)
+    expiry = BackupExpiry(tenant.engine, tenant.instances.installation, KEPT, VerifyPolicy.WEEKLY)
+    await expiry.compute()
+    assert await expires(tenant, last) is None
+    assert await expires(tenant, earlier) is not None
+    # The next one is the first of its day all the same.
+    day = timedelta(days=1)
+    at = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0, tzinfo=None) + day
+    later = await made_at(tenant, rows, job, at)
+    await expiry.compute()
+    midnight = at.replace(hour=0)
+    assert [await expires(tenant, one) for one in (last, later)] == [midnight + 2 * day] * 2
     await rows.execute("DELETE FROM adminapi.backups")
 
 

@@ -406,8 +406,16 @@ async def test_verified_backup_stays_while_its_purge_may_have_half_dropped_the_d
     assert await job_store.fail(purge, "The server was away.", cancelled=end == "cancelled")
     with pytest.raises(BackupRefusedError, match="may be half dropped") as refused:
         await tenant.backups.mark_deleted(backup.id)
-    assert "undelete it" in refused.value.next_step
+    assert refused.value.next_step.startswith("Undelete the instance")
     if then == "undeleted":
+        undelete = (await instances.request_undelete(purge.instance_id)).job
+        with pytest.raises(BackupRefusedError, match="may be half dropped"):
+            await tenant.backups.mark_deleted(backup.id)
+        assert (await job_store.begin(undelete)).held
+        assert await job_store.fail(undelete, "A DROP of it was interrupted.")
+        with pytest.raises(BackupRefusedError, match="may be half dropped"):
+            await tenant.backups.mark_deleted(backup.id)
+        await job_store.end_undo(undelete)
         undelete = (await instances.request_undelete(purge.instance_id)).job
         assert (await job_store.begin(undelete)).held
         assert await job_store.finish_undelete(undelete, CONNECTION_STRING)

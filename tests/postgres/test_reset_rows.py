@@ -20,7 +20,7 @@ from registry.instances.naming import is_reset_name, is_trash_name, trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
+from registry.instances.store import DatabaseName, InstanceStore
 from registry.instances.versions import ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page
@@ -609,6 +609,12 @@ async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_b
         assert await job_store.finish_delete(trash)
     assert await versions.instance_of(purge) is None
     assert await versions.claim_due(20) == []
+    if change == "in the trash":
+        undelete = (await instances.request_undelete(completed.instance_id)).job
+        assert (await job_store.begin(undelete)).held
+        assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+        assert not await versions.is_purge_due(), "it has time again"
+    await rows.execute("DELETE FROM adminapi.instanceversions")
 
 
 @pytest.mark.parametrize("end", ["purge cancelled", "purge failed", "undelete failed"])
@@ -641,6 +647,26 @@ async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_opera
     assert version.purge_after > datetime.now(UTC).replace(tzinfo=None) + TRASH - timedelta(hours=1)
     await due(rows)
     assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
+    await rows.execute("DELETE FROM adminapi.instanceversions")
+
+
+async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the_trash(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    await reset(instances, job_store, completed)
+    trash = (await instances.request_delete(completed.instance_id)).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    await due(rows)
+    database = DatabaseName(completed.database, CONNECTION_STRING)
+    async with instances.bringing_back(completed.instance_id, database, trash.number):
+        pass
+    assert await versions.claim_due(20) == []
+    await rows.execute("DELETE FROM adminapi.instanceversions")
 
 
 async def test_version_is_due_at_once_when_there_is_no_trash(
