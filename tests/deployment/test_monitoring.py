@@ -19,7 +19,7 @@ TESTS = MONITORING / "rules.test.yml"
 RUNBOOKS = compose.ROOT / "docs" / "runbooks"
 SECTIONS = ["What it means", "How bad", "Look at", "Do", "Afterwards"]
 PROGRAMS = {"ods", "temporal", "curl", "docker", "psql", "openssl"}
-COMPOSE_COMMANDS = {"up", "ps", "logs", "restart"}
+COMPOSE_COMMANDS = {"up", "ps", "logs", "restart", "stop"}
 
 _USE = re.compile(
     r"\b(?P<metric>(?:ods|temporal|service|probe|node)[_:][a-z0-9_:]+|up)\b(?:\{(?P<matchers>[^}]*)\})?"
