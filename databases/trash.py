@@ -175,21 +175,21 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
 
 
 async def require_no_later(session: asyncpg.Connection, owner: Owner) -> None:
-    """Refuse an undelete while another database of the instance is in use that was published later.
+    """Refuse an undelete while there is another database of the instance that was published later.
 
-    The instance was undeleted and reset since: the registry was restored to before, and what it knows to be
-    in the trash is what a reset has replaced.
+    The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
+    before, and what it knows to be in the trash is what a reset has replaced.
 
     Raises:
         DisagreementError: there is such a database.
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner)
-    own = [_publication(row) for row in found.values() if owner.owns(row["comment"])]
+    own = max((_publication(row) for row in found.values() if owner.owns(row["comment"])), default=(0, 0))
     for name, row in found.items():
         is_other = shares_instance(row, owner) and not owner.owns(row["comment"])
-        is_in_use = not is_put_away(row) and not is_reset_name(name) and not is_invalid(row)
-        if is_other and is_in_use and _publication(row) >= max(own, default=(0, 0)):
+        is_later = _publication(row) > own or (_publication(row) == own and not is_put_away(row))
+        if is_other and is_later and not is_reset_name(name) and not is_invalid(row):
             raise refusal(row, owner, then="")
 
 

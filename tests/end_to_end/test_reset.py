@@ -942,6 +942,13 @@ async def undeleted(operator: Operator, job: InstanceJob) -> None:
     assert await undelete(operator, job) is JobStatus.COMPLETED
 
 
+async def undone(operator: Operator, job: InstanceJob) -> None:
+    """Wait until nothing is to be undone, as when a failed undelete has taken nothing out."""
+    async with asyncio.timeout(20):
+        while (await operator.instance(job)).undo_due:
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("before", ["nothing", "undelete", "undelete under another name", "twice"])
 async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since(
     operator: Operator,
@@ -970,9 +977,7 @@ async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since
         assert await undelete(operator, job, other) is JobStatus.ERROR
         message = (await operator.instance(job)).error_message
         assert f"`ods instance adopt {job.ods_instance_id} --database {job.database}`" in str(message)
-        async with asyncio.timeout(20):  # nothing was taken out, so that nothing is to be undone
-            while (await operator.instance(job)).undo_due:
-                await asyncio.sleep(0.05)
+        await undone(operator, job)
     found = _each_of(await tenant.drift.detect(), job.database, kept, name)
     command = f"ods instance adopt {job.instance_id} --database {job.database}"
     assert command in {drift.remedy.command for drift in found if drift.remedy is not None}
@@ -1038,6 +1043,9 @@ async def test_instance_comes_back_with_its_last_database_when_it_was_undeleted_
     assert drift.remedy.command == f"ods instance adopt {job.instance_id} --database {last}"
     with pytest.raises(AdoptionRefusedError, match=f"'{last}' was published later"):
         await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
+    assert await undelete(operator, job) is JobStatus.ERROR
+    assert f"--database {last}" in str((await operator.instance(job)).error_message)
+    await undone(operator, job)
     await DatabaseAdoption(tenant).adopt(job.instance_id, last)
     assert await read(postgres, job) == ["new"]
     assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
