@@ -381,7 +381,6 @@ ALLOWED = {
     *(("Pending_Delete", "begin"), ("InProgress_Delete", "begin"), ("InProgress_Delete", "finish_delete")),
     *(("InProgress_Delete", "fail"), ("Deleted", "finish_delete"), ("Delete_Failed", "fail")),
     *(("InProgress", "release"), ("InProgress_Delete", "release"), ("InProgress_Rename", "release")),
-    ("Delete_Failed", "release"),
     *(("Pending_Rename", "begin"), ("InProgress_Rename", "begin"), ("InProgress_Rename", "finish_rename")),
     *(("InProgress_Rename", "fail"), ("Completed_Rename", "finish_rename"), ("Error_Rename", "fail")),
 }

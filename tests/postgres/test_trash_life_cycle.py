@@ -166,7 +166,8 @@ class TrashModel(Model):
         if not self.is_at(token):
             return False
         is_cancelled_purge = self.operation in _PURGES and self.status == "Deleted" and self.kept
-        if self.status in {"InProgress", "Delete_Failed"} or is_cancelled_purge:
+        has_failed = self.status == "Delete_Failed" and self.operation != "Detach"  # which drops nothing
+        if self.status == "InProgress" or has_failed or is_cancelled_purge:
             self.status, self.job = target, "Pending"
         return self.status == target
 
