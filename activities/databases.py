@@ -201,7 +201,7 @@ class DatabaseActivities:
         with as_application_error():
             async with heartbeats(), self._fenced(job) as (session, owner):
                 server, kept, name = self._tenant.server, _trash_database(job), job.final_database
-                await trash.require_no_later(session, owner)
+                await trash.require_no_later(session, owner, kept)
                 await trash.take_out(server, session, owner, kept, name, former=job.database)
 
     @activity.defn

@@ -174,20 +174,26 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
     await change_name(server, session, row, database, statements, opened.comment)
 
 
-async def require_no_later(session: asyncpg.Connection, owner: Owner) -> None:
+async def require_no_later(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
     """Refuse an undelete while there is another database of the instance that was published later.
 
     The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
     before, and what it knows to be in the trash is what a reset has replaced.
+
+    Args:
+        session: a fenced session.
+        owner: the instance.
+        trash: the name that its database has in the trash.
 
     Raises:
         DisagreementError: there is such a database.
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner)
-    own = max((_publication(row) for row in found.values() if owner.owns(row["comment"])), default=(0, 0))
+    its = {name for name, row in found.items() if name == trash or owner.owns(row["comment"])}
+    own = max((_publication(found[name]) for name in its), default=(0, 0))
     for name, row in found.items():
-        is_other = shares_instance(row, owner) and not owner.owns(row["comment"])
+        is_other = name not in its and shares_instance(row, owner)
         is_later = _publication(row) > own or (_publication(row) == own and not is_put_away(row))
         if is_other and is_later and not is_reset_name(name) and not is_invalid(row):
             raise refusal(row, owner, then="")
