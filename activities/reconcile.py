@@ -170,7 +170,7 @@ class ReconcileActivities:
         that has failed. While the server is away, these wait for the next pass.
         """
         with as_application_error():
-            is_cancelled = partial(self._cancellations.is_recorded, job)
+            is_cancelled = partial(self._cancellations.is_cancelled, job)
             if await is_cancelled():
                 cancel = partial(self._cancellations.cancel_lost, job)
                 await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel)

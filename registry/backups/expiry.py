@@ -33,8 +33,7 @@ from registry.backups.rows import (
     UNTIL_THE_NEXT,
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
-    VERIFICATION_RUNS,
-    VERIFICATION_WAITS,
+    VERIFICATION_UNDER_WAY,
     restore_under_way,
     unlocked,
 )
@@ -48,7 +47,6 @@ from settings import VerifyPolicy
 _NUMBER = r"-(\d{1,9})$"
 """What the id of a job ends with: how many jobs of its instance there were."""
 _IS_KEPT = and_(Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), Backup.deleted_at.is_(None))
-_IS_UNDER_WAY = (VERIFICATION_WAITS, VERIFICATION_RUNS)
 _newer = aliased(Backup)
 _KEPT_AFTER_INSTANCE = timedelta(days=90)
 """How long the last complete backup of an instance stays at least when that has ended.
@@ -91,7 +89,9 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
     match policy:
         case VerifyPolicy.ALWAYS | VerifyPolicy.WEEKLY:
             # One that is about to be verified may have been before the registry was restored.
-            has_verdict = func.coalesce(Backup.verification.not_in(_IS_UNDER_WAY), literal(value=True))
+            has_verdict = func.coalesce(
+                Backup.verification.not_in(VERIFICATION_UNDER_WAY), literal(value=True)
+            )
             is_unverified = and_(is_unverified, Backup.verified_at.is_(None), has_verdict)
         case VerifyPolicy.NEVER:
             pass

@@ -27,6 +27,7 @@ from registry.backups.rows import (
     VERIFICATION_FAILED,
     VERIFICATION_PASSED,
     VERIFICATION_RUNS,
+    VERIFICATION_UNDER_WAY,
     VERIFICATION_WAITS,
     restore_under_way,
     stored_values,
@@ -299,13 +300,13 @@ class BackupRecords:
             state = await self._locked(session, backup_id)
             if state.backup.stored_id is None:
                 raise _not_stored(state)
-            if state.backup.verification not in {VERIFICATION_WAITS, VERIFICATION_RUNS}:
+            if state.backup.verification not in VERIFICATION_UNDER_WAY:
                 state.backup.verification, state.backup.verification_error = VERIFICATION_WAITS, None
             return state
 
     async def begin_verification(self, backup_id: UUID) -> Backup | None:
         """The backup, whose verification runs now; None if none is wanted any more."""
-        wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
+        wanted = Backup.verification.in_(VERIFICATION_UNDER_WAY)
         running = (
             update(Backup)
             .where(Backup.id == backup_id, wanted, Backup.deleted_at.is_(None))
@@ -328,7 +329,7 @@ class BackupRecords:
 
     async def waiting_verifications(self) -> Sequence[Backup]:
         """The backups whose verification waits or runs, but for those that their jobs verify."""
-        wanted = Backup.verification.in_((VERIFICATION_WAITS, VERIFICATION_RUNS))
+        wanted = Backup.verification.in_(VERIFICATION_UNDER_WAY)
         under_way = exists().where(Job.job_id == Backup.job_id, Job.status.in_(JOB_UNDER_WAY))
         return await self._all(and_(wanted, Backup.deleted_at.is_(None), ~under_way))
 

@@ -32,6 +32,7 @@ VERIFICATION_WAITS = "Pending"
 VERIFICATION_RUNS = "InProgress"
 VERIFICATION_PASSED = "Completed"
 VERIFICATION_FAILED = "Error"
+VERIFICATION_UNDER_WAY = (VERIFICATION_WAITS, VERIFICATION_RUNS)
 
 _LATELY = timedelta(days=6, hours=12)
 """Within it, a verification counts as one of this week. It has ended some time after the time of the schedule

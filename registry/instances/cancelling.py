@@ -21,7 +21,14 @@ from registry.instances import status
 from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
-from registry.instances.steps import JobFactory, fencing_token, is_to_end, job_record, take_step
+from registry.instances.steps import (
+    JobFactory,
+    fencing_token,
+    is_to_end,
+    is_tried_after_outage,
+    job_record,
+    take_step,
+)
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
@@ -40,9 +47,6 @@ KEPT_AFTER_CONFIRM = timedelta(days=7)
 
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
-
-_TRIED_AGAIN = (DbInstance.status == InstanceStatus.DELETE_FAILED, DbInstance.outages > 0)
-"""The conditions on an instance whose delete an outage has ended: a pass tries that again by itself."""
 
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
 _KEPT: Mapping[str, object] = {
@@ -103,13 +107,13 @@ class JobCancellations:
 
     async def is_tried_again(self, job: InstanceJob) -> bool:
         """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
-        tried = select(DbInstance.id).where(*fencing_token(job), *_TRIED_AGAIN)
+        tried = select(DbInstance.id).where(*fencing_token(job), is_tried_after_outage())
         async with self._sessions.statement() as session:
             return await session.scalar(tried) is not None
 
     async def give_up(self, job: InstanceJob) -> bool:
         """Record that no pass tries this attempt again, which an outage has ended; false if none would."""
-        given_up = update(DbInstance).where(*fencing_token(job), *_TRIED_AGAIN).values(outages=0)
+        given_up = update(DbInstance).where(*fencing_token(job), is_tried_after_outage()).values(outages=0)
         async with self._sessions.statement() as session:
             return await session.scalar(given_up.returning(DbInstance.id)) is not None
 
@@ -127,7 +131,7 @@ class JobCancellations:
         async with self._sessions.statement() as session:
             return await session.scalar(recorded) is not None
 
-    async def is_recorded(self, job: InstanceJob) -> bool:
+    async def is_cancelled(self, job: InstanceJob) -> bool:
         """Whether this very attempt is under way, and a client has cancelled it."""
         query = select(DbInstance.id).where(*fencing_token(job), is_to_end())
         async with self._sessions.statement() as session:
@@ -207,10 +211,7 @@ async def _keep_trash(session: AsyncSession) -> None:
     is_over = DbInstance.purge_after < kept_until
     await session.execute(instances.where(is_over).values(purge_after=kept_until))
     # One that an outage has ended is not tried again without its client.
-    ended = update(DbInstance).where(
-        DbInstance.status == InstanceStatus.DELETE_FAILED, DbInstance.outages > 0
-    )
-    await session.execute(ended.values(outages=0))
+    await session.execute(update(DbInstance).where(is_tried_after_outage()).values(outages=0))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
     # What a pass had begun to drop, it claims again when its time is over.

@@ -54,6 +54,7 @@ from registry.instances.steps import (
     has_taken,
     is_at,
     is_to_end,
+    is_tried_after_outage,
     job_record,
     take_step,
     take_step_once,
@@ -64,8 +65,6 @@ from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from settings import VerifyPolicy
 
-_RETRIES_AFTER_OUTAGES = 5
-"""How often a delete that an outage ended is tried again without the operator."""
 _DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
@@ -742,8 +741,7 @@ def _seconds(seconds: float) -> ColumnElement[timedelta]:
 
 def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     """Whether a delete that has failed is tried again without the operator, as `unfinished_deletes` says."""
-    was_ended = DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES)
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
     drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
-    return or_(was_ended, and_(has_mark(half_dropped.values()), has_name, drops))
+    return or_(is_tried_after_outage(), and_(has_mark(half_dropped.values()), has_name, drops))

@@ -109,6 +109,16 @@ class JobFactory:
         )
 
 
+_RETRIES_AFTER_OUTAGES = 5
+"""How often a delete that an outage ended is tried again without the operator."""
+
+
+def is_tried_after_outage() -> ColumnElement[bool]:
+    """The delete of the row has failed since an outage ended it, and a pass tries it again by itself."""
+    has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+    return and_(has_failed, DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES))
+
+
 def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
     """The row is at this job and this attempt (by default the job's own), under the same mark."""
     return (

@@ -359,7 +359,7 @@ class Walk:
     async def record_cancel(self) -> None:
         job = self.token()
         assert await self.cancellations.record(job) is self.model_of(job).record_cancel(token_of(job))
-        assert await self.cancellations.is_recorded(job) is self.model_of(job).is_to_end(token_of(job))
+        assert await self.cancellations.is_cancelled(job) is self.model_of(job).is_to_end(token_of(job))
 
     async def cancel_lost(self) -> None:
         job = self.token()

@@ -205,7 +205,7 @@ async def test_cancelled_job_waits_for_the_next_pass_when_the_server_is_away(
     reconcile = restarting(job_store, away, tenant, starts)
     with pytest.raises(ApplicationError):
         await ActivityEnvironment().run(reconcile.restart, job)
-    assert await tenant.cancellations.is_recorded(job)
+    assert await tenant.cancellations.is_cancelled(job)
     assert starts.started == []
 
 
@@ -219,7 +219,7 @@ async def test_later_attempts_and_jobs_are_restarted_when_an_earlier_one_was_can
     assert await job_store.fail(job, "The job was cancelled.", cancelled=True)
     again = (await instances.request_retry(job.instance_id)).job
     assert (await job_store.begin(again)).held
-    assert not await tenant.cancellations.is_recorded(again)
+    assert not await tenant.cancellations.is_cancelled(again)
     assert await ActivityEnvironment().run(reconcile.restart, again)
     third = replace(again, attempt=again.attempt + 1)
     assert (await job_store.begin(third)).held
