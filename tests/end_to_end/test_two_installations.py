@@ -121,6 +121,17 @@ async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ
 
 
 @asynccontextmanager
+async def original_server() -> AsyncIterator[tuple[EmbeddedPostgres, Path]]:
+    """A server with a registry and templates, and the folder with its data folder."""
+    with server_folder() as folder:
+        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD)
+        async with seeded(server):
+            await registries.prepare(server)
+            await registries.clone(server, "EdFi_Admin")
+            yield server, folder
+
+
+@asynccontextmanager
 async def copied(server: EmbeddedPostgres, folder: Path) -> AsyncIterator[EmbeddedPostgres]:
     """A physical copy of the server in `folder`, which was stopped for it."""
     await server.stop()
@@ -185,45 +196,39 @@ async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_origi
 ) -> None:
     """As when the snapshot of a machine is started as a test system, with the settings as they were."""
     monkeypatch.setattr(scheduled_requests, "_POLL_SECONDS", 0.05)
-    with server_folder() as folder:
-        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD)
-        async with seeded(server):
-            await registries.prepare(server)
-            await registries.clone(server, "EdFi_Admin")
+    async with original_server() as (server, folder):
+        async with serving(server, store, temporal) as (tenant, operator):
+            job = await operator.create("Grand Bend")
+            assert await operator.ended(job) is JobStatus.COMPLETED
+            for days_ago in (11, 10, 9):
+                await backed_up(tenant, operator, job.database, days_ago)
+            await cleaned(tenant)
+            own = await own_backups(tenant)
+        newest = str(own[-1].stored_id)
+        async with copied(server, folder) as copy:
+            async with serving(copy, store, temporal) as (test_system, operator):
+                assert (await cleaned(test_system)).left is None  # it is sooner than the original
             async with serving(server, store, temporal) as (tenant, operator):
-                job = await operator.create("Grand Bend")
-                assert await operator.ended(job) is JobStatus.COMPLETED
-                for days_ago in (11, 10, 9):
-                    await backed_up(tenant, operator, job.database, days_ago)
-                await cleaned(tenant)
-                own = await own_backups(tenant)
-            newest = str(own[-1].stored_id)
-            async with copied(server, folder) as copy:
-                async with serving(copy, store, temporal) as (test_system, operator):
-                    assert (await cleaned(test_system)).left is None  # it is sooner than the original
-                async with serving(server, store, temporal) as (tenant, operator):
-                    assert "accept-store" in str((await cleaned(tenant)).left)
-                async with serving(copy, store, temporal) as (test_system, operator):
-                    for days_ago in (2, 1):
-                        await backed_up(test_system, operator, job.database, days_ago)
-                    assert "accept-store" in str((await cleaned(test_system)).left)
-                    assert newest in stored(store)
-                    known = {it.id for it in own}
-                    foreign = [
-                        str(it.location) for it in await own_backups(test_system) if it.id not in known
-                    ]
-                    await test_system.instances.installation.renew()
-            async with serving(server, store, temporal) as (tenant, operator):
-                await cleaned(tenant)
-                assert [it.id for it in await own_backups(tenant)] == [it.id for it in own]
+                assert "accept-store" in str((await cleaned(tenant)).left)
+            async with serving(copy, store, temporal) as (test_system, operator):
+                for days_ago in (2, 1):
+                    await backed_up(test_system, operator, job.database, days_ago)
+                assert "accept-store" in str((await cleaned(test_system)).left)
                 assert newest in stored(store)
-                # As docs/operations/staging-copy.md says.
-                for location in foreign:
-                    shutil.rmtree(location.removeprefix("file://"))
-                await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
-                report = await cleaned(tenant)
-                assert (report.left, report.recorded) == (None, 0)
-                assert newest in stored(store)
+                known = {it.id for it in own}
+                foreign = [str(it.location) for it in await own_backups(test_system) if it.id not in known]
+                await test_system.instances.installation.renew()
+        async with serving(server, store, temporal) as (tenant, operator):
+            await cleaned(tenant)
+            assert [it.id for it in await own_backups(tenant)] == [it.id for it in own]
+            assert newest in stored(store)
+            # As docs/operations/staging-copy.md says.
+            for location in foreign:
+                shutil.rmtree(location.removeprefix("file://"))
+            await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
+            report = await cleaned(tenant)
+            assert (report.left, report.recorded) == (None, 0)
+            assert newest in stored(store)
 
 
 @pytest.mark.long
@@ -231,22 +236,18 @@ async def test_copy_is_noticed_when_it_has_made_a_backup_and_was_stopped_before_
     temporal: Client, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduled_requests, "_POLL_SECONDS", 0.05)
-    with server_folder() as folder:
-        server = unsafe_postgres(folder / "data", SUPERUSER_PASSWORD)
-        async with seeded(server):
-            await registries.prepare(server)
-            await registries.clone(server, "EdFi_Admin")
-            async with serving(server, store, temporal) as (tenant, operator):
-                job = await operator.create("Grand Bend")
-                assert await operator.ended(job) is JobStatus.COMPLETED
-                await backed_up(tenant, operator, job.database, 9)
-                await cleaned(tenant)
-                own = [it.id for it in await own_backups(tenant)]
-            async with copied(server, folder) as copy, serving(copy, store, temporal) as served:
-                await backed_up(*served, job.database, 1)
-            before = stored(store)
-            async with serving(server, store, temporal) as (tenant, operator):
-                for _ in range(2):
-                    assert "accept-store" in str((await cleaned(tenant)).left)
-                assert [it.id for it in await own_backups(tenant)] == own
-            assert stored(store) == before
+    async with original_server() as (server, folder):
+        async with serving(server, store, temporal) as (tenant, operator):
+            job = await operator.create("Grand Bend")
+            assert await operator.ended(job) is JobStatus.COMPLETED
+            await backed_up(tenant, operator, job.database, 9)
+            await cleaned(tenant)
+            own = [it.id for it in await own_backups(tenant)]
+        async with copied(server, folder) as copy, serving(copy, store, temporal) as served:
+            await backed_up(*served, job.database, 1)
+        before = stored(store)
+        async with serving(server, store, temporal) as (tenant, operator):
+            for _ in range(2):
+                assert "accept-store" in str((await cleaned(tenant)).left)
+            assert [it.id for it in await own_backups(tenant)] == own
+        assert stored(store) == before

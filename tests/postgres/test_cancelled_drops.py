@@ -130,8 +130,11 @@ async def test_nothing_is_dropped_from_the_trash_for_a_week(
     assert not await tenant.versions.is_purge_due()
     assert await instances.request_purge_after(trash) is None
     kept = await rows.fetch(
-        "SELECT purgeafter - now() AT TIME ZONE 'utc' AS for FROM adminapi.dbinstances WHERE purgeafter IS"
-        " NOT NULL UNION ALL SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.instanceversions"
+        "WITH its AS (SELECT * FROM adminapi.dbinstances WHERE starts_with(name, $1))"
+        " SELECT purgeafter - now() AT TIME ZONE 'utc' AS for FROM its WHERE purgeafter IS NOT NULL UNION ALL"
+        " SELECT version.purgeafter - now() AT TIME ZONE 'utc'"
+        " FROM adminapi.instanceversions AS version JOIN its ON its.id = version.instanceid",
+        name,
     )
     assert [round(row["for"] / timedelta(days=1)) for row in kept] == [7, 7]
     await rows.execute("DELETE FROM adminapi.instanceversions")

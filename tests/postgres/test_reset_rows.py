@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from registry.installation import InstallationStore
 from registry.instances.attributes import AttributeChanges
 from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import Delete
+from registry.instances.deletes import PLAIN_DELETE, Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.naming import is_reset_name, is_trash_name, trash_name
@@ -88,6 +88,16 @@ async def row(queries: InstanceQueries, job: InstanceJob) -> DbInstance:
 
 async def of_instance(queries: InstanceQueries, job: InstanceJob) -> Sequence[InstanceVersion]:
     return [one for one in await queries.versions() if one.instance_id == job.instance_id]
+
+
+async def trashed(
+    instances: InstanceStore, job_store: JobStore, job: InstanceJob, delete: Delete = PLAIN_DELETE
+) -> InstanceJob:
+    """Move the database of the instance to the trash; returns the job that has done so."""
+    trash = (await instances.request_delete(job.instance_id, delete)).job
+    assert (await job_store.begin(trash)).held
+    assert await job_store.finish_delete(trash)
+    return trash
 
 
 async def due(rows: asyncpg.Connection) -> None:
@@ -527,9 +537,7 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
     completed: InstanceJob,
 ) -> None:
     await reset(instances, job_store, completed)
-    trash = (await instances.request_delete(completed.instance_id)).job
-    assert (await job_store.begin(trash)).held
-    assert await job_store.finish_delete(trash)
+    await trashed(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
     assert version.purge_after == (await row(queries, completed)).purge_after
     purge = (await instances.request_delete(completed.instance_id, Delete(Operation.DELETE))).job
@@ -549,9 +557,7 @@ async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
 ) -> None:
     await reset(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
-    trash = (await instances.request_delete(completed.instance_id, delete)).job
-    assert (await job_store.begin(trash)).held
-    assert await job_store.finish_delete(trash)
+    trash = await trashed(instances, job_store, completed, delete)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
     await due(rows)
     assert await instances.request_due_purges(20, ["another", version.database_name]) == []
@@ -604,9 +610,7 @@ async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_b
     if change == "protected":
         await instances.change_attributes(completed.instance_id, PROTECTED)
     else:
-        trash = (await instances.request_delete(completed.instance_id)).job
-        assert (await job_store.begin(trash)).held
-        assert await job_store.finish_delete(trash)
+        await trashed(instances, job_store, completed)
     assert await versions.instance_of(purge) is None
     assert await versions.claim_due(20) == []
     if change == "in the trash":
@@ -629,9 +633,7 @@ async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_opera
 ) -> None:
     number = completed.instance_id
     await reset(instances, job_store, completed)
-    trash = (await instances.request_delete(number)).job
-    assert (await job_store.begin(trash)).held
-    assert await job_store.finish_delete(trash)
+    await trashed(instances, job_store, completed)
     requested = instances.request_undelete if end == "undelete failed" else instances.request_purge
     job = (await requested(number)).job
     assert (await job_store.begin(job)).held
@@ -658,9 +660,7 @@ async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the
     rows: asyncpg.Connection,
 ) -> None:
     await reset(instances, job_store, completed)
-    trash = (await instances.request_delete(completed.instance_id)).job
-    assert (await job_store.begin(trash)).held
-    assert await job_store.finish_delete(trash)
+    trash = await trashed(instances, job_store, completed)
     await due(rows)
     database = DatabaseName(completed.database, CONNECTION_STRING)
     async with instances.bringing_back(completed.instance_id, database, trash.number):
