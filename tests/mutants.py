@@ -31,8 +31,23 @@ _ACTIVITIES = (
     *(f"tests/end_to_end/test_{life}.py" for life in ("instance_life", "rename", "failures", "cancelling")),
 )
 _BACKUPS = ("tests/backups/test_interrupted.py", "tests/backups/test_round_trip.py")
+_BACKUP_ROWS = ("tests/postgres/test_final_backup_rows.py", "tests/postgres/test_scheduled_backups.py")
+_TRASH_ROWS = (
+    *("tests/postgres/test_trash_rows.py", "tests/postgres/test_trash_life_cycle.py"),
+    *("tests/postgres/test_cancelled_drops.py", "tests/postgres/test_life_cycle.py"),
+    *("tests/postgres/test_status_words.py", "tests/postgres/test_sweep.py"),
+)
 _TEMPLATES = tuple(f"tests/postgres/test_template_{part}.py" for part in ("load", "exchange"))
 _TESTS: dict[str, tuple[str, ...]] = {
+    "registry/backups/expiry.py": _BACKUP_ROWS,
+    "registry/backups/records.py": _BACKUP_ROWS,
+    "registry/backups/retention.py": ("tests/unit/test_retention.py", *_BACKUP_ROWS),
+    "registry/backups/rows.py": _BACKUP_ROWS,
+    "registry/instances/cancelling.py": (*_TRASH_ROWS, "tests/api/test_cancelling.py"),
+    "registry/instances/deletes.py": (*_TRASH_ROWS, "tests/api/test_abandoning.py"),
+    "registry/instances/final_backups.py": _BACKUP_ROWS,
+    "registry/instances/steps.py": _TRASH_ROWS,
+    "registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
     "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
     "registry/instances/set_aside.py": (
         "tests/postgres/test_trash_rows.py",
@@ -97,6 +112,12 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
     "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
+    "tenants/adoption.py": (
+        *("tests/postgres/test_drift.py", "tests/postgres/test_handing_over.py"),
+        *("tests/api/test_adoption.py", "tests/end_to_end/test_trash.py", "tests/end_to_end/test_reset.py"),
+    ),
+    "tenants/known_store.py": ("tests/postgres/test_known_store.py", "tests/postgres/test_store_claims.py"),
+    "tenants/store_claims.py": ("tests/postgres/test_store_claims.py",),
 }
 """The tests that must notice a change of each module."""
 
