@@ -143,7 +143,7 @@ class DatabaseAdoption:
         if instance is None:
             return await self._restore(instance_id, str(database))
         if instance.is_in_trash:
-            return await self._bring_back(instance_id, str(database), earlier=earlier)
+            return await self._bring_back(instance, str(database), earlier=earlier)
         owner, needed = self._owner(instance), await self._needed()
         name = database or instance.database_name
         recorded = None if database is None else self._database_name(database)
@@ -192,22 +192,18 @@ class DatabaseAdoption:
         its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
         await take_out(self._tenant.server, session, its, trash, row.database_name)
 
-    async def _bring_back(self, instance_id: int, database: str, *, earlier: bool) -> AdoptionCandidate:
+    async def _bring_back(self, instance: DbInstance, database: str, *, earlier: bool) -> AdoptionCandidate:
         """Take an instance back that is in the trash by a registry that was restored to before its undelete.
 
         Its database is one that a reset has given it since; what is in the trash becomes a version.
         """
         tenant, needed = self._tenant, await self._needed()
-        async with tenant.server.session() as session:
-            instance = await self._instance(session, instance_id, database)
-        if instance is None:
-            raise InstanceNotFoundError(instance_id)
         async with tenant.server.fenced(self._owner(instance), before_waiting=_leave_to_job) as session:
             await tenant.installation.require_confirmed(session)
             # Read again: no job changes any more which databases it has.
-            trashed = await self._instance(session, instance_id, database)
+            trashed = await tenant.queries.any_instance(instance.id)
             if trashed is None or not trashed.is_in_trash:
-                raise InstanceNotFoundError(instance_id)
+                raise InstanceNotFoundError(instance.id)
             found = await adoption.inspect(session, self._owner(trashed), database, needed)
             candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
             _require_adoptable(candidate)
