@@ -58,7 +58,7 @@ from temporal.refresh_starter import RefreshStarter
 from temporal.sdk_metrics import measuring_runtime
 from temporal.verification_starter import VerificationStarter
 from temporal.worker_probes import WorkerProbes
-from tenants.drift import Drift, DriftKind
+from tenants.drift.findings import Drift, DriftKind
 from tenants.figures import pool_samples
 from tenants.known_store import backup_obstacle
 from tenants.tenant import Tenant, open_tenants

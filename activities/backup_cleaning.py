@@ -30,7 +30,7 @@ from registry.backups.rows import VERIFICATION_PASSED
 from registry.backups.stores import BackupStores
 from registry.storage.models import Backup
 from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
-from tenants.drift import Drift, is_suspect
+from tenants.drift.findings import Drift, is_suspect
 from tenants.known_store import known_store
 from tenants.store_claims import claim_store
 from tenants.tenant import Tenant

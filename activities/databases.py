@@ -694,8 +694,7 @@ async def _require_own(session: asyncpg.Connection, version: Owner, instance: Db
         DisagreementError: no database carries the mark of its own.
         DatabaseFaultError: the server is away, …
     """
-    mark = None if instance.database_mark is None else str(instance.database_mark)
-    if not await has_database(session, replace(version, database_mark=mark)):
+    if not await has_database(session, replace(version, database_mark=instance.database_mark_text)):
         raise DisagreementError(
             instance.database_name,
             f"The database '{instance.database_name}' of the instance does not exist, so what it had before"

@@ -23,7 +23,7 @@ from registry.instances.status import InstanceStatus, Undo, after_failure
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionPurge, VersionStore
 from tenants.cancelling import cancel_behind_fence
-from tenants.drift import Drift, is_suspect
+from tenants.drift.findings import Drift, is_suspect
 
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""

@@ -39,7 +39,7 @@ from temporal.job_canceller import JobCanceller
 from temporal.job_executions import JobExecutions
 from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import DriftDetector
+from tenants.drift.detector import DriftDetector
 from tenants.tenant import Tenant
 from tenants.usage import InstanceUsage
 

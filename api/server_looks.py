@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 from databases.spare_pool import PoolReport, SparePool
 from logs import fault_name
 from registry.instances.jobs import StartedJob
-from tenants.drift import Drift, DriftDetector
+from tenants.drift.detector import DriftDetector
+from tenants.drift.findings import Drift
 
 _DRIFT_SECONDS = 600
 _SPARES_SECONDS = 60

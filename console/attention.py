@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from api.services import Services
 from registry.instances.instance_list import InstanceFilter
 from registry.instances.status import InstanceStatus
-from tenants.drift import is_suspect
+from tenants.drift.findings import is_suspect
 
 FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)
 """Instances with these need a person."""

@@ -23,7 +23,8 @@ from registry.instances.store import DatabaseName, LostInstance
 from registry.instances.versions import ReplacedDatabase
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
-from tenants.drift import KNOWN_BY_REGISTRY, listed, of_instance, out_of_trash_by_hand
+from tenants.drift.own_databases import listed, of_instance
+from tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from tenants.tenant import Tenant
 
 _JOB = "adopted"
@@ -364,7 +365,7 @@ class DatabaseAdoption:
             number,
             attempt,
             self._tenant.instances.installation.known_id,
-            database_mark=None if instance.database_mark is None else str(instance.database_mark),
+            database_mark=instance.database_mark_text,
         ).knowing(instance.known_requests)
 
     def _named(self, database: str) -> tuple[str, str] | None:

@@ -36,7 +36,7 @@ from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from secret_files import CurrentDsn
 from settings import AnySettings, Settings
-from tenants.drift import DriftDetector
+from tenants.drift.detector import DriftDetector
 from tenants.installation_check import InstallationCheck
 from tenants.rights_check import RightsCheck
 from tenants.snapshots import Snapshots

@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.sweep import SweepPage
     from registry.instances.jobs import InstanceJob
     from registry.instances.versions import VersionPurge
-    from tenants.drift import Drift
+    from tenants.drift.findings import Drift
     from workflows import options
     from workflows.scheduled_refresh import dispatch_refreshes
 

@@ -9,7 +9,7 @@ from fastapi import Depends
 
 from api.dependencies import ServerLooksDep
 from console.texts import t
-from tenants.drift import Drift, DriftKind, Remedy, RemedyAction
+from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from api.http.parsing import Properties
 from console.views.key_values import contexts_of, labels_of
 from console.views.origins import ORIGIN_FIELDS, DryRun, OriginViewDep
 from registry.instances.naming import database_name, name_errors
-from tenants.drift import Drift, DriftKind
+from tenants.drift.findings import Drift, DriftKind
 
 FIELDS = {
     **ORIGIN_FIELDS,

@@ -15,7 +15,7 @@ from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
 from registry.storage.listing import Page
 from registry.storage.models import Backup
-from tenants.drift import Drift
+from tenants.drift.findings import Drift
 
 ORIGIN_FIELDS = {"DatabaseTemplate": "template", "CopyOf": "copy_of", "Mode": "mode", "BackupId": "backup"}
 """For each property of the API, the field of the form."""

@@ -103,7 +103,7 @@ class JobFactory:
             copy_of=instance.copy_origin,
             backup_id=instance.backup_id,
             makes_backup=str(makes_backup) if makes_backup else None,
-            database_mark=None if instance.database_mark is None else str(instance.database_mark),
+            database_mark=instance.database_mark_text,
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
             purge_follows=operation is Operation.TRASH and instance.purge_follows,
         )

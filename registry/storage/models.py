@@ -195,6 +195,11 @@ class DbInstance(_HasOrigin, Base):
     requests: Mapped[list[str] | None] = mapped_column("publishrequests", ARRAY(Text))
 
     @property
+    def database_mark_text(self) -> str | None:
+        """Its `database_mark`, as comments have it."""
+        return None if self.database_mark is None else str(self.database_mark)
+
+    @property
     def known_requests(self) -> tuple[str, ...]:
         """Its `requests`, in their order, as jobs and comments have them."""
         return tuple(self.requests or ())

@@ -20,7 +20,7 @@ from registry.instances.store import InstanceStore
 from registry.storage.models import DbInstance
 from settings import Settings
 from temporal.job_starter import JobStarter
-from tenants.drift import Drift
+from tenants.drift.findings import Drift
 from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.servers import binary, session

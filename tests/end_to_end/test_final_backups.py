@@ -39,7 +39,7 @@ from registry.instances.origins import BackupOrigin
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from settings import Settings
 from tenants.backup_store import open_store
-from tenants.drift import DriftKind
+from tenants.drift.findings import DriftKind
 from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended

@@ -36,7 +36,7 @@ from registry.instances.store import InstanceStore
 from registry.storage.errors import RefusedError
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from tenants.drift import Drift, DriftKind
+from tenants.drift.findings import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator

@@ -32,7 +32,7 @@ from registry.instances.status import JobStatus
 from settings import Settings
 from temporal import schedules
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import Drift, DriftKind
+from tenants.drift.findings import Drift, DriftKind
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import created

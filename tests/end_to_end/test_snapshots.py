@@ -24,7 +24,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from settings import Settings
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import DriftKind
+from tenants.drift.findings import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile

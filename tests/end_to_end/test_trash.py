@@ -24,7 +24,7 @@ from registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from settings import Settings
 from temporal.job_starter import JobStarter
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import DriftKind, Remedy, RemedyAction
+from tenants.drift.findings import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile

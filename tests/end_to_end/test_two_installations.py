@@ -31,7 +31,7 @@ from temporal import schedules
 from temporal.client import data_converter
 from temporal.job_starter import JobStarter, started_jobs
 from tenants.backup_store import open_store
-from tenants.drift import DriftKind
+from tenants.drift.findings import DriftKind
 from tenants.known_store import accept_store
 from tenants.tenant import Tenant, open_tenants
 from tests import registries

@@ -32,7 +32,8 @@ from registry.instances.status import Operation, Template
 from registry.instances.store import InstanceStore
 from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
-from tenants.drift import Drift, DriftDetector, DriftKind, is_suspect
+from tenants.drift.detector import DriftDetector
+from tenants.drift.findings import Drift, DriftKind, is_suspect
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
@@ -99,7 +100,7 @@ async def test_clock_of_the_one_server_is_reported_when_that_of_the_process_diff
 ) -> None:
     """Registry and ODS databases are on one server, whose clock is wrong for both."""
     assert await _found(detector, DriftKind.CLOCKS_DIFFER) == []
-    monkeypatch.setattr("tenants.drift._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead))
+    monkeypatch.setattr("tenants.drift.detector._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead))
     (found,) = await _found(detector, DriftKind.CLOCKS_DIFFER)
     assert found.subject == "registry and process"
     assert words in found.explanation
@@ -205,7 +206,7 @@ async def test_older_registry_is_reported_when_something_of_it_is_handed_back_me
     async def hand_back(_: float) -> None:
         await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = jobnumber + 1")
 
-    monkeypatch.setattr("tenants.drift.asyncio", SimpleNamespace(sleep=hand_back))
+    monkeypatch.setattr("tenants.drift.detector.asyncio", SimpleNamespace(sleep=hand_back))
     assert is_suspect(await detector.detect([later, lost])) is not None
 
 

@@ -27,7 +27,7 @@ from registry.snapshots.store import SnapshotStore
 from registry.storage.engine import create_registry_engine
 from registry.storage.errors import InstallationNotConfirmedError
 from settings import Settings
-from tenants.drift import DriftKind
+from tenants.drift.findings import DriftKind
 from tenants.installation_check import InstallationCheck
 from tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries

@@ -18,7 +18,7 @@ from backups.errors import BackupFaultError, StoreFullError
 from backups.storage import BackupStore
 from embedded.postgres import EmbeddedPostgres
 from registry.backups.stores import BackupStores
-from tenants.drift import Drift, DriftKind
+from tenants.drift.findings import Drift, DriftKind
 from tenants.known_store import known_store, unshared_store
 from tenants.store_claims import SharedStoreError, claim_store
 from tenants.tenant import Tenant, open_tenants

@@ -16,7 +16,7 @@ from cli.main import _commands
 from console.menu import MENU
 from console.texts import t
 from settings import Settings
-from tenants.drift import DriftKind
+from tenants.drift.findings import DriftKind
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

@@ -26,7 +26,7 @@ from registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from registry.education_organizations.refreshes import Scope
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.versions import VersionPurge
-from tenants.drift import Drift
+from tenants.drift.findings import Drift
 
 
 class Script:

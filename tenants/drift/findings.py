@@ -1,0 +1,101 @@
+"""What a comparison of registry and server finds, and the requests that settle it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class DriftKind(StrEnum):
+    """The kinds of contradictions."""
+
+    DATABASE_WITHOUT_INSTANCE = "DatabaseWithoutInstance"
+    INSTANCE_WITHOUT_DATABASE = "InstanceWithoutDatabase"
+    INSTANCE_WITHOUT_ODS_INSTANCE = "InstanceWithoutOdsInstance"
+    ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
+    DERIVATIVE_OF_OTHER_INSTANCE = "DerivativeOfOtherInstance"
+    ODS_INSTANCE_OF_OTHER_INSTANCE = "OdsInstanceOfOtherInstance"
+    INVALID_DATABASE = "InvalidDatabase"
+    TEMPLATE_MISSING = "TemplateMissing"
+    TEMPLATE_OPEN = "TemplateOpen"
+    ORPHAN_DIRECTORY = "OrphanDirectory"
+    INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"
+    REGISTRY_OLDER_THAN_SERVER = "RegistryOlderThanServer"
+    TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
+    TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
+    TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
+    INSTANCE_IN_TRASH = "InstanceInTrash"
+    TRASH_CHANGED = "TrashChanged"
+    CLOCKS_DIFFER = "ClocksDiffer"
+    TIME_GAP = "TimeGap"
+    STORE_SHARED = "StoreShared"
+    SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
+    SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
+    RESET_NOT_ENDED = "ResetNotEnded"
+
+
+_SUSPICIONS = {
+    DriftKind.REGISTRY_OLDER_THAN_SERVER,
+    DriftKind.INSTALLATION_NOT_CONFIRMED,
+    DriftKind.CLOCKS_DIFFER,
+    DriftKind.TIME_GAP,
+    DriftKind.STORE_SHARED,
+}
+
+
+class RemedyAction(StrEnum):
+    """What a request to this service can do about a contradiction."""
+
+    ADOPT = "Adopt"
+    UNDELETE = "Undelete"
+    PURGE = "Purge"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A request that settles a contradiction. The request itself checks whether it may be granted.
+
+    Attributes:
+        action: what is requested.
+        instance_id: of which instance.
+        database: of an adoption, the database that the instance gets; None if it keeps the name it has.
+    """
+
+    action: RemedyAction
+    instance_id: int
+    database: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The same on the command line."""
+        named = "" if self.database is None else f" --database {self.database}"
+        return f"ods instance {self.action.lower()} {self.instance_id}{named}"
+
+
+@dataclass(frozen=True, order=True)
+class Drift:
+    """One contradiction: `subject` is the database, instance or directory it is about.
+
+    `remedy` is the request that settles it; None if the operator must do it by hand.
+    """
+
+    kind: DriftKind
+    subject: str
+    explanation: str
+    remedy: Remedy | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> tuple[DriftKind, str]:
+        """What it is about. The explanation may change all the time, with a time that it tells.
+
+        Of a registry that is older than the server, so does the subject, while databases are handed back.
+        """
+        older = self.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
+        return self.kind, "" if older else self.subject
+
+
+def is_suspect(found: Collection[Drift]) -> Drift | None:
+    """The contradiction by which the registry may be wrong about what is due; None if there is none.
+
+    It may be of yesterday, or a copy, or its clock may be wrong: nothing is done on its word alone then.
+    """
+    return next((drift for drift in found if drift.kind in _SUSPICIONS), None)

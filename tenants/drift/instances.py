@@ -1,0 +1,81 @@
+"""Live instances whose database or ODS instance is not as the registry says."""
+
+from collections.abc import Collection, Iterator
+
+from databases.inspection import Database
+from registry.instances.status import AT_REST
+from registry.storage.models import DbInstance
+from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
+
+
+def instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
+    """Live instances without a usable database, or without an ODS instance.
+
+    Left out are the marks in `published_later`, whose databases the registry does not know.
+    """
+    routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
+    for instance in seen.instances:
+        if not must_be_usable(instance) or str(instance.mark) in published_later:
+            continue
+        subject = f"{instance.id} {instance.name}"
+        database = seen.databases.get(instance.database_name)
+        if (fault := _fault(database, instance)) is not None:
+            words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
+            if database is None and (before := newest_version(seen, instance)) is not None:
+                words += (
+                    f" What it had before a reset is in the trash: `ods instance adopt {instance.id}"
+                    f" --database {before.database_name}` brings that back."
+                )
+            remedy = None if database is None else _adoption_of(database, instance)
+            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
+        if instance.ods_instance_id not in routed:
+            words = (
+                f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
+            )
+            yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _fault(database: Database | None, instance: DbInstance) -> str | None:
+    """What is wrong with the database that has the name of the instance's; None if nothing is."""
+    if database is None:
+        return "does not exist"
+    if database.mark != str(instance.mark):
+        return "does not carry the instance's mark"
+    if database.invalid:
+        return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
+    if not database.open:
+        return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
+    return _other_database(database, instance)
+
+
+def _adoption_of(database: Database, instance: DbInstance) -> Remedy | None:
+    """The request that makes the database the instance's; None if that is no question of its comment."""
+    is_whole = database.open and not database.invalid and instance.replacement is None
+    return Remedy(RemedyAction.ADOPT, instance.id) if is_whole else None
+
+
+def _other_database(database: Database, instance: DbInstance) -> str | None:
+    """What is wrong if it is one that the instance had before a reset, or was to get by one."""
+    if database.owner is None or database.owner.database_mark == instance.database_mark_text:
+        return None
+    if instance.replacement is not None:
+        return "is the one of a reset that was interrupted: the reconcile pass will record it"
+    return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
+
+
+def resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
+    """Instances that take no request, because a failed reset is neither undone nor recorded as done."""
+    for instance in (*seen.instances, *seen.trashed):
+        if instance.replacement is not None and instance.status in AT_REST:
+            words = (
+                "A reset has failed or was cancelled, and what it has done is not undone yet: the instance"
+                " takes no request until then. The reconcile pass does it; if it cannot, its log says why,"
+                f" and `ods instance adopt {instance.id} --database {instance.database_name}` ends it with"
+                " the database that is there."
+            )
+            aside = [it.name for it in seen.databases.values() if it.trash and it.mark == str(instance.mark)]
+            if aside:
+                words += f" What it had before is in the trash: {', '.join(sorted(aside))}."
+            remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
+            yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words, remedy)

@@ -1,0 +1,59 @@
+"""Where the ODS/API is led to a database that is missing, or is that of another instance."""
+
+from collections.abc import Iterator
+
+from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from tenants.drift.findings import Drift, DriftKind
+from tenants.drift.snapshot import Snapshot
+
+
+def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+    """ODS instances that lead to a database that does not exist."""
+    for ods_instance in seen.ods_instances:
+        database = strings.local_database(ods_instance.connection_string)
+        if database is not None and database not in seen.databases:
+            yield Drift(
+                DriftKind.ODS_INSTANCE_WITHOUT_DATABASE,
+                f"{ods_instance.ods_instance_id} {ods_instance.name}",
+                f"The ODS/API routes to the database '{database}', which does not exist.",
+            )
+
+
+def derivatives_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+    """Derivatives of an instance that lead to another one's database."""
+    names = {row.ods_instance_id: row.name for row in seen.instances}
+    with_names = {row.database_name: row for row in seen.instances if row.has_names}
+    for derivative in seen.derivatives:
+        database = strings.local_database(derivative.connection_string)
+        other = with_names.get(database or "")
+        own_name = names.get(derivative.ods_instance_id)
+        # ODS instances that are no instances may lead where the operator wants.
+        if other is None or own_name is None or other.ods_instance_id == derivative.ods_instance_id:
+            continue
+        yield Drift(
+            DriftKind.DERIVATIVE_OF_OTHER_INSTANCE,
+            f"{derivative.ods_instance_id} {own_name} {derivative.derivative_type}",
+            f"The derivative {derivative.id} of this instance leads to '{database}', the database of the"
+            f" instance {other.id} '{other.name}': clients of the one read the data of the other. Give it"
+            f" another connection string, or remove it (PUT or DELETE"
+            f" /v2/odsInstanceDerivatives/{derivative.id}).",
+        )
+
+
+def ods_instances_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+    """ODS instances that lead to the database of an instance, and are not that instance's."""
+    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
+    for ods_instance in seen.ods_instances:
+        database = strings.local_database(ods_instance.connection_string)
+        instance = with_names.get(database or "")
+        if instance is None or instance.ods_instance_id == ods_instance.ods_instance_id:
+            continue
+        number = ods_instance.ods_instance_id
+        yield Drift(
+            DriftKind.ODS_INSTANCE_OF_OTHER_INSTANCE,
+            f"{number} {ods_instance.name}",
+            f"The ODS instance {number} '{ods_instance.name}' leads to '{database}', the database of the"
+            f" instance {instance.id} '{instance.name}': its clients read and write its data. It may"
+            " have been added for another instance that had the name. Unless that is meant, give it"
+            f" another connection string, or delete it (PUT or DELETE /v2/odsInstances/{number}).",
+        )

@@ -1,0 +1,66 @@
+"""Which of an instance's databases it had last, and which request gives it that."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from databases.inspection import Database, published_last
+from databases.ownership import Owner
+from registry.storage.models import DbInstance
+from tenants.drift.findings import Remedy, RemedyAction
+from tenants.drift.snapshot import Snapshot
+
+
+def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Database]:
+    """What the owner's instance has and had: not what a reset was to give it, nor what is half dropped."""
+    its = (one for one in databases if owner and one.owner and owner.shares_instance(one.owner))
+    return [one for one in its if not one.reset and not one.invalid]
+
+
+def taking_back(instance: DbInstance, database: Database) -> Remedy:
+    """The request that takes an instance in the trash back with this database, whichever it has by that."""
+    marked = database.owner and database.owner.database_mark
+    is_known = marked == instance.database_mark_text
+    if is_known and (database.trash or database.name == instance.database_name):
+        return Remedy(RemedyAction.UNDELETE, instance.id)
+    return Remedy(RemedyAction.ADOPT, instance.id, database.name)
+
+
+def is_earlier(seen: Snapshot, database: Database) -> bool:
+    """Whether another database of the instance was certainly published later."""
+    last = published_last(of_instance(seen.databases.values(), database.owner))
+    return last is not None and last is not database
+
+
+def choice_of(
+    instance: DbInstance, several: Collection[Database], last: Database | None, database: Database
+) -> str:
+    """Which of several databases becomes the instance's, and what becomes of this one."""
+    if last is not None and last is not database:
+        adopt = f"`ods instance adopt {instance.id} --database"
+        return (
+            f"A reset has replaced it: '{last.name}' was published later. {adopt} {last.name}` hands that"
+            " over. Then this one, if it is closed, is a version of the instance, and can come back until its"
+            f" time is over: `ods instance undo-reset {instance.id} --database {database.name}`."
+        )
+    return which_last(instance, several)
+
+
+def which_last(instance: DbInstance, several: Collection[Database]) -> str:
+    """What the operator does who must find out which of several databases is the instance's."""
+    return (
+        f"Which was in use last, the comments do not tell: {listed(several)}. Look at their data, and remove"
+        " the comment of a copy (COMMENT ON DATABASE … IS NULL). `ods instance adopt"
+        f" {instance.id} --database NAME --earlier` hands over the one that you choose; closed ones in the"
+        " trash are versions of the instance then."
+    )
+
+
+def listed(databases: Collection[Database]) -> str:
+    """Databases, and when their comments were written, the latest first."""
+    ordered = sorted(databases, key=lambda one: moment(one.published_at), reverse=True)
+    return "; ".join(f"'{one.name}' ({moment(one.published_at)})" for one in ordered)
+
+
+def moment(at: datetime | None) -> str:
+    """A time in words, to the second; also one that is not known."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
