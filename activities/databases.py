@@ -201,7 +201,9 @@ class DatabaseActivities:
         with as_application_error():
             async with heartbeats(), self._fenced(job) as (session, owner):
                 server, kept, name = self._tenant.server, _trash_database(job), job.final_database
-                await trash.require_no_later(session, owner, kept)
+                versions = await self._tenant.queries.versions_of(job.instance_id)
+                known = {version.database_name: version.publication for version in versions}
+                await trash.require_no_later(session, owner, kept, known)
                 await trash.take_out(server, session, owner, kept, name, former=job.database)
 
     @activity.defn

@@ -8,6 +8,7 @@ Everything here runs on a session that holds the fence of the instance, and is s
 interruption.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import asyncpg
@@ -174,16 +175,21 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
     await change_name(server, session, row, database, statements, opened.comment)
 
 
-async def require_no_later(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
+async def require_no_later(
+    session: asyncpg.Connection, owner: KnownOwner, trash: str, versions: Mapping[str, tuple[int, int]]
+) -> None:
     """Refuse an undelete while there is another database of the instance that was published later.
 
     The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
-    before, and what it knows to be in the trash is what a reset has replaced.
+    before, and what it knows to be in the trash is what a reset has replaced. What the registry itself knows
+    to be replaced is not later, whatever number its comment has: an adoption gives the number of the
+    registry, which may be a lower one, to the database that it hands over.
 
     Args:
         session: a fenced session.
         owner: the instance.
         trash: the name that its database has in the trash.
+        versions: the publications of what the registry knows to be replaced, by the names in the trash.
 
     Raises:
         DisagreementError: there is such a database.
@@ -195,8 +201,14 @@ async def require_no_later(session: asyncpg.Connection, owner: Owner, trash: str
     for name, row in found.items():
         is_other = name not in its and shares_instance(row, owner)
         is_later = _publication(row) > own or (_publication(row) == own and not is_put_away(row))
-        if is_other and is_later and not is_reset_name(name) and not is_invalid(row):
+        is_known = versions.get(name) == _publication(row) and _has_known_request(row, owner)
+        if is_other and is_later and not (is_known or is_reset_name(name) or is_invalid(row)):
             raise refusal(row, owner, then="")
+
+
+def _has_known_request(row: asyncpg.Record, owner: KnownOwner) -> bool:
+    marked = Owner.read(row["comment"])
+    return marked is None or marked.request in {None, *owner.requests}
 
 
 def _publication(row: asyncpg.Record) -> tuple[int, int]:

@@ -284,6 +284,11 @@ class InstanceVersion(_HasOrigin, Base):
     # Since when it is being dropped: it cannot come back from then on.
     purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
 
+    @property
+    def publication(self) -> tuple[int, int]:
+        """Job and attempt that published the database, or put it into the trash, as its comment has it."""
+        return self.job_number, self.attempt
+
 
 class LeftDatabaseName(Base):
     """The name of a database that a rename of its instance has left, and since when."""

@@ -22,7 +22,7 @@ def published_later(seen: Snapshot, tenant: str) -> list[Database]:
     It knows an earlier publication of their instances, or not even the instances, which it never removes.
     """
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
-    versions = {row.database_name: (row.job_number, row.attempt) for row in seen.versions}
+    versions = {row.database_name: row.publication for row in seen.versions}
     requests = {mark: {None, *row.known_requests} for mark, row in known.items()}
     return [
         database

@@ -1052,6 +1052,26 @@ async def test_instance_comes_back_with_its_last_database_when_it_was_undeleted_
     assert await read(postgres, job) == ["old"]
 
 
+async def test_undelete_is_granted_when_a_restored_registry_was_given_the_later_of_two_databases(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
+) -> None:
+    job = await created(operator, name)
+    earlier = await Snapshot.take(superuser)
+    for number in range(2):  # so that what is replaced has a later number than the registry knows then
+        assert await operator.ended(await operator.rename(job, f"{name} {number}")) is JobStatus.COMPLETED
+    await write(postgres, replace(job, database=(await operator.instance(job)).database_name), "old")
+    kept = await replaced(operator, job)
+    job = replace(job, database=(await operator.instance(job)).database_name)
+    await write(postgres, job, "new")
+    await earlier.put_back(superuser, Mock())
+    await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
+    assert _each_of(await tenant.drift.detect(), name, job.database, kept) == []
+    await undeleted(operator, job)
+    assert await read(postgres, job) == ["new"]
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [({}, "one is a copy"), ({"database_mark": OTHER_MARK, "number": 1}, "was published later")],
