@@ -175,8 +175,8 @@ class ReconcileActivities:
                 cancel = partial(self._cancellations.cancel_lost, job)
                 await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel)
                 return False
-            has_failed = await self._job_store.holds(job, InstanceStatus.DELETE_FAILED)
-            due = await self._job_store.release(job, await self._half_dropped() if has_failed else {})
+            is_running = await self._job_store.holds(job, InstanceStatus.IN_PROGRESS)
+            due = await self._job_store.release(job, {} if is_running else await self._half_dropped())
         return due is not None and await accepted(self._start(due), due.job_id)
 
     @activity.defn

@@ -53,6 +53,7 @@ from registry.instances.steps import (
     has_mark,
     has_taken,
     is_at,
+    is_cancelled,
     is_to_end,
     is_tried_after_outage,
     job_record,
@@ -530,7 +531,9 @@ class JobStore:
     ) -> bool:
         """Record that `job` has failed, or was cancelled while it ran.
 
-        Safe to repeat. Returns whether the instance was the job's to fail.
+        Also if a client's request was recorded while the workflow gave up, which did not know of it: then no
+        pass tries the job again, whether or not an outage has ended it. Safe to repeat. Returns whether the
+        instance was the job's to fail.
 
         Args:
             job: the job, at the attempt that gave up.
@@ -538,22 +541,17 @@ class JobStore:
             outage: whether a server was away for longer than the job's policy waits.
             cancelled: whether a client has cancelled it.
         """
-        step = (status.CANCEL_RUNNING if cancelled else status.FAIL)[job.operation]
-        if step.target == status.FINISH[job.operation].target:
-            return await self._fail_alone(job, step, reason)
-        failed = {"error_message": reason, "outages": DbInstance.outages + 1 if outage else 0}
-        async with self._sessions.statement() as session:
-            return await take_step_once(session, job, step, failed, fencing_token(job))
-
-    async def _fail_alone(self, job: InstanceJob, step: Step, reason: str) -> bool:
-        """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
         guard = fencing_token(job)
-        values = CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}
         async with self._sessions.transaction() as session:
-            if not await take_step(session, job, step, values, guard):
-                return await has_taken(session, job, step, guard)
-            await session.execute(job_record(job, step.job, reason))
-            return True
+            # Locked, so that no request is recorded before the failure is.
+            recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
+            step = (status.CANCEL_RUNNING if cancelled or recorded else status.FAIL)[job.operation]
+            if step.target == status.FINISH[job.operation].target:
+                return await _fail_alone(session, job, step, reason)
+            outages = DbInstance.outages + 1 if outage and not recorded else 0
+            return await take_step_once(
+                session, job, step, {"error_message": reason, "outages": outages}, guard
+            )
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
@@ -573,7 +571,7 @@ class JobStore:
     async def release(
         self, job: InstanceJob, half_dropped: Mapping[str, str] | None = None
     ) -> InstanceJob | None:
-        """Put a job back to waiting that no workflow works on any more, or a delete that has failed.
+        """Put a job back to waiting that no workflow works on any more, or a delete that is tried again.
 
         Safe to repeat. Returns the attempt that is due then; None if nothing was changed: the instance has
         moved on, a client has cancelled this attempt, or has called off a delete that has failed.
@@ -583,9 +581,8 @@ class JobStore:
             half_dropped: as for `unfinished_deletes`.
         """
         is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
-        is_wanted = or_(
-            DbInstance.status != InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped or {})
-        )
+        has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
+        is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
         guard = (*fencing_token(job), ~is_done, ~is_to_end(), is_wanted)
         async with self._sessions.statement() as session:
             released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
@@ -681,6 +678,16 @@ class JobStore:
         query = select(DbInstance).where(condition, DbInstance.is_adopted, DbInstance.id > after)
         async with self._sessions.statement() as session:
             return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
+
+
+async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
+    """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
+    guard = fencing_token(job)
+    values = CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}
+    if not await take_step(session, job, step, values, guard):
+        return await has_taken(session, job, step, guard)
+    await session.execute(job_record(job, step.job, reason))
+    return True
 
 
 def _is_replacing(job: InstanceJob) -> Guard:

@@ -137,8 +137,12 @@ def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
 
 def is_to_end() -> ColumnElement[bool]:
     """The row is at an attempt that is under way, and that a client has cancelled."""
+    return and_(DbInstance.status == InstanceStatus.IN_PROGRESS, is_cancelled())
+
+
+def is_cancelled() -> ColumnElement[bool]:
+    """A client has cancelled the row's last attempt while that was under way."""
     return and_(
-        DbInstance.status == InstanceStatus.IN_PROGRESS,
         DbInstance.cancelled_number.is_not_distinct_from(DbInstance.job_number),
         DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),
     )

@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
+from activities.databases import owner_of
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
@@ -230,20 +231,55 @@ async def test_later_attempts_and_jobs_are_restarted_when_an_earlier_one_was_can
     assert starts.started == [job.job_id, deletion.job_id]
 
 
-async def test_purge_is_finished_when_it_was_cancelled_after_its_drop_had_begun(
-    instances: InstanceStore, job_store: JobStore, server: Server, tenant: Tenant, name: str
+@pytest.mark.parametrize(("state", "failed"), [("Completed", "Delete_Failed"), ("Deleted", "Deleted")])
+async def test_drop_is_not_tried_again_when_it_was_cancelled_while_an_outage_ended_it(
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    tenant: Tenant,
+    name: str,
+    state: str,
+    failed: str,
 ) -> None:
-    deleted = await bring_to(instances, job_store, "Completed", name)
-    trash = (await instances.request_delete(deleted.instance_id, Delete(Operation.TRASH))).job
-    assert (await job_store.begin(trash)).held
-    assert await job_store.finish_delete(trash)
+    number = (await bring_to(instances, job_store, state, name)).instance_id
+    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    assert (await job_store.begin(job)).held
+    assert await tenant.cancellations.record(job)  # by a client, when the workflow has given up
+    for _ in range(2):  # also if the activity is tried again
+        assert await job_store.fail(job, "The server cannot be reached.", outage=True)
+    row = await tenant.queries.any_instance(number)
+    assert row is not None
+    assert (row.status, row.purge_after) == (failed, None)
+    assert await job_store.unfinished_deletes({}) == []
+    starts = Starts()
+    assert not await ActivityEnvironment().run(restarting(job_store, server, tenant, starts).restart, job)
+    assert starts.started == []
+
+
+async def test_purge_is_finished_when_it_was_cancelled_after_its_drop_had_begun(
+    instances: InstanceStore,
+    job_store: JobStore,
+    server: Server,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    deleted = await bring_to(instances, job_store, "Deleted", name)
     purge = (await instances.request_purge(deleted.instance_id)).job
     assert (await job_store.begin(purge)).held
     assert await tenant.cancellations.record(purge)
     assert await job_store.fail(purge, "The job was cancelled.", cancelled=True)
     starts = Starts()
     reconcile = restarting(job_store, server, tenant, starts)
-    assert await ActivityEnvironment().run(reconcile.restart, purge)
+    trash = str(purge.trash_database)
+    await admin.execute(f'CREATE DATABASE "{trash}"')
+    try:
+        await admin.execute(f"COMMENT ON DATABASE \"{trash}\" IS '{owner_of(purge).comment}'")
+        assert not await ActivityEnvironment().run(reconcile.restart, purge), "it is whole"
+        await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", trash)
+        assert await ActivityEnvironment().run(reconcile.restart, purge)
+    finally:
+        await admin.execute(f'DROP DATABASE "{trash}"')
     assert starts.started == [purge.job_id]
 
 

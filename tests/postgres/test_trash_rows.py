@@ -346,7 +346,8 @@ async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
     half_dropped = {str(trashed.trash_database): trashed.mark}
     assert await job_store.unfinished_deletes({"another": trashed.mark}) == []
     (unfinished,) = await job_store.unfinished_deletes(half_dropped)
-    due = await job_store.release(unfinished)
+    assert await job_store.release(unfinished) is None, "it is whole"
+    due = await job_store.release(unfinished, half_dropped)
     assert due is not None
     assert (due.job_id, due.attempt) == (purge.job_id, 2)
     assert (await job_store.begin(due)).held
