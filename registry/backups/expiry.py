@@ -151,15 +151,17 @@ class BackupExpiry:
         unwritten = set()
         is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         wanted = (Backup.id, Backup.mark, Backup.created_at, Backup.unchanged_at, Backup.expires_at)
-        kept = select(*wanted, is_damaged).where(_IS_KEPT).order_by(Backup.mark, Backup.created_at, Backup.id)
+        is_of_job = (Backup.job_id != "").label("is_of_job")
+        kept = select(*wanted, is_damaged, is_of_job).where(_IS_KEPT)
+        kept = kept.order_by(Backup.mark, Backup.created_at, Backup.id)
         async with self._sessions.statement() as session:
             rows = (await session.execute(kept)).all()
             for _, its in groupby(rows, key=attrgetter("mark")):
                 backups = list(its)
-                later = [*(it.created_at for it in backups[1:]), None]
-                covered = [_covered(it, changed) for it, changed in zip(backups, later, strict=True)]
-                for backup, computed in zip(backups, self._expiries(covered), strict=True):
-                    is_known = backup is not backups[-1] or backup.unchanged_at != UNTIL_THE_NEXT
+                changes = _changes(backups)
+                covered = [_covered(it, changed) for it, changed in zip(backups, changes, strict=True)]
+                for backup, changed, computed in zip(backups, changes, self._expiries(covered), strict=True):
+                    is_known = changed is not None or backup.unchanged_at != UNTIL_THE_NEXT
                     expiry = computed if is_known else None
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id.in_(unlocked(Backup.id == backup.id)))
@@ -226,6 +228,20 @@ class BackupExpiry:
         own = UUID((await self._installation.require_confirmed()).id)
         has_expired = Backup.expires_at <= UTC_NOW
         return (_IS_KEPT, has_expired, Backup.installation == own)
+
+
+def _changes(backups: Sequence[Row[*tuple[Any, ...]]]) -> list[datetime | None]:
+    """When the instance had other data than those of each backup at the latest: when the next one was made.
+
+    Not one that the pass has found in the store: it may be of a copy of this registry that was stopped, whose
+    data the instance never had.
+    """
+    changes: list[datetime | None] = []
+    latest = None
+    for backup in reversed(backups):
+        changes.append(latest)
+        latest = backup.created_at if backup.is_of_job else latest
+    return changes[::-1]
 
 
 def _covered(backup: Row[*tuple[Any, ...]], changed_at: datetime | None) -> Covered:

@@ -430,11 +430,13 @@ def _values(lost: LostBackup, policy: VerifyPolicy) -> dict[str, Any]:
 async def _may_be_all_that_is_left(session: AsyncSession, backup: Backup) -> bool:
     """Whether this is a final backup that a purge has verified, so that its DROP may have begun.
 
-    That ends when the database is known to be gone, or to have come back: not with the request for that.
+    That ends when the database is known to be gone, or to have come back: not with the request for that. A
+    registry that was restored to before the purge does not know whether that has verified it.
     """
-    in_trash = (DbInstance.trashed_at.is_not(None), DbInstance.purged_at.is_(None))
-    unfinished = exists().where(DbInstance.mark == backup.mark, *in_trash)
-    return backup.proven_id is not None and bool(await session.scalar(select(unfinished)))
+    is_recorded_again = backup.kind == FINAL and not backup.job_id
+    unfinished = exists().where(DbInstance.mark == backup.mark, DbInstance.has_database_in_trash)
+    may_be_proven = backup.proven_id is not None or is_recorded_again
+    return may_be_proven and bool(await session.scalar(select(unfinished)))
 
 
 def proven_state(backup: Backup) -> str | None:

@@ -43,6 +43,15 @@ def unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
     return [RefusedError(instance.status, reason, next_step)]
 
 
+def not_adopted(instance: DbInstance) -> RefusedError:
+    """Why nothing is done to an instance that an Admin API works on, beside this service."""
+    return RefusedError(
+        instance.status,
+        "Another product has added the instance, and this service has not adopted it yet.",
+        "Wait until the other product is done with it; then the operator can adopt it by `ods migrate`.",
+    )
+
+
 def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
     """Why a request must wait that would forget which other name the database may have.
 

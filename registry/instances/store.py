@@ -64,6 +64,7 @@ from registry.instances.refusals import (
     context_not_free,
     name_conflicts,
     name_not_free,
+    not_adopted,
     not_deleted,
     not_undone_refusals,
     purge_refusals,
@@ -1055,11 +1056,7 @@ async def _found(
     if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
         raise InstanceNotFoundError(instance_id)
     if not instance.is_adopted:
-        raise RefusedError(
-            instance.status,
-            "Another product has added the instance, and this service has not adopted it yet.",
-            "Wait until the other product is done with it; then the operator can adopt it by `ods migrate`.",
-        )
+        raise not_adopted(instance)
     return instance
 
 

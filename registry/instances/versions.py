@@ -189,7 +189,8 @@ class VersionStore:
     async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
         """The instance whose version is still to be dropped.
 
-        None if that is done, it has come back, or the instance is protected or in the trash by now.
+        None if that is done, it has come back, or the instance is protected, in the trash, or coming back by
+        now.
         """
         query = (
             select(DbInstance)
@@ -198,7 +199,7 @@ class VersionStore:
                 *_is_claimed(purge),
                 DbInstance.mark == UUID(purge.mark),
                 ~DbInstance.is_protected,
-                ~DbInstance.is_in_trash,
+                ~DbInstance.has_database_in_trash,
                 DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
             )
         )

@@ -19,6 +19,7 @@ from registry.instances.deletes import Delete
 from registry.instances.naming import name_errors
 from registry.instances.ods_routing import OTHERS_NEXT_STEP, others_reason
 from registry.instances.protection import protection_refusal
+from registry.instances.refusals import not_adopted
 from registry.instances.relations import lasting_relations_of, relations_of
 from registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from registry.instances.set_aside import keep_parts
@@ -186,7 +187,12 @@ async def _new_name_errors(session: AsyncSession, name: str, instance: DbInstanc
 
 
 def _job_errors(instance: DbInstance | None, verb: str) -> list[str]:
-    if instance is None or instance.status in status.REQUEST_DELETE.sources:
+    if instance is None:
+        return []
+    if not instance.is_adopted:
+        refusal = not_adopted(instance)
+        return [f"{refusal.reason} Can not be {verb}. {refusal.next_step}"]
+    if instance.status in status.REQUEST_DELETE.sources:
         return []
     return [f"A job of its instance is under way ({instance.status}). Can not be {verb}. Try again later."]
 

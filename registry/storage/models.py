@@ -243,12 +243,25 @@ class DbInstance(_HasOrigin, Base):
     @hybrid_property
     def is_in_trash(self) -> bool:
         """Whether it is deleted, and its database kept: also while that is about to be dropped."""
-        return not self.is_live and self.trashed_at is not None and self.purged_at is None
+        return not self.is_live and self.has_database_in_trash
 
     @is_in_trash.inplace.expression
     @classmethod
     def _is_in_trash(cls) -> ColumnElement[bool]:
-        return and_(not_(cls.is_live), cls.trashed_at.is_not(None), cls.purged_at.is_(None))
+        return and_(not_(cls.is_live), cls.has_database_in_trash)
+
+    @hybrid_property
+    def has_database_in_trash(self) -> bool:
+        """Whether its database was put into the trash, and is not known to have come back or to be dropped.
+
+        Also while an undelete waits or works, by whose request the instance is no longer in the trash.
+        """
+        return self.trashed_at is not None and self.purged_at is None
+
+    @has_database_in_trash.inplace.expression
+    @classmethod
+    def _has_database_in_trash(cls) -> ColumnElement[bool]:
+        return and_(cls.trashed_at.is_not(None), cls.purged_at.is_(None))
 
     @property
     def publication(self) -> tuple[int, int]:

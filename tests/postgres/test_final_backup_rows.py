@@ -389,6 +389,22 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     assert not await tenant.backups.record_lost(replace(lost, stored=stored()), VerifyPolicy.NEVER)
 
 
+async def test_backup_that_is_recorded_again_stays_while_its_purge_may_have_half_dropped_the_database(
+    instances: InstanceStore, job_store: JobStore, tenant: Tenant, name: str
+) -> None:
+    trashed = await bring_to(instances, job_store, "Deleted", name)
+    number, mark = trashed.ods_instance_id, UUID(trashed.mark)
+    own = UUID((await tenant.instances.installation.state()).id)
+    found = LostBackup(uuid4(), number, mark, name, FINAL, None, {}, own, stored())
+    assert await tenant.backups.record_lost(found, VerifyPolicy.WEEKLY)  # the registry was put back
+    with pytest.raises(BackupRefusedError, match="may be half dropped"):
+        await tenant.backups.mark_deleted(found.id)
+    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    await tenant.backups.mark_deleted(found.id)
+
+
 @pytest.mark.parametrize("end", ["cancelled", "failed"])
 @pytest.mark.parametrize("then", ["undeleted", "purged"])
 async def test_verified_backup_stays_while_its_purge_may_have_half_dropped_the_database(

@@ -109,6 +109,26 @@ async def test_parts_of_another_products_ods_instance_are_not_taken_when_it_has_
     assert (await instance_of(rows, failed))["setaside"] is None
 
 
+@pytest.mark.parametrize("state", ["Completed", "Error", "DeleteFailed"])
+async def test_ods_instance_is_left_to_the_other_product_that_has_added_its_instance(
+    ods_instances: OdsInstances,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    state: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = 0 WHERE id = $1", job.instance_id)
+    await rows.execute("UPDATE adminapi.dbinstances SET status = $1 WHERE id = $2", state, job.instance_id)
+    before = await instance_of(rows, job), await ods_instance_of(rows, job)
+    for change in changes_of(ods_instances, job):
+        with pytest.raises(InvalidError) as refused:
+            await change
+        assert "Another product has added the instance" in str(refused.value.errors["Id"])
+    assert (await instance_of(rows, job), await ods_instance_of(rows, job)) == before
+
+
 async def add_another(
     ods_instances: OdsInstances, strings: OdsConnectionStrings, job: InstanceJob, database: str | None = None
 ) -> int:

@@ -615,7 +615,9 @@ async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_b
     assert await versions.claim_due(20) == []
     if change == "in the trash":
         undelete = (await instances.request_undelete(completed.instance_id)).job
+        assert await versions.instance_of(purge) is None, "while the undelete waits"
         assert (await job_store.begin(undelete)).held
+        assert await versions.instance_of(purge) is None, "while it is under way"
         assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
         assert not await versions.is_purge_due(), "it has time again"
     await rows.execute("DELETE FROM adminapi.instanceversions")

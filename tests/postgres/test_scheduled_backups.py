@@ -500,6 +500,21 @@ def lost(backup: Backup, stored: StoredBackup) -> LostBackup:
     return LostBackup(*which, SCHEDULED, None, {}, backup.installation, stored)
 
 
+async def test_backup_is_kept_as_long_as_it_was_right_when_a_copy_of_the_registry_has_made_one_meanwhile(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    own = await made_at(tenant, rows, job, MONDAY)
+    assert await tenant.scheduled_backups.record_unchanged(job.instance_id, own, MONDAY + timedelta(days=20))
+    await made_at(tenant, rows, job, MONDAY + timedelta(days=21))
+    await expiry.compute()
+    before = await expires(tenant, own)
+    its = (await tenant.backups.get(own)).backup
+    of_copy = lost(its, replace(stored(), taken_at=TUESDAY.replace(tzinfo=UTC)))
+    assert await tenant.backups.record_lost(replace(of_copy, id=uuid4()), VerifyPolicy.WEEKLY)
+    await expiry.compute()
+    assert await expires(tenant, own) == before
+
+
 async def test_last_backup_stays_when_an_earlier_try_was_recorded_later_and_the_clock_is_behind(
     tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
 ) -> None:
