@@ -9,7 +9,6 @@ instance is what it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import assert_never
 
 from sqlalchemy import Interval, exists, literal, select, update
@@ -29,6 +28,7 @@ from registry.instances.steps import (
     job_record,
     take_step,
 )
+from registry.instances.versions import KEPT_IN_DOUBT
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
@@ -42,9 +42,6 @@ CANCELLED_AT_CONFIRM = (
     " still wanted."
 )
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
-KEPT_AFTER_CONFIRM = timedelta(days=7)
-"""For how long at least what is in the trash stays when a registry was confirmed anew."""
-
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
 
@@ -160,7 +157,7 @@ class JobCancellations:
         For one that may have been restored, before workers are started: the client of a job may have
         cancelled it since, or have protected the instance, and have relied upon the database, which tells
         nothing of that. So all jobs are cancelled which wait or run, and would drop a database. What is in
-        the trash stays for `KEPT_AFTER_CONFIRM`, at least, and the last backups of a schedule stay as if
+        the trash stays for `KEPT_IN_DOUBT`, at least, and the last backups of a schedule stay as if
         their instances were found unchanged until the next ones. Safe to repeat.
 
         Returns the attempts that are cancelled.
@@ -203,7 +200,7 @@ class JobCancellations:
 
 
 async def _keep_trash(session: AsyncSession) -> None:
-    kept_until = UTC_NOW + literal(KEPT_AFTER_CONFIRM, Interval)
+    kept_until = UTC_NOW + literal(KEPT_IN_DOUBT, Interval)
     instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(status.AT_REST))
     # The backup and the purge that were to follow a delete may have been cancelled as well.
     waits = {"purge_follows": False, **CANCELLED_PURGE}

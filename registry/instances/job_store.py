@@ -60,7 +60,7 @@ from registry.instances.steps import (
     take_step,
     take_step_once,
 )
-from registry.instances.versions import follow_delete, follow_undelete, record_exchange
+from registry.instances.versions import KEPT_IN_DOUBT, follow_delete, follow_undelete, record_exchange
 from registry.storage.errors import ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -468,7 +468,8 @@ class JobStore:
     async def follow_exchange(self, job: InstanceJob) -> bool:
         """Record the same, of a reset that failed or was cancelled after it had exchanged the databases.
 
-        Returns whether it was recorded now.
+        Clients were told that the instance has the database that it had: that can come back for a while, also
+        where nothing is kept of other resets. Returns whether it was recorded now.
 
         Args:
             job: the instance's last job, at its last attempt; another product may have requested a delete
@@ -476,24 +477,26 @@ class JobStore:
         """
         async with self._sessions.transaction() as session:
             if job.operation in status.REPLACEMENTS:
-                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE)
+                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE, KEPT_IN_DOUBT)
             generation = await session.scalar(
                 select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
             )
             moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
-                await record_exchange(session, job, generation, self._trash)
+                await record_exchange(session, job, generation, self._trash, KEPT_IN_DOUBT)
             return recorded
 
-    async def _exchanged(self, session: AsyncSession, job: InstanceJob, step: Step) -> bool:
+    async def _exchanged(
+        self, session: AsyncSession, job: InstanceJob, step: Step, at_least: timedelta = timedelta()
+    ) -> bool:
         guard = (*fencing_token(job), *_is_replacing(job))
         generation = await session.scalar(
             select(DbInstance.template_generation).where(*guard).with_for_update()
         )
         took_step = await take_step(session, job, step, {**_exchange(job), "error_message": None}, guard)
         if took_step:
-            await record_exchange(session, job, generation, self._trash)
+            await record_exchange(session, job, generation, self._trash, at_least)
             await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
         return took_step
 

@@ -105,6 +105,7 @@ from registry.instances.status import (
 )
 from registry.instances.steps import JobFactory, job_record
 from registry.instances.versions import (
+    KEPT_IN_DOUBT,
     ReplacedDatabase,
     follow_undelete,
     forget_version,
@@ -136,8 +137,6 @@ from registry.storage.unit_of_work import unit_of_work
 
 _TOGETHER = 0x4F644254
 """The lock of a transaction with several requests."""
-
-_KEPT_AFTER_ADOPTION = timedelta(days=7)
 
 # What an instance had before its resets goes with it: so it waits for what was promised of these.
 _HAS_LATER_VERSION = exists().where(
@@ -845,7 +844,7 @@ class InstanceStore:
             renamed = partial(self._strings.renamed, left, database.name)
             await give_back(session, instance.ods_instance_id, kept, renamed)
             await leave_name(session, instance.id, left, database.name)
-            await follow_undelete(session, instance.id, max(self._trash, _KEPT_AFTER_ADOPTION))
+            await follow_undelete(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
             yield instance
             await forget_version(session, instance)
 
@@ -857,9 +856,7 @@ class InstanceStore:
         """
         session = object_session(instance)
         if session is not None:
-            session.add_all(
-                [recorded_version(instance, one, self._trash, _KEPT_AFTER_ADOPTION) for one in replaced]
-            )
+            session.add_all([recorded_version(instance, one, self._trash, KEPT_IN_DOUBT) for one in replaced])
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

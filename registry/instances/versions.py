@@ -53,6 +53,14 @@ _MAY_GO = (
 )
 
 
+KEPT_IN_DOUBT = timedelta(days=7)
+"""How long a database stays in the trash at least, whatever the settings say, if it may be there by mistake.
+
+Clients were told that the reset which has replaced it had failed; or an operator has handed over another one,
+or has confirmed a registry that may have been restored.
+"""
+
+
 @dataclass(frozen=True)
 class ReplacedDatabase:
     """A database in the trash that an instance had before a reset, as its comment describes it.
@@ -309,7 +317,11 @@ async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str |
 
 
 async def record_exchange(
-    session: AsyncSession, job: InstanceJob, replaced_generation: int | None, trash: timedelta
+    session: AsyncSession,
+    job: InstanceJob,
+    replaced_generation: int | None,
+    trash: timedelta,
+    at_least: timedelta = timedelta(),
 ) -> None:
     """Record that the instance's database was replaced: as a version, in place of the one that came back.
 
@@ -318,6 +330,7 @@ async def record_exchange(
         job: the job; it has the origin of the replaced database.
         replaced_generation: which generation of its template the replaced database is a copy of.
         trash: how long it is kept.
+        at_least: how long it is kept at least, whatever the job says.
     """
     replacement = job.replacement
     if replacement is None:
@@ -326,7 +339,7 @@ async def record_exchange(
     if replacement.trashed_number is not None:
         back = (its, InstanceVersion.database_name == replacement.database)
         await session.execute(delete(InstanceVersion).where(*back))
-    session.add(_version(job, replacement, replaced_generation, trash))
+    session.add(_version(job, replacement, replaced_generation, trash, at_least))
 
 
 def recorded_version(
@@ -384,11 +397,15 @@ async def follow_undelete(session: AsyncSession, instance_id: int, kept_for: tim
 
 
 def _version(
-    job: InstanceJob, replacement: Replacement, generation: int | None, trash: timedelta
+    job: InstanceJob,
+    replacement: Replacement,
+    generation: int | None,
+    trash: timedelta,
+    at_least: timedelta,
 ) -> InstanceVersion:
     # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
     promised = timedelta(seconds=replacement.kept_seconds or 0)
-    kept = max(trash, promised) if replacement.keeps else timedelta()
+    kept = max(at_least, max(trash, promised) if replacement.keeps else timedelta())
     # Later than all others, also after the clock was set back: the latest comes back first.
     earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
         InstanceVersion.instance_id == job.instance_id

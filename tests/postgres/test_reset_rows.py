@@ -21,7 +21,7 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import DatabaseName, InstanceStore
-from registry.instances.versions import ReplacedDatabase, VersionStore
+from registry.instances.versions import KEPT_IN_DOUBT, ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion
@@ -689,6 +689,28 @@ async def test_version_is_due_at_once_when_there_is_no_trash(
         await instances.request_undo_reset(completed.instance_id)
     kept = await reset(instances, job_store, completed)
     assert await versions.claim_replaced(kept) == []
+
+
+async def test_version_can_come_back_without_a_trash_when_its_reset_was_told_as_failed(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    instances: InstanceStore,
+    completed: InstanceJob,
+) -> None:
+    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
+    job = (await store.request_reset(completed.instance_id)).job
+    assert (await worker.begin(job)).held
+    await worker.fail(job, "The server cannot be reached.", outage=True)
+    assert await worker.follow_exchange(job)
+    assert await versions.claim_replaced(job) == []
+    assert await versions.claim_due(20) == []
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    back = (await instances.request_undo_reset(completed.instance_id)).job
+    assert (await worker.begin(back)).held
+    assert await worker.finish_replacement(back)
 
 
 @pytest.mark.parametrize("outcome", ["done", "followed"])
