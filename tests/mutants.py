@@ -42,7 +42,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "registry/backups/expiry.py": _BACKUP_ROWS,
     "registry/backups/records.py": _BACKUP_ROWS,
     "registry/backups/retention.py": ("tests/unit/test_retention.py", *_BACKUP_ROWS),
-    "registry/backups/rows.py": _BACKUP_ROWS,
+    "registry/backups/rows.py": (*_BACKUP_ROWS, "tests/postgres/test_reset_origins.py"),
     "registry/instances/cancelling.py": (*_TRASH_ROWS, "tests/api/test_cancelling.py"),
     "registry/instances/deletes.py": (*_TRASH_ROWS, "tests/api/test_abandoning.py"),
     "registry/instances/final_backups.py": _BACKUP_ROWS,
