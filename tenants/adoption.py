@@ -18,8 +18,8 @@ from databases.lookup import find_own, is_invalid
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.trash import take_out
 from registry.backups.rows import without_zone
+from registry.instances.adoptions import DatabaseName, LostInstance
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
-from registry.instances.store import DatabaseName, LostInstance
 from registry.instances.versions import ReplacedDatabase
 from registry.storage.errors import InstanceNotFoundError
 from registry.storage.models import DbInstance
@@ -155,11 +155,11 @@ class DatabaseAdoption:
         if marked and database is not None and is_in_trash:
             return await self._take_out(instance, database, earlier=earlier)
         # Before the fence is taken, which would end the session of a running job.
-        async with tenant.instances.adopting(instance.id, marked=marked):
+        async with tenant.adoptions.adopting(instance.id, marked=marked):
             _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
         async with (
             tenant.server.fenced(owner) as session,
-            tenant.instances.adopting(instance.id, recorded, marked=marked) as row,
+            tenant.adoptions.adopting(instance.id, recorded, marked=marked) as row,
         ):
             await tenant.installation.require_confirmed(session)
             left = () if name == instance.database_name else (LeftName(instance.database_name),)
@@ -173,11 +173,11 @@ class DatabaseAdoption:
         The registry was restored to before that, or its own is gone, and it had this one before a reset.
         """
         tenant, needed = self._tenant, await self._needed()
-        async with tenant.instances.adopting(instance.id, marked=True):
+        async with tenant.adoptions.adopting(instance.id, marked=True):
             pass  # before the fence is taken, as above
         async with (
             tenant.server.fenced(self._owner(instance)) as session,
-            tenant.instances.adopting(instance.id, marked=True) as row,
+            tenant.adoptions.adopting(instance.id, marked=True) as row,
         ):
             await tenant.installation.require_confirmed(session)
             # No job, and no other adoption, changes any more which of its databases was published last.
@@ -211,7 +211,7 @@ class DatabaseAdoption:
             name = trashed.database_name if is_trash_name(database) else database
             its = of_instance(await inspection.databases(session), self._owner(trashed))
             number = max((one.owner.number for one in its if one.owner), default=0)
-            async with tenant.instances.bringing_back(trashed.id, self._database_name(name), number) as row:
+            async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
                 row.add_request()
                 if name != database:
                     await self._name_as_its_own(session, row, database)
@@ -239,7 +239,7 @@ class DatabaseAdoption:
             for one in await adoption.replaced_databases(session, self._owner(row), database)
             if one.name not in known
         ]
-        self._tenant.instances.keep_replaced(
+        self._tenant.adoptions.keep_replaced(
             row,
             [
                 ReplacedDatabase(
@@ -304,7 +304,7 @@ class DatabaseAdoption:
             await tenant.installation.require_confirmed(session)
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await self._needed())
-            row = await tenant.instances.restore_lost(lost, self._database_name(database))
+            row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
         # The mark gets the number that the row has; what resets have put into the trash is recorded by that.
         return await self.adopt(row.id, database)
 

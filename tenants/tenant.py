@@ -23,6 +23,7 @@ from registry.clock import RegistryClock
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
+from registry.instances.adoptions import AdoptionStore
 from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy
@@ -54,6 +55,7 @@ class Tenant:
         settings: its own settings.
         engine: connections to its registry.
         instances: the requests for its instances, for the API.
+        adoptions: what adoptions of databases change in the registry.
         jobs: the steps of its jobs, for workers.
         versions: the databases that its instances had before resets.
         cancellations: cancels its jobs that no workflow works on.
@@ -81,6 +83,7 @@ class Tenant:
     settings: Settings
     engine: AsyncEngine
     instances: InstanceStore
+    adoptions: AdoptionStore
     jobs: JobStore
     versions: VersionStore
     cancellations: JobCancellations
@@ -134,6 +137,13 @@ class Tenant:
                 trash,
                 protect_new=settings.protect_new,
                 final_backup=settings.final_backup,
+                strings=connection_strings,
+            ),
+            adoptions=AdoptionStore(
+                engine,
+                factory,
+                trash,
+                protect_new=settings.protect_new,
                 strings=connection_strings,
             ),
             jobs=JobStore(

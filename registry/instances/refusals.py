@@ -8,10 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.instances import status
 from registry.instances.copies import hold_refusal
 from registry.instances.protection import protection_refusal
-from registry.instances.reservations import database_taken, name_taken
-from registry.instances.set_aside import kinds_set_aside
+from registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
+from registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
 from registry.instances.status import InstanceStatus, Operation, after_failure
-from registry.storage.errors import RefusedError, require_granted
+from registry.storage.errors import NameTakenError, RefusedError, require_granted
 from registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
@@ -180,3 +180,21 @@ UNDELETE_CONFLICTS: Conflicts = {
     NEW_DATABASE_INDEX: _name_taken_since,
     LIVE_ODS_INSTANCE_INDEX: _ods_instance_id_not_free,
 }
+
+
+async def require_place(session: AsyncSession, instance: DbInstance, name: str, database: str) -> None:
+    """Refuse that an instance comes back from the trash under these names.
+
+    Raises:
+        RefusedError: they or its contexts are taken; or another database has just got its former name.
+    """
+    try:
+        await require_free(session, name, database, excluding=instance)
+    except NameTakenError as error:
+        raise name_not_free(str(error)) from None
+    if (refusal := await former_name_refusal(session, instance, database)) is not None:
+        raise refusal
+    wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+    obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
+    if obstacle is not None:
+        raise context_not_free(obstacle)

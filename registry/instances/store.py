@@ -1,11 +1,9 @@
 """What requests do with instances: each is recorded together with the job that carries it out."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -25,12 +23,12 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import object_session
 
 from registry.backups.rows import FINAL, SCHEDULED, add_backup
 from registry.installation import InstallationStore
 from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
+from registry.instances.changeable import found_instance, locked_instance
 from registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from registry.instances.copies import (
     hold_refusal,
@@ -39,19 +37,15 @@ from registry.instances.copies import (
 )
 from registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from registry.instances.final_backups import NEVER_BY_ITSELF
-from registry.instances.job_store import OUT_OF_TRASH
 from registry.instances.jobs import InstanceJob, Replacement
-from registry.instances.left_names import leave_name
 from registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from registry.instances.ods_routing import (
     OTHERS_NEXT_STEP,
     UNREADABLE,
     ConnectionStrings,
-    move_routing,
     others_leading_to,
     others_reason,
     relations_reason,
-    start_routing,
 )
 from registry.instances.origins import (
     FROM_TEMPLATE,
@@ -61,14 +55,12 @@ from registry.instances.origins import (
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
 from registry.instances.refusals import (
     UNDELETE_CONFLICTS,
-    context_not_free,
     name_conflicts,
-    name_not_free,
-    not_adopted,
     not_deleted,
     not_undone_refusals,
     purge_refusals,
     require_created,
+    require_place,
     require_state,
     reset_refusals,
     set_aside_refusals,
@@ -85,32 +77,21 @@ from registry.instances.requested_origins import (
     reset_of,
 )
 from registry.instances.reservations import (
-    former_name_refusal,
-    free_job_number,
-    instance_id_for,
     lock_name,
     require_free,
-    require_free_database,
     reserved_id,
 )
 from registry.instances.row_locks import lock_instances, lock_with_source
-from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from registry.instances.status import (
     InstanceStatus,
     JobStatus,
     Operation,
     Step,
-    is_usable,
     traits,
 )
 from registry.instances.steps import JobFactory, job_record
 from registry.instances.versions import (
-    KEPT_IN_DOUBT,
-    ReplacedDatabase,
-    follow_undelete,
-    forget_version,
     name_in_trash,
-    recorded_version,
     version_to_bring_back,
 )
 from registry.schedules.participants import is_served
@@ -152,45 +133,6 @@ _PURGE_IS_DUE = (
     DbInstance.replacement.is_(None),
     ~DbInstance.undo_due,
 )
-
-
-@dataclass(frozen=True)
-class DatabaseName:
-    """The name that an instance's database has, unlike what the registry knows.
-
-    Attributes:
-        name: the name.
-        connection_string: what routes the ODS/API to it, encrypted.
-    """
-
-    name: str
-    connection_string: str
-
-
-@dataclass(frozen=True)
-class LostInstance:
-    """An instance without a row, as the mark on its database describes it.
-
-    Attributes:
-        name: its name.
-        template: the name of the template that its database was made from.
-        ods_instance_id: its OdsInstanceId.
-        mark: its UUID.
-        number: the job that published the database last.
-        attempt: the attempt at that job.
-        template_generation: which generation of the template the database is a copy of, if that is known.
-        database_mark: the mark of the database alone; None if it is the one that the instance was created
-            with.
-    """
-
-    name: str
-    template: str
-    ods_instance_id: int
-    mark: str
-    number: int
-    attempt: int
-    template_generation: int | None = None
-    database_mark: str | None = None
 
 
 @dataclass(frozen=True)
@@ -346,7 +288,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction(CONTEXT_CONFLICTS) as session:
-            instance = await _locked(session, instance_id)
+            instance = await locked_instance(session, instance_id)
             if changes != UNCHANGED:
                 await change_attributes(session, instance, changes)
                 instance.last_modified = UTC_NOW
@@ -364,7 +306,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id, in_trash=delete.way is not None)
+            instance = await locked_instance(session, instance_id, in_trash=delete.way is not None)
             require_granted(await self._delete_refusals(session, instance, delete))
             if instance.is_in_trash:
                 return await self._purged(session, instance, delete)
@@ -373,7 +315,7 @@ class InstanceStore:
     async def require_deletable(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> DbInstance:
         """Raise what `request_delete` would, and change nothing; returns the instance."""
         async with self._sessions.statement() as session:
-            instance = await _found(session, instance_id, in_trash=delete.way is not None)
+            instance = await found_instance(session, instance_id, in_trash=delete.way is not None)
             require_granted(await self._delete_refusals(session, instance, delete))
             return instance
 
@@ -441,7 +383,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id, in_trash=True)
+            instance = await locked_instance(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
                 raise RefusedError(
                     instance.status,
@@ -526,7 +468,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
-            instance = await _locked(session, instance_id, in_trash=True)
+            instance = await locked_instance(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
                 raise not_deleted(instance)
             require_state(instance, status.REQUEST_UNDELETE.sources, "undeleted")
@@ -534,7 +476,7 @@ class InstanceStore:
             database = instance.database_name
             if wanted != instance.name:
                 database = database_name(wanted, instance.database_template)
-            await _require_place(session, instance, wanted, database)
+            await require_place(session, instance, wanted, database)
             last = (instance.operation, instance.new_name or instance.name)
             if last != (Operation.UNDELETE, wanted):
                 require_granted(not_undone_refusals(instance))
@@ -604,7 +546,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await locked_instance(session, instance_id)
             version = await version_to_bring_back(session, instance, database)
             mark = None if version.database_mark is None else str(version.database_mark)
             replacement = replace(
@@ -644,7 +586,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
+            instance = await locked_instance(session, instance_id)
             require_state(instance, status.REQUEST_RENAME.sources, "renamed")
             require_created(instance, "renamed")
             await require_not_copied(session, instance)
@@ -668,7 +610,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            return await self._request_backup(session, await _locked(session, instance_id), kind)
+            return await self._request_backup(session, await locked_instance(session, instance_id), kind)
 
     async def request_scheduled_backup(self, instance_id: int, due_at: datetime) -> Requested | None:
         """Record the same for a time of a schedule; None if that is recorded for this or a later one.
@@ -684,7 +626,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id, nowait=True)
+            instance = await locked_instance(session, instance_id, nowait=True)
             if await is_served(session, instance.backup_due_at, due_at):
                 return None
             instance.backup_due_at = due_at
@@ -714,7 +656,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            return await self._request_snapshot(session, await _locked(session, instance_id), by)
+            return await self._request_snapshot(session, await locked_instance(session, instance_id), by)
 
     async def request_scheduled_snapshot(
         self, instance_id: int, due_at: datetime
@@ -732,7 +674,7 @@ class InstanceStore:
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id, nowait=True)
+            instance = await locked_instance(session, instance_id, nowait=True)
             if await is_served(session, instance.snapshot_due_at, due_at):
                 return None
             instance.snapshot_due_at = due_at
@@ -761,7 +703,7 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             await lock_with_source(session, instance_id)
-            instance = await _locked(session, instance_id, in_trash=True)
+            instance = await locked_instance(session, instance_id, in_trash=True)
             if instance.status == InstanceStatus.DELETED:
                 raise InstanceNotFoundError(instance_id)
             step = status.RETRY[Operation(instance.operation)]
@@ -775,146 +717,6 @@ class InstanceStore:
             requested = await self._requested(session, instance)
             await session.execute(job_record(requested.job, step.job))
             return requested
-
-    @asynccontextmanager
-    async def adopting(
-        self, instance_id: int, database: DatabaseName | None = None, *, marked: bool = False
-    ) -> AsyncIterator[DbInstance]:
-        """The instance that shall get another database; no job of it can begin while the block runs.
-
-        Args:
-            instance_id: the instance.
-            database: what its database is called from now on, if the registry has it wrong.
-            marked: whether that database carries the instance's mark, so that the instance was created.
-
-        Raises:
-            InstanceNotFoundError: there is no such live instance.
-            RefusedError: it has a job under way, or never had a database.
-            NameTakenError: another instance has a database of that name.
-        """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await _locked(session, instance_id)
-            require_state(instance, status.ADOPTABLE, "given a database")
-            if not marked:
-                require_created(instance, "given a database")
-            await require_not_copied(session, instance)
-            if database is not None:  # before the database is marked: it may be another instance's
-                await self._call_database(session, instance, database)
-            yield instance
-            await forget_version(session, instance)
-
-    @asynccontextmanager
-    async def bringing_back(
-        self, instance_id: int, database: DatabaseName, number: int
-    ) -> AsyncIterator[DbInstance]:
-        """The instance in the trash that has `database` again, as the server says; no job of it can begin.
-
-        It is live, as after an undelete, the ODS/API is led to the database, and nothing is to be undone.
-
-        Args:
-            instance_id: the instance.
-            database: the database, by the name that it has.
-            number: the last job that has published one of its databases, as the server says.
-
-        Raises:
-            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
-            RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
-        """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
-            instance = await _locked(session, instance_id, in_trash=True)
-            if not instance.is_in_trash:
-                raise not_deleted(instance)
-            require_state(instance, status.REQUEST_UNDELETE.sources, "given a database")
-            await _require_place(session, instance, instance.name, database.name)
-            left, kept = instance.database_name, instance.set_aside
-            columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
-            # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
-            number = max(number, instance.job_number) + 1
-            columns |= {"job_number": number, "attempt": 1, "last_modified": UTC_NOW}
-            for column, value in columns.items():
-                setattr(instance, column, value)
-            instance.database_name = database.name
-            instance.published_at = instance.published_at or UTC_NOW
-            await session.flush()
-            await session.refresh(instance)
-            job = self._factory.last_attempt(instance)
-            await start_routing(session, job, database.connection_string)
-            renamed = partial(self._strings.renamed, left, database.name)
-            await give_back(session, instance.ods_instance_id, kept, renamed)
-            await leave_name(session, instance.id, left, database.name)
-            await follow_undelete(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
-            yield instance
-            await forget_version(session, instance)
-
-    def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
-        """Record, in the block of `adopting`, databases in the trash that the instance had before resets.
-
-        They can come back until they would have been purged, but for a while at least, whatever the settings
-        say: the operator may have confused them with the one that was handed over.
-        """
-        session = object_session(instance)
-        if session is not None:
-            session.add_all([recorded_version(instance, one, self._trash, KEPT_IN_DOUBT) for one in replaced])
-
-    async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
-        """Record a completed instance that the registry has lost, as its database describes it.
-
-        Its job numbers go on after all that the registry still knows of it.
-
-        Raises:
-            NameTakenError: a live instance has its name or its database's, or an ODS instance has its name or
-                its OdsInstanceId.
-        """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction(name_conflicts(lost.name, database.name)) as session:
-            await require_free(session, lost.name, database.name)
-            number = await instance_id_for(session, lost.ods_instance_id)
-            instance = DbInstance(
-                id=number,
-                name=lost.name,
-                database_template=lost.template,
-                database_name=database.name,
-                ods_instance_id=lost.ods_instance_id,
-                ods_instance_name=lost.name,
-                status=InstanceStatus.COMPLETED,
-                operation=Operation.CREATE,
-                # Ids of jobs are made of it, and which of two backups is later is told by it.
-                job_number=max(lost.number, await free_job_number(session, number, lost.ods_instance_id)),
-                attempt=lost.attempt,
-                mark=UUID(lost.mark),
-                published_at=UTC_NOW,
-                template_generation=lost.template_generation,
-                database_mark=None if lost.database_mark is None else UUID(lost.database_mark),
-                last_refreshed=UTC_NOW,
-                last_modified=UTC_NOW,
-                is_protected=self._protect_new,
-            )
-            session.add(instance)
-            requested = await self._requested(session, instance)
-            await start_routing(session, requested.job, database.connection_string)
-            return requested.instance
-
-    async def _call_database(
-        self, session: AsyncSession, instance: DbInstance, database: DatabaseName
-    ) -> None:
-        """Record that the instance's database has another name, and route the ODS/API there.
-
-        Also if the row that routed it was removed by hand, as long as the instance is in use.
-        """
-        await require_free_database(session, database.name, instance)
-        left = instance.database_name
-        await leave_name(session, instance.id, left, database.name)
-        instance.database_name = database.name
-        instance.last_modified = UTC_NOW
-        names = (left, database.name)
-        routed = await move_routing(
-            session, instance.ods_instance_id, names, database.connection_string, self._strings
-        )
-        if not routed and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
-            job = self._factory.last_attempt(instance)
-            await start_routing(session, job, database.connection_string)
 
     def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
         """The columns of a new instance that hold its attributes."""
@@ -968,24 +770,6 @@ class InstanceStore:
         return requested
 
 
-async def _require_place(session: AsyncSession, instance: DbInstance, name: str, database: str) -> None:
-    """Refuse that an instance comes back from the trash under these names.
-
-    Raises:
-        RefusedError: they or its contexts are taken; or another database has just got its former name.
-    """
-    try:
-        await require_free(session, name, database, excluding=instance)
-    except NameTakenError as error:
-        raise name_not_free(str(error)) from None
-    if (refusal := await former_name_refusal(session, instance, database)) is not None:
-        raise refusal
-    wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
-    obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
-    if obstacle is not None:
-        raise context_not_free(obstacle)
-
-
 async def _require_resettable(
     session: AsyncSession, instance_id: int, origin: Origin
 ) -> tuple[DbInstance, DbInstance | None]:
@@ -999,7 +783,7 @@ async def _require_resettable(
     """
     if isinstance(origin, CopyOrigin):
         await lock_instances(session, [instance_id, origin.instance_id])
-    instance = await _locked(session, instance_id)
+    instance = await locked_instance(session, instance_id)
     if isinstance(origin, CopyOrigin) and origin.instance_id == instance_id:
         raise InvalidError({"CopyOf": ["An instance cannot be reset to a copy of itself."]})
     require_granted(await reset_refusals(session, instance))
@@ -1034,27 +818,6 @@ async def _require_new(
     if refusal is not None:
         raise refusal
     return source
-
-
-async def _locked(
-    session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
-) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it.
-
-    With `nowait`, PostgreSQL refuses at once if another session has locked the row.
-    """
-    return await _found(session, instance_id, in_trash=in_trash, lock={"nowait": nowait})
-
-
-async def _found(
-    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
-) -> DbInstance:
-    instance = await session.get(DbInstance, instance_id, with_for_update=lock)
-    if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
-        raise InstanceNotFoundError(instance_id)
-    if not instance.is_adopted:
-        raise not_adopted(instance)
-    return instance
 
 
 def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:

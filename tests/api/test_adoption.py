@@ -248,11 +248,11 @@ async def adopted(server: Server, owner: Owner, database: str) -> bool:
 
 
 async def test_job_waits_when_the_database_is_being_adopted(
-    instances: InstanceStore, job_store: JobStore, name: str
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
     job = await bring_to(instances, job_store, "Delete_Failed", name)
     retry = job.__class__(**{**vars(job), "attempt": job.attempt + 1})
-    async with instances.adopting(job.instance_id):
+    async with tenant.adoptions.adopting(job.instance_id):
         begin = asyncio.create_task(job_store.begin(retry))
         done, _ = await asyncio.wait({begin}, timeout=0.2)
         assert not done

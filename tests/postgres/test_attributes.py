@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.polling import wait_until
 from registry.installation import InstallationStore
+from registry.instances.adoptions import AdoptionStore, DatabaseName, LostInstance
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import DatabaseName, InstanceStore, LostInstance, Requested
+from registry.instances.store import InstanceStore, Requested
 from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import DbInstance
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
@@ -167,7 +168,7 @@ async def test_delete_fails_with_the_reason_when_the_operator_retries_that_of_a_
 async def test_lost_instance_is_protected_when_new_ones_are(
     engine: AsyncEngine, queries: InstanceQueries
 ) -> None:
-    protecting = InstanceStore(engine, JobFactory(InstallationStore(engine), POLICY), protect_new=True)
+    protecting = AdoptionStore(engine, JobFactory(InstallationStore(engine), POLICY), protect_new=True)
     lost = LostInstance("Lost", Template.MINIMAL, 900_001, str(uuid.uuid4()), 1, 1)
     restored = await protecting.restore_lost(lost, DatabaseName("EdFi_Ods_Lost_Minimal", CONNECTION_STRING))
     assert (await queries.instance(restored.id)).is_protected

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from registry.instances.adoptions import DatabaseName
 from registry.instances.cancelling import JobCancellations
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
@@ -15,7 +16,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.origins import CopyMode, CopyOrigin
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Operation
-from registry.instances.store import DatabaseName, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.storage.errors import InstanceError, InvalidError, RefusedError
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to
@@ -23,24 +24,28 @@ from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 MODES = pytest.mark.parametrize("mode", list(CopyMode))
 ROUNDS = 30
 
-Ask = Callable[[InstanceStore, InstanceJob], Awaitable[Any]]
+Ask = Callable[[Tenant, InstanceJob], Awaitable[Any]]
 
 
-async def _adopt(instances: InstanceStore, source: InstanceJob) -> None:
+async def _adopt(tenant: Tenant, source: InstanceJob) -> None:
     database = DatabaseName(f"{source.database}_other", CONNECTION_STRING)
-    async with instances.adopting(source.instance_id, database, marked=True):
+    async with tenant.adoptions.adopting(source.instance_id, database, marked=True):
         pass
 
 
 REFUSED: dict[str, Ask] = {
-    "delete": lambda instances, source: instances.request_delete(source.instance_id),
-    "purge": lambda instances, source: instances.request_delete(source.instance_id, Delete(Operation.DELETE)),
-    "detach": lambda instances, source: instances.request_delete(
+    "delete": lambda tenant, source: tenant.instances.request_delete(source.instance_id),
+    "purge": lambda tenant, source: tenant.instances.request_delete(
+        source.instance_id, Delete(Operation.DELETE)
+    ),
+    "detach": lambda tenant, source: tenant.instances.request_delete(
         source.instance_id, Delete(Operation.DETACH)
     ),
-    "rename": lambda instances, source: instances.request_rename(source.instance_id, f"{source.name} new"),
+    "rename": lambda tenant, source: tenant.instances.request_rename(
+        source.instance_id, f"{source.name} new"
+    ),
     "adopt": _adopt,
-    "closed copy": lambda instances, source: copied(instances, source, CopyMode.CLOSED, "second"),
+    "closed copy": lambda tenant, source: copied(tenant.instances, source, CopyMode.CLOSED, "second"),
 }
 
 
@@ -67,21 +72,20 @@ async def status_of(queries: InstanceQueries, job: InstanceJob) -> str:
 @pytest.mark.parametrize("request_", REFUSED)
 @pytest.mark.parametrize("begun", [False, True])
 async def test_request_is_refused_and_names_the_copy_when_the_instance_is_being_copied(
-    instances: InstanceStore,
-    job_store: JobStore,
+    tenant: Tenant,
     source: InstanceJob,
     mode: CopyMode,
     request_: str,
     *,
     begun: bool,
 ) -> None:
-    copy = await copied(instances, source, mode)
+    copy = await copied(tenant.instances, source, mode)
     if begun:
-        assert (await job_store.begin(copy)).held
+        assert (await tenant.jobs.begin(copy)).held
     with pytest.raises(
         RefusedError, match=f"the instance {copy.instance_id}, '{copy.name}', is made of it"
     ) as it:
-        await REFUSED[request_](instances, source)
+        await REFUSED[request_](tenant, source)
     assert copy.job_id in it.value.next_step
     assert it.value.status == "Completed"
 

@@ -28,12 +28,13 @@ from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
 from databases.template_marks import TemplateMark, TemplateState
 from embedded.postgres import EmbeddedPostgres
+from registry.instances.adoptions import DatabaseName
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore, Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import DatabaseName, InstanceStore
+from registry.instances.store import InstanceStore
 from settings import CloneStrategy
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, let_requests_pass
@@ -497,6 +498,7 @@ async def test_live_database_stays_when_the_delete_that_a_restored_registry_refu
 
 async def test_nothing_begins_when_another_database_was_handed_over_since_the_job_was_read(
     activities: Activities,
+    tenant: Tenant,
     instances: InstanceStore,
     job_store: JobStore,
     job: InstanceJob,
@@ -507,7 +509,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     await job_store.begin(deletion)
     await job_store.fail(deletion, "The server was away.", outage=True)
     (unfinished,) = await job_store.unfinished_deletes({})
-    async with instances.adopting(job.instance_id, DatabaseName(f"{job.database}_2", "any")):
+    async with tenant.adoptions.adopting(job.instance_id, DatabaseName(f"{job.database}_2", "any")):
         pass
     due = await job_store.release(unfinished)
     assert due is not None

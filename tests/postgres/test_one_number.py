@@ -6,10 +6,12 @@ import uuid
 import asyncpg
 import pytest
 
+from registry.instances.adoptions import DatabaseName, LostInstance
 from registry.instances.status import Template
-from registry.instances.store import DatabaseName, InstanceStore, LostInstance
+from registry.instances.store import InstanceStore
 from registry.migrations import upgrade
 from registry.storage.engine import create_registry_engine
+from tenants.tenant import Tenant
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, LAYOUTS, ODS_API
@@ -189,7 +191,7 @@ async def test_rows_keep_their_numbers_and_new_ones_have_one_when_tables_are_ado
 
 @pytest.mark.parametrize("used", [False, True])
 async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_it(
-    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str, *, used: bool
+    tenant: Tenant, rows: asyncpg.Connection, highest: int, name: str, *, used: bool
 ) -> None:
     number = highest + 10
     if used:
@@ -198,7 +200,7 @@ async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_
             number,
         )
     lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), 1, 1)
-    restored = await instances.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.ods_instance_id == number
     assert (restored.id == number) is not used
 
@@ -228,11 +230,11 @@ KNOWN = {
 @pytest.mark.parametrize("what", KNOWN)
 @pytest.mark.parametrize("published_by", [1, 9])
 async def test_lost_instance_goes_on_after_the_jobs_that_the_registry_and_its_database_know(
-    instances: InstanceStore, rows: asyncpg.Connection, highest: int, name: str, what: str, published_by: int
+    tenant: Tenant, rows: asyncpg.Connection, highest: int, name: str, what: str, published_by: int
 ) -> None:
     number = highest + 10
     await rows.execute(KNOWN[what].replace("$1", str(number)))
     await rows.execute(KNOWN["job"].replace("$1", f"1{number}").replace("-7", "-70"))  # of another one
     lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), published_by, 1)
-    restored = await instances.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.job_number == max(8, published_by)

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.installation import InstallationStore
+from registry.instances.adoptions import AdoptionStore, DatabaseName
 from registry.instances.attributes import AttributeChanges
 from registry.instances.cancelling import JobCancellations
 from registry.instances.deletes import PLAIN_DELETE, Delete
@@ -20,7 +21,7 @@ from registry.instances.naming import is_reset_name, is_trash_name, trash_name
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
-from registry.instances.store import DatabaseName, InstanceStore
+from registry.instances.store import InstanceStore
 from registry.instances.versions import KEPT_IN_DOUBT, ReplacedDatabase, VersionStore
 from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page
@@ -655,6 +656,8 @@ async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_opera
 
 
 async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the_trash(
+    engine: AsyncEngine,
+    factory: JobFactory,
     instances: InstanceStore,
     job_store: JobStore,
     versions: VersionStore,
@@ -665,7 +668,8 @@ async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the
     trash = await trashed(instances, job_store, completed)
     await due(rows)
     database = DatabaseName(completed.database, CONNECTION_STRING)
-    async with instances.bringing_back(completed.instance_id, database, trash.number):
+    adoptions = AdoptionStore(engine, factory, TRASH)
+    async with adoptions.bringing_back(completed.instance_id, database, trash.number):
         pass
     assert await versions.claim_due(20) == []
     await rows.execute("DELETE FROM adminapi.instanceversions")
@@ -850,7 +854,7 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
 ) -> None:
     replaced_at = None if since is None else datetime.now(UTC).replace(tzinfo=None) - since
     found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, str(uuid.uuid4()), None, replaced_at)
-    store = InstanceStore(engine, factory, timedelta(days=30))
+    store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
         store.keep_replaced(instance, [found])
     remaining: timedelta = await rows.fetchval(

@@ -1,0 +1,40 @@
+"""Instances that a request may change."""
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.instances.refusals import not_adopted
+from registry.storage.errors import InstanceNotFoundError
+from registry.storage.models import DbInstance
+
+
+async def locked_instance(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
+) -> DbInstance:
+    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it.
+
+    With `nowait`, PostgreSQL refuses at once if another session has locked the row.
+
+    Raises:
+        InstanceNotFoundError: there is no such instance.
+        RefusedError: an Admin API has added it, and this service has not adopted it.
+    """
+    return await found_instance(session, instance_id, in_trash=in_trash, lock={"nowait": nowait})
+
+
+async def found_instance(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
+) -> DbInstance:
+    """The same, which other sessions may change, unless it is locked with these options.
+
+    Raises:
+        InstanceNotFoundError: there is no such instance.
+        RefusedError: an Admin API has added it, and this service has not adopted it.
+    """
+    instance = await session.get(DbInstance, instance_id, with_for_update=lock)
+    if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
+        raise InstanceNotFoundError(instance_id)
+    if not instance.is_adopted:
+        raise not_adopted(instance)
+    return instance
