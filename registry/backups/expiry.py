@@ -53,12 +53,15 @@ _KEPT_AFTER_INSTANCE = timedelta(days=90)
 
 Long enough for a delete that was wrong, or of an instance whose database was lost, to be noticed.
 """
+_INSTANCE_IS_GONE = (
+    DbInstance.mark == Backup.mark,
+    DbInstance.status == InstanceStatus.DELETED,
+    not_(DbInstance.is_in_trash),
+)
 _INSTANCE_IS_LONG_GONE = (
     exists()
     .where(
-        DbInstance.mark == Backup.mark,
-        DbInstance.status == InstanceStatus.DELETED,
-        not_(DbInstance.is_in_trash),
+        *_INSTANCE_IS_GONE,
         DbInstance.last_modified < UTC_NOW - literal(_KEPT_AFTER_INSTANCE, Interval),
     )
     .correlate(Backup)
@@ -152,7 +155,8 @@ class BackupExpiry:
         is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         wanted = (Backup.id, Backup.mark, Backup.created_at, Backup.unchanged_at, Backup.expires_at)
         is_of_job = (Backup.job_id != "").label("is_of_job")
-        kept = select(*wanted, is_damaged, is_of_job).where(_IS_KEPT)
+        ended = select(func.max(DbInstance.last_modified)).where(*_INSTANCE_IS_GONE).correlate(Backup)
+        kept = select(*wanted, is_damaged, is_of_job, ended.label("ended_at")).where(_IS_KEPT)
         kept = kept.order_by(Backup.mark, Backup.created_at, Backup.id)
         async with self._sessions.statement() as session:
             rows = (await session.execute(kept)).all()
@@ -233,11 +237,12 @@ class BackupExpiry:
 def _changes(backups: Sequence[Row[*tuple[Any, ...]]]) -> list[datetime | None]:
     """When the instance had other data than those of each backup at the latest: when the next one was made.
 
-    Not one that the pass has found in the store: it may be of a copy of this registry that was stopped, whose
-    data the instance never had.
+    Or when the instance ended, after the last one; None if neither is known. What the pass has found in the
+    store tells nothing: it may be of a copy of this registry that was stopped, whose data the instance never
+    had.
     """
     changes: list[datetime | None] = []
-    latest = None
+    latest = backups[-1].ended_at
     for backup in reversed(backups):
         changes.append(latest)
         latest = backup.created_at if backup.is_of_job else latest
@@ -254,4 +259,4 @@ def _covered(backup: Row[*tuple[Any, ...]], changed_at: datetime | None) -> Cove
     since, until = backup.created_at, max(backup.created_at, backup.unchanged_at or backup.created_at)
     if changed_at is None or until <= changed_at:
         return Covered(since, until, next_stays=backup.damaged)
-    return Covered(since, changed_at, next_stays=True)
+    return Covered(since, max(since, changed_at), next_stays=True)

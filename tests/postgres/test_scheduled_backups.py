@@ -16,8 +16,10 @@ from registry.backups.rows import SCHEDULED
 from registry.backups.scheduled import ScheduledBackups
 from registry.backups.stored import LostBackup, StoredBackup
 from registry.instances.attributes import AttributeChanges
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupNotFoundError, RefusedError
@@ -683,6 +685,27 @@ async def test_last_backup_goes_when_its_instance_has_been_gone_for_ninety_days(
     await tenant.jobs.finish_purge(purge)
     await end_earlier(rows, timedelta(days=89))
     assert await deleted(expiry) == []  # the purge may have been wrong
+    await end_earlier(rows, timedelta(days=2))
+    assert await deleted(expiry) == [backup_id]
+
+
+async def test_last_backup_goes_with_its_instance_when_a_restored_registry_let_it_stay_until_the_next(
+    tenant: Tenant, rows: asyncpg.Connection, job: InstanceJob, expiry: BackupExpiry
+) -> None:
+    backup_id = await made_at(tenant, rows, job, MONDAY)
+    await tenant.cancellations.hold_drops()
+    assert await deleted(expiry) == []
+    assert await expires(tenant, backup_id) is None
+    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    await tenant.jobs.begin(delete)
+    await tenant.jobs.finish_delete(delete)
+    await end_earlier(rows, timedelta(days=89))
+    assert await deleted(expiry) == []
+    row = await tenant.queries.any_instance(job.instance_id)
+    assert row is not None
+    assert row.last_modified is not None
+    ended = row.last_modified.replace(hour=0, minute=0, second=0, microsecond=0)
+    assert await expires(tenant, backup_id) == ended + timedelta(days=2)
     await end_earlier(rows, timedelta(days=2))
     assert await deleted(expiry) == [backup_id]
 
