@@ -98,6 +98,7 @@ async def back_up(
                     moment.exported,
                     moment.snapshot.tables,
                     moment.snapshot.read_only,
+                    moment.snapshot.encoding,
                 )
                 async with dumping(program, source, transform, monitor) as dump:
                     same_form = partial(require_same_form, database, moment.form)
@@ -105,6 +106,8 @@ async def back_up(
                     async with explained_by(moment.snapshot.require_open, same_form):
                         figures = await _stored(store, path, dump, moment, _counted(moment, request.kind))
                     await same_form()
+                if recipients and request.kind is BackupKind.FINAL:
+                    _require_in_dump(moment.snapshot.extension_tables, figures)
                 manifest = _manifest(request, moment, dump, figures, recipients)
                 marker.require_fresh()
             # What fails now cleans nothing up: the manifest could come to be after its dump was deleted.
@@ -138,6 +141,22 @@ def _counted(moment: _Moment, kind: BackupKind) -> Sequence[Table]:
     """
     tables = moment.snapshot.tables
     return [*tables, *moment.snapshot.extension_tables] if kind is BackupKind.FINAL else tables
+
+
+def _require_in_dump(extension_tables: Sequence[Table], figures: Figures) -> None:
+    """Refuse a backup after which rows would be lost that are not in it, and that nothing can verify.
+
+    Raises:
+        BackupFaultError: pg_dump leaves a table out that has rows; they may be the extension's own, or not.
+    """
+    for table in extension_tables:
+        if not table.kept_for_users and (count := figures.tables[table.name]):
+            raise BackupFaultError(
+                f"The table {table.name} belongs to an extension, so that its {count} rows are in no dump;"
+                " and an encrypted backup cannot be restored to see whether the extension makes them itself."
+                " Nothing was dropped. If they are of use, copy them to a table of your own, then retry. If"
+                " not, remove them, or purge the instance without a final backup."
+            )
 
 
 async def _stored(

@@ -68,7 +68,10 @@ async def copy_contents(
                 source.server.dsn,
                 source.name,
                 target.name,
-                (*_without(left_out, dumping.OPTIONS), "--compress=0", f"--snapshot={exported}"),
+                (
+                    *_without(left_out, dumping.OPTIONS),
+                    *("--compress=0", f"--snapshot={exported}", f"--encoding={opened.encoding}"),
+                ),
                 dumping.session_settings(read_only=opened.read_only),
             )
             async with restoring.login_lent(target) as dsn:

@@ -23,6 +23,8 @@ OPTIONS = (
     "--format=custom",
     "--no-owner",
     "--no-privileges",
+    # A copy would read the changes meant for the original, or, if it is dropped, end their slot.
+    "--no-subscriptions",
     "--verbose",
     "--no-password",
     # The tables are locked already, so it waits only for a session that waits for ours, and for no end.
@@ -44,6 +46,7 @@ class DumpSource:
         snapshot: the snapshot that pg_dump reads, of a transaction that stays open.
         tables: those with rows.
         read_only: whether a setting of the database itself makes its sessions read-only.
+        encoding: that of the database, in which the texts are dumped, whichever its sessions have.
     """
 
     database: Database
@@ -51,6 +54,7 @@ class DumpSource:
     snapshot: str
     tables: Sequence[Table]
     read_only: bool
+    encoding: str
 
 
 def session_settings(*, read_only: bool) -> Mapping[str, str]:
@@ -133,7 +137,7 @@ async def dumping(
     """
     dsn = source.database.server.dsn
     arguments = (
-        *(program.path, *OPTIONS, f"--snapshot={source.snapshot}"),
+        *(program.path, *OPTIONS, f"--snapshot={source.snapshot}", f"--encoding={source.encoding}"),
         f"--dbname={client_address(dsn, source.database.name, program_name('pg_dump', source.label))}",
     )
     command = Command(

@@ -21,11 +21,11 @@ _LONGEST_SILENCE = "60s"
 not remove what was deleted since. A worker that was suspended does not hold it up for longer."""
 _PING_SECONDS = 10
 _OID = "SELECT oid::text FROM pg_database WHERE datname = current_database()"
-_READ_ONLY = """
+_SETTINGS_OF_DATABASE = """
 SELECT EXISTS (
     SELECT FROM pg_settings
     WHERE name = 'default_transaction_read_only' AND setting = 'on' AND source = 'database'
-)
+) AS read_only, getdatabaseencoding() AS encoding
 """
 # Where a role or database has limits: a transaction is open, and idle, for as long as a dump takes.
 _LIMITS = """
@@ -59,7 +59,8 @@ SELECT nspname AS schema, relname AS relation, format('%I.%I', nspname, relname)
            SELECT attname FROM pg_attribute
            WHERE attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
            ORDER BY attlen < 0, attlen, attnum LIMIT 1
-       ) AS narrowest, NOT ({_OF_NO_EXTENSION}) AS of_extension
+       ) AS narrowest, NOT ({_OF_NO_EXTENSION}) AS of_extension,
+       pg_class.oid IN (SELECT unnest(extconfig) FROM pg_extension) AS kept_for_users
 {_OWN} AND relkind = 'r'
 ORDER BY nspname, relname
 """  # noqa: S608 - constants
@@ -95,6 +96,7 @@ class Table:
         narrowest: the name of a stored column whose values are short; None if it has no such column.
         of_extension: whether an extension has made it, or was given it. In a dump are none of its rows then,
             or those that the extension keeps for users.
+        kept_for_users: whether the extension has pg_dump take rows of it.
     """
 
     schema: str
@@ -103,6 +105,7 @@ class Table:
     size_bytes: int
     narrowest: str | None
     of_extension: bool
+    kept_for_users: bool
 
     @property
     def name(self) -> str:
@@ -119,6 +122,7 @@ class Snapshot:
         tables: those that a dump has; no other session changes their form until the transaction ends.
         extension_tables: those of extensions.
         read_only: whether a setting of the database itself makes its sessions read-only.
+        encoding: that of the database.
         lock: held by what uses the session.
     """
 
@@ -126,6 +130,7 @@ class Snapshot:
     tables: Sequence[Table]
     extension_tables: Sequence[Table]
     read_only: bool
+    encoding: str
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
@@ -162,7 +167,8 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
         found = [Table(*row) for row in await fetch_rows(session, _TABLES)]
         tables = [table for table in found if not table.of_extension]
         of_extensions = [table for table in found if table.of_extension]
-        opened = Snapshot(session, tables, of_extensions, await fetch_value(session, _READ_ONLY))
+        (settings,) = await fetch_rows(session, _SETTINGS_OF_DATABASE)
+        opened = Snapshot(session, tables, of_extensions, settings["read_only"], settings["encoding"])
         pinging = asyncio.create_task(_keep_alive(opened))
         try:
             yield opened

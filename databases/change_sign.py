@@ -85,12 +85,6 @@ SELECT (SELECT array_agg(ROW(oid, rolname)::text ORDER BY oid) FROM pg_roles WHE
         )) AS roles,
        (SELECT array_agg(ROW(oid, spcname)::text ORDER BY oid) FROM pg_tablespace) AS tablespaces
 """
-# A dump has subscriptions only if a superuser makes it; no other role may read all of them.
-_SUBSCRIPTIONS = """
-SELECT array_agg(ROW(oid, xmin)::text ORDER BY oid) FROM pg_subscription
-WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-_IS_SUPERUSER = "SELECT current_setting('is_superuser') = 'on'"
 # The state of a session is null for a role that may not see it. What autovacuum writes is in no dump.
 _BUSY = """
 SELECT EXISTS (
@@ -117,9 +111,7 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
     # Counted, but for the names of roles, which are the server's; the manifest of a backup has them.
     rights = await read_rights(session)
     named = [tuple(row) for row in await fetch_rows(session, _NAMES)]
-    is_superuser = await fetch_value(session, _IS_SUPERUSER)
-    subscriptions = await fetch_value(session, _SUBSCRIPTIONS) if is_superuser else None
-    digest = sha256(repr((values, rights, named, subscriptions)).encode()).hexdigest()
+    digest = sha256(repr((values, rights, named)).encode()).hexdigest()
     return None if counters is None or None in values else f"{counters} {digest}"
 
 

@@ -149,7 +149,7 @@ async def test_session_waits_only_for_seconds_when_pg_dump_waits_for_it_and_it_f
         emptying = asyncio.create_task(writer.execute("TRUNCATE treasure"))
         await wait_until(waits, 10)
         program = await find_program("pg_dump", inside.get_server_version().major)
-        source = DumpSource(database, "test", exported, opened.tables, read_only=False)
+        source = DumpSource(database, "test", exported, opened.tables, read_only=False, encoding="UTF8")
         async with asyncio.timeout(30), dumping(program, source, unchanged, monitor) as dump:
             with pytest.raises(ProgramFailedError):
                 [chunk async for chunk in dump.chunks()]

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import asyncpg
 import pyrage
 import pytest
+from pydantic import SecretStr
 
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
@@ -24,9 +26,12 @@ from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, list_backups, load_manifest
+from databases.server import Server
+from embedded.postgres import EmbeddedPostgres
 from programs.postgres import client_address, client_environment, client_program
+from secret_files import CurrentDsn
 from tests.backups.stores import names_in
-from tests.servers import POSTGRES_VERSION
+from tests.servers import POSTGRES_VERSION, session
 
 pytestmark = pytest.mark.long
 
@@ -82,6 +87,52 @@ async def test_database_comes_back_when_its_backup_is_restored(
     await restore(store, found, empty, monitor, [str(IDENTITY)])
     assert await verify(empty, found.figures) == []
     assert await read_figures(empty) == await read_figures(ods)
+
+
+async def test_texts_come_back_when_sessions_of_the_database_have_another_encoding(
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    admin: asyncpg.Connection,
+) -> None:
+    """LATIN1 lacks the one, and SJIS gives another character back for the other."""
+    texts = ["\N{SCHOOL SATCHEL}", "\N{CENT SIGN}"]
+    async with opened(ods) as inside:
+        await inside.execute("CREATE TABLE texts (it text)")
+        await inside.executemany("INSERT INTO texts VALUES ($1)", [(it,) for it in texts])
+    for encoding in ("LATIN1", "SJIS"):
+        await admin.execute(f'ALTER DATABASE "{ods.name}" SET client_encoding TO {encoding}')
+        await back_up(ods, folder_store, wanted, monitor)
+    found = await load_manifest(folder_store, wanted.key)
+    await restore(folder_store, found, empty, monitor)
+    async with opened(empty) as inside:
+        assert [row["it"] for row in await inside.fetch("SELECT it FROM texts")] == texts
+
+
+async def test_no_copy_has_the_subscriptions_of_its_source(
+    folder_store: BackupStore,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    postgres: EmbeddedPostgres,
+) -> None:
+    """Those of a superuser's dump: another role's has none."""
+    own = Server(CurrentDsn(SecretStr(postgres.dsn("postgres")), "The address"))
+    made = "CREATE SUBSCRIPTION followed CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)"
+    async with session(postgres.dsn(quote(ods.name))) as superuser:
+        await superuser.execute("SET client_min_messages = error")
+        await superuser.execute(made)
+        try:
+            backup = await back_up(Database(own, ods.name), folder_store, wanted, monitor)
+            await restore(folder_store, backup, Database(own, empty.name), monitor)
+            assert await superuser.fetchval("SELECT count(*) FROM pg_subscription") == 1
+        finally:
+            await superuser.execute("ALTER SUBSCRIPTION followed SET (slot_name = NONE)")
+            await superuser.execute("DROP SUBSCRIPTION followed")
+            await own.close()
 
 
 async def test_manifest_tells_what_the_backup_is(

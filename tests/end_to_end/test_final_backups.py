@@ -416,6 +416,26 @@ async def test_nothing_is_dropped_when_a_table_of_an_extension_has_rows_that_no_
     assert await names(admin, job.mark) == [deletion.trash_database]
 
 
+async def test_nothing_is_dropped_when_rows_of_an_extension_cannot_be_verified_as_the_backup_is_encrypted(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    job: InstanceJob,
+) -> None:
+    monkeypatch.setattr(Settings, "recipients", (str(NEW.to_public()),))
+    async with session(postgres.dsn(job.database)) as superuser:
+        await superuser.execute("ALTER EXTENSION plpgsql ADD TABLE treasure")
+    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    await operator.starter.start(deletion)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
+    failed = await ended(api, answer.json()["jobId"])
+    assert "The table public.treasure belongs to an extension" in failed["errorMessage"]
+    assert await names(admin, job.mark) == [deletion.trash_database]
+
+
 async def test_backup_is_recorded_when_the_database_is_gone_before_that_could_be_done(
     operator: Operator,
     api: httpx.AsyncClient,

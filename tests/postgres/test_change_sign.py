@@ -246,24 +246,6 @@ async def test_sign_differs_when_a_tablespace_has_another_name(
         await admin.execute("RESET allow_in_place_tablespaces")
 
 
-async def test_sign_differs_when_there_is_another_subscription_which_the_dump_of_a_superuser_has(
-    postgres: EmbeddedPostgres, database: str
-) -> None:
-    """That of the service's role leaves subscriptions out."""
-    made = "CREATE SUBSCRIPTION followed CONNECTION 'dbname=none' PUBLICATION all_rows WITH (connect = false)"
-    changes = (made, "ALTER SUBSCRIPTION followed CONNECTION 'dbname=other'", "DROP SUBSCRIPTION followed")
-    # Before PostgreSQL 18, it knows no sign while sequences of the service have given no value.
-    await change(postgres, database, "SELECT nextval('numbers'), nextval('unused')")
-    own = await sign_of(postgres, database)
-    async with session(postgres.dsn(database)) as inside:
-        await inside.execute("SET client_min_messages = error")
-        for statement in changes:
-            before = str(await read_sign(inside)).split()[-1]
-            await inside.execute(statement.replace("DROP", _DETACH + "DROP"))
-            assert str(await read_sign(inside)).split()[-1] != before, statement
-    assert await sign_of(postgres, database) == own
-
-
 async def test_sign_differs_when_the_statistics_were_reset(postgres: EmbeddedPostgres, database: str) -> None:
     before = await sign_of(postgres, database)
     await change(postgres, database, "SELECT pg_stat_reset()")
