@@ -18,7 +18,7 @@ from databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from databases.dropping import drop_staging
 from databases.errors import DatabaseFaultError
 from databases.locales import Locale, create_empty, read_locale
-from databases.lock_holders import name_lock_holder
+from databases.lock_holders import name_holder
 from databases.lookup import choose, find, require_usable
 from databases.ownership import Owner
 from databases.provisioning import (
@@ -130,7 +130,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
         " of superusers by hand. Then retry.",
     }
     strategy = strategy_for(request.copy, await size_of(session, source) or 0)
-    async with server.session() as other, name_lock_holder(other, source):
+    async with server.session() as other, name_holder(other, source):
 
         async def keep_out() -> None:
             await fetch_rows(other, END_SESSIONS, [source], reasons=reasons)

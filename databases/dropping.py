@@ -18,7 +18,7 @@ from databases.constants import (
     program_name,
 )
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lock_holders import name_lock_holder
+from databases.lock_holders import name_holder
 from databases.lookup import (
     DatabaseRows,
     changed_meanwhile,
@@ -145,7 +145,7 @@ async def drop_database(
         f" '{database}' or end the sessions on it. Make it the owner and grant it pg_signal_backend; close"
         " the sessions of superusers by hand. Then retry.",
     }
-    async with name_lock_holder(session, database):
+    async with name_holder(session, database):
         if not invalid:
             # Otherwise connection pools come back as fast as their sessions are ended.
             await _close(session, database, oid, reasons)

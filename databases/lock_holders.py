@@ -1,7 +1,8 @@
-"""Locks of other sessions, for which DDL on a database waits until `lock_timeout`; then they are reported.
+"""What keeps DDL on a database from being done: it is reported, with how to end it. Nothing is ended here.
 
-The timeout is a setting of every session (`databases/server.py`). No session is ended here: the
-message names the session that holds the lock, and how to end it.
+Locks of other sessions are waited for until `lock_timeout`, a setting of every session
+(`databases/server.py`). Prepared transactions and subscriptions use a database without a session that could
+be ended.
 """
 
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from databases.constants import LOCK_NOT_AVAILABLE
+from databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from databases.errors import DatabaseFaultError
 from databases.statements import fetch_row
 
@@ -32,20 +33,43 @@ LIMIT 1
 """
 
 
+# Other sessions may read these columns of subscriptions.
+_USERS = """
+SELECT format('the prepared transaction %L', gid) AS what,
+       format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', gid) AS remedy
+FROM pg_prepared_xacts WHERE database = $1
+UNION ALL
+SELECT format('the subscription %I', subname), format(
+    'ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE);'
+    ' DROP SUBSCRIPTION %1$I; and its slot on the publisher', subname)
+FROM pg_subscription JOIN pg_database ON pg_database.oid = subdbid WHERE datname = $1
+LIMIT 1
+"""
+
+
 @asynccontextmanager
-async def name_lock_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
-    """Name the session that holds the lock, if a statement in the body waits for one on `database` in vain.
+async def name_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
+    """Name what keeps the statements in the body from being done, if something on `database` does.
 
     Args:
         session: a session that may be used while the body has failed.
         database: the database that the statements change.
 
     Raises:
-        DatabaseFaultError: an outage: another session holds a lock.
+        DatabaseFaultError: an outage: another session holds a lock. Or the database is in use, by a prepared
+            transaction or a subscription if there is one.
     """
     try:
         yield
     except DatabaseFaultError as fault:
+        if fault.sqlstate == OBJECT_IN_USE and (user := await fetch_row(session, _USERS, database)):
+            raise DatabaseFaultError(
+                f"The database '{database}' has {user['what']}, which only a session in it can end:"
+                f" {user['remedy']}. If the database is closed, open it for that, and close it afterwards"
+                f' (ALTER DATABASE "{database}" ALLOW_CONNECTIONS true; …; false). Then retry.',
+                retryable=True,
+                sqlstate=OBJECT_IN_USE,
+            ) from None
         if fault.sqlstate != LOCK_NOT_AVAILABLE:
             raise
         holder = await fetch_row(session, _HOLDERS, database)

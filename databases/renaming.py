@@ -21,7 +21,7 @@ from databases.constants import (
 )
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import back, leaving, require_not_left
-from databases.lock_holders import name_lock_holder
+from databases.lock_holders import name_holder
 from databases.lookup import changed_meanwhile, choose, find, is_invalid, oid_of, refusal, still_the_same
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.server import Server
@@ -169,7 +169,7 @@ async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database
     rename = [] if current == target else ["ALTER DATABASE %1$I RENAME TO %2$I"]
     message = "; ".join([*rename, *statements, _STILL_THE_SAME])
     try:
-        async with server.session() as other, name_lock_holder(other, current):
+        async with server.session() as other, name_holder(other, current):
             renaming = execute(session, message, current, target, comment, oid_of(found), reasons=reasons)
             if not rename:
                 await renaming

@@ -25,7 +25,7 @@ from databases.constants import (
 )
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lock_holders import name_lock_holder
+from databases.lock_holders import name_holder
 from databases.lookup import DatabaseRows, find, is_invalid, oid_of, refusal, require_usable
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
@@ -308,7 +308,7 @@ async def _exchange(
         " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
     }
     try:
-        async with server.session() as watcher, name_lock_holder(watcher, database):
+        async with server.session() as watcher, name_holder(watcher, database):
             exchanging = execute(
                 session,
                 "; ".join(_EXCHANGE),

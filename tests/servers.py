@@ -198,7 +198,8 @@ def unsafe_postgres(
     """A server of the version under test on a free port, which does not wait for its disk."""
     # Each session hashes its password as often, on the processors of the tests.
     cheap = {"fsync": "off", "scram_iterations": "1"}
-    return EmbeddedPostgres(data_dir, free_port(), password, {**cheap, **settings}, version=POSTGRES_VERSION)
+    own = {**cheap, "max_prepared_transactions": "2", **settings}
+    return EmbeddedPostgres(data_dir, free_port(), password, own, version=POSTGRES_VERSION)
 
 
 @asynccontextmanager

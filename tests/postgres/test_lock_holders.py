@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.constants import LOCK_NOT_AVAILABLE
+from databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from databases.errors import DatabaseFaultError
-from databases.lock_holders import name_lock_holder
+from databases.lock_holders import name_holder
 from databases.server import Server
 from databases.statements import execute
+from embedded.postgres import EmbeddedPostgres
+from tests.servers import session
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ async def impatient(
 
 async def fault_of(session: asyncpg.Connection, database: str, statement: str) -> DatabaseFaultError:
     with pytest.raises(DatabaseFaultError) as raised:
-        async with name_lock_holder(session, database):
+        async with name_holder(session, database):
             await execute(session, statement, database)
     return raised.value
 
@@ -59,3 +61,41 @@ async def test_fault_is_left_as_it_is_when_it_is_about_no_lock(
 ) -> None:
     fault = await fault_of(impatient, database, f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$ -- %I")
     assert fault.sqlstate == sqlstate
+
+
+async def test_prepared_transaction_is_named_that_keeps_a_database_from_being_dropped(
+    impatient: asyncpg.Connection, postgres: EmbeddedPostgres, database: str
+) -> None:
+    async with session(postgres.dsn(database)) as inside:
+        await inside.execute("BEGIN; CREATE TABLE half_done (); PREPARE TRANSACTION 'left by ''a program'")
+    fault = await fault_of(impatient, database, "DROP DATABASE %I WITH (FORCE)")
+    assert f"'{database}' has the prepared transaction 'left by ''a program', which" in fault.reason
+    assert "ROLLBACK PREPARED 'left by ''a program'." in fault.reason
+    assert (fault.outage, fault.retryable, fault.sqlstate) == (False, True, OBJECT_IN_USE)
+    async with session(postgres.dsn(database)) as inside:
+        await inside.execute("ROLLBACK PREPARED 'left by ''a program'")
+    await execute(impatient, "DROP DATABASE %I WITH (FORCE)", database)
+
+
+async def test_subscription_is_named_that_keeps_a_database_from_being_dropped(
+    impatient: asyncpg.Connection, postgres: EmbeddedPostgres, database: str
+) -> None:
+    made = "CREATE SUBSCRIPTION \"From A\" CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)"
+    async with session(postgres.dsn(database)) as inside:
+        await inside.execute("SET client_min_messages = error")
+        await inside.execute(made)
+    fault = await fault_of(impatient, database, "DROP DATABASE %I WITH (FORCE)")
+    assert f"The database '{database}' has the subscription \"From A\", which" in fault.reason
+    assert fault.sqlstate == OBJECT_IN_USE
+    remedy = fault.reason.split("can end: ")[1].split("; and its slot")[0]
+    async with session(postgres.dsn(database)) as inside:
+        for statement in remedy.split("; "):
+            await inside.execute(statement)
+    await execute(impatient, "DROP DATABASE %I WITH (FORCE)", database)
+
+
+async def test_fault_is_left_as_it_is_when_sessions_use_the_database(
+    impatient: asyncpg.Connection, database: str
+) -> None:
+    fault = await fault_of(impatient, database, f"DO $$ BEGIN RAISE SQLSTATE '{OBJECT_IN_USE}'; END $$ -- %I")
+    assert "has the" not in fault.reason
