@@ -100,6 +100,13 @@ class SupersededError(ApplicationError):
         )
 
 
+class JobCancelledError(ApplicationError):
+    """A client has cancelled the job, whose workflow may not know it yet."""
+
+    def __init__(self) -> None:
+        super().__init__("The job was cancelled.", type="Cancelled", non_retryable=True)
+
+
 class DatabaseActivities:
     """The middle step of every job, on the server that holds the ODS databases.
 
@@ -148,7 +155,12 @@ class DatabaseActivities:
         _, recorded = await self._delete(
             job,
             lambda session, owner: dropping.drop(
-                session, owner, job.databases, job.number, published=job.published
+                session,
+                owner,
+                job.databases,
+                job.number,
+                published=job.published,
+                before=partial(self._require_due, job),
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
@@ -216,7 +228,9 @@ class DatabaseActivities:
         _require(Operation.PURGE, job)
         _, recorded = await self._delete(
             job,
-            lambda session, owner: trash.purge(session, owner, _trash_database(job)),
+            lambda session, owner: trash.purge(
+                session, owner, _trash_database(job), before=partial(self._require_due, job)
+            ),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
         return recorded
@@ -249,7 +263,11 @@ class DatabaseActivities:
         async def purge(session: asyncpg.Connection, owner: KnownOwner) -> bool:
             backup = await self._tenant.backups.final_of(job)
             backed_up = None if backup is None else proven_state(backup)
-            require_stored = partial(require_final_backup, self._tenant, job)
+
+            async def require_stored() -> None:
+                await require_final_backup(self._tenant, job)
+                await self._require_due(job)
+
             return await trash_backup.purge_backed_up(
                 session, owner, _trash_database(job), backed_up, require_stored
             )
@@ -448,6 +466,7 @@ class DatabaseActivities:
                     if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
                         await replacing.require_current(session, exchange)
                         await make(session, job, exchange, following)
+                        await self._require_due(job)
                     exchanged = await replacing.take_place(self._tenant.server, session, exchange)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
@@ -639,9 +658,19 @@ class DatabaseActivities:
             yield session
 
     async def _require_due(self, job: InstanceJob) -> Position:
+        """Where the instance is, which is still the job's.
+
+        Temporal tells an activity within a heartbeat that it is cancelled; the registry knows it at once.
+
+        Raises:
+            SupersededError: the instance has moved on.
+            JobCancelledError: a client has cancelled the job.
+        """
         position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
+        if position.is_cancelled:
+            raise JobCancelledError
         return position
 
     @asynccontextmanager

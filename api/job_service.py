@@ -176,6 +176,12 @@ class JobService:
                 "The workflow of the job has ended: it waits for no decision any more.",
                 "Nothing is left to abandon. The job can still be retried.",
             )
+        if not is_given_up and await self._cancellations.failed_attempt(await self.get(job_id)) != attempt:
+            raise JobRefusedError(  # a pass has put it back to waiting at this very moment
+                job.status,
+                "The job is tried again, after an outage has ended it.",
+                f"Cancel it: POST /v2/jobs/{job.job_id}/cancel, or `ods job cancel {job.job_id}`.",
+            )
         return job
 
     async def _is_cancelled(self, job: Job) -> bool:

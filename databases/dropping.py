@@ -6,7 +6,7 @@ runs on a session that holds the fence of the instance, or the lock of the spare
 any interruption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import asyncpg
 
@@ -42,8 +42,14 @@ WHERE pg_has_role(usesysid, 'USAGE') AND application_name = ANY($1::text[])
 """
 
 
-async def drop(
-    session: asyncpg.Connection, owner: KnownOwner, names: list[str], number: int, *, published: bool
+async def drop(  # noqa: PLR0913 - which database, and what must hold
+    session: asyncpg.Connection,
+    owner: KnownOwner,
+    names: list[str],
+    number: int,
+    *,
+    published: bool,
+    before: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Drop the instance's database with the sessions on it, and what a clone may have left.
 
@@ -56,6 +62,7 @@ async def drop(
         number: the number of the delete.
         published: whether the instance ever had that database. If not, a database of the first name that does
             not carry the mark is the reason why the instance never came to be, and is left alone.
+        before: as for `drop_database`.
 
     Raises:
         NotOursError: `published`, and the database of the first name is not the instance's.
@@ -68,7 +75,7 @@ async def drop(
     await drop_found_staging(session, owner, found)
     if database is not None:
         row = found[database]
-        await drop_database(session, database, invalid=is_invalid(row), oid=oid_of(row))
+        await drop_database(session, database, invalid=is_invalid(row), oid=oid_of(row), before=before)
 
 
 async def drop_obstacle(
@@ -126,7 +133,12 @@ async def end_programs(session: asyncpg.Connection, label: str) -> None:
 
 
 async def drop_database(
-    session: asyncpg.Connection, database: str, *, invalid: bool, oid: str | None = None
+    session: asyncpg.Connection,
+    database: str,
+    *,
+    invalid: bool,
+    oid: str | None = None,
+    before: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Close a database, end the sessions on it, and drop it.
 
@@ -135,6 +147,8 @@ async def drop_database(
         database: the database's name.
         invalid: whether an earlier DROP of it was interrupted: then it is closed already.
         oid: its OID; None if the name is a private one, which no other database gets.
+        before: raises if the database is not to be dropped any more; awaited when it is closed, for which
+            other sessions may have had to be waited for. Not if an earlier DROP of it was interrupted.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, a right is missing, …
@@ -149,6 +163,8 @@ async def drop_database(
         if not invalid:
             # Otherwise connection pools come back as fast as their sessions are ended.
             await _close(session, database, oid, reasons)
+            if before is not None:
+                await before()
         await execute(session, _DROP, database, reasons=reasons)
 
 

@@ -8,7 +8,7 @@ Everything here runs on a session that holds the fence of the instance, and is s
 interruption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import asyncpg
@@ -223,7 +223,12 @@ def is_put_away(row: asyncpg.Record) -> bool:
 
 
 async def purge(
-    session: asyncpg.Connection, owner: KnownOwner, trash: str, *, replaced: bool = False
+    session: asyncpg.Connection,
+    owner: KnownOwner,
+    trash: str,
+    *,
+    replaced: bool = False,
+    before: Callable[[], Awaitable[object]] | None = None,
 ) -> bool:
     """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
 
@@ -234,6 +239,7 @@ async def purge(
         owner: the instance, and the latest attempt that can have put its database there.
         trash: the name of the database.
         replaced: whether a reset has replaced it, so that the instance may have another one in use.
+        before: as for `databases.dropping.drop_database`.
 
     Raises:
         NotOursError: the database of that name is not the instance's.
@@ -256,7 +262,7 @@ async def purge(
             " Nothing was dropped. Undelete the instance, then delete it again; or purge it with a final"
             " backup.",
         )
-    await drop_database(session, trash, invalid=is_invalid(row))
+    await drop_database(session, trash, invalid=is_invalid(row), before=before)
     return True
 
 

@@ -60,7 +60,13 @@ from registry.instances.steps import (
     take_step,
     take_step_once,
 )
-from registry.instances.versions import KEPT_IN_DOUBT, follow_delete, follow_undelete, record_exchange
+from registry.instances.versions import (
+    KEPT_IN_DOUBT,
+    follow_delete,
+    follow_undelete,
+    keep_for_another_undo,
+    record_exchange,
+)
 from registry.storage.errors import ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -90,11 +96,13 @@ class Position:
         status: the instance's status.
         waits: whether the job is recorded as waiting for the end of an outage.
         requests: which requests the registry knows of the instance, see `DbInstance.requests`.
+        is_cancelled: whether a client has cancelled this attempt.
     """
 
     status: InstanceStatus
     waits: bool
     requests: tuple[str, ...]
+    is_cancelled: bool
 
 
 class JobStore:
@@ -169,13 +177,15 @@ class JobStore:
     async def position(self, job: InstanceJob) -> Position | None:
         """Where the instance is at this very attempt of `job`; None if it has moved on."""
         query = (
-            select(DbInstance.status, Job.waiting_for.is_not(None), DbInstance.requests)
+            select(DbInstance.status, Job.waiting_for.is_not(None), DbInstance.requests, is_cancelled())
             .outerjoin(Job, Job.job_id == job.job_id)
             .where(*fencing_token(job))
         )
         async with self._sessions.statement() as session:
             row = (await session.execute(query)).one_or_none()
-        return None if row is None else Position(InstanceStatus(row[0]), bool(row[1]), tuple(row[2] or ()))
+        if row is None:
+            return None
+        return Position(InstanceStatus(row[0]), bool(row[1]), tuple(row[2] or ()), is_cancelled=row[3])
 
     async def known_requests(self, job: InstanceJob) -> tuple[str, ...]:
         """Which requests the registry knows of the job's instance now; none if that is gone.
@@ -334,6 +344,9 @@ class JobStore:
             follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
             if took_step and follows:
                 await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
+            if took_step and job.purge_follows:  # the client has cancelled both, but too late for this one
+                cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
+                await session.execute(cancelled.values(purge_follows=False, **CANCELLED_PURGE))
             return took_step or await has_taken(session, job, step, fencing_token(job))
 
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
@@ -451,7 +464,8 @@ class JobStore:
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on, and keep the replaced as a version.
 
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a reset or its undo.
+        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late. Safe
+        to repeat. Returns whether the instance was the job's to finish, and the job a reset or its undo.
 
         Args:
             job: the job, at the attempt that has exchanged the databases.
@@ -496,18 +510,22 @@ class JobStore:
         )
         took_step = await take_step(session, job, step, {**_exchange(job), "error_message": None}, guard)
         if took_step:
-            await record_exchange(session, job, generation, self._trash, at_least)
+            cancelled = await session.scalar(select(is_cancelled()).where(*fencing_token(job)))
+            kept = KEPT_IN_DOUBT if cancelled else at_least
+            await record_exchange(session, job, generation, self._trash, kept)
             await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
         return took_step
 
     async def end_replacement(self, job: InstanceJob) -> None:
         """Record that nothing is left of a reset that failed or was cancelled before it exchanged anything.
 
-        Safe to repeat; nothing is changed if the instance has moved on.
+        What it was to bring back can be brought back for a while, though its time may be over. Safe to
+        repeat; nothing is changed if the instance has moved on.
         """
         ended = update(DbInstance).where(*_waits_for_end(job)).values(replacement=None)
-        async with self._sessions.statement() as session:
-            await session.execute(ended)
+        async with self._sessions.transaction() as session:
+            if await session.scalar(ended.returning(DbInstance.id)) is not None:
+                await keep_for_another_undo(session, job)
 
     async def end_undo(self, job: InstanceJob) -> None:
         """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.

@@ -342,6 +342,22 @@ async def record_exchange(
     session.add(_version(job, replacement, replaced_generation, trash, at_least))
 
 
+async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
+    """Keep the version that the job, which has failed, was to bring back: it was requested in time.
+
+    Unless a pass drops it already.
+    """
+    if (replacement := job.replacement) is None or replacement.trashed_number is None:
+        return
+    its = (
+        InstanceVersion.instance_id == job.instance_id,
+        InstanceVersion.database_name == replacement.database,
+        InstanceVersion.purging_since.is_(None),
+    )
+    kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(KEPT_IN_DOUBT, Interval))
+    await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
+
+
 def recorded_version(
     instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, at_least: timedelta
 ) -> InstanceVersion:

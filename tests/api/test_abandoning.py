@@ -4,8 +4,10 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from registry.instances.cancelling import JobCancellations
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation
 from registry.instances.store import InstanceStore
 from settings import Settings
@@ -67,6 +69,35 @@ async def test_no_pass_tries_a_purge_again_when_it_is_abandoned_that_an_outage_h
     due = await job_store.release(job, {str(name): job.mark})
     assert due is not None
     assert due.attempt == job.attempt + 1
+
+
+async def test_purge_is_not_abandoned_when_a_pass_tries_it_again_at_that_moment(
+    settings: Settings,
+    temporal: Client,
+    instances: InstanceStore,
+    job_store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = (await bring_to(instances, job_store, "Deleted", "Wanted after all")).instance_id
+    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    await JobStarter(temporal, settings.registry_queue).start(job)
+    assert (await job_store.begin(job)).held
+    assert await job_store.fail(job, "The server was away.", outage=True)
+    give_up = JobCancellations.give_up
+
+    async def come_too_late(self: JobCancellations, attempt: InstanceJob) -> bool:
+        assert await job_store.release(attempt) is not None
+        return await give_up(self, attempt)
+
+    monkeypatch.setattr(JobCancellations, "give_up", come_too_late)
+    address = temporal.service_client.config.target_host
+    async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as api:
+        refused = await abandon(api, job.job_id)
+        assert refused.status_code == 409
+        assert f"/v2/jobs/{job.job_id}/cancel" in refused.json()["nextStep"]
+        assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
+    assert await job_store.waiting_jobs(0, 10) == []
+    await temporal.get_workflow_handle(job.workflow_id).terminate()
 
 
 @pytest.mark.parametrize("state", ["Pending", "InProgress", "Completed", "Pending_Delete", "Deleted"])

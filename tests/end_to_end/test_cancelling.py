@@ -14,8 +14,9 @@ from temporalio.client import Client
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.education_organizations.refreshes import RefreshPolicy, Scope
+from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus
+from registry.instances.status import InstanceStatus, JobStatus, Operation
 from settings import Settings
 from temporal.job_canceller import CancelOutcome, JobCanceller
 from temporal.refresh_starter import RefreshStarter
@@ -208,6 +209,35 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert await databases(admin, job.mark) == {deletion.trash_database}
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("state", ["live", "trash"])
+async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purge_is_cancelled(
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str, state: str
+) -> None:
+    """Temporal tells the activity within a heartbeat, in which it may get on."""
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    kept = job.database
+    if state == "trash":
+        deletion = await operator.delete(job)
+        assert await operator.ended(deletion) is JobStatus.COMPLETED
+        kept = str(deletion.trash_database)
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{kept}" CONNECTION LIMIT -1')
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        await operator.starter.start(purge)
+        await operator.reached(purge, {JobStatus.IN_PROGRESS})
+        assert await tenant.cancellations.record(purge)
+    assert await operator.ended(purge) is JobStatus.ERROR
+    row = await operator.queries.job(purge.job_id)
+    assert row is not None
+    assert row.error_message == CANCELLED
+    assert await databases(admin, job.mark) == {kept}
+    left = await operator.queries.any_instance(job.instance_id)
+    assert left is not None
+    assert left.status == (InstanceStatus.DELETED if state == "trash" else InstanceStatus.DELETE_FAILED)
 
 
 @pytest.mark.usefixtures("workers")

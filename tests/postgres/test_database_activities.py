@@ -80,7 +80,7 @@ def _answering(job_store: JobStore, *answers: bool) -> Any:
     return _like(job_store, position=position, holds=holds, remaining=remaining)
 
 
-_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False, requests=())
+_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False, requests=(), is_cancelled=False)
 
 
 async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:

@@ -79,6 +79,20 @@ def test_kind_of_a_final_backup_is_that_of_its_manifest() -> None:
     assert BackupKind.FINAL == FINAL
 
 
+async def test_no_purge_follows_when_the_delete_before_it_was_cancelled_a_moment_too_late(
+    instances: InstanceStore, job_store: JobStore, tenant: Tenant, queries: InstanceQueries, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    assert (await job_store.begin(job)).held
+    assert await tenant.cancellations.record(job)
+    assert await job_store.finish_delete(job)
+    assert await instances.request_purge_after(job) is None
+    assert not await instances.is_purge_due()
+    row = await row_of(queries, job)
+    assert (row.is_in_trash, row.purge_follows, row.purge_after) == (True, False, None)
+
+
 async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_purged(
     instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:

@@ -498,6 +498,8 @@ async def test_nothing_is_claimed_when_its_time_is_not_over_or_a_job_may_need_it
     await job_store.fail(job, "Sessions do not end.")
     assert await versions.claim_due(20) == []  # it may have been exchanged
     await job_store.end_replacement(job)
+    assert await versions.claim_due(20) == []  # it was requested in time, and may be again
+    await due(rows)
     (claimed,) = await versions.claim_due(20)
     assert (await job_store.begin(replace(job, attempt=2))).refusal is not None  # a retry comes too late
     await job_store.fail(replace(job, attempt=2), "It is not kept any more.")
@@ -693,6 +695,42 @@ async def test_version_is_due_at_once_when_there_is_no_trash(
         await instances.request_undo_reset(completed.instance_id)
     kept = await reset(instances, job_store, completed)
     assert await versions.claim_replaced(kept) == []
+
+
+async def test_version_can_come_back_without_a_trash_when_its_reset_was_cancelled_a_moment_too_late(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+) -> None:
+    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
+    job = (await store.request_reset(completed.instance_id)).job
+    assert (await worker.begin(job)).held
+    assert await JobCancellations(engine, factory).record(job)
+    assert await worker.finish_replacement(job)
+    assert await versions.claim_replaced(job) == []
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+
+
+async def test_version_can_be_brought_back_for_a_time_when_an_undo_of_its_last_day_has_failed(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    await reset(instances, job_store, completed)
+    undo_reset = (await instances.request_undo_reset(completed.instance_id)).job
+    assert (await job_store.begin(undo_reset)).held
+    await due(rows)
+    assert await job_store.fail(undo_reset, "The server cannot be reached.", outage=True)
+    await job_store.end_replacement(undo_reset)
+    assert await versions.claim_due(20) == []
+    again = (await instances.request_undo_reset(completed.instance_id)).job
+    assert (await job_store.begin(again)).held
+    assert await job_store.finish_replacement(again)
 
 
 async def test_version_can_come_back_without_a_trash_when_its_reset_was_told_as_failed(
