@@ -464,8 +464,9 @@ class JobStore:
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on, and keep the replaced as a version.
 
-        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late. Safe
-        to repeat. Returns whether the instance was the job's to finish, and the job a reset or its undo.
+        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late, or an
+        earlier attempt was told as failed, which may have exchanged the databases. Safe to repeat. Returns
+        whether the instance was the job's to finish, and the job a reset or its undo.
 
         Args:
             job: the job, at the attempt that has exchanged the databases.
@@ -511,7 +512,7 @@ class JobStore:
         took_step = await take_step(session, job, step, {**_exchange(job), "error_message": None}, guard)
         if took_step:
             cancelled = await session.scalar(select(is_cancelled()).where(*fencing_token(job)))
-            kept = KEPT_IN_DOUBT if cancelled else at_least
+            kept = KEPT_IN_DOUBT if cancelled or job.attempt > 1 else at_least
             await record_exchange(session, job, generation, self._trash, kept)
             await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
         return took_step

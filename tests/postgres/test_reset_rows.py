@@ -714,6 +714,25 @@ async def test_version_can_come_back_without_a_trash_when_its_reset_was_cancelle
     assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
 
 
+async def test_version_can_come_back_without_a_trash_when_an_earlier_attempt_was_told_as_failed(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+) -> None:
+    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
+    job = (await store.request_reset(completed.instance_id)).job
+    assert (await worker.begin(job)).held
+    assert await worker.fail(job, "The server cannot be reached.", outage=True)
+    again = replace(job, attempt=2)  # by a signal, before a pass has looked at what the first one has done
+    assert (await worker.begin(again)).held
+    assert await worker.finish_replacement(again)
+    assert await versions.claim_replaced(again) == []
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+
+
 async def test_version_can_be_brought_back_for_a_time_when_an_undo_of_its_last_day_has_failed(
     instances: InstanceStore,
     job_store: JobStore,
