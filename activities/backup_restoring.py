@@ -12,6 +12,7 @@ from backups.monitoring import program_log
 from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
+from databases.analysis import analyze
 from databases.copying import create_like
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import give_rights
@@ -24,7 +25,7 @@ from databases.provisioning import (
     size_of,
 )
 from databases.renaming import END_SESSIONS
-from databases.statements import execute, fetch_rows
+from databases.statements import fetch_rows
 from metrics.job_phases import phase
 from registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from registry.storage.models import Backup
@@ -88,5 +89,5 @@ async def _filled(store: BackupStore, manifest: Manifest, database: Database, fo
         await restore(store, manifest, database, replace(log, report=following.report))
     rights = manifest.details.get("rights")
     async with database.server.connected(database.name) as inside:
-        await execute(inside, "SET statement_timeout = 0; ANALYZE")
+        await analyze(inside)
         await give_rights(inside, rights if isinstance(rights, list) else [])

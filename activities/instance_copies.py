@@ -10,13 +10,13 @@ from activities.following import Following, require_session, watched
 from backups.copying import copy_contents
 from backups.monitoring import program_log
 from backups.snapshots import Database
+from databases.analysis import analyze
 from databases.copying import Source, copy_closed, create_like, provision_copy
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import give_rights, read_rights
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, ProvisionedDatabase
 from databases.server import Server
-from databases.statements import execute
 from metrics.job_phases import phase
 from registry.instances.origins import CopyMode, CopyOrigin
 from tenants.tenant import Tenant
@@ -77,7 +77,7 @@ async def _filled(server: Server, request: CloneRequest, following: Following) -
     async with server.connected(request.template) as source:
         rights = await read_rights(source, server.restored_owner)
     async with server.connected(staging) as inside:
-        await execute(inside, "SET statement_timeout = 0; ANALYZE")
+        await analyze(inside)
         await give_rights(inside, rights)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from databases.analysis import analyze
 from databases.constants import (
     INSUFFICIENT_PRIVILEGE,
     INVALID_CONNECTION_LIMIT,
@@ -136,7 +137,7 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
         " request the snapshot again.",
     }
     async with server.connected(private) as inside:
-        await execute(inside, "SET statement_timeout = 0; ANALYZE")
+        await analyze(inside)
         if wanted.reader != await fetch_value(inside, "SELECT current_user"):
             statements = await fetch_value(inside, _READING, wanted.reader)
             await execute(inside, "%s", statements, reasons=reasons)

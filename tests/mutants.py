@@ -69,6 +69,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "backups/stored_backups.py": _BACKUPS,
     "cli/fetched_files.py": ("tests/unit/test_fetched_files.py",),
     "databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
+    "databases/analysis.py": ("tests/postgres/test_analysis.py",),
     "databases/copying.py": ("tests/postgres/test_copies.py", "tests/end_to_end/test_likeness.py"),
     "databases/dropping.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_lookup.py"),
     "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),

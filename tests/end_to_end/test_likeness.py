@@ -60,6 +60,11 @@ ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC
 """  # noqa: S608 - of the test
 
+_NO_STATISTICS = """
+CREATE TABLE results AS SELECT 7 AS points, 0 AS tries;
+CREATE STATISTICS ratio ON (points / tries), tries FROM results
+"""
+
 
 @pytest.fixture
 def settings(postgres: EmbeddedPostgres, registry_dsn: str, tmp_path: Path) -> Settings:
@@ -164,6 +169,17 @@ async def test_backup_is_whole_when_its_encoding_or_locale_is_not_that_of_the_se
         await inside.execute(contents)
     backup = await verified(api, await backed_up(api, source))
     assert (backup["verification"], backup["verificationError"]) == ("Completed", None)
+
+
+@each_likeness
+async def test_database_is_made_when_the_statistics_of_a_table_cannot_be_collected(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, name: str, make: Likeness
+) -> None:
+    source = await source_of(operator, name)
+    async with session(service_dsn(postgres, source.database)) as inside:
+        await inside.execute(_NO_STATISTICS)
+    async with session(service_dsn(postgres, await make(api, source))) as inside:
+        assert await inside.fetchval("SELECT points FROM results") == 7
 
 
 async def test_reason_names_the_locale_when_the_server_has_it_not(

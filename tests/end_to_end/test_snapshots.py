@@ -280,6 +280,17 @@ async def test_role_reads_every_table_when_its_name_and_theirs_need_quotes(
     await admin.execute(f"DROP ROLE {quoted}")
 
 
+async def test_snapshot_is_made_when_the_statistics_of_a_table_cannot_be_collected(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, name: str
+) -> None:
+    job = await created(operator, name, postgres)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE STATISTICS ratio ON (1 / (n - 1)), n FROM treasure")
+    await snapshotted(operator, job)
+    async with session(address(postgres, str(await derivative(operator, tenant, job)))) as reading:
+        assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
+
+
 async def request_snapshot(operator: Operator, job: InstanceJob) -> InstanceJob:
     requested = await operator.instances.request_snapshot(job.instance_id)
     await operator.starter.start(requested.job)
