@@ -21,7 +21,7 @@ or the empty text for PUBLIC; `privileges`; `grantable`, whether the role may gi
 | SCHEMA | empty | empty |
 | TABLE, SEQUENCE, TYPE | its name | empty |
 | COLUMN | of the table | of the column |
-| ROUTINE | its name | the types of its arguments |
+| ROUTINE | its name | the types of its arguments but those of OUT |
 | DEFAULT | TABLES, SEQUENCES, FUNCTIONS, TYPES or SCHEMAS | the role that makes them; empty: the service's |
 
 DEFAULT are rights on objects that will be made. `schema` is empty where they are those of all schemas. An
@@ -77,7 +77,9 @@ WHERE (namespace = 0 OR nspname <> 'information_schema' AND NOT starts_with(nspn
   AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = class AND objid = object.oid AND deptype = 'e')
 ORDER BY kind, schema, name, part, role, grantable
 """
-# A right on a column is given last: to revoke one on its table would take it away.
+# A right on a column is given last: to revoke one on its table would take it away. Types of arguments without
+# their modes, IN or OUT, can be those of two procedures; of functions, among which GRANT counts aggregates,
+# they are always those without OUT, which only one has.
 _GRANTS = """
 SELECT string_agg(
     CASE WHEN role = '' AND (kind IN ('SCHEMA', 'ROUTINE', 'TYPE') OR kind = 'DEFAULT' AND schema = '')
@@ -98,7 +100,12 @@ CROSS JOIN LATERAL (
         WHEN 'COLUMN' THEN 'TABLE ' || (
             SELECT attrelid::regclass::text FROM pg_attribute
             WHERE attrelid = to_regclass(format('%I.%I', schema, name)) AND attname = part)
-        WHEN 'ROUTINE' THEN 'ROUTINE ' || to_regprocedure(format('%I.%I(%s)', schema, name, part))::text
+        WHEN 'ROUTINE' THEN (
+            SELECT CASE prokind
+                WHEN 'p' THEN format(
+                    'PROCEDURE %I.%I(%s)', schema, proname, pg_get_function_identity_arguments(oid))
+                ELSE 'FUNCTION ' || oid::regprocedure::text END
+            FROM pg_proc WHERE oid = to_regprocedure(format('%I.%I(%s)', schema, name, part)))
         WHEN 'TYPE' THEN 'TYPE ' || to_regtype(format('%I.%I', schema, name))::text
         WHEN 'DEFAULT' THEN CASE
             WHEN name IN ('TABLES', 'SEQUENCES', 'FUNCTIONS', 'TYPES', 'SCHEMAS')
