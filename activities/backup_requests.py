@@ -8,7 +8,7 @@ import asyncpg
 from backups.manifest import RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
 from databases.change_sign import read_sign
 from databases.errors import DatabaseFaultError
-from databases.inner_rights import read_rights
+from databases.inner_rights import Rights, read_rights
 from databases.locales import read_locale
 from registry.backups.stored import LostBackup, StoredBackup
 from registry.storage.models import Backup
@@ -17,7 +17,8 @@ from tenants.tenant import Tenant
 _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""
 _ID = "backupId"
-_ADDED = {_ID, "instanceId", "rights", "locale", _SIGN, RECIPIENTS}
+_RIGHTS = "rights"
+_ADDED = {_ID, "instanceId", _RIGHTS, "locale", _SIGN, RECIPIENTS}
 """The members of a manifest's details that are not among those of the row."""
 
 
@@ -47,11 +48,17 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
             **backup.details,
             _ID: str(backup.id),
             "instanceId": backup.instance_id,
-            "rights": rights,
+            _RIGHTS: rights,
             "locale": None if locale is None else asdict(locale),
             **({_SIGN: sign} if sign is not None else {}),
         },
     )
+
+
+def rights_of(made: Manifest) -> Rights:
+    """The rights within the database that was backed up; none if an early release has made the backup."""
+    rights = made.details.get(_RIGHTS)
+    return rights if isinstance(rights, list) else []
 
 
 def stored_backup(made: Manifest, location: str) -> StoredBackup:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
+from activities.backup_requests import rights_of
 from activities.following import Following, require_session, watched
 from backups.manifest import Manifest
 from backups.monitoring import program_log
@@ -87,7 +88,6 @@ async def _stored(tenant: Tenant, backup_id: str) -> Backup:
 async def _filled(store: BackupStore, manifest: Manifest, database: Database, following: Following) -> None:
     with program_log() as log:
         await restore(store, manifest, database, replace(log, report=following.report))
-    rights = manifest.details.get("rights")
     async with database.server.connected(database.name) as inside:
         await analyze(inside)
-        await give_rights(inside, rights if isinstance(rights, list) else [])
+        await give_rights(inside, rights_of(manifest))

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from temporalio import activity
 
+from activities.backup_requests import rights_of
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
@@ -20,6 +21,8 @@ from backups.monitoring import Monitor, program_log
 from backups.restoring import read_dump, restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
+from databases.errors import DatabaseFaultError
+from databases.inner_rights import give_rights
 from databases.locales import parse_locale
 from databases.scratch import scratch_database
 from registry.backups.records import BackupRecords, proven_state
@@ -78,7 +81,8 @@ class VerificationActivities:
         """Verify a backup; returns why it is not what it should be, or None if it is.
 
         It is restored to a private database, which is compared with what was counted when the backup was
-        made, and dropped. An encrypted one is read, and its SHA-256 compared: no key to decrypt it is here.
+        made, gets the rights of roles as a restored one does, and is dropped. An encrypted one is read, and
+        its SHA-256 compared: no key to decrypt it is here.
 
         Raises:
             ApplicationError: of type `Outage`, or of the type of the fault, which is the verdict as well.
@@ -183,7 +187,24 @@ class VerificationActivities:
                 database = Database(server, name)
                 await restore(store, manifest, database, monitor)
                 found = await verify(database, manifest.figures)
-        return " ".join(found[:_TOLD_AT_MOST]) or None
+                refused = await _refused_rights(database, manifest)
+        return " ".join([*refused, *found][:_TOLD_AT_MOST]) or None
+
+
+async def _refused_rights(database: Database, manifest: Manifest) -> list[str]:
+    """Why the rights that the manifest has cannot be given, for which a restore would fail; none if they can.
+
+    Raises:
+        DatabaseFaultError: they may be given later: the server is away, …
+    """
+    try:
+        async with database.server.connected(database.name) as inside:
+            await give_rights(inside, rights_of(manifest))
+    except DatabaseFaultError as fault:
+        if fault.retryable:
+            raise
+        return [f"The rights of roles in it cannot be given. {fault.reason}"]
+    return []
 
 
 class VerdictActivities:

@@ -19,6 +19,16 @@ from workflows.reconcile import Reconcile
 _MARKED = (
     "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY datname"
 )
+NO_RIGHT = {
+    "kind": "SCHEMA",
+    "schema": "public",
+    "name": "",
+    "part": "",
+    "role": "",
+    "privileges": ["INSERT"],
+    "grantable": False,
+}
+"""A right of a manifest that PostgreSQL refuses to give."""
 
 
 async def created(operator: Operator, name: str) -> InstanceJob:

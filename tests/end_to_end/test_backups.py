@@ -53,7 +53,7 @@ from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator, cleaned
-from tests.end_to_end.steps import created, reconcile
+from tests.end_to_end.steps import NO_RIGHT, created, reconcile
 from tests.mount_points import mount, unmount
 from tests.postgres.postgres_inspection import exchanging_by_hand, privileges_on
 from tests.quotas import largest_file
@@ -407,6 +407,25 @@ async def test_backup_is_not_whole_when_rows_are_missing_in_it(
     failed = await verified(api, backup)
     assert failed["verificationError"] == "The table dbo.nothing is missing."
     assert await scratches(admin) == 0
+
+
+async def test_backup_is_not_whole_when_a_restore_could_not_give_the_rights_that_it_has(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    manifest = folder_of(backup) / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"rights": [', f'"rights": [{json.dumps(NO_RIGHT)},', 1))
+    reason = "PostgreSQL refused the step with SQLSTATE 0LP01. Its log tells more."
+    failed = await verified(api, backup)
+    assert failed["verificationError"] == f"The rights of roles in it cannot be given. {reason}"
+    assert await scratches(admin) == 0
+    answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
+    restored = await ended(api, answer.json()["jobId"])
+    assert (restored["status"], restored["errorMessage"]) == ("Error", reason)
+
+    manifest.write_text(text)
+    assert (await verified(api, backup))["verification"] == "Completed"
 
 
 @pytest.mark.parametrize("verify", ["always", "weekly"])

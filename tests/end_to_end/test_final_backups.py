@@ -16,7 +16,7 @@ from pyrage import x25519
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from activities import backup_verification
+from activities import backup_requests, backup_verification
 from activities import final_backups as final_backup_steps
 from activities.databases import owner_of
 from activities.statuses import StatusActivities
@@ -44,7 +44,7 @@ from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
-from tests.end_to_end.steps import created, names, reconcile
+from tests.end_to_end.steps import NO_RIGHT, created, names, reconcile
 from tests.mount_points import mount, unmount
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
@@ -395,6 +395,31 @@ async def test_nothing_is_dropped_when_the_backup_is_not_what_the_database_holds
     assert await names(admin, trashed.mark) == []
     assert "1 lost backups recorded" in await reconcile(temporal, settings)  # that of the first try
     assert len(manifests(store)) == 2
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_nothing_is_dropped_until_a_restore_could_give_the_rights_within_the_database(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    async def read_rights(*_: object) -> list[dict[str, Any]]:
+        return [NO_RIGHT]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_requests, "read_rights", read_rights)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        failed = await ended(api, answer.json()["jobId"])
+    assert "The rights of roles in it cannot be given. PostgreSQL refused" in failed["errorMessage"]
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
+
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed.mark) == []
+    (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
 
 
