@@ -53,6 +53,18 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 FINAL = Delete(Operation.DELETE, final_backup=True)
 TREASURE = "CREATE TABLE treasure AS SELECT 42 AS answer"
+AWKWARD = """
+CREATE STATISTICS ratio ON (1 / (answer - 42)), answer FROM treasure;
+CREATE PROCEDURE sync(since int) LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE sync(OUT done int) LANGUAGE sql AS 'SELECT 1';
+REVOKE ALL ON PROCEDURE sync(IN int) FROM PUBLIC;
+CREATE TYPE term AS ENUM ('fall', 'winter', 'spring', 'summer');
+CREATE TABLE enrolled (term term) PARTITION BY HASH (term);
+CREATE TABLE enrolled0 PARTITION OF enrolled FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE enrolled1 PARTITION OF enrolled FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO enrolled SELECT unnest(enum_range(NULL::term))
+"""
+"""What is a fault of no backup: statistics that fail, names with several meanings, rows that move."""
 LOST, NEW = x25519.Identity.generate(), x25519.Identity.generate()
 OPEN = 'ALTER DATABASE "{}" ALLOW_CONNECTIONS {}'
 
@@ -419,6 +431,16 @@ async def test_nothing_is_dropped_until_a_restore_could_give_the_rights_within_t
     assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
     assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
     assert await names(admin, trashed.mark) == []
+    (backup,) = await final_backups(api)
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_what_a_purge_has_backed_up_comes_back_whatever_is_in_the_database(
+    operator: Operator, api: httpx.AsyncClient, postgres: EmbeddedPostgres, job: InstanceJob
+) -> None:
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute(AWKWARD)
+    await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true&finalBackup=true")
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
 
