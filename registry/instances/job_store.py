@@ -464,8 +464,8 @@ class JobStore:
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on, and keep the replaced as a version.
 
-        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late, or an
-        earlier attempt was told as failed, which may have exchanged the databases. Safe to repeat. Returns
+        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late, or
+        an earlier attempt was told as failed, which may have exchanged the databases. Safe to repeat. Returns
         whether the instance was the job's to finish, and the job a reset or its undo.
 
         Args:
