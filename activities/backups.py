@@ -9,10 +9,11 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.backup_requests import backup_request, stored_backup
-from activities.databases import SupersededError, owner_of
+from activities.databases import SupersededError
 from activities.errors import as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
+from activities.job_owners import owner_of
 from backups.backing_up import back_up, program_label
 from backups.layout import folder_of
 from backups.manifest import Manifest

@@ -6,47 +6,38 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar, assert_never
-from uuid import UUID
+from typing import TypeVar
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.compensation import Compensation
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.final_backups import make_final_backup, require_final_backup
 from activities.following import Following
 from activities.heartbeats import heartbeats
+from activities.job_owners import exchange_of, owner_of, replacement_of, trash_database, trash_job
 from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
-from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import LOST, DatabaseFaultError, DisagreementError, NotOursError
-from databases.left_names import record_left
-from databases.lookup import find, find_own, has_database, published_by, shares_instance
+from databases.errors import LOST, DatabaseFaultError, DisagreementError
+from databases.lookup import has_database
 from databases.ownership import KnownOwner, Owner
 from databases.replacing import Exchange, Stage
-from databases.scratch import end_scratch_programs
-from databases.trash import TrashJob
 from logs import fault_name
 from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
 from registry.instances.job_store import Position
-from registry.instances.jobs import InstanceJob, Replacement
+from registry.instances.jobs import InstanceJob
 from registry.instances.status import (
     AT_REST,
-    CANCEL_RUNNING,
-    FAIL,
-    PURGES,
     InstanceStatus,
     Operation,
-    Undo,
-    after_failure,
 )
 from registry.instances.versions import VersionPurge
-from registry.storage.errors import NameTakenError
 from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
 
@@ -125,6 +116,7 @@ class DatabaseActivities:
         self._tenant = tenant
         self._limit = limit
         self._provisioner = Provisioner(tenant, refill)
+        self._compensation = Compensation(tenant)
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> ProvisionResult:
@@ -178,7 +170,7 @@ class DatabaseActivities:
             lambda session, owner: trash.put(
                 self._tenant.server,
                 session,
-                _trash_job(job, owner),
+                trash_job(job, owner),
                 drop_invalid=True,
                 published=job.published,
             ),
@@ -212,7 +204,7 @@ class DatabaseActivities:
         """
         with as_application_error():
             async with heartbeats(), self._fenced(job) as (session, owner):
-                server, kept, name = self._tenant.server, _trash_database(job), job.final_database
+                server, kept, name = self._tenant.server, trash_database(job), job.final_database
                 versions = await self._tenant.queries.versions_of(job.instance_id)
                 known = {version.database_name: version.publication for version in versions}
                 await trash.require_no_later(session, owner, kept, known)
@@ -229,7 +221,7 @@ class DatabaseActivities:
         _, recorded = await self._delete(
             job,
             lambda session, owner: trash.purge(
-                session, owner, _trash_database(job), before=partial(self._require_due, job)
+                session, owner, trash_database(job), before=partial(self._require_due, job)
             ),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
@@ -269,7 +261,7 @@ class DatabaseActivities:
                 await self._require_due(job)
 
             return await trash_backup.purge_backed_up(
-                session, owner, _trash_database(job), backed_up, require_stored
+                session, owner, trash_database(job), backed_up, require_stored
             )
 
         _, recorded = await self._delete(
@@ -381,48 +373,7 @@ class DatabaseActivities:
         with as_application_error():
             ended = partial(self._require_ended, job)
             async with heartbeats(), self._fence(job, before_waiting=ended) as session:
-                position = await self._require_ended(job)
-                reached, owner = position.status, owner_of(job).knowing(position.requests)
-                deleted = reached is InstanceStatus.DELETED
-                if job.replacement is not None:
-                    return await self._end_replacement(session, job, owner, deleted=deleted)
-                followed = None
-                if await self._is_cancelled_purge(job, reached):
-                    await self._compensate(session, job, owner)
-                    await self._follow_drop(session, job)
-                elif reached == FAIL[job.operation].target:
-                    followed = await self._compensate(session, job, owner)
-                else:
-                    await self._remove_private(session, job, deleted=deleted)
-                await record_left(session, owner_of(job), None if deleted else job.database)
-                await self._tenant.jobs.end_undo(job)
-                return followed
-
-    async def _is_cancelled_purge(self, job: InstanceJob, reached: InstanceStatus) -> bool:
-        """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
-        is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
-        return is_back and not await self._tenant.jobs.is_done(job)
-
-    async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
-
-        What is half dropped, the next pass drops to its end. A version waits for the client, who may have
-        cancelled the purge for it: what is recorded as done has its versions dropped.
-        """
-        owner, trash_name = owner_of(job), _trash_database(job)
-        found = await find(session, owner, trash_name)
-        if trash_name in found or any(owner.owns(row["comment"]) for row in found.values()):
-            return
-        left = [name for name, row in found.items() if shares_instance(row, owner)]
-        if not left:
-            await self._tenant.jobs.follow_drop(job)
-            return
-        await self._tenant.jobs.explain_failure(
-            job,
-            f"The job was cancelled, but by then the database '{trash_name}' was gone. Another one of the"
-            f" instance is kept: {', '.join(left)}. `ods drift` tells how it comes back. A purge of the"
-            " instance drops it, too.",
-        )
+                return await self._compensation.undo(session, job, await self._require_ended(job))
 
     async def _delete(
         self,
@@ -482,43 +433,12 @@ class DatabaseActivities:
     async def _make_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
     ) -> None:
-        replacement = _replacement_of(job)
+        replacement = replacement_of(job)
         wanted = Wanted(exchange.successor, exchange.other, replacement.template, replacement.origin)
         report = partial(self._report, job, following)
         database = await self._provisioner.make(session, wanted, following, report)
         await self._provisioner.verify(database, exchange.other)
         self._provisioner.replace_claimed(database)
-
-    async def _end_replacement(
-        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
-    ) -> bool | None:
-        """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
-
-        True if it was, and the registry has it now.
-        """
-        exchanged = await replacing.discard_other(session, exchange_of(job, owner), deleted=deleted)
-        if exchanged is not None:
-            done = replace(job, template_generation=exchanged.template_generation)
-            followed = await self._tenant.jobs.follow_exchange(done)
-            if followed:
-                _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
-            return followed or None
-        await dropping.drop_staging(session, owner)
-        await self._tenant.jobs.end_replacement(job)
-        return None
-
-    async def _remove_private(
-        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool = False
-    ) -> None:
-        """Drop what was made for the instance under private names, and no job knows of.
-
-        What a purge has opened in the trash is closed, whichever job is the last by the registry: that may
-        have been restored to before the purge.
-        """
-        await dropping.drop_staging(session, owner_of(job))
-        await replacing.drop_unknown(session, owner_of(job), deleted=deleted)
-        if job.trash_database is not None:
-            await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fenced(job) as (session, owner):
@@ -536,94 +456,6 @@ class DatabaseActivities:
     async def _report(self, job: InstanceJob, following: Following) -> None:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
-
-    async def _compensate(
-        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner
-    ) -> bool | None:
-        match after_failure(job.operation).undo:
-            case Undo.REMOVE_STAGING:
-                await dropping.drop_staging(session, owner)
-                return await self._follow_database(session, job)
-            case Undo.RENAME_BACK:
-                await self._rename_back(session, job, owner)
-                await self._remove_private(session, job)
-            case Undo.BACK_TO_TRASH:
-                own = await find_own(session, owner)
-                if not all(map(trash.is_put_away, own)):  # otherwise the job has taken out nothing
-                    put_back = replace(_trash_job(job, owner), put_back=True)
-                    await trash.put(self._tenant.server, session, put_back)
-                await trash_backup.close_opened(session, owner, _trash_database(job))
-            case Undo.REMOVE_SNAPSHOT:
-                await self._remove_private(session, job)
-                await self._tenant.snapshots.remove_abandoned(session, job)
-            case Undo.END_BACKUP:
-                await dropping.end_programs(session, program_label(UUID(job.mark)))
-                await self._remove_private(session, job)
-            case Undo.CLOSE_TRASH:  # which is told from its comment
-                await self._end_verification(session, job)
-                await self._remove_private(session, job)
-            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
-                await self._remove_private(session, job)
-            case unknown:
-                assert_never(unknown)
-        return None
-
-    async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> None:
-        """Undo a rename; if another database has the old name by now, record the new one instead.
-
-        The ODS/API would be led to that other database otherwise.
-        """
-        server = self._tenant.server
-        try:
-            await renaming.rename_back(server, session, owner, job.database, job.final_database)
-        except NotOursError:
-            connection_string = self._tenant.connection_strings.encrypted(job.final_database)
-            if not await self._tenant.jobs.follow_rename(job, connection_string):
-                raise
-            await record_left(session, owner, job.final_database)
-            _logger.warning(
-                "%s was not undone, for another database is named '%s': the instance's is '%s' from now on.",
-                *(job.job_id, job.database, job.final_database),
-            )
-            if job.operation is Operation.RENAME:
-                await self._tenant.jobs.explain_failure(
-                    job,
-                    f"The rename failed after it had named the database '{job.final_database}'. That stays,"
-                    f" for another database is named '{job.database}' by now. The ODS/API is led to the"
-                    " instance's own. Retry the rename, or rename the instance otherwise.",
-                )
-
-    async def _end_verification(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """End the pg_restore of a purge whose worker is suspended: each DROP DATABASE would wait for it."""
-        if job.makes_backup is not None:
-            installation = await self._tenant.jobs.installation.require_confirmed()
-            await end_scratch_programs(session, installation.id, UUID(job.makes_backup))
-
-    async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
-        """Make the row of a failed create follow its database, if that was published; true if it does now."""
-        publisher = await published_by(session, owner_of(job), job.database)
-        if publisher is None:
-            return None
-        jobs, connection_strings = self._tenant.jobs, self._tenant.connection_strings
-        try:
-            followed = await jobs.follow_database(
-                replace(job, template_generation=publisher.template_generation),
-                connection_strings.encrypted(job.database),
-                publisher.attempt,
-            )
-        except NameTakenError as error:
-            await jobs.explain_failure(
-                job,
-                f"{error} The database '{job.database}' of this instance is there and was left. Retry when"
-                " the name is free; or detach the instance, which leaves the database; or, unless"
-                " ODS_TRASH_DAYS is 0, delete it, which moves the database to the trash.",
-            )
-            return None
-        if followed:
-            _logger.warning(
-                "%s had failed, but its database is published: the instance is Completed.", job.job_id
-            )
-        return followed or None
 
     @asynccontextmanager
     async def _fenced(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
@@ -732,62 +564,3 @@ async def _require_own(session: asyncpg.Connection, version: Owner, instance: Db
             f" a reset is not dropped. `ods instance adopt {instance.id} --database NAME` brings that back;"
             " when an instance in the trash is purged, it is dropped.",
         )
-
-
-def _trash_job(job: InstanceJob, owner: KnownOwner) -> TrashJob:
-    names = [name for name in job.databases if name != job.trash_database]
-    return TrashJob(owner, job.number, job.attempt, names, _trash_database(job))
-
-
-def _trash_database(job: InstanceJob) -> str:
-    """The name of the job's database in the trash.
-
-    Raises:
-        DatabaseFaultError: the job has none, for its row was changed by hand.
-    """
-    if job.trash_database is None:
-        raise DatabaseFaultError("The registry has no name in the trash for the instance's database.")
-    return job.trash_database
-
-
-def owner_of(job: InstanceJob) -> Owner:
-    """The instance of the job, and the latest attempt that can have published its database.
-
-    Which requests can have done so, only the instance's row tells: see `Position.requests`.
-    """
-    number, attempt = job.publication
-    return Owner(
-        *(job.tenant, job.ods_instance_id, job.job_id, job.mark, number, attempt, job.installation),
-        database_mark=job.database_mark,
-    )
-
-
-def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
-    """Which database of the job's instance takes the place of which, for a reset or its undo.
-
-    Raises:
-        DatabaseFaultError: the job has no replacement, for its row was changed by hand.
-    """
-    replacement = _replacement_of(job)
-    return Exchange(
-        current=replace(owner, number=replacement.known_number, attempt=replacement.known_attempt),
-        successor=replace(
-            owner,
-            number=replacement.trashed_number or 0,
-            attempt=replacement.trashed_attempt or 0,
-            database_mark=replacement.mark,
-        ),
-        job_id=job.job_id,
-        number=job.number,
-        attempt=job.attempt,
-        database=job.database,
-        other=replacement.database,
-        replaced=replacement.replaced,
-        from_trash=replacement.trashed_number is not None,
-    )
-
-
-def _replacement_of(job: InstanceJob) -> Replacement:
-    if job.replacement is None:
-        raise DatabaseFaultError("The registry does not say which database takes the place of another.")
-    return job.replacement

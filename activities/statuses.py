@@ -10,8 +10,9 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import SupersededError, leave_to_job, owner_of
+from activities.databases import SupersededError, leave_to_job
 from activities.errors import as_application_error
+from activities.job_owners import owner_of
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.left_names import record_left

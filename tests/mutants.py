@@ -99,6 +99,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "databases/trash.py": ("tests/postgres/test_trash.py",),
     "databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
+    "activities/compensation.py": _ACTIVITIES,
     "activities/databases.py": _ACTIVITIES,
     "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/errors.py": ("tests/unit/test_activity_errors.py",),

@@ -705,7 +705,10 @@ class JobStore:
 async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
     """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
     guard = fencing_token(job)
-    values = CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}
+    values = {
+        "outages": 0,
+        **(CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}),
+    }
     if not await take_step(session, job, step, values, guard):
         return await has_taken(session, job, step, guard)
     await session.execute(job_record(job, step.job, reason))

@@ -18,7 +18,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import backup_requests, backup_verification
 from activities import final_backups as final_backup_steps
-from activities.databases import owner_of
+from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from backups import figures, readiness, restoring
 from backups.backing_up import back_up

@@ -19,7 +19,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
-from activities.databases import DatabaseActivities, owner_of
+from activities.databases import DatabaseActivities
+from activities.job_owners import owner_of
 from databases import provisioning, replacing
 from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres

@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.backups import BackupActivities
-from activities.databases import owner_of
+from activities.job_owners import owner_of
 from backups.backing_up import program_label
 from databases.constants import program_name
 from databases.server import Server

@@ -13,7 +13,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
-from activities.databases import DatabaseActivities, owner_of
+from activities.databases import DatabaseActivities
+from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from databases import provisioning
 from databases.ownership import Owner

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.databases import owner_of
+from activities.job_owners import owner_of
 from embedded.polling import wait_until
 from metrics.catalog import (
     BACKUP_AGE,

@@ -12,8 +12,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
-from activities.databases import DatabaseActivities, owner_of
+from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
+from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from databases import trash
 from databases.lookup import find_own

@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.databases import owner_of
+from activities.job_owners import owner_of
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server

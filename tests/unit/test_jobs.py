@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from temporalio.converter import default
 
-from activities.databases import owner_of
+from activities.job_owners import owner_of
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
 from registry.instances.status import Operation
 from registry.storage.models import DbInstance

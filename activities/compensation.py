@@ -1,0 +1,219 @@
+"""What becomes of the database of an instance whose job has ended without success."""
+
+import logging
+from dataclasses import replace
+from typing import assert_never
+from uuid import UUID
+
+import asyncpg
+
+from activities.job_owners import exchange_of, owner_of, trash_database, trash_job
+from backups.backing_up import program_label
+from databases import dropping, renaming, replacing, trash, trash_backup
+from databases.errors import NotOursError
+from databases.left_names import record_left
+from databases.lookup import find, find_own, published_by, shares_instance
+from databases.ownership import KnownOwner
+from databases.scratch import end_scratch_programs
+from registry.instances.job_store import Position
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import (
+    CANCEL_RUNNING,
+    FAIL,
+    PURGES,
+    InstanceStatus,
+    Operation,
+    Undo,
+    after_failure,
+)
+from registry.storage.errors import NameTakenError
+from tenants.tenant import Tenant
+
+_logger = logging.getLogger(__name__)
+
+
+class Compensation:
+    """Undoes what a job has left that has failed, or was cancelled; or follows what it had done by then.
+
+    Everything is done on a session that holds the fence of the instance.
+
+    Args:
+        tenant: the tenant whose databases these are.
+    """
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    async def undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:
+        """Undo what the job has left, as `after_failure` says; no published database is dropped.
+
+        True if the create has failed after it had published the database: the instance is `Completed` now.
+
+        Args:
+            session: a fenced session.
+            job: the job, which has ended.
+            position: where its instance is.
+
+        Raises:
+            DatabaseFaultError: the server is away, registry and server do not agree, …
+        """
+        reached, owner = position.status, owner_of(job).knowing(position.requests)
+        deleted = reached is InstanceStatus.DELETED
+        if job.replacement is not None:
+            return await self._end_replacement(session, job, owner, deleted=deleted)
+        followed = None
+        if await self._is_cancelled_purge(job, reached):
+            await self._compensate(session, job, owner)
+            await self._follow_drop(session, job)
+        elif reached == FAIL[job.operation].target:
+            followed = await self._compensate(session, job, owner)
+        else:
+            await self._remove_private(session, job, deleted=deleted)
+        await record_left(session, owner_of(job), None if deleted else job.database)
+        await self._tenant.jobs.end_undo(job)
+        return followed
+
+    async def _is_cancelled_purge(self, job: InstanceJob, reached: InstanceStatus) -> bool:
+        """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
+        is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
+        return is_back and not await self._tenant.jobs.is_done(job)
+
+    async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
+
+        What is half dropped, the next pass drops to its end. A version waits for the client, who may have
+        cancelled the purge for it: what is recorded as done has its versions dropped.
+        """
+        owner, trash_name = owner_of(job), trash_database(job)
+        found = await find(session, owner, trash_name)
+        if trash_name in found or any(owner.owns(row["comment"]) for row in found.values()):
+            return
+        left = [name for name, row in found.items() if shares_instance(row, owner)]
+        if not left:
+            await self._tenant.jobs.follow_drop(job)
+            return
+        await self._tenant.jobs.explain_failure(
+            job,
+            f"The job was cancelled, but by then the database '{trash_name}' was gone. Another one of the"
+            f" instance is kept: {', '.join(left)}. `ods drift` tells how it comes back. A purge of the"
+            " instance drops it, too.",
+        )
+
+    async def _end_replacement(
+        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
+    ) -> bool | None:
+        """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
+
+        True if it was, and the registry has it now.
+        """
+        exchanged = await replacing.discard_other(session, exchange_of(job, owner), deleted=deleted)
+        if exchanged is not None:
+            done = replace(job, template_generation=exchanged.template_generation)
+            followed = await self._tenant.jobs.follow_exchange(done)
+            if followed:
+                _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
+            return followed or None
+        await dropping.drop_staging(session, owner)
+        await self._tenant.jobs.end_replacement(job)
+        return None
+
+    async def _remove_private(
+        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool = False
+    ) -> None:
+        """Drop what was made for the instance under private names, and no job knows of.
+
+        What a purge has opened in the trash is closed, whichever job is the last by the registry: that may
+        have been restored to before the purge.
+        """
+        await dropping.drop_staging(session, owner_of(job))
+        await replacing.drop_unknown(session, owner_of(job), deleted=deleted)
+        if job.trash_database is not None:
+            await trash_backup.close_opened(session, owner_of(job), job.trash_database)
+
+    async def _compensate(
+        self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner
+    ) -> bool | None:
+        match after_failure(job.operation).undo:
+            case Undo.REMOVE_STAGING:
+                await dropping.drop_staging(session, owner)
+                return await self._follow_database(session, job)
+            case Undo.RENAME_BACK:
+                await self._rename_back(session, job, owner)
+                await self._remove_private(session, job)
+            case Undo.BACK_TO_TRASH:
+                own = await find_own(session, owner)
+                if not all(map(trash.is_put_away, own)):  # otherwise the job has taken out nothing
+                    put_back = replace(trash_job(job, owner), put_back=True)
+                    await trash.put(self._tenant.server, session, put_back)
+                await trash_backup.close_opened(session, owner, trash_database(job))
+            case Undo.REMOVE_SNAPSHOT:
+                await self._remove_private(session, job)
+                await self._tenant.snapshots.remove_abandoned(session, job)
+            case Undo.END_BACKUP:
+                await dropping.end_programs(session, program_label(UUID(job.mark)))
+                await self._remove_private(session, job)
+            case Undo.CLOSE_TRASH:  # which is told from its comment
+                await self._end_verification(session, job)
+                await self._remove_private(session, job)
+            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
+                await self._remove_private(session, job)
+            case unknown:
+                assert_never(unknown)
+        return None
+
+    async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> None:
+        """Undo a rename; if another database has the old name by now, record the new one instead.
+
+        The ODS/API would be led to that other database otherwise.
+        """
+        server = self._tenant.server
+        try:
+            await renaming.rename_back(server, session, owner, job.database, job.final_database)
+        except NotOursError:
+            connection_string = self._tenant.connection_strings.encrypted(job.final_database)
+            if not await self._tenant.jobs.follow_rename(job, connection_string):
+                raise
+            await record_left(session, owner, job.final_database)
+            _logger.warning(
+                "%s was not undone, for another database is named '%s': the instance's is '%s' from now on.",
+                *(job.job_id, job.database, job.final_database),
+            )
+            if job.operation is Operation.RENAME:
+                await self._tenant.jobs.explain_failure(
+                    job,
+                    f"The rename failed after it had named the database '{job.final_database}'. That stays,"
+                    f" for another database is named '{job.database}' by now. The ODS/API is led to the"
+                    " instance's own. Retry the rename, or rename the instance otherwise.",
+                )
+
+    async def _end_verification(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """End the pg_restore of a purge whose worker is suspended: each DROP DATABASE would wait for it."""
+        if job.makes_backup is not None:
+            installation = await self._tenant.jobs.installation.require_confirmed()
+            await end_scratch_programs(session, installation.id, UUID(job.makes_backup))
+
+    async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
+        """Make the row of a failed create follow its database, if that was published; true if it does now."""
+        publisher = await published_by(session, owner_of(job), job.database)
+        if publisher is None:
+            return None
+        jobs, connection_strings = self._tenant.jobs, self._tenant.connection_strings
+        try:
+            followed = await jobs.follow_database(
+                replace(job, template_generation=publisher.template_generation),
+                connection_strings.encrypted(job.database),
+                publisher.attempt,
+            )
+        except NameTakenError as error:
+            await jobs.explain_failure(
+                job,
+                f"{error} The database '{job.database}' of this instance is there and was left. Retry when"
+                " the name is free; or detach the instance, which leaves the database; or, unless"
+                " ODS_TRASH_DAYS is 0, delete it, which moves the database to the trash.",
+            )
+            return None
+        if followed:
+            _logger.warning(
+                "%s had failed, but its database is published: the instance is Completed.", job.job_id
+            )
+        return followed or None
