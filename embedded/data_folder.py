@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict, cast
@@ -182,23 +182,41 @@ class DataFolder:
         return self._lock.read_text() or "unknown"
 
     def secrets(self) -> Secrets | None:
-        """The secrets of an earlier start.
+        """The secrets of an earlier start; those that a later release has added are left out.
 
         Raises:
             CommandError: the file is damaged.
         """
+        stored = self._stored_secrets()
+        if stored is None:
+            return None
+        known = {one.name: stored[one.name] for one in fields(Secrets) if one.name in stored}
+        try:
+            return Secrets(**known)
+        except TypeError:
+            raise self._damaged_secrets() from None
+
+    def store_secrets(self, values: Secrets) -> None:
+        """Store `values` for later starts, beside what a later release has stored.
+
+        Raises:
+            CommandError: the file is damaged.
+        """
+        _write_private(self._secrets, {**(self._stored_secrets() or {}), **asdict(values)})
+
+    def _stored_secrets(self) -> dict[str, Any] | None:
         if not self._secrets.exists():
             return None
         try:
-            return Secrets(**json.loads(self._secrets.read_text()))
+            return dict(json.loads(self._secrets.read_text()))
         except (TypeError, ValueError):
-            raise CommandError(
-                f"{self._secrets} is damaged; restore it, or remove {self.path} to start with nothing."
-            ) from None
+            raise self._damaged_secrets() from None
 
-    def store_secrets(self, values: Secrets) -> None:
-        """Store `values` for later starts."""
-        _write_private(self._secrets, asdict(values))
+    def _damaged_secrets(self) -> CommandError:
+        return CommandError(
+            f"{self._secrets} is damaged; restore it from a copy: what is in {self.path} cannot be used without"
+            " it. To start with nothing, choose another folder with --data-dir."
+        )
 
     def existing_server(self) -> ExistingServerRecord | None:
         """The existing server that earlier starts worked on; None if there was none.

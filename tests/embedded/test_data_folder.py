@@ -107,6 +107,19 @@ def test_login_that_restores_gets_a_password_when_the_folder_is_of_an_earlier_re
     assert found == replace(secrets, restore_password=found.restore_password)
 
 
+def test_secrets_of_a_later_release_are_kept_when_an_earlier_one_starts_again(tmp_path: Path) -> None:
+    folder, secrets = DataFolder(tmp_path), Secrets.generate(5432)
+    folder.store_secrets(secrets)
+    file = tmp_path / "secrets.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "another_password": "of the later release"}))
+    assert folder.secrets() == secrets
+    folder.store_secrets(replace(secrets, postgres_port=5433))
+    assert json.loads(file.read_text())["another_password"] == "of the later release"
+    found = folder.secrets()
+    assert found is not None
+    assert found.postgres_port == 5433
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_damage_is_reported_when_the_secrets_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "secrets.json").write_text(content)
