@@ -214,8 +214,8 @@ class DataFolder:
 
     def _damaged_secrets(self) -> CommandError:
         return CommandError(
-            f"{self._secrets} is damaged; restore it from a copy: what is in {self.path} cannot be used without"
-            " it. To start with nothing, choose another folder with --data-dir."
+            f"{self._secrets} is damaged; restore it from a copy: what is in {self.path} cannot be used"
+            " without it. To start with nothing, choose another folder with --data-dir."
         )
 
     def existing_server(self) -> ExistingServerRecord | None:
