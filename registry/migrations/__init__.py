@@ -1,5 +1,6 @@
 """Brings a registry database up to date, adopting the tables an ODS/API or Admin API left there."""
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -14,11 +15,15 @@ from registry.storage.engine import create_registry_engine
 VERSION_TABLE = {"version_table": "ods_migrations", "version_table_schema": "adminapi"}
 """Where Alembic notes which migrations were run."""
 
+_logger = logging.getLogger(__name__)
+
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('ods registry migrations', 0))"
 
 
 async def upgrade(dsn: str) -> None:
     """Run the migrations that the registry database `dsn` lacks, in one transaction.
+
+    The tables of a later release are left as they are: this one works with them.
 
     Raises:
         ConflictingRowsError: existing rows break a rule of the registry; nothing was changed.
@@ -40,19 +45,22 @@ def revisions() -> list[str]:
 
 
 def _upgrade(connection: Connection) -> None:
+    done = _revisions_in(connection)
+    if later := done - set(revisions()):
+        _logger.warning("The registry has the tables of a later release (%s): they stay.", *later)
+        return
     config = _config()
     config.attributes["connection"] = connection
     status_words.create_functions(connection)
     name = shared_table.find(connection)
-    if _is_behind(config, connection):
+    if done != set(ScriptDirectory.from_config(config).get_heads()):
         with shared_table.under_first_name(connection, name):
             command.upgrade(config, "head")
     shared_table.share(connection, name)
 
 
-def _is_behind(config: Config, connection: Connection) -> bool:
-    done = MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()
-    return set(done) != set(ScriptDirectory.from_config(config).get_heads())
+def _revisions_in(connection: Connection) -> set[str]:
+    return {*MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()}
 
 
 def _config() -> Config:

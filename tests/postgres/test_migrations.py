@@ -360,3 +360,15 @@ async def test_migration_stops_when_education_organizations_share_an_id(
     )
     with pytest.raises(ConflictingRowsError, match="educationorganizations share an id: id 7"):
         await upgrade(dsn)
+
+
+async def test_tables_of_a_later_release_stay_as_they_are_when_an_earlier_one_starts_again(
+    dsn: str, bare: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    await upgrade(dsn)
+    await bare.execute("UPDATE adminapi.ods_migrations SET version_num = '9999'")
+    await bare.execute("DROP FUNCTION adminapi.follow_rename CASCADE")
+    await upgrade(dsn)
+    assert "tables of a later release (9999)" in caplog.text
+    assert await bare.fetchval("SELECT version_num FROM adminapi.ods_migrations") == "9999"
+    assert not await bare.fetchval("SELECT count(*) FROM pg_proc WHERE proname = 'follow_rename'")
