@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from unittest.mock import patch
 
 import asyncpg
@@ -57,8 +58,14 @@ async def purge_cancelled_after_drop(api: httpx.AsyncClient, job: InstanceJob) -
     """
     dropped = asyncio.Event()
 
-    async def drop(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
-        await drop_database(session, database, invalid=invalid)
+    async def drop(
+        session: asyncpg.Connection,
+        database: str,
+        *,
+        invalid: bool,
+        before: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        await drop_database(session, database, invalid=invalid, before=before)
         dropped.set()
         await asyncio.Event().wait()  # until the activity is cancelled
 
