@@ -358,8 +358,21 @@ class DatabaseActivities:
                 if instance.is_live:
                     await _require_own(session, owner, instance)
                 known = owner.knowing(instance.known_requests)
-                dropped = await trash.purge(session, known, purge.database, replaced=True)
+                before = partial(self._require_version, purge)
+                try:
+                    dropped = await trash.purge(session, known, purge.database, replaced=True, before=before)
+                except SupersededError:
+                    return
             await self._tenant.versions.finish_purge(purge, dropped=dropped)
+
+    async def _require_version(self, purge: VersionPurge) -> None:
+        """Check once more that a version is to be dropped: its instance may be protected, or coming back.
+
+        Raises:
+            SupersededError: it is not, any more.
+        """
+        if await self._tenant.versions.instance_of(purge) is None:
+            raise SupersededError
 
     @activity.defn(name="discard")
     async def compensate(self, job: InstanceJob) -> bool | None:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.http import problems
 from api.http.audit_context import audit_context
-from api.http.parsing import json_body
+from api.http.parsing import json_body, shown_name
 from api.http.problems import ProblemError, pascal
 from api.services import services_of
 from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
@@ -96,7 +96,7 @@ class JobRoute(APIRoute):
             path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
         )
         self._question = _questions.get(endpoint)
-        self._has_dry_runs = DRY_RUN in {it.alias for it in get_flat_params(self.dependant)}
+        self._parameters = {it.alias for it in get_flat_params(self.dependant)}
 
     def get_route_handler(self) -> _Handler:
         """Have the handler of the endpoint called when the request is new."""
@@ -124,10 +124,24 @@ class JobRoute(APIRoute):
             ProblemError: 400.
         """
         asked = [name for name, _ in request.query_params.multi_items() if name.lower() == DRY_RUN.lower()]
-        if asked and not self._has_dry_runs:
+        if asked and DRY_RUN not in self._parameters:
             raise ProblemError.invalid({pascal(DRY_RUN): ["There is no dry run of this request."]})
         if len(asked) > 1:
             raise ProblemError.invalid({pascal(DRY_RUN): ["'Dry Run' must be given once."]})
+
+
+class OwnJobRoute(JobRoute):
+    """The same, of what this service alone has: a parameter that is misspelt is refused.
+
+    Without it, more might be dropped than the client means: `final_backup` for `finalBackup`.
+    """
+
+    def _require_known(self, request: Request) -> None:
+        super()._require_known(request)
+        unknown = [name for name in request.query_params if name not in self._parameters]
+        if unknown:
+            shown = shown_name(unknown[0])
+            raise ProblemError.invalid({shown: [f"There is no parameter '{shown}' of this request."]})
 
 
 async def _once(request: Request, key: str, handler: _Handler, question: _Question | None) -> Response:

@@ -6,18 +6,15 @@ from typing import Annotated, Any
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.http.parsing import Properties, Texts, documented_body
+from api.http.parsing import Properties, Texts, documented_body, unknown_members
 from api.http.problems import ProblemError
 from registry.instances.attributes import LONGEST_DESCRIPTION, AttributeChanges
 from registry.instances.contexts import LONGEST_CONTEXT_TEXT, MAX_CONTEXTS, SAME_KEY, context_errors
 from registry.instances.labels import MAX_LABELS, is_label_key, is_label_value, label_errors
 from registry.storage.errors import FieldErrors
-from registry.storage.rules import is_blank, printable, text_errors
+from registry.storage.rules import is_blank, text_errors
 
 _MEMBERS = ("protected", "description", "labels", "contexts")
-_SHOWN = 80
-"""Characters of an unknown member's name that the refusal repeats."""
-
 _CONTEXT_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_CONTEXT_TEXT}
 _CONTEXTS: dict[str, Any] = {
     "type": "array",
@@ -77,17 +74,9 @@ class AttributesReader:
 
     def changes(self) -> AttributeChanges:
         """Those that are changed, as by a merge patch (RFC 7396): null removes what is there."""
-        self._refuse_others()
+        self.errors |= unknown_members(self._body, _MEMBERS)
         given = {name: self._body[name] for name in _MEMBERS if name in self._body}
         return self._read(given, removable=True)
-
-    def _refuse_others(self) -> None:
-        for name in self._body:
-            if name not in _MEMBERS:
-                shown = printable(name[:_SHOWN])
-                self.errors[shown] = [
-                    f"'{shown}' is none of {', '.join(_MEMBERS)}, which can be changed here."
-                ]
 
     def _read(self, given: Mapping[str, Any], *, removable: bool = False) -> AttributeChanges:
         """The attributes that are `given`; if `errors` holds something then, they are of no use."""

@@ -10,7 +10,7 @@ from fastapi import Depends
 from pydantic import BaseModel, Field
 
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, ServerDep, SettingsDep
-from api.http.parsing import MAX_INT32, Properties, whole_number
+from api.http.parsing import MAX_INT32, Properties, unknown_members, whole_number
 from api.http.problems import in_words, pascal
 from databases.copy_rights import online_copy_obstacle
 from databases.errors import DatabaseFaultError
@@ -100,6 +100,8 @@ class OriginReader:
 
     async def read_for_reset(self, body: Properties[Any], own_template: str) -> WantedOrigin:
         """The origin that an instance shall be reset to; without any in the body, its own template."""
+        if errors := unknown_members(body, (*_ORIGINS, _MODE)):  # a misspelt one would mean its own template
+            return WantedOrigin(errors=errors)
         if all(body.get(name) is None for name in (*_ORIGINS, _MODE)):
             return WantedOrigin(template=own_template)
         return await self.read(body)

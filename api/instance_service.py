@@ -33,6 +33,7 @@ from api.http.parsing import (
     Properties,
     documented_body,
     documented_list,
+    unknown_members,
 )
 from api.http.problems import ProblemError
 from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
@@ -342,6 +343,8 @@ class InstanceService:
         self._audit.instance = instance_id
         name = body.get("name")
         instance = await self._queries.any_instance(instance_id)
+        if instance is not None:
+            require_valid(unknown_members(body, ("name",)))
         if name is not None and instance is not None:
             require_valid({"Name": _name_errors(name, instance.database_template)})
         wanted = None if name is None else str(name).strip()
@@ -351,9 +354,12 @@ class InstanceService:
         """Request that the database in `body` is the instance's again, or the one that was replaced last."""
         self._audit.instance = instance_id
         database = body.get("database")
+        errors = unknown_members(body, ("database",))
         if database is not None and not isinstance(database, str):
+            errors["Database"] = ["'Database' must be text."]
+        if errors:
             await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
-            require_valid({"Database": ["'Database' must be text."]})
+            require_valid(errors)
         return await self.change(
             instance_id,
             partial(self._instances.request_undo_reset, by=self._audit.client, database=database),

@@ -185,16 +185,18 @@ class DataFolder:
         """The secrets of an earlier start; those that a later release has added are left out.
 
         Raises:
-            CommandError: the file is damaged.
+            CommandError: the file is damaged, or missing beside data that cannot be used without it.
         """
         stored = self._stored_secrets()
         if stored is None:
+            if (self.postgres / "cluster").exists() or self._existing_server.exists():
+                raise self._without_secrets("missing")
             return None
         known = {one.name: stored[one.name] for one in fields(Secrets) if one.name in stored}
         try:
             return Secrets(**known)
         except TypeError:
-            raise self._damaged_secrets() from None
+            raise self._without_secrets("damaged") from None
 
     def store_secrets(self, values: Secrets) -> None:
         """Store `values` for later starts, beside what a later release has stored.
@@ -210,11 +212,11 @@ class DataFolder:
         try:
             return dict(json.loads(self._secrets.read_text()))
         except (TypeError, ValueError):
-            raise self._damaged_secrets() from None
+            raise self._without_secrets("damaged") from None
 
-    def _damaged_secrets(self) -> CommandError:
+    def _without_secrets(self, fault: str) -> CommandError:
         return CommandError(
-            f"{self._secrets} is damaged; restore it from a copy: what is in {self.path} cannot be used"
+            f"{self._secrets} is {fault}; restore it from a copy: what is in {self.path} cannot be used"
             " without it. To start with nothing, choose another folder with --data-dir."
         )
 

@@ -179,7 +179,7 @@ class EmbeddedPostgres:
         except asyncpg.InvalidPasswordError:
             raise CommandError(
                 f"The data in {self._data_dir} were created with another superuser password;"
-                " restore that password or remove the folder."
+                " restore that password, or choose another folder with --data-dir."
             ) from None
         except (OSError, asyncpg.PostgresError):
             return False

@@ -8,7 +8,7 @@ interpreter's lock.
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -17,6 +17,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
 from api.http.problems import ProblemError, in_words, pascal
+from registry.storage.rules import printable
 from settings import AnySettings
 
 MAX_INT32 = 2**31 - 1
@@ -38,6 +39,7 @@ _LARGEST_FORM = 16 * 1024  # bytes
 _MOST_FIELDS = 20
 _MOST_VALUES = 10_000
 """Of a JSON text; reading that many takes a millisecond."""
+_LONGEST_NAME = 80
 _LONGEST_NUMBER = 100
 """Digits; the time to read a number grows with their square."""
 
@@ -78,6 +80,18 @@ class Properties(Mapping[str, _Value]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def shown_name(name: str) -> str:
+    """A name that a client has sent, as a refusal repeats it: printable, and of 80 characters at most."""
+    return printable(name[:_LONGEST_NAME])
+
+
+def unknown_members(body: Properties[Any], known: Collection[str]) -> dict[str, list[str]]:
+    """What is wrong with members of a body that are none of the `known` ones, by their names."""
+    names = {name.lower() for name in known}
+    unknown = [shown_name(name) for name in body if name.lower() not in names]
+    return {name: [f"'{name}' is none of {', '.join(known)}, which can be given here."] for name in unknown}
 
 
 def whole_number(value: object) -> int | None:

@@ -11,7 +11,7 @@ from api.final_backups import FinalBackup
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import STARTS_A_JOB, OwnJobRoute
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_origins import copy_notice
 from api.instance_service import (
@@ -45,7 +45,7 @@ router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
-    route_class=JobRoute,
+    route_class=OwnJobRoute,
 )
 
 InstanceId = Annotated[int, path_id("dbInstance")]

@@ -109,19 +109,24 @@ async def test_answer_is_the_same_when_the_instance_has_changed_since(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "sent"),
+    ("first", "method", "path", "sent"),
     [
-        ("POST", INSTANCES, body("Another")),
-        ("POST", f"{INSTANCES}?any=1", body()),
-        ("POST", "/v2/odsInstances/manage", body()),
-        ("DELETE", f"{INSTANCES}/1", None),
+        (INSTANCES, "POST", INSTANCES, body("Another")),
+        ("/v2/odsInstances/manage", "POST", "/v2/odsInstances/manage?any=1", body()),
+        (INSTANCES, "POST", "/v2/odsInstances/manage", body()),
+        (INSTANCES, "DELETE", f"{INSTANCES}/1", None),
     ],
     ids=["body", "query", "path", "method"],
 )
 async def test_request_is_refused_when_its_key_was_used_for_another(
-    api: httpx.AsyncClient, rows: asyncpg.Connection, method: str, path: str, sent: dict[str, object] | None
+    api: httpx.AsyncClient,
+    rows: asyncpg.Connection,
+    first: str,
+    method: str,
+    path: str,
+    sent: dict[str, object] | None,
 ) -> None:
-    await api.post(INSTANCES, json=body(), headers=keyed())
+    await api.post(first, json=body(), headers=keyed())
 
     answer = await api.request(method, path, json=sent, headers=keyed())
 

@@ -120,6 +120,13 @@ def test_secrets_of_a_later_release_are_kept_when_an_earlier_one_starts_again(tm
     assert found.postgres_port == 5433
 
 
+@pytest.mark.parametrize("data", ["postgres/cluster", "existing-server.json"])
+def test_no_secrets_are_made_beside_data_that_were_made_with_others(tmp_path: Path, data: str) -> None:
+    (tmp_path / data).mkdir(parents=True)
+    with pytest.raises(CommandError, match=r"secrets\.json is missing; restore it"):
+        DataFolder(tmp_path).secrets()
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[1]"])
 def test_damage_is_reported_when_the_secrets_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "secrets.json").write_text(content)

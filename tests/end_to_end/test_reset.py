@@ -22,10 +22,12 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.job_owners import owner_of
 from databases import provisioning, replacing
+from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError
 from embedded.postgres import EmbeddedPostgres
 from embedded.seeding import SERVICE_ROLE
 from registry.installation import InstallationStore
+from registry.instances.attributes import AttributeChanges
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import ExecutionPolicy, InstanceJob
@@ -766,6 +768,34 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
         assert await operator.ended(purge) is JobStatus.COMPLETED
         await reconcile(temporal, settings)
         assert await names(admin, job.mark) == []
+
+
+async def test_version_stays_when_its_instance_is_protected_right_before_the_drop(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    kept = await replaced(operator, job)
+    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+
+    async def drop_later(
+        session: asyncpg.Connection, database: str, *, invalid: bool, before: Callable[[], Awaitable[object]]
+    ) -> None:
+        await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+        await drop_database(session, database, invalid=invalid, before=before)
+
+    monkeypatch.setattr("databases.trash.drop_database", drop_later)
+    await reconcile(temporal, settings)
+    assert kept in await names(admin, job.mark)
+    monkeypatch.undo()
+    await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=False))
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == [job.database]
 
 
 async def test_version_stays_when_it_is_not_claimed_to_be_dropped(

@@ -1,0 +1,76 @@
+"""Requests that misspell what they ask for are refused: more might be lost than their clients mean."""
+
+import httpx
+import pytest
+
+from registry.instances.job_store import JobStore
+from registry.instances.store import InstanceStore
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import bring_to
+
+
+@pytest.mark.parametrize(
+    ("state", "verb", "path"),
+    [
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?purge=true&final_backup=true"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?purge=true&dry_run=true"),
+        ("Deleted", "DELETE", "/v2/trash/{id}?finalBackups=true"),
+        ("Completed", "POST", "/v2/dbInstances/{id}/reset?dry-run=true"),
+        ("Completed", "POST", "/v2/dbInstances/bulk/delete?dry_run=true"),
+    ],
+)
+async def test_parameter_is_named_when_there_is_none_of_that_name(
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    state: str,
+    verb: str,
+    path: str,
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    answer = await api.request(verb, path.format(id=job.instance_id), json={"ids": [job.instance_id]})
+    assert answer.status_code == 400
+    misspelt = path.rpartition("=")[0].replace("?", "&").rpartition("&")[2]
+    assert list(answer.json()["errors"]) == [misspelt]
+    assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+@pytest.mark.parametrize(
+    ("state", "path", "body", "member"),
+    [
+        ("Completed", "reset", {"backup": "0c6b1f6e"}, "backup"),
+        ("Completed", "reset", {"copy_of": 12}, "copy_of"),
+        ("Completed", "reset?dryRun=true", {"backup_id": "0c6b1f6e"}, "backup_id"),
+        ("Completed", "reset/undo", {"databaseName": "ods_trash_1"}, "databasename"),
+        ("Deleted", "undelete", {"newName": "Another"}, "newname"),
+    ],
+)
+async def test_member_is_named_when_there_is_none_of_that_name(
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    state: str,
+    path: str,
+    body: dict[str, object],
+    member: str,
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    answer = await api.post(f"/v2/dbInstances/{job.instance_id}/{path}", json=body)
+    if "dryRun" in path:
+        assert member in answer.text
+        assert answer.json()["status"] == 400
+    else:
+        assert answer.status_code == 400
+        assert list(answer.json()["errors"]) == [member]
+    assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+async def last_job(tenant: Tenant, instance_id: int) -> str:
+    row = await tenant.queries.any_instance(instance_id)
+    assert row is not None
+    (job,) = await tenant.jobs.ended_jobs([str(row.mark)])
+    return job.job_id
