@@ -106,7 +106,10 @@ CROSS JOIN LATERAL (
                     'PROCEDURE %I.%I(%s)', schema, proname, pg_get_function_identity_arguments(oid))
                 ELSE 'FUNCTION ' || oid::regprocedure::text END
             FROM pg_proc WHERE oid = to_regprocedure(format('%I.%I(%s)', schema, name, part)))
-        WHEN 'TYPE' THEN 'TYPE ' || to_regtype(format('%I.%I', schema, name))::text
+        WHEN 'TYPE' THEN 'TYPE ' || (
+            SELECT oid::regtype::text FROM pg_type  -- since 17, a multirange has the rights of its range
+            WHERE oid = to_regtype(format('%I.%I', schema, name))
+                AND (typtype <> 'm' OR current_setting('server_version_num')::int < 170000))
         WHEN 'DEFAULT' THEN CASE
             WHEN name IN ('TABLES', 'SEQUENCES', 'FUNCTIONS', 'TYPES', 'SCHEMAS')
                 AND (schema = '' OR to_regnamespace(quote_ident(schema)) IS NOT NULL)

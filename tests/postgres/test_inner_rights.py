@@ -113,3 +113,18 @@ async def test_rights_on_a_procedure_are_given_when_an_earlier_release_has_read_
         await give_rights(inside, [{**earlier, "role": "", "privileges": [], "grantable": False}])
         rights = await inside.fetch(_RIGHTS_ON_ROUTINES)
         assert [name for name, held in rights if held] == ["routines.sync(integer)"]
+
+
+async def test_rights_on_a_multirange_of_postgresql_16_keep_no_copy_from_the_other_rights(
+    postgres: EmbeddedPostgres, databases: tuple[str, str]
+) -> None:
+    """Since 17, a multirange has the rights of its range, and takes none."""
+    right = {"schema": "edfi", "part": "", "role": "", "privileges": ["USAGE"], "grantable": False}
+    rights = [
+        {"kind": "TYPE", "name": "span_multirange", **right},
+        {"kind": "TYPE", "name": "span", **right},
+    ]
+    async with session(service_dsn(postgres, databases[1])) as inside:
+        await inside.execute("CREATE TYPE edfi.span AS RANGE (subtype = int)")
+        await give_rights(inside, rights)
+        assert await inside.fetchval("SELECT typacl IS NOT NULL FROM pg_type WHERE typname = 'span'")
