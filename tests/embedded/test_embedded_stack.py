@@ -11,7 +11,7 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.data_folder import DataFolder, StackFile
+from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.polling import wait_until
 from embedded.ports import free_port
 from tests.embedded.conftest import port_options
@@ -138,6 +138,7 @@ def test_stack_is_refused_with_what_to_do_when_another_version_made_the_data(
     folder: DataFolder, ods: Ods
 ) -> None:
     folder.postgres.mkdir(parents=True)
+    folder.store_secrets(Secrets.generate(free_port()))
     (folder.postgres / "cluster").mkdir()
     (folder.postgres / "cluster" / "PG_VERSION").write_text("17\n")
     refused = ods("up", "--data-dir", folder.path, *port_options())

@@ -179,6 +179,7 @@ async def test_start_is_refused_when_the_folder_belongs_to_another_server(
     server: EmbeddedPostgres, role: str, folder: DataFolder, ods: Ods
 ) -> None:
     folder.create()
+    folder.store_secrets(Secrets.generate(5432))
     folder.store_existing_server({"system": "1", "made": []})
     assert "works on another server than that of --postgres" in up(ods, folder, dsn(server, role))
 
