@@ -32,11 +32,7 @@ from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import (
-    AT_REST,
-    InstanceStatus,
-    Operation,
-)
+from registry.instances.status import AT_REST, InstanceStatus, Operation
 from registry.instances.versions import VersionPurge
 from registry.storage.models import DbInstance
 from tenants.tenant import Tenant

@@ -12,17 +12,10 @@ from sqlalchemy.orm import object_session
 
 from registry.instances import status
 from registry.instances.changeable import locked_instance
-from registry.instances.copies import (
-    require_not_copied,
-)
+from registry.instances.copies import require_not_copied
 from registry.instances.job_store import OUT_OF_TRASH
 from registry.instances.left_names import leave_name
-from registry.instances.ods_routing import (
-    UNREADABLE,
-    ConnectionStrings,
-    move_routing,
-    start_routing,
-)
+from registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
 from registry.instances.refusals import (
     UNDELETE_CONFLICTS,
     name_conflicts,
@@ -38,11 +31,7 @@ from registry.instances.reservations import (
     require_free_database,
 )
 from registry.instances.set_aside import give_back
-from registry.instances.status import (
-    InstanceStatus,
-    Operation,
-    is_usable,
-)
+from registry.instances.status import InstanceStatus, Operation, is_usable
 from registry.instances.steps import JobFactory
 from registry.instances.versions import (
     KEPT_IN_DOUBT,
@@ -51,10 +40,7 @@ from registry.instances.versions import (
     forget_version,
     recorded_version,
 )
-from registry.storage.models import (
-    UTC_NOW,
-    DbInstance,
-)
+from registry.storage.models import UTC_NOW, DbInstance
 from registry.storage.sessions import RegistrySessions
 
 

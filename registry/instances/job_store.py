@@ -506,16 +506,16 @@ class JobStore:
         self, session: AsyncSession, job: InstanceJob, step: Step, at_least: timedelta = timedelta()
     ) -> bool:
         guard = (*fencing_token(job), *_is_replacing(job))
-        generation = await session.scalar(
-            select(DbInstance.template_generation).where(*guard).with_for_update()
-        )
-        took_step = await take_step(session, job, step, {**_exchange(job), "error_message": None}, guard)
-        if took_step:
-            cancelled = await session.scalar(select(is_cancelled()).where(*fencing_token(job)))
-            kept = KEPT_IN_DOUBT if cancelled or job.attempt > 1 else at_least
-            await record_exchange(session, job, generation, self._trash, kept)
-            await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
-        return took_step
+        replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
+        row = (await session.execute(replaced.with_for_update())).one_or_none()
+        values = {**_exchange(job), "error_message": None}
+        if row is None or not await take_step(session, job, step, values, guard):
+            return False
+        generation, cancelled = row
+        kept = KEPT_IN_DOUBT if cancelled or job.attempt > 1 else at_least
+        await record_exchange(session, job, generation, self._trash, kept)
+        await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
+        return True
 
     async def end_replacement(self, job: InstanceJob) -> None:
         """Record that nothing is left of a reset that failed or was cancelled before it exchanged anything.

@@ -30,11 +30,7 @@ from registry.instances import status
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.changeable import found_instance, locked_instance
 from registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
-from registry.instances.copies import (
-    hold_refusal,
-    require_not_copied,
-    require_open,
-)
+from registry.instances.copies import hold_refusal, require_not_copied, require_open
 from registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from registry.instances.final_backups import NEVER_BY_ITSELF
 from registry.instances.jobs import InstanceJob, Replacement
@@ -47,11 +43,7 @@ from registry.instances.ods_routing import (
     others_reason,
     relations_reason,
 )
-from registry.instances.origins import (
-    FROM_TEMPLATE,
-    CopyOrigin,
-    Origin,
-)
+from registry.instances.origins import FROM_TEMPLATE, CopyOrigin, Origin
 from registry.instances.protection import protection_refusal, require_unprotected, takes_data
 from registry.instances.refusals import (
     UNDELETE_CONFLICTS,
@@ -76,24 +68,11 @@ from registry.instances.requested_origins import (
     require_same_source,
     reset_of,
 )
-from registry.instances.reservations import (
-    lock_name,
-    require_free,
-    reserved_id,
-)
+from registry.instances.reservations import lock_name, require_free, reserved_id
 from registry.instances.row_locks import lock_instances, lock_with_source
-from registry.instances.status import (
-    InstanceStatus,
-    JobStatus,
-    Operation,
-    Step,
-    traits,
-)
+from registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
 from registry.instances.steps import JobFactory, job_record
-from registry.instances.versions import (
-    name_in_trash,
-    version_to_bring_back,
-)
+from registry.instances.versions import name_in_trash, version_to_bring_back
 from registry.schedules.participants import is_served
 from registry.snapshots import derivative
 from registry.snapshots import rows as snapshots
@@ -106,13 +85,7 @@ from registry.storage.errors import (
     require_granted,
     require_valid,
 )
-from registry.storage.models import (
-    UTC_NOW,
-    DbInstance,
-    InstanceVersion,
-    Job,
-    Snapshot,
-)
+from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, Snapshot
 from registry.storage.sessions import RegistrySessions
 from registry.storage.unit_of_work import unit_of_work
 

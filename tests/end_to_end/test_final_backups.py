@@ -445,33 +445,25 @@ async def test_what_a_purge_has_backed_up_comes_back_whatever_is_in_the_database
     assert await restored(operator, postgres, backup) == 42
 
 
+@pytest.mark.parametrize(
+    ("recipients", "told"),
+    [
+        ((), "The table public.treasure is missing. Nothing was dropped."),
+        ((str(NEW.to_public()),), "The table public.treasure belongs to an extension"),
+    ],
+    ids=["verified", "encrypted, so that it cannot be"],
+)
 async def test_nothing_is_dropped_when_a_table_of_an_extension_has_rows_that_no_dump_has(
-    operator: Operator,
-    api: httpx.AsyncClient,
-    postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
-    job: InstanceJob,
-) -> None:
-    async with session(postgres.dsn(job.database)) as superuser:
-        await superuser.execute("ALTER EXTENSION plpgsql ADD TABLE treasure")
-    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
-    await operator.starter.start(deletion)
-    assert await operator.ended(deletion) is JobStatus.COMPLETED
-    answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
-    failed = await ended(api, answer.json()["jobId"])
-    assert "The table public.treasure is missing. Nothing was dropped." in failed["errorMessage"]
-    assert await names(admin, job.mark) == [deletion.trash_database]
-
-
-async def test_nothing_is_dropped_when_rows_of_an_extension_cannot_be_verified_as_the_backup_is_encrypted(
     operator: Operator,
     api: httpx.AsyncClient,
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
     job: InstanceJob,
+    recipients: tuple[str, ...],
+    told: str,
 ) -> None:
-    monkeypatch.setattr(Settings, "recipients", (str(NEW.to_public()),))
+    monkeypatch.setattr(Settings, "recipients", recipients)
     async with session(postgres.dsn(job.database)) as superuser:
         await superuser.execute("ALTER EXTENSION plpgsql ADD TABLE treasure")
     deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
@@ -479,7 +471,7 @@ async def test_nothing_is_dropped_when_rows_of_an_extension_cannot_be_verified_a
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
     failed = await ended(api, answer.json()["jobId"])
-    assert "The table public.treasure belongs to an extension" in failed["errorMessage"]
+    assert told in failed["errorMessage"]
     assert await names(admin, job.mark) == [deletion.trash_database]
 
 

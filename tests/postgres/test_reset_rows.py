@@ -703,6 +703,22 @@ async def test_version_is_due_at_once_when_there_is_no_trash(
     assert await versions.claim_replaced(kept) == []
 
 
+async def begun_without_trash(
+    engine: AsyncEngine, factory: JobFactory, completed: InstanceJob
+) -> tuple[JobStore, InstanceJob]:
+    """A reset that has begun where nothing is kept of what resets replace, and the store of its worker."""
+    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
+    job = (await store.request_reset(completed.instance_id)).job
+    assert (await worker.begin(job)).held
+    return worker, job
+
+
+async def is_kept_in_doubt(queries: InstanceQueries, completed: InstanceJob) -> None:
+    """Check that what the reset has replaced is kept for as long as what may be there by mistake."""
+    (version,) = await of_instance(queries, completed)
+    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+
+
 async def test_version_can_come_back_without_a_trash_when_its_reset_was_cancelled_a_moment_too_late(
     engine: AsyncEngine,
     factory: JobFactory,
@@ -710,14 +726,11 @@ async def test_version_can_come_back_without_a_trash_when_its_reset_was_cancelle
     versions: VersionStore,
     completed: InstanceJob,
 ) -> None:
-    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
-    job = (await store.request_reset(completed.instance_id)).job
-    assert (await worker.begin(job)).held
+    worker, job = await begun_without_trash(engine, factory, completed)
     assert await JobCancellations(engine, factory).record(job)
     assert await worker.finish_replacement(job)
     assert await versions.claim_replaced(job) == []
-    (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    await is_kept_in_doubt(queries, completed)
 
 
 async def test_version_can_come_back_without_a_trash_when_an_earlier_attempt_was_told_as_failed(
@@ -727,16 +740,13 @@ async def test_version_can_come_back_without_a_trash_when_an_earlier_attempt_was
     versions: VersionStore,
     completed: InstanceJob,
 ) -> None:
-    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
-    job = (await store.request_reset(completed.instance_id)).job
-    assert (await worker.begin(job)).held
+    worker, job = await begun_without_trash(engine, factory, completed)
     assert await worker.fail(job, "The server cannot be reached.", outage=True)
     again = replace(job, attempt=2)  # by a signal, before a pass has looked at what the first one has done
     assert (await worker.begin(again)).held
     assert await worker.finish_replacement(again)
     assert await versions.claim_replaced(again) == []
-    (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    await is_kept_in_doubt(queries, completed)
 
 
 async def test_version_can_be_brought_back_for_a_time_when_an_undo_of_its_last_day_has_failed(
@@ -766,15 +776,12 @@ async def test_version_can_come_back_without_a_trash_when_its_reset_was_told_as_
     instances: InstanceStore,
     completed: InstanceJob,
 ) -> None:
-    store, worker = InstanceStore(engine, factory), JobStore(engine, factory)
-    job = (await store.request_reset(completed.instance_id)).job
-    assert (await worker.begin(job)).held
+    worker, job = await begun_without_trash(engine, factory, completed)
     await worker.fail(job, "The server cannot be reached.", outage=True)
     assert await worker.follow_exchange(job)
     assert await versions.claim_replaced(job) == []
     assert await versions.claim_due(20) == []
-    (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    await is_kept_in_doubt(queries, completed)
     back = (await instances.request_undo_reset(completed.instance_id)).job
     assert (await worker.begin(back)).held
     assert await worker.finish_replacement(back)
