@@ -343,10 +343,11 @@ class InstanceService:
         self._audit.instance = instance_id
         name = body.get("name")
         instance = await self._queries.any_instance(instance_id)
-        if instance is not None:
-            require_valid(unknown_members(body, ("name",)))
-        if name is not None and instance is not None:
-            require_valid({"Name": _name_errors(name, instance.database_template)})
+        if instance is not None:  # that there is none counts for more than a wrong body
+            errors = unknown_members(body, ("name",))
+            if name is not None:
+                errors["Name"] = _name_errors(name, instance.database_template)
+            require_valid(errors)
         wanted = None if name is None else str(name).strip()
         return await self.launched(await self._instances.request_undelete(instance_id, wanted))
 

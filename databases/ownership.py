@@ -96,8 +96,11 @@ class Owner:
         Args:
             known: the instance, and the publications that the registry knows.
         """
-        is_later = self.publication > known.publication
-        return is_later or self.request not in {None, *known.requests}
+        return self.publication > known.publication or not self.has_request_among(known.requests)
+
+    def has_request_among(self, requests: Collection[str]) -> bool:
+        """Whether one of these requests, or none that has a mark, has published the database."""
+        return self.request in {None, *requests}
 
     @property
     def comment(self) -> str:

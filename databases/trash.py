@@ -208,7 +208,7 @@ async def require_no_later(
 
 def _has_known_request(row: asyncpg.Record, owner: KnownOwner) -> bool:
     marked = Owner.read(row["comment"])
-    return marked is None or marked.request in {None, *owner.requests}
+    return marked is None or marked.has_request_among(owner.requests)
 
 
 def _publication(row: asyncpg.Record) -> tuple[int, int]:

@@ -47,7 +47,9 @@ def revisions() -> list[str]:
 def _upgrade(connection: Connection) -> None:
     done = _revisions_in(connection)
     if later := done - set(revisions()):
-        _logger.warning("The registry has the tables of a later release (%s): they stay.", *later)
+        _logger.warning(
+            "The registry has the tables of a later release (%s): they stay.", ", ".join(sorted(later))
+        )
         return
     config = _config()
     config.attributes["connection"] = connection

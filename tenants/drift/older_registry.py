@@ -23,14 +23,18 @@ def published_later(seen: Snapshot, tenant: str) -> list[Database]:
     """
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     versions = {row.database_name: row.publication for row in seen.versions}
-    requests = {mark: {None, *row.known_requests} for mark, row in known.items()}
+    requests = {mark: row.known_requests for mark, row in known.items()}
     return [
         database
         for name, database in sorted(seen.databases.items())
         if (owner := database.owner) is not None
         and not database.reset  # never the database of an instance
         # It is recorded, perhaps by an adoption.
-        and not (owner.publication == versions.get(name) and owner.request in requests.get(owner.mark, ()))
+        and not (
+            owner.publication == versions.get(name)
+            and owner.mark in requests
+            and owner.has_request_among(requests[owner.mark])
+        )
         and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
