@@ -140,6 +140,10 @@ class Compensation:
             case Undo.RENAME_BACK:
                 await self._rename_back(session, job, owner)
                 await self._remove_private(session, job)
+            case Undo.OPEN_AGAIN:
+                await self._rename_back(session, job, owner)
+                await self._remove_private(session, job)
+                await dropping.open_again(session, owner, job.databases)
             case Undo.BACK_TO_TRASH:
                 own = await find_own(session, owner)
                 if not all(map(trash.is_put_away, own)):  # otherwise the job has taken out nothing

@@ -274,7 +274,7 @@ def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> boo
     match after_failure(job.operation).undo:
         case Undo.REMOVE_STAGING:  # the instance follows a database that was published
             return (job.mark, job.database) in named
-        case Undo.RENAME_BACK:
+        case Undo.RENAME_BACK | Undo.OPEN_AGAIN:
             return (job.mark, job.database) not in named
         case Undo.BACK_TO_TRASH:
             return (job.mark, job.final_database) in named

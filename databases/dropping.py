@@ -6,13 +6,16 @@ runs on a session that holds the fence of the instance, or the lock of the spare
 any interruption.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 
 import asyncpg
 
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
     OBJECT_IN_USE,
     PROGRAMS,
     program_name,
@@ -35,6 +38,15 @@ from registry.instances.naming import is_trash_name
 
 _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
 _CLOSE = "ALTER DATABASE %1$I ALLOW_CONNECTIONS false"
+_OPEN = "ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
+# Not those that replicate from it: PostgreSQL refuses to drop a database whose replication slot is in use.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = $1 AND backend_type = 'client backend'
+"""
+# For sessions to end, as PostgreSQL waits for them, and for locks of other sessions.
+_LONGEST_WAIT_SECONDS = 5
+_PAUSE_SECONDS = 0.05
 # Those of the service's role, and of the one that restores, of which it is a member.
 _END_PROGRAMS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -147,8 +159,8 @@ async def drop_database(
         database: the database's name.
         invalid: whether an earlier DROP of it was interrupted: then it is closed already.
         oid: its OID; None if the name is a private one, which no other database gets.
-        before: raises if the database is not to be dropped any more; awaited when it is closed, for which
-            other sessions may have had to be waited for. Not if an earlier DROP of it was interrupted.
+        before: raises if the database is not to be dropped any more; awaited when nothing has to be waited
+            for any more. Not if an earlier DROP of it was interrupted.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, a right is missing, …
@@ -164,8 +176,49 @@ async def drop_database(
             # Otherwise connection pools come back as fast as their sessions are ended.
             await _close(session, database, oid, reasons)
             if before is not None:
-                await before()
+                await _drop_if_due(session, database, before, reasons)
+                return
         await execute(session, _DROP, database, reasons=reasons)
+
+
+async def _drop_if_due(
+    session: asyncpg.Connection,
+    database: str,
+    before: Callable[[], Awaitable[object]],
+    reasons: Mapping[str, str],
+) -> None:
+    """Drop a closed database, unless `before` raises, which is awaited before each try.
+
+    A DROP that waits does not learn that its client cancels meanwhile. So PostgreSQL waits for nothing here.
+    """
+    await execute(session, "SET lock_timeout = '1ms'")  # the shortest; until the session returns to its pool
+    waited_since = monotonic()
+    while True:
+        is_last = monotonic() - waited_since > _LONGEST_WAIT_SECONDS
+        if is_last or not await fetch_rows(session, _END_SESSIONS, database, reasons=reasons):
+            await before()
+            try:
+                await execute(session, _DROP, database, reasons=reasons)
+            except DatabaseFaultError as fault:
+                if is_last or fault.sqlstate != LOCK_NOT_AVAILABLE:
+                    raise
+            else:
+                return
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def open_again(session: asyncpg.Connection, owner: Owner, names: list[str]) -> None:
+    """Open the instance's database of one of these names, which a DROP has closed that was not done.
+
+    Otherwise `pg_dumpall` would leave it out without a word.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    for name, row in (await find(session, owner, *names)).items():
+        its = name in names and owner.owns(row["comment"]) and not is_trash_name(name)
+        if its and not row["datallowconn"] and not is_invalid(row):
+            await execute(session, f"{_OPEN}; {still_the_same('%1$L', '%2$L')}", name, oid_of(row))
 
 
 async def _close(

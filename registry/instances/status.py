@@ -249,6 +249,7 @@ class Undo(StrEnum):
 
     REMOVE_STAGING = "remove the staging database"
     RENAME_BACK = "give the database its old name back that a rename has taken from it"
+    OPEN_AGAIN = "give the database its old name back, and open it, which is closed before it is dropped"
     BACK_TO_TRASH = "put the database into the trash again"
     CLOSE_TRASH = "close the database in the trash if the job has opened it, and end its pg_restore"
     REMOVE_SNAPSHOT = "remove the snapshot that was not recorded"
@@ -270,7 +271,7 @@ class AfterFailure:
     usable: bool
 
 
-def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a table
+def after_failure(operation: Operation) -> AfterFailure:  # noqa: C901, PLR0911 - a table
     """What follows when a job of this kind gives up: the only place that decides it."""
     match operation:
         case Operation.CREATE | Operation.COPY | Operation.RESTORE:  # nothing is changed at what is copied
@@ -282,7 +283,9 @@ def after_failure(operation: Operation) -> AfterFailure:  # noqa: PLR0911 - a ta
         case Operation.PURGE:
             return AfterFailure(Undo.NOTHING, usable=False)
         # Also if it was refused before it began: it may have overtaken a rename, and the ODS/API goes on.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+        case Operation.DELETE:
+            return AfterFailure(Undo.OPEN_AGAIN, usable=False)
+        case Operation.TRASH | Operation.DETACH:
             return AfterFailure(Undo.RENAME_BACK, usable=False)
         case Operation.UNDELETE:
             return AfterFailure(Undo.BACK_TO_TRASH, usable=False)

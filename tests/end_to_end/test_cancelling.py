@@ -64,6 +64,18 @@ async def is_copied(admin: asyncpg.Connection) -> None:
     await wait_until(copies, 20)
 
 
+async def is_held_up(admin: asyncpg.Connection, database: str) -> None:
+    """Wait until a lock of this session holds up that the database is closed, or has held up its DROP."""
+
+    async def held_up() -> bool:
+        await admin.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees what it has seen before
+        query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE ANY($1::text[]) AND state = $2)"
+        closes, drops = f"ALTER DATABASE%{database}%", f"DROP DATABASE%{database}%"
+        return await admin.fetchval(query, [closes], "active") or await admin.fetchval(query, [drops], "idle")
+
+    await wait_until(held_up, 10)
+
+
 async def is_closed(temporal: Client, job: InstanceJob) -> None:
     """Wait until no workflow is open under the instance's id."""
 
@@ -213,10 +225,20 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
 
 @pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("state", ["live", "trash"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param("ALTER DATABASE {0} CONNECTION LIMIT -1", id="when it is closed"),
+        pytest.param("COMMENT ON DATABASE {0} IS {1}", id="when it is dropped"),
+    ],
+)
 async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purge_is_cancelled(
-    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str, state: str
+    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, name: str, state: str, change: str
 ) -> None:
-    """Temporal tells the activity within a heartbeat, in which it may get on."""
+    """Temporal tells the activity within a heartbeat, in which it may get on.
+
+    The job waits for a lock of another session meanwhile.
+    """
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
     kept = job.database
@@ -224,11 +246,15 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
         deletion = await operator.delete(job)
         assert await operator.ended(deletion) is JobStatus.COMPLETED
         kept = str(deletion.trash_database)
+    comment = await admin.fetchval(
+        "SELECT quote_literal(shobj_description(oid, 'pg_database')) FROM pg_database WHERE datname = $1",
+        kept,
+    )
     async with admin.transaction():
-        await admin.execute(f'ALTER DATABASE "{kept}" CONNECTION LIMIT -1')
+        await admin.execute(change.format(f'"{kept}"', comment))
         purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
         await operator.starter.start(purge)
-        await operator.reached(purge, {JobStatus.IN_PROGRESS})
+        await is_held_up(admin, kept)
         assert await tenant.cancellations.record(purge)
     assert await operator.ended(purge) is JobStatus.ERROR
     row = await operator.queries.job(purge.job_id)
@@ -238,6 +264,9 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
     left = await operator.queries.any_instance(job.instance_id)
     assert left is not None
     assert left.status == (InstanceStatus.DELETED if state == "trash" else InstanceStatus.DELETE_FAILED)
+    # `pg_dumpall` leaves out what is closed.
+    is_as_before = "SELECT datallowconn = $2 FROM pg_database WHERE datname = $1"
+    await wait_until(lambda: admin.fetchval(is_as_before, kept, state == "live"), 10)
 
 
 @pytest.mark.usefixtures("workers")

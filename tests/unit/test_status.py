@@ -155,7 +155,7 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
     assert undone == {
         Operation.CREATE: AfterFailure(Undo.REMOVE_STAGING, usable=False),
         Operation.RENAME: AfterFailure(Undo.RENAME_BACK, usable=True),
-        Operation.DELETE: AfterFailure(Undo.RENAME_BACK, usable=False),
+        Operation.DELETE: AfterFailure(Undo.OPEN_AGAIN, usable=False),
         Operation.TRASH: AfterFailure(Undo.RENAME_BACK, usable=False),
         Operation.DETACH: AfterFailure(Undo.RENAME_BACK, usable=False),
         Operation.UNDELETE: AfterFailure(Undo.BACK_TO_TRASH, usable=False),
