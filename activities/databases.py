@@ -250,14 +250,13 @@ class DatabaseActivities:
 
         async def purge(session: asyncpg.Connection, owner: KnownOwner) -> bool:
             backup = await self._tenant.backups.final_of(job)
-            backed_up = None if backup is None else proven_state(backup)
-
-            async def require_stored() -> None:
-                await require_final_backup(self._tenant, job)
-                await self._require_due(job)
-
             return await trash_backup.purge_backed_up(
-                session, owner, trash_database(job), backed_up, require_stored
+                session,
+                owner,
+                trash_database(job),
+                None if backup is None else proven_state(backup),
+                partial(require_final_backup, self._tenant, job),
+                partial(self._require_due, job),
             )
 
         _, recorded = await self._delete(

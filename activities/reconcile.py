@@ -193,8 +193,7 @@ class ReconcileActivities:
             found = await self._databases()
             marks = {one.mark for one in found if one.mark is not None}
             staged = {one.mark for one in found if one.mark is not None and _is_private(one)}
-            named = {(one.mark, one.name) for one in found}
-            failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, named)]
+            failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, found)]
             failed += await self._job_store.jobs_to_undo()
             staging = await self._job_store.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
@@ -269,15 +268,19 @@ def _is_private(database: Database) -> bool:
     return database.staging or database.reset or database.opened_by is not None or is_leaving
 
 
-def _is_left(job: InstanceJob, named: Collection[tuple[str | None, str]]) -> bool:
-    """Whether a failed job has left a database under a name that `after_failure` does not want it to have."""
+def _is_left(job: InstanceJob, found: Collection[Database]) -> bool:
+    """Whether a failed job has left a database as `after_failure` does not want it: its name, or closed."""
+    named = {one.name: one for one in found if one.mark == job.mark}
     match after_failure(job.operation).undo:
         case Undo.REMOVE_STAGING:  # the instance follows a database that was published
-            return (job.mark, job.database) in named
-        case Undo.RENAME_BACK | Undo.OPEN_AGAIN:
-            return (job.mark, job.database) not in named
+            return job.database in named
+        case Undo.RENAME_BACK:
+            return job.database not in named
+        case Undo.OPEN_AGAIN:
+            its = named.get(job.database)
+            return its is not None and not (its.open or its.invalid)
         case Undo.BACK_TO_TRASH:
-            return (job.mark, job.final_database) in named
+            return job.final_database in named
         # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
         case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP | Undo.NOTHING:
             return False

@@ -1,9 +1,8 @@
 """Dropping databases: an instance's, what a clone has left, and spares.
 
 A published database is dropped by `drop`, for a delete that a client has requested, or from the trash by
-`databases.trash.purge`. Everything here
-runs on a session that holds the fence of the instance, or the lock of the spare, and is safe to repeat after
-any interruption.
+`databases.trash.purge` and `databases.trash_backup.purge_backed_up`. Everything here runs on a session that
+holds the fence of the instance, or the lock of the spare, and is safe to repeat after any interruption.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ async def drop(  # noqa: PLR0913 - which database, and what must hold
     number: int,
     *,
     published: bool,
-    before: Callable[[], Awaitable[object]] | None = None,
+    before: Callable[[], Awaitable[object]],
 ) -> None:
     """Drop the instance's database with the sessions on it, and what a clone may have left.
 
@@ -144,11 +143,12 @@ async def end_programs(session: asyncpg.Connection, label: str) -> None:
     await fetch_rows(session, _END_PROGRAMS, [program_name(program, label) for program in PROGRAMS])
 
 
-async def drop_database(
+async def drop_database(  # noqa: PLR0913 - which database, and what must hold
     session: asyncpg.Connection,
     database: str,
     *,
     invalid: bool,
+    closed: bool = False,
     oid: str | None = None,
     before: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
@@ -158,6 +158,7 @@ async def drop_database(
         session: a session on the maintenance database.
         database: the database's name.
         invalid: whether an earlier DROP of it was interrupted: then it is closed already.
+        closed: whether it is closed, and shall not be changed by being closed once more.
         oid: its OID; None if the name is a private one, which no other database gets.
         before: raises if the database is not to be dropped any more; awaited when nothing has to be waited
             for any more. Not if an earlier DROP of it was interrupted.
@@ -172,38 +173,70 @@ async def drop_database(
         " the sessions of superusers by hand. Then retry.",
     }
     async with name_holder(session, database):
-        if not invalid:
+        if not (invalid or closed):
             # Otherwise connection pools come back as fast as their sessions are ended.
             await _close(session, database, oid, reasons)
-            if before is not None:
-                await _drop_if_due(session, database, before, reasons)
-                return
-        await execute(session, _DROP, database, reasons=reasons)
+        if invalid or before is None:
+            await execute(session, _DROP, database, reasons=reasons)
+        else:
+            await _end_sessions(session, database, reasons)
+            await _drop_if_due(session, database, oid, before, reasons)
+
+
+async def _close(
+    session: asyncpg.Connection, database: str, oid: str | None, reasons: Mapping[str, str]
+) -> None:
+    statements = [_CLOSE] if oid is None else [_CLOSE, still_the_same("%1$L", "%2$L")]
+    await _execute_on_the_same(session, "; ".join(statements), database, oid, reasons)
+
+
+async def _execute_on_the_same(
+    session: asyncpg.Connection, statement: str, database: str, oid: str | None, reasons: Mapping[str, str]
+) -> None:
+    try:
+        await execute(session, statement, database, oid or "", reasons=reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != DIVISION_BY_ZERO:
+            raise
+        raise changed_meanwhile(database) from None
+
+
+async def _end_sessions(session: asyncpg.Connection, database: str, reasons: Mapping[str, str]) -> None:
+    """End the sessions on a closed database, and wait for their ends."""
+    waited_since = monotonic()
+    while await fetch_rows(session, _END_SESSIONS, database, reasons=reasons):
+        if monotonic() - waited_since > _LONGEST_WAIT_SECONDS:
+            raise DatabaseFaultError(reasons[OBJECT_IN_USE], retryable=True, sqlstate=OBJECT_IN_USE)
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _drop_if_due(
     session: asyncpg.Connection,
     database: str,
+    oid: str | None,
     before: Callable[[], Awaitable[object]],
     reasons: Mapping[str, str],
 ) -> None:
-    """Drop a closed database, unless `before` raises, which is awaited before each try.
+    """Drop a closed database without sessions, unless `before` raises, which is awaited before each try.
 
-    A DROP that waits does not learn that its client cancels meanwhile. So PostgreSQL waits for nothing here.
+    A DROP that waits for a lock does not learn that its client cancels meanwhile, nor that the session that
+    holds it gives the name to another database. So PostgreSQL waits for none.
     """
-    await execute(session, "SET lock_timeout = '1ms'")  # the shortest; until the session returns to its pool
+    # The shortest. The session has it until it returns to its pool; after an error, it is closed.
+    await execute(session, "SET lock_timeout = '1ms'")
     waited_since = monotonic()
     while True:
-        is_last = monotonic() - waited_since > _LONGEST_WAIT_SECONDS
-        if is_last or not await fetch_rows(session, _END_SESSIONS, database, reasons=reasons):
-            await before()
-            try:
-                await execute(session, _DROP, database, reasons=reasons)
-            except DatabaseFaultError as fault:
-                if is_last or fault.sqlstate != LOCK_NOT_AVAILABLE:
-                    raise
-            else:
-                return
+        await before()
+        if oid is not None:
+            await _execute_on_the_same(session, still_the_same("%1$L", "%2$L"), database, oid, reasons)
+        try:
+            await execute(session, _DROP, database, reasons=reasons)
+        except DatabaseFaultError as fault:
+            is_over = monotonic() - waited_since > _LONGEST_WAIT_SECONDS
+            if is_over or fault.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+        else:
+            return
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
@@ -219,18 +252,6 @@ async def open_again(session: asyncpg.Connection, owner: Owner, names: list[str]
         its = name in names and owner.owns(row["comment"]) and not is_trash_name(name)
         if its and not row["datallowconn"] and not is_invalid(row):
             await execute(session, f"{_OPEN}; {still_the_same('%1$L', '%2$L')}", name, oid_of(row))
-
-
-async def _close(
-    session: asyncpg.Connection, database: str, oid: str | None, reasons: Mapping[str, str]
-) -> None:
-    statements = [_CLOSE] if oid is None else [_CLOSE, still_the_same("%1$L", "%2$L")]
-    try:
-        await execute(session, "; ".join(statements), database, oid or "", reasons=reasons)
-    except DatabaseFaultError as fault:
-        if fault.sqlstate != DIVISION_BY_ZERO:
-            raise
-        raise changed_meanwhile(database) from None
 
 
 def deletable(

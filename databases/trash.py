@@ -228,7 +228,7 @@ async def purge(
     trash: str,
     *,
     replaced: bool = False,
-    before: Callable[[], Awaitable[object]] | None = None,
+    before: Callable[[], Awaitable[object]],
 ) -> bool:
     """Drop the database that has the name `trash`, if registry and server agree that it is in the trash.
 

@@ -123,12 +123,13 @@ async def inspect_trash(session: asyncpg.Connection, owner: KnownOwner, trash: s
     return None if row is None else Trashed(row["state"], is_invalid(row))
 
 
-async def purge_backed_up(
+async def purge_backed_up(  # noqa: PLR0913, PLR0917 - which database, and what must hold
     session: asyncpg.Connection,
     owner: KnownOwner,
     trash: str,
     backed_up: str | None,
     require_stored: Callable[[], Awaitable[object]],
+    before: Callable[[], Awaitable[object]],
 ) -> bool:
     """Drop the database from the trash as `databases.trash.purge` does, if it is as it was backed up.
 
@@ -138,6 +139,7 @@ async def purge_backed_up(
         trash: the name of the database.
         backed_up: the state of the database of which there is a verified backup; None if there is none.
         require_stored: raises if that backup is not where it can be relied upon; awaited before the drop.
+        before: as for `databases.dropping.drop_database`.
 
     Returns:
         Whether there was a database to drop.
@@ -153,11 +155,14 @@ async def purge_backed_up(
         return False
     if not is_invalid(row):  # what a DROP has begun cannot be saved any more
         await require_stored()
-        # The store may take minutes to answer, in which the database may be opened, and written.
-        if await _as_backed_up(session, owner, trash, backed_up) is None:
-            return False
-    # It is closed. To close it again would give it another state, and the next try another backup to make.
-    await drop_database(session, trash, invalid=True)
+
+    async def require_as_backed_up() -> None:
+        """The store may take minutes to answer, in which the database may be opened, and written."""
+        await before()
+        await _as_backed_up(session, owner, trash, backed_up)
+
+    # To close it again would give it another state, and the next try another backup to make.
+    await drop_database(session, trash, invalid=is_invalid(row), closed=True, before=require_as_backed_up)
     return True
 
 

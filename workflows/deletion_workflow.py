@@ -39,8 +39,8 @@ class DeletionWorkflow(JobWorkflow):
     async def clean_up(self) -> bool:
         """End the session of a suspended worker, which would drop the database when it goes on.
 
-        `fail` has done that already, unless the server did not answer in time. Nothing is undone: a retry
-        does what could not be done now.
+        `fail` has done that already, unless the server did not answer in time. A database that was closed for
+        its DROP is opened again; a retry does what could not be done now.
         """
         if workflow.patched(_ENDS_LATE_SESSIONS):
             job = self.job

@@ -666,10 +666,11 @@ class JobStore:
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
 
-        Those that ended in `Error`, and undeletes that ended in the trash.
+        Those that ended in `Error`, deletes that drop, and undeletes that ended in the trash.
         """
         failed = or_(
             DbInstance.status == InstanceStatus.ERROR,
+            and_(DbInstance.operation == Operation.DELETE, DbInstance.status == InstanceStatus.DELETE_FAILED),
             and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
         )
         return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))

@@ -71,7 +71,8 @@ async def is_held_up(admin: asyncpg.Connection, database: str) -> None:
         await admin.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees what it has seen before
         query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE ANY($1::text[]) AND state = $2)"
         closes, drops = f"ALTER DATABASE%{database}%", f"DROP DATABASE%{database}%"
-        return await admin.fetchval(query, [closes], "active") or await admin.fetchval(query, [drops], "idle")
+        closing = await admin.fetchval(query, [closes], "active")
+        return bool(closing or await admin.fetchval(query, [drops], "idle"))
 
     await wait_until(held_up, 10)
 

@@ -92,6 +92,21 @@ async def exchanging_by_hand(
         yield oids
 
 
+async def still_due() -> None:
+    """Stands for the question whether the database is to be dropped: it is."""
+
+
+@asynccontextmanager
+async def holding_comment(admin: asyncpg.Connection, database: str) -> AsyncIterator[None]:
+    """Write the comment of `database` once more, in a transaction that is committed after the body."""
+    row = await row_of(admin, database)
+    assert row is not None
+    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
+    async with admin.transaction():
+        await admin.execute(await admin.fetchval(statement, database, row["comment"]))
+        yield
+
+
 async def waits_for_names(admin: asyncpg.Connection) -> bool:
     """Whether a session waits for another one that changes databases."""
     waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype <> 'advisory')"

@@ -26,6 +26,7 @@ from databases.errors import DatabaseFaultError
 from databases.ownership import Owner, opened_by, with_opening
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
+from databases.statements import execute
 from databases.template_marks import TemplateMark, TemplateState
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.adoptions import DatabaseName
@@ -655,6 +656,31 @@ async def test_failed_rename_is_left_over_when_its_database_was_not_renamed_back
     assert await leftovers() == [renaming]
     await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     assert await leftovers() == []
+
+
+async def test_database_is_opened_again_when_the_workflow_of_its_cancelled_delete_was_lost(
+    activities: Activities, tenant: Tenant, instances: InstanceStore, server: Server, name: str
+) -> None:
+    job_store = tenant.jobs
+    job = (await instances.reserve(name, Template.MINIMAL)).job
+    assert (await job_store.begin(job)).held
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
+    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    assert (await job_store.begin(deletion)).held
+    async with server.session() as session:
+        await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", job.database)
+    assert await tenant.cancellations.record(deletion)
+    unused = cast("Any", None)
+    reconcile = ReconcileActivities(
+        *(job_store, server, unused, unused, unused, AsyncMock(), unused, unused, tenant.cancellations)
+    )
+    assert not await ActivityEnvironment().run(reconcile.restart, deletion)
+    (left,) = (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
+    assert left.job_id == deletion.job_id
+    await ActivityEnvironment().run(activities(job_store).compensate, left)
+    async with server.connected(job.database):
+        pass
+    assert (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs == []
 
 
 async def test_what_is_left_over_fits_a_result_when_its_instance_has_had_many_requests(

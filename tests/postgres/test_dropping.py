@@ -1,7 +1,11 @@
 """Removing an instance's database, with its users, and no other database."""
 
 import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -17,10 +21,12 @@ from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,
     fingerprint,
+    holding_comment,
     make_foreign,
     oid_of,
     persistent_sessions,
     row_of,
+    still_due,
 )
 from tests.servers import session
 
@@ -30,9 +36,15 @@ async def provisioned(server: Server, wanted: CloneRequest) -> None:
         await provision(fenced, wanted, TemplateSizes())
 
 
-async def dropped(server: Server, wanted: CloneRequest, *, published: bool = True) -> None:
+async def dropped(
+    server: Server,
+    wanted: CloneRequest,
+    *,
+    published: bool = True,
+    before: Callable[[], Awaitable[object]] = still_due,
+) -> None:
     async with server.fenced(wanted.owner) as fenced:
-        await drop(fenced, wanted.owner, [wanted.database], 2, published=published)
+        await drop(fenced, wanted.owner, [wanted.database], 2, published=published, before=before)
 
 
 async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(
@@ -187,3 +199,64 @@ async def test_no_other_database_is_dropped_when_it_has_got_the_name_by_hand_mea
     row = await row_of(admin, wanted.database)
     assert row is not None
     assert row["datallowconn"]
+
+
+async def test_no_other_database_is_dropped_when_it_has_got_the_name_while_the_drop_waits_for_a_lock(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await provisioned(server, wanted)
+    name, asked, exchanged = wanted.database, asyncio.Event(), asyncio.Event()
+    await admin.execute(f'CREATE DATABASE "{name}_other" OWNER ods_service STRATEGY file_copy')
+    oids = await oid_of(admin, name), await oid_of(admin, f"{name}_other")
+    answers = iter([still_due, exchanged.wait])
+
+    async def before() -> None:
+        answer = next(answers)
+        if answer is not still_due:
+            asked.set()
+        await answer()
+
+    async with holding_comment(admin, name):
+        dropping = asyncio.create_task(dropped(server, wanted, before=before))
+        async with asyncio.timeout(5):
+            await asked.wait()
+        await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_aside"')
+        await admin.execute(f'ALTER DATABASE "{name}_other" RENAME TO "{name}"')
+    exchanged.set()
+    with pytest.raises(DatabaseFaultError, match="has changed which database"):
+        await dropping
+    assert oids == (await oid_of(admin, f"{name}_aside"), await oid_of(admin, name))
+
+
+async def test_holder_of_the_lock_is_named_when_the_drop_has_waited_for_it_in_vain(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropping, "_LONGEST_WAIT_SECONDS", 0.2)
+    await provisioned(server, wanted)
+    async with holding_comment(admin, wanted.database):
+        with pytest.raises(DatabaseFaultError, match=f"process {admin.get_server_pid()} ") as fault:
+            await dropped(server, wanted)
+    assert fault.value.outage
+    await dropped(server, wanted)
+    assert not await exists(admin, wanted.database)
+
+
+async def test_database_stays_when_a_session_does_not_end(
+    server: Server,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    reader: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dropping, "_LONGEST_WAIT_SECONDS", 0.2)
+    await provisioned(server, wanted)
+    async with session(f"{reader}/{wanted.database}") as other:
+        os.kill(other.get_server_pid(), signal.SIGSTOP)
+        try:
+            with pytest.raises(DatabaseFaultError, match="Sessions on the database") as fault:
+                await dropped(server, wanted, before=AsyncMock(side_effect=AssertionError))
+        finally:
+            os.kill(other.get_server_pid(), signal.SIGCONT)
+    assert fault.value.retryable
+    assert await exists(admin, wanted.database)
+    await dropped(server, wanted)

@@ -18,7 +18,7 @@ from databases.statements import execute
 from embedded.ports import free_port
 from embedded.postgres import EmbeddedPostgres
 from settings import CloneStrategy
-from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, row_of, until
+from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, row_of, still_due, until
 from tests.servers import (
     MINIMAL_TEMPLATE,
     SAMPLE_TEMPLATE,
@@ -157,7 +157,7 @@ async def test_names_are_taken_literally_when_they_hold_special_characters(
         assert row is not None
         assert wanted.owner.owns(row["comment"])
         async with server.fenced(wanted.owner) as fenced:
-            await drop(fenced, wanted.owner, [database], 2, published=True)
+            await drop(fenced, wanted.owner, [database], 2, published=True, before=still_due)
         assert not await exists(admin, database)
         assert await exists(admin, template)
     finally:

@@ -15,7 +15,7 @@ from databases.renaming import rename
 from databases.server import Server
 from databases.spare_pool import Limits, SpareOrder, SparePool
 from settings import CloneStrategy
-from tests.postgres.postgres_inspection import exists
+from tests.postgres.postgres_inspection import exists, still_due
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS
 
 INSTALLATION = "0b8ad2a0-5c5e-4f3c-9a63-3b0d1a5b9a01"
@@ -198,7 +198,7 @@ async def test_database_is_given_away_and_still_managed_when_the_settings_name_i
     async with server.fenced(wanted.owner) as fenced:
         await rename(server, fenced, wanted.owner, wanted.database, renamed)
         assert await admin.fetchval(owner, renamed) == role
-        await drop(fenced, wanted.owner, [renamed], 2, published=True)
+        await drop(fenced, wanted.owner, [renamed], 2, published=True, before=still_due)
     assert not await exists(admin, renamed)
 
 

@@ -25,6 +25,7 @@ from tests.postgres.postgres_inspection import (
     oid_of,
     persistent_sessions,
     row_of,
+    still_due,
     until,
     waits_for_names,
 )
@@ -77,7 +78,9 @@ async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_f
         await provision(fenced, replace(wanted, owner=published), TemplateSizes())
         await rename(server, fenced, replace(wanted.owner, number=2), wanted.database, new_name)
         with pytest.raises(DisagreementError, match="later than the registry knows"):
-            await drop(fenced, replace(wanted.owner, number=2), [new_name], 3, published=True)
+            await drop(
+                fenced, replace(wanted.owner, number=2), [new_name], 3, published=True, before=still_due
+            )
     assert await exists(admin, new_name)
 
 

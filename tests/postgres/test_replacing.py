@@ -21,7 +21,7 @@ from databases.statements import execute
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import reset_name, trash_name
-from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, until
+from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, still_due, until
 from tests.servers import service_dsn, session
 
 _IS_RENAMING = """
@@ -368,8 +368,10 @@ async def test_operator_is_not_told_to_remove_the_only_database_when_the_registr
     before = await row_of(admin, database)
     async with server.fenced(owner) as fenced:
         jobs = {
-            "drop": dropping.drop(fenced, owner, [database], 3, published=True),
-            "drop of what was never there": dropping.drop(fenced, owner, [database], 3, published=False),
+            "drop": dropping.drop(fenced, owner, [database], 3, published=True, before=still_due),
+            "drop of what was never there": dropping.drop(
+                fenced, owner, [database], 3, published=False, before=still_due
+            ),
             "trash": trash.put(server, fenced, TrashJob(owner, 2, 1, [database], exchange.replaced)),
             "rename": renaming.rename(server, fenced, owner, database, f"{database}_b"),
             "undelete": trash.take_out(server, fenced, owner, exchange.replaced, database),

@@ -26,6 +26,7 @@ from tests.postgres.postgres_inspection import (
     oid_of,
     persistent_sessions,
     row_of,
+    still_due,
     until,
     waits_for_names,
 )
@@ -63,7 +64,9 @@ async def take_out(server: Server, owner: KnownOwner, job: TrashJob, name: str) 
 async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1) -> bool:
     """Purge on the word of a registry that knows this job to have put the database there."""
     async with server.fenced(job.owner) as fenced:
-        return await trash.purge(fenced, replace(job.owner, number=number, attempt=attempt), job.trash)
+        return await trash.purge(
+            fenced, replace(job.owner, number=number, attempt=attempt), job.trash, before=still_due
+        )
 
 
 async def let_go(server: Server, job: TrashJob) -> None:
@@ -374,7 +377,7 @@ async def test_delete_drops_nothing_when_the_registry_is_of_before_the_trash(
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="carries its mark"):
-            await drop(fenced, job.owner, job.names, 3, published=True)
+            await drop(fenced, job.owner, job.names, 3, published=True, before=still_due)
     assert await exists(admin, job.trash)
 
 
@@ -383,7 +386,7 @@ async def test_delete_drops_what_a_failed_one_has_left_in_the_trash(
 ) -> None:
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
-        await drop(fenced, job.owner, [*job.names, job.trash], 3, published=True)
+        await drop(fenced, job.owner, [*job.names, job.trash], 3, published=True, before=still_due)
     assert not await exists(admin, job.trash)
 
 
@@ -396,7 +399,7 @@ async def test_delete_drops_nothing_when_a_later_one_has_moved_the_database_to_t
     names = [*job.names, job.trash]
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match=r"moved to the trash by .* Nothing was dropped"):
-            await drop(fenced, job.owner, names, 3, published=True)
+            await drop(fenced, job.owner, names, 3, published=True, before=still_due)
         assert await drop_obstacle(fenced, job.owner, names, dropped_by=3) is not None
         assert await drop_obstacle(fenced, job.owner, names) is None  # where it can come back from
     assert await exists(admin, job.trash)
@@ -540,7 +543,7 @@ async def test_nothing_passes_for_missing_when_the_instance_has_a_later_database
         await purge(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="_aside"):
-            await drop(fenced, job.owner, job.names, 3, published=True)
+            await drop(fenced, job.owner, job.names, 3, published=True, before=still_due)
     assert await exists(admin, f"{name}_aside")
 
 
@@ -594,5 +597,5 @@ async def test_version_is_gone_when_an_earlier_try_has_dropped_it_and_the_instan
 ) -> None:
     version = replace(job.owner, database_mark=str(uuid.uuid4()))
     async with server.fenced(version) as fenced:
-        assert not await trash.purge(fenced, version, job.trash, replaced=True)
+        assert not await trash.purge(fenced, version, job.trash, replaced=True, before=still_due)
     assert await exists(admin, *job.names)

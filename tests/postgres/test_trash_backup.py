@@ -18,7 +18,7 @@ from databases.server import Server
 from databases.trash import TrashJob
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.naming import trash_name
-from tests.postgres.postgres_inspection import exists, row_of, until
+from tests.postgres.postgres_inspection import exists, holding_comment, row_of, still_due, until
 from tests.servers import session
 
 JOB = "PurgeInstanceJob-7-3"
@@ -64,13 +64,14 @@ async def purge(
     kept: str,
     state: str | None,
     require_stored: Callable[[], Awaitable[None]] = do_nothing,
+    before: Callable[[], Awaitable[None]] = still_due,
 ) -> bool:
     async with server.fenced(trashed) as fenced:
-        return await trash_backup.purge_backed_up(fenced, trashed, kept, state, require_stored)
+        return await trash_backup.purge_backed_up(fenced, trashed, kept, state, require_stored, before)
 
 
 async def refuse() -> None:
-    """Stands for a backup that is not stored any more."""
+    """Stands for a backup that is not stored any more, and for a job that is not due any more."""
     raise BackupFaultError("It is not stored any more.")
 
 
@@ -188,7 +189,7 @@ async def test_database_is_purged_without_a_backup_when_one_was_interrupted_and_
 ) -> None:
     await leave_open(admin, kept)
     async with server.fenced(trashed) as fenced:
-        assert await trash.purge(fenced, trashed, kept)
+        assert await trash.purge(fenced, trashed, kept, before=still_due)
     assert not await exists(admin, kept)
 
 
@@ -271,6 +272,22 @@ async def test_nothing_is_dropped_when_the_backup_is_not_stored_any_more(
     assert not await purge(server, trashed, kept, state, refuse), "there is nothing to drop any more"
 
 
+async def test_nothing_is_dropped_when_the_purge_is_cancelled_while_its_drop_waits_for_a_lock(
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection
+) -> None:
+    state = await back_up(server, trashed, kept)
+    answers = iter([still_due, still_due, refuse])
+
+    async def before() -> None:
+        await next(answers)()
+
+    async with holding_comment(admin, kept):
+        with pytest.raises(BackupFaultError):
+            await purge(server, trashed, kept, state, before=before)
+    assert await purge(server, trashed, kept, state), "neither state nor backup have changed"
+    assert not await exists(admin, kept)
+
+
 async def test_drop_does_not_go_on_when_what_is_left_is_not_what_was_backed_up(
     server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:
@@ -315,7 +332,7 @@ async def test_database_is_dropped_only_after_a_backup_when_an_undelete_has_put_
     """By a registry that has forgotten how that ended, people may have used it since."""
     with pytest.raises(DisagreementError, match=r"put back.*Nothing was dropped.*final backup"):
         async with server.fenced(put_back) as fenced:
-            await trash.purge(fenced, put_back, kept)
+            await trash.purge(fenced, put_back, kept, before=still_due)
     assert await purge(server, put_back, kept, await back_up(server, put_back, kept))
     assert not await exists(admin, kept)
 
@@ -326,7 +343,7 @@ async def test_database_that_was_put_back_is_dropped_when_a_drop_of_it_was_inter
     """Nothing else can be done with it."""
     await interrupt_drop(admin, postgres, kept)
     async with server.fenced(put_back) as fenced:
-        assert await trash.purge(fenced, put_back, kept)
+        assert await trash.purge(fenced, put_back, kept, before=still_due)
     assert not await exists(admin, kept)
 
 

@@ -18,7 +18,7 @@ from databases.server import Server
 from databases.usage import UsageReader
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
-from tests.postgres.postgres_inspection import exists
+from tests.postgres.postgres_inspection import exists, still_due
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, service_dsn, session
 
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event = $2"
@@ -76,7 +76,7 @@ async def test_delete_does_not_wait_when_the_tables_are_being_read(
     reading: "asyncio.Task[object]",
 ) -> None:
     async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
-        await drop(fenced, provisioned.owner, [provisioned.database], 2, published=True)
+        await drop(fenced, provisioned.owner, [provisioned.database], 2, published=True, before=still_due)
     with pytest.raises(DatabaseFaultError) as caught:
         await reading
     assert caught.value.outage
