@@ -9,12 +9,12 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from api.idempotency import OwnJobRoute, is_dry_run, whole_body
+from api.idempotency import JobRoute, is_dry_run, whole_body
 from api.middleware.shedding import take_place
 from api.services import services_of
 
 
-class BulkRoute(OwnJobRoute):
+class BulkRoute(JobRoute):
     """A route whose endpoint this process calls for one request of a tenant at a time, but for dry runs."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

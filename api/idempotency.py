@@ -1,14 +1,16 @@
 """Requests that clients may repeat safely: under the same `Idempotency-Key` they are carried out once.
 
-A router whose endpoints start jobs has `JobRoute` for its routes, and each endpoint that starts one declares
-`STARTS_A_JOB` among its dependencies. The rest is done here. Dry runs are refused where there are none.
+A router whose endpoints change something has `JobRoute` for its routes, and each endpoint that starts a job
+declares `STARTS_A_JOB` among its dependencies. The rest is done here. Parameters that an endpoint does not
+know are refused: without a misspelt one, more might be dropped than the client means. Endpoints that clients
+of the Admin API use declare `OF_ADMIN_API`, and ignore what such clients, or their gateways, may add.
 
 The transaction in which a key is kept holds a connection of the registry. What an endpoint asks of another
 server, which may be slow, it asks before (`asks_first`).
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +23,7 @@ from api.http import problems
 from api.http.audit_context import audit_context
 from api.http.parsing import json_body, shown_name
 from api.http.problems import ProblemError, pascal
+from api.middleware.route_table import query_names
 from api.services import services_of
 from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
 
@@ -58,6 +61,14 @@ async def _document_key(
 STARTS_A_JOB: Any = Depends(_document_key)
 """The dependency of an endpoint that starts a job."""
 
+
+async def _mark() -> None:
+    """Do nothing; `JobRoute` looks whether an endpoint depends on it."""
+
+
+OF_ADMIN_API: Any = Depends(_mark)
+"""The dependency of an endpoint that clients of Ed-Fi's Admin API use."""
+
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _Question = Callable[[Request], Awaitable[object]]
@@ -79,7 +90,10 @@ def asks_first(question: _Question) -> Callable[[_Endpoint], _Endpoint]:
 
 
 class JobRoute(APIRoute):
-    """A route whose endpoint, if it starts a job, is called once for each `Idempotency-Key`."""
+    """A route whose endpoint, if it starts a job, is called once for each `Idempotency-Key`.
+
+    A change with parameters that its endpoint does not know is refused.
+    """
 
     def __init__(
         self,
@@ -96,7 +110,11 @@ class JobRoute(APIRoute):
             path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
         )
         self._question = _questions.get(endpoint)
-        self._parameters = {it.alias for it in get_flat_params(self.dependant)}
+        self._is_of_admin_api = OF_ADMIN_API in (dependencies or ())
+        self._parameters = set(query_names(self.dependant))
+        # A header in the query is misplaced, as a misspelt name is.
+        names = (DRY_RUN, *(it.alias for it in get_flat_params(self.dependant)))
+        self._own_letters = {_letters(name) for name in names}
 
     def get_route_handler(self) -> _Handler:
         """Have the handler of the endpoint called when the request is new."""
@@ -118,7 +136,7 @@ class JobRoute(APIRoute):
         return handle
 
     def _require_known(self, request: Request) -> None:
-        """Refuse a dry run where there is none, or that is asked for twice: it would be carried out.
+        """Refuse unknown parameters, and a dry run that is asked for twice: it would be carried out.
 
         Raises:
             ProblemError: 400.
@@ -128,20 +146,23 @@ class JobRoute(APIRoute):
             raise ProblemError.invalid({pascal(DRY_RUN): ["There is no dry run of this request."]})
         if len(asked) > 1:
             raise ProblemError.invalid({pascal(DRY_RUN): ["'Dry Run' must be given once."]})
-
-
-class OwnJobRoute(JobRoute):
-    """The same, of what this service alone has: a parameter that is misspelt is refused.
-
-    Without it, more might be dropped than the client means: `final_backup` for `finalBackup`.
-    """
-
-    def _require_known(self, request: Request) -> None:
-        super()._require_known(request)
-        unknown = [name for name in request.query_params if name not in self._parameters]
-        if unknown:
-            shown = shown_name(unknown[0])
+        if refused := self._refused(request.query_params.keys()):
+            shown = shown_name(refused[0])
             raise ProblemError.invalid({shown: [f"There is no parameter '{shown}' of this request."]})
+
+    def _refused(self, names: Collection[str]) -> list[str]:
+        """Those parameters of a query with these `names` for which it is refused.
+
+        A client of the Admin API sends none of ours: only beside one, or misspelling one, another is refused.
+        """
+        unknown = [name for name in names if name not in self._parameters]
+        if self._is_of_admin_api and len(unknown) == len(names):
+            return [name for name in unknown if _letters(name) in self._own_letters]
+        return unknown
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
 
 
 async def _once(request: Request, key: str, handler: _Handler, question: _Question | None) -> Response:

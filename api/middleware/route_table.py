@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Self
 from urllib.parse import unquote_plus
 
+from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import Query
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
@@ -38,7 +39,12 @@ class _PathEntry:
             template=template,
             pattern=re.compile(routes[0].path_regex.pattern, _ANY_CASE),
             verbs=frozenset(verb for route in routes for verb in route.methods or ()),
-            queries={name.lower(): name for route in routes for name in _query_names(route)},
+            queries={
+                name.lower(): name
+                for route in routes
+                if isinstance(route.original_route, APIRoute)
+                for name in query_names(route.dependant)
+            },
         )
 
     @property
@@ -129,8 +135,8 @@ def _below(prefix: str, path: str) -> str:
     return (rest or "/") if rest.startswith("/") or not rest else path
 
 
-def _query_names(route: RouteContext) -> Iterator[str]:
-    if isinstance(route.original_route, APIRoute):
-        for parameter in get_flat_params(route.dependant):
-            if isinstance(parameter.field_info, Query):
-                yield parameter.alias
+def query_names(endpoint: Dependant) -> Iterator[str]:
+    """The names of the parameters that the endpoint reads from the query."""
+    for parameter in get_flat_params(endpoint):
+        if isinstance(parameter.field_info, Query):
+            yield parameter.alias

@@ -11,7 +11,7 @@ from api.final_backups import FinalBackup
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError
-from api.idempotency import STARTS_A_JOB, OwnJobRoute
+from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_origins import copy_notice
 from api.instance_service import (
@@ -45,7 +45,7 @@ router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
-    route_class=OwnJobRoute,
+    route_class=JobRoute,
 )
 
 InstanceId = Annotated[int, path_id("dbInstance")]
@@ -55,7 +55,7 @@ InstanceId = Annotated[int, path_id("dbInstance")]
     "",
     status_code=HTTPStatus.ACCEPTED,
     response_model=Creation,
-    dependencies=[STARTS_A_JOB],
+    dependencies=[STARTS_A_JOB, OF_ADMIN_API],
     openapi_extra=NEW_INSTANCE_BODY,
     responses={**PLANNED, **problems.documented(*CREATE_REFUSALS, HTTPStatus.CONFLICT)},
 )
@@ -120,7 +120,7 @@ async def change_instance(instance_id: InstanceId, body: JsonObject, service: In
     "/{instance_id}",
     status_code=HTTPStatus.ACCEPTED,
     response_model=Deletion,
-    dependencies=[STARTS_A_JOB],
+    dependencies=[STARTS_A_JOB, OF_ADMIN_API],
     responses={**PLANNED, **problems.documented(*CHANGE_REFUSALS, HTTPStatus.CONFLICT)},
 )
 async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and parameters

@@ -10,7 +10,7 @@ from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError, found
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
 from api.instance_service import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
@@ -54,6 +54,7 @@ router = APIRouter(
         Depends(bearer_token),
         Depends(require_instance_management),
         Depends(_refusals_in_own_words),
+        OF_ADMIN_API,
     ],
     route_class=JobRoute,
 )

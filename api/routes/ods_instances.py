@@ -14,7 +14,7 @@ from api.http.audit_context import AuditContextDep
 from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
 from api.http.problems import found
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
 from api.instance_service import InstanceServiceDep
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import (
@@ -34,7 +34,7 @@ from registry.storage.rules import is_storable
 router = APIRouter(
     prefix="/v2/odsInstances",
     tags=["OdsInstances"],
-    dependencies=[Depends(bearer_token)],
+    dependencies=[Depends(bearer_token), OF_ADMIN_API],
     route_class=JobRoute,
 )
 

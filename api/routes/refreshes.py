@@ -9,7 +9,7 @@ from api.dependencies import InstanceQueriesDep
 from api.http import problems
 from api.http.parsing import path_id
 from api.http.problems import found
-from api.idempotency import STARTS_A_JOB, JobRoute
+from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
 from api.refresh_service import RefreshServiceDep
 from api.schemas.base import ResponseModel
 from api.schemas.instances import job_path
@@ -19,7 +19,7 @@ from registry.ods_instances.store import ODS_INSTANCE
 router = APIRouter(
     prefix="/v2/odsInstances",
     tags=["OdsInstances"],
-    dependencies=[Depends(bearer_token)],
+    dependencies=[Depends(bearer_token), OF_ADMIN_API],
     route_class=JobRoute,
 )
 

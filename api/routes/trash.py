@@ -11,7 +11,7 @@ from api.final_backups import FinalBackup
 from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import path_id
-from api.idempotency import STARTS_A_JOB, OwnJobRoute
+from api.idempotency import STARTS_A_JOB, JobRoute
 from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Purge, TrashedInstance
@@ -23,7 +23,7 @@ router = APIRouter(
     prefix="/v2/trash",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
-    route_class=OwnJobRoute,
+    route_class=JobRoute,
 )
 
 

@@ -17,6 +17,12 @@ from tests.postgres.instance_states import bring_to
         ("Deleted", "DELETE", "/v2/trash/{id}?finalBackups=true"),
         ("Completed", "POST", "/v2/dbInstances/{id}/reset?dry-run=true"),
         ("Completed", "POST", "/v2/dbInstances/bulk/delete?dry_run=true"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?_=1&dry-run=true"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?purge=true&api-version=2"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?Idempotency-Key=abc"),
+        ("Completed", "PUT", "/v2/dbInstances/{id}?api-version=2"),
+        ("Completed", "DELETE", "/v2/odsInstances/manage/{id}?dry_run=true"),
+        ("Completed", "POST", "/v2/dbInstances/{id}/backups?dry_run=true"),
     ],
 )
 async def test_parameter_is_named_when_there_is_none_of_that_name(
@@ -67,6 +73,34 @@ async def test_member_is_named_when_there_is_none_of_that_name(
         assert answer.status_code == 400
         assert list(answer.json()["errors"]) == [member]
     assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status"),
+    [
+        ("POST", "/v2/dbInstances", 202),
+        ("DELETE", "/v2/dbInstances/{id}", 202),
+        ("POST", "/v2/odsInstances/manage", 202),
+        ("PUT", "/v2/odsInstances/manage/{id}", 202),
+        ("DELETE", "/v2/odsInstances/manage/{id}", 204),
+        ("DELETE", "/v2/odsInstances/{id}", 200),
+        ("POST", "/v2/odsInstances/{id}/edOrgs/refresh", 202),
+    ],
+)
+async def test_parameters_of_a_gateway_are_ignored_when_the_admin_api_has_the_request(
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    verb: str,
+    path: str,
+    status: int,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    which = job.ods_instance_id if path.startswith("/v2/odsInstances/{id}") else job.instance_id
+    body = {"name": f"{name} 2", "databaseTemplate": "Minimal"}
+    answer = await api.request(verb, f"{path.format(id=which)}?api-version=2&_=1732741000", json=body)
+    assert answer.status_code == status
 
 
 async def last_job(tenant: Tenant, instance_id: int) -> str:
