@@ -10,7 +10,7 @@ from api.dependencies import InstanceStoreDep
 from api.faults import REFUSALS, WHOLE, EntryFaults, faults_of
 from api.final_backups import FinalBackupsDep
 from api.http.audit_context import AuditContextDep
-from api.http.parsing import Properties, whole_number
+from api.http.parsing import Properties, unknown_members, whole_number
 from api.http.problems import explained, pascal
 from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
 from api.plan_service import PlanServiceDep
@@ -162,6 +162,8 @@ BulkServiceDep = Annotated[BulkService, Depends()]
 
 
 def _entries(body: Properties[Any], member: str, kind: str) -> Sequence[object]:
+    if errors := unknown_members(body, (member,)):
+        raise InvalidError(errors)
     entries = body.get(member)
     if isinstance(entries, list) and 1 <= len(entries) <= MOST_AT_ONCE:
         return entries

@@ -8,8 +8,16 @@ from pydantic import BaseModel, Field
 from api.dependencies import DatabaseAdoptionDep
 from api.http import problems
 from api.http.audit_context import AuditContextDep
-from api.http.parsing import BODY_REFUSALS, JsonObject, Properties, documented_body, path_id
+from api.http.parsing import (
+    BODY_REFUSALS,
+    JsonObject,
+    Properties,
+    documented_body,
+    path_id,
+    unknown_members,
+)
 from api.http.problems import ProblemError
+from api.idempotency import JobRoute
 from api.instance_service import CHANGE_REFUSALS, require_instance_management
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
@@ -19,6 +27,7 @@ router = APIRouter(
     prefix="/v2/dbInstances",
     tags=["DbInstances"],
     dependencies=[Depends(bearer_token), Depends(require_instance_management)],
+    route_class=JobRoute,
 )
 
 _REFUSALS = (*CHANGE_REFUSALS, *problems.ODS_SERVER_REFUSALS)
@@ -79,6 +88,8 @@ async def adopt_instance_database(
     trash is refused if another one of the instance was published later, unless `earlier` says it is meant.
     """
     audit.instance = instance_id
+    if errors := unknown_members(body, _AdoptionBody.model_fields):
+        raise ProblemError.invalid(errors)
     adopted = await adoption.adopt(instance_id, _database_name(body), earlier=_is_earlier(body))
     return InstanceDatabase.model_validate(adopted, from_attributes=True)
 

@@ -8,14 +8,20 @@ from pydantic import Field
 from api.dependencies import JobListDep
 from api.http import problems
 from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
+from api.idempotency import JobRoute
 from api.job_service import JobFilterDep, JobServiceDep
 from api.schemas.base import ResponseModel, UtcTime, Waiting, list_response, paced
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
 
-router = APIRouter(prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)])
+router = APIRouter(
+    prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)], route_class=JobRoute
+)
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_OF_CHANGES = problems.documented(
+    HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT
+)
 
 
 class JobAnswer(ResponseModel):
@@ -51,11 +57,7 @@ async def get_job(jobId: str, service: JobServiceDep) -> JobAnswer:  # noqa: N80
     return JobAnswer.model_validate(await service.get(jobId))
 
 
-@router.post(
-    "/{jobId}/cancel",
-    status_code=HTTPStatus.ACCEPTED,
-    responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-)
+@router.post("/{jobId}/cancel", status_code=HTTPStatus.ACCEPTED, responses=_OF_CHANGES)
 async def cancel_job(jobId: str, service: JobServiceDep, response: Response) -> JobAnswer:  # noqa: N803 - as above
     """Cancel a job that waits or runs: what it has done is undone, and it ends in `Error`."""
     job = await service.cancel(jobId)
@@ -63,11 +65,7 @@ async def cancel_job(jobId: str, service: JobServiceDep, response: Response) -> 
     return JobAnswer.model_validate(job)
 
 
-@router.post(
-    "/{jobId}/abandon",
-    status_code=HTTPStatus.ACCEPTED,
-    responses=problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
-)
+@router.post("/{jobId}/abandon", status_code=HTTPStatus.ACCEPTED, responses=_OF_CHANGES)
 async def abandon_job(jobId: str, service: JobServiceDep, response: Response) -> JobAnswer:  # noqa: N803 - as above
     """Have the workflow of a failed job wait for no retry any longer; the instance stays as it is."""
     job = await service.abandon(jobId)

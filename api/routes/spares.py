@@ -7,10 +7,13 @@ from pydantic import Field
 
 from api.dependencies import RefillDep, ServerLooksDep
 from api.http import problems, temporal_calls
+from api.idempotency import JobRoute
 from api.schemas.base import Done, ResponseModel
 from api.security.tokens import bearer_token
 
-router = APIRouter(prefix="/v2/spares", tags=["Spares"], dependencies=[Depends(bearer_token)])
+router = APIRouter(
+    prefix="/v2/spares", tags=["Spares"], dependencies=[Depends(bearer_token)], route_class=JobRoute
+)
 
 
 class TemplateSpares(ResponseModel):
@@ -47,7 +50,7 @@ async def get_spares(looks: ServerLooksDep) -> Spares:
 @router.post(
     "/refill",
     status_code=HTTPStatus.ACCEPTED,
-    responses=problems.documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    responses=problems.documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
 )
 async def refill(begin_refill: RefillDep) -> Done:
     """Remove spares that are of no use, and make those that are missing."""

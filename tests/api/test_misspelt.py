@@ -1,7 +1,10 @@
 """Requests that misspell what they ask for are refused: more might be lost than their clients mean."""
 
+import re
+
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
@@ -23,6 +26,7 @@ from tests.postgres.instance_states import bring_to
         ("Completed", "PUT", "/v2/dbInstances/{id}?api-version=2"),
         ("Completed", "DELETE", "/v2/odsInstances/manage/{id}?dry_run=true"),
         ("Completed", "POST", "/v2/dbInstances/{id}/backups?dry_run=true"),
+        ("Completed", "POST", "/v2/dbInstances/{id}/adopt?instance_id=7"),
     ],
 )
 async def test_parameter_is_named_when_there_is_none_of_that_name(
@@ -51,6 +55,7 @@ async def test_parameter_is_named_when_there_is_none_of_that_name(
         ("Completed", "reset?dryRun=true", {"backup_id": "0c6b1f6e"}, "backup_id"),
         ("Completed", "reset/undo", {"databaseName": "ods_trash_1"}, "databasename"),
         ("Deleted", "undelete", {"newName": "Another"}, "newname"),
+        ("Completed", "adopt", {"database": "ods_trash_1"}, "database"),
     ],
 )
 async def test_member_is_named_when_there_is_none_of_that_name(
@@ -73,6 +78,25 @@ async def test_member_is_named_when_there_is_none_of_that_name(
         assert answer.status_code == 400
         assert list(answer.json()["errors"]) == [member]
     assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+@pytest.mark.parametrize("body", [{"dryRun": True}, {"id": 7}])
+async def test_member_is_named_when_a_request_for_many_has_none_of_that_name(
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    body: dict[str, object],
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    new = {"instances": [{"name": f"{name} 2", "databaseTemplate": "Minimal"}]}
+    for path, wanted in (("bulk", new), ("bulk/delete", {"ids": [job.instance_id]})):
+        answer = await api.post(f"/v2/dbInstances/{path}", json=wanted | body)
+        assert answer.status_code == 400
+        assert list(answer.json()["errors"]) == [member.lower() for member in body]
+    assert job.job_id == await last_job(tenant, job.instance_id)
+    assert len((await api.get("/v2/dbInstances")).json()) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,6 +125,31 @@ async def test_parameters_of_a_gateway_are_ignored_when_the_admin_api_has_the_re
     body = {"name": f"{name} 2", "databaseTemplate": "Minimal"}
     answer = await api.request(verb, f"{path.format(id=which)}?api-version=2&_=1732741000", json=body)
     assert answer.status_code == status
+
+
+def is_of_admin_api(verb: str, path: str) -> bool:
+    """Whether the contract of the Admin API has this request."""
+    if path.startswith("/v2/dbInstances"):
+        return (verb, path) in {("post", "/v2/dbInstances"), ("delete", "/v2/dbInstances/{instance_id}")}
+    return path.startswith(("/connect/", "/v2/odsInstance")) and "snapshots" not in path
+
+
+async def test_every_change_that_this_service_alone_has_refuses_unknown_parameters(
+    idle_app: FastAPI, idle_api: httpx.AsyncClient
+) -> None:
+    changes = [
+        (verb, path, {parameter["name"] for parameter in operation.get("parameters", [])})
+        for path, verbs in idle_app.openapi()["paths"].items()
+        for verb, operation in verbs.items()
+        if verb in {"post", "put", "patch", "delete"} and not is_of_admin_api(verb, path)
+    ]
+    assert len(changes) > 15
+    for verb, path, known in changes:
+        for query, named in (("dryRun=true", "DryRun"), ("unknown=true", "unknown")):
+            if query.partition("=")[0] not in known:
+                answer = await idle_api.request(verb, f"{re.sub('{.*?}', '1', path)}?{query}")
+                assert answer.status_code == 400, (verb, path, query)
+                assert list(answer.json()["errors"]) == [named], (verb, path, query)
 
 
 async def last_job(tenant: Tenant, instance_id: int) -> str:
