@@ -36,8 +36,8 @@ from registry.instances.steps import JobFactory
 from registry.instances.versions import (
     KEPT_IN_DOUBT,
     ReplacedDatabase,
-    follow_undelete,
     forget_version,
+    keep_versions,
     recorded_version,
 )
 from registry.storage.models import UTC_NOW, DbInstance
@@ -180,7 +180,7 @@ class AdoptionStore:
             renamed = partial(self._strings.renamed, left, database.name)
             await give_back(session, instance.ods_instance_id, kept, renamed)
             await leave_name(session, instance.id, left, database.name)
-            await follow_undelete(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
+            await keep_versions(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
             yield instance
             await forget_version(session, instance)
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.instances.contexts import replace_contexts
 from registry.instances.labels import count_errors, merged
 from registry.instances.protection import require_protectable
+from registry.instances.versions import KEPT_IN_DOUBT, keep_versions
 from registry.storage.errors import require_valid
 from registry.storage.models import DbInstance
 
@@ -44,10 +45,12 @@ async def change_attributes(session: AsyncSession, instance: DbInstance, changes
         InvalidError: it would have too many labels, or another instance has just the same contexts.
         RefusedError: it is too late to protect it, or its ODS instance, which has the contexts, is gone.
     """
-    if changes.protected is not None:
-        if changes.protected and not instance.is_protected:
+    if changes.protected is not None and changes.protected != instance.is_protected:
+        if changes.protected:
             require_protectable(instance)
         instance.is_protected = changes.protected
+        # Also after the end: nothing could be brought back while the instance was protected.
+        await keep_versions(session, instance.id, KEPT_IN_DOUBT)
     if changes.description is not None:
         instance.description = changes.description or None
     if changes.labels is not None or changes.removes_labels:

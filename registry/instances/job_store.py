@@ -63,8 +63,8 @@ from registry.instances.steps import (
 from registry.instances.versions import (
     KEPT_IN_DOUBT,
     follow_delete,
-    follow_undelete,
     keep_for_another_undo,
+    keep_versions,
     record_exchange,
 )
 from registry.storage.errors import ContextTakenError
@@ -384,7 +384,7 @@ class JobStore:
                 renamed = partial(self._strings.renamed, job.database, job.final_database)
                 await give_back(session, job.ods_instance_id, kept, renamed)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
-                await follow_undelete(session, job.instance_id, self._trash)
+                await keep_versions(session, job.instance_id, self._trash)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:

@@ -198,13 +198,14 @@ class VersionStore:
         """The instance whose version is still to be dropped.
 
         None if that is done, it has come back, or the instance is protected, in the trash, or coming back by
-        now.
+        now, or was since the version was claimed.
         """
         query = (
             select(DbInstance)
             .join(InstanceVersion, DbInstance.id == InstanceVersion.instance_id)
             .where(
-                *_is_claimed(purge),
+                *_is_row_of(purge),
+                InstanceVersion.purging_since.is_not(None),
                 DbInstance.mark == UUID(purge.mark),
                 ~DbInstance.is_protected,
                 ~DbInstance.has_database_in_trash,
@@ -217,23 +218,21 @@ class VersionStore:
     async def finish_purge(self, purge: VersionPurge, *, dropped: bool = True) -> None:
         """Record that the version is gone, in the audit trail as well. Safe to repeat.
 
+        Also if it is to be kept since its DROP has begun.
+
         Args:
             purge: the version.
             dropped: whether there was a database to drop.
         """
-        gone = delete(InstanceVersion).where(*_is_claimed(purge)).returning(InstanceVersion.id)
+        gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
         async with self._sessions.transaction() as session:
             if await session.scalar(gone) is not None:
                 await session.execute(insertion(_purge_entry(purge, dropped=dropped)))
 
 
-def _is_claimed(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
-    """The row is that of this version, which a pass has claimed; a restored registry gives ids again."""
-    return (
-        InstanceVersion.id == purge.version_id,
-        InstanceVersion.database_name == purge.database,
-        InstanceVersion.purging_since.is_not(None),
-    )
+def _is_row_of(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
+    """The row is that of this version; a restored registry gives ids again."""
+    return (InstanceVersion.id == purge.version_id, InstanceVersion.database_name == purge.database)
 
 
 def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
@@ -402,10 +401,12 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
     await session.execute(update(InstanceVersion).where(its).values(values))
 
 
-async def follow_undelete(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
-    """Let the versions of an instance that has come back stay for so long: their time may be over.
+async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
+    """Let the versions of an instance stay for so long at least; the caller has locked its row.
 
-    Also those that a pass had begun to drop, and has not: it looks again before it does.
+    Their time may be over: the instance comes back from the trash, or its protection begins or ends. Those
+    that a pass had begun to drop, and has not, stay as well: it looks again before it does. One that a DROP
+    has half removed goes when its time is over again.
     """
     its = InstanceVersion.instance_id == instance_id
     kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(kept_for, Interval))

@@ -261,7 +261,7 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
 def _change_of_version(database: Database) -> str | None:
     """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
     if database.invalid:
-        return None  # the next pass goes on with the DROP
+        return None  # a pass goes on with the DROP when its time is over
     if database.owner is None or database.owner.trashed_name is None:
         return "does not say in its comment that it is in the trash"
     if database.open:

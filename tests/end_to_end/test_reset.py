@@ -770,16 +770,18 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
         assert await names(admin, job.mark) == []
 
 
-async def test_version_stays_when_its_instance_is_protected_right_before_the_drop(
+async def test_version_stays_and_comes_back_when_its_instance_is_protected_right_before_the_drop(
     operator: Operator,
     temporal: Client,
     settings: Settings,
+    postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     rows: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
     job = await created(operator, name)
+    await write(postgres, job, "old")
     kept = await replaced(operator, job)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
 
@@ -794,6 +796,34 @@ async def test_version_stays_when_its_instance_is_protected_right_before_the_dro
     assert kept in await names(admin, job.mark)
     monkeypatch.undo()
     await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=False))
+    await reconcile(temporal, settings)
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_version_goes_when_a_drop_has_half_removed_it_before_its_instance_was_protected(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """It cannot come back, and goes when its time is over, as the others do."""
+    job = await created(operator, name)
+    kept = await replaced(operator, job)
+    over = "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'"
+    await rows.execute(over)
+    assert await tenant.versions.claim_due(20)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", kept)
+    for protected in (True, False):
+        await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=protected))
+    failed = await undo(operator, job)
+    assert await operator.ended(failed) is JobStatus.ERROR
+    assert f"A DROP of the database '{kept}' was interrupted" in await reason(operator, failed)
+    await reconcile(temporal, settings)
+    await rows.execute(over)
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [job.database]
 

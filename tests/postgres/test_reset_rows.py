@@ -30,6 +30,7 @@ from tests.postgres.instance_states import CONNECTION_STRING, POLICY
 from tests.servers import session
 
 PROTECTED = AttributeChanges(protected=True)
+UNPROTECTED = AttributeChanges(protected=False)
 TRASH = timedelta(days=7)
 _SOME = 3
 _MANY = 5
@@ -496,7 +497,7 @@ async def test_nothing_is_claimed_when_its_time_is_not_over_or_a_job_may_need_it
     await due(rows)
     await instances.change_attributes(completed.instance_id, PROTECTED)
     assert await versions.claim_due(20) == []
-    await instances.change_attributes(completed.instance_id, AttributeChanges(protected=False))
+    await instances.change_attributes(completed.instance_id, UNPROTECTED)
     job = (await instances.request_undo_reset(completed.instance_id)).job
     assert await versions.claim_due(20) == []
     assert (await job_store.begin(job)).held
@@ -630,6 +631,73 @@ async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_b
         assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
         assert not await versions.is_purge_due(), "it has time again"
     await rows.execute("DELETE FROM adminapi.instanceversions")
+
+
+@pytest.mark.parametrize("days", ["hours", "weeks"])
+async def test_claimed_version_comes_back_when_its_instance_was_protected_before_it_was_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+    days: str,
+) -> None:
+    """The client protects the instance because it needs what was there, however long."""
+    before = (await row(queries, completed)).database_mark
+    await reset(instances, job_store, completed)
+    await due(rows)
+    (purge,) = await versions.claim_due(20)
+    await instances.change_attributes(completed.instance_id, PROTECTED)
+    assert await versions.instance_of(purge) is None
+    if days == "weeks":
+        await due(rows)
+    await instances.change_attributes(completed.instance_id, UNPROTECTED)
+    assert await versions.claim_due(20) == []
+    assert await versions.instance_of(purge) is None, "by the pass that has claimed it"
+    (version,) = await of_instance(queries, completed)
+    left = version.purge_after - datetime.now(UTC).replace(tzinfo=None)
+    assert abs(left - KEPT_IN_DOUBT) < timedelta(minutes=1)
+    await undo(instances, job_store, completed)
+    assert (await row(queries, completed)).database_mark == before
+
+
+async def test_version_is_claimed_again_when_its_time_is_over_after_the_protection(
+    instances: InstanceStore,
+    job_store: JobStore,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    await reset(instances, job_store, completed)
+    await due(rows)
+    (purge,) = await versions.claim_due(20)
+    await instances.change_attributes(completed.instance_id, PROTECTED)
+    await instances.change_attributes(completed.instance_id, UNPROTECTED)
+    await due(rows)
+    assert await versions.claim_due(20) == [purge]
+    await instances.change_attributes(completed.instance_id, UNPROTECTED)  # it is not protected
+    assert await versions.instance_of(purge) is not None
+    with pytest.raises(RefusedError, match="No earlier database"):
+        await instances.request_undo_reset(completed.instance_id)
+
+
+async def test_version_is_forgotten_when_its_instance_is_protected_while_it_is_dropped(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    """It must not be listed, nor offered for an undo, for days."""
+    await reset(instances, job_store, completed)
+    await due(rows)
+    (purge,) = await versions.claim_due(20)
+    assert await versions.instance_of(purge) is not None, "right before the DROP"
+    await instances.change_attributes(completed.instance_id, PROTECTED)
+    await versions.finish_purge(purge)
+    assert await of_instance(queries, completed) == []
 
 
 @pytest.mark.parametrize("end", ["purge cancelled", "purge failed", "undelete failed"])
