@@ -170,17 +170,19 @@ class JobService:
             )
         is_given_up = await self._cancellations.give_up(attempt)
         outcome = await _answer_of(self._canceller.abandon(attempt))
-        if outcome is not CancelOutcome.REQUESTED and not is_given_up:
+        if is_given_up:
+            return job
+        if await self._cancellations.was_tried_again(job, attempt):  # a pass was sooner, or an operator
+            raise JobRefusedError(
+                job.status,
+                "The job was tried again at this very moment.",
+                f"Cancel it: POST /v2/jobs/{job.job_id}/cancel, or `ods job cancel {job.job_id}`.",
+            )
+        if outcome is not CancelOutcome.REQUESTED:
             raise JobRefusedError(
                 job.status,
                 "The workflow of the job has ended: it waits for no decision any more.",
                 "Nothing is left to abandon. The job can still be retried.",
-            )
-        if not is_given_up and await self._cancellations.failed_attempt(await self.get(job_id)) != attempt:
-            raise JobRefusedError(  # a pass has put it back to waiting at this very moment
-                job.status,
-                "The job is tried again, after an outage has ended it.",
-                f"Cancel it: POST /v2/jobs/{job.job_id}/cancel, or `ods job cancel {job.job_id}`.",
             )
         return job
 

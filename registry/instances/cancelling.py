@@ -102,6 +102,15 @@ class JobCancellations:
             instance = await _instance_at(session, job)
         return None if instance is None else self._factory.last_attempt(instance)
 
+    async def was_tried_again(self, job: Job, failed: InstanceJob) -> bool:
+        """Whether a later attempt at `job` waits, or has begun, since this one has `failed`.
+
+        False if what the failed one had done was undone or recorded since, or another job has followed.
+        """
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
+
     async def is_tried_again(self, job: InstanceJob) -> bool:
         """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
         tried = select(DbInstance.id).where(*fencing_token(job), is_tried_after_outage())

@@ -1,5 +1,7 @@
 """Requests to abandon a failed job: what Temporal is told, and how the others are refused."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 from temporalio.client import Client
@@ -71,16 +73,20 @@ async def test_no_pass_tries_a_purge_again_when_it_is_abandoned_that_an_outage_h
     assert due.attempt == job.attempt + 1
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["workflow waits", "workflow has ended"])
 async def test_purge_is_not_abandoned_when_a_pass_tries_it_again_at_that_moment(
     settings: Settings,
     temporal: Client,
     instances: InstanceStore,
     job_store: JobStore,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    waits: bool,
 ) -> None:
     number = (await bring_to(instances, job_store, "Deleted", "Wanted after all")).instance_id
     job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
-    await JobStarter(temporal, settings.registry_queue).start(job)
+    if waits:
+        await JobStarter(temporal, settings.registry_queue).start(job)
     assert (await job_store.begin(job)).held
     assert await job_store.fail(job, "The server was away.", outage=True)
     give_up = JobCancellations.give_up
@@ -97,6 +103,56 @@ async def test_purge_is_not_abandoned_when_a_pass_tries_it_again_at_that_moment(
         assert f"/v2/jobs/{job.job_id}/cancel" in refused.json()["nextStep"]
         assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
     assert await job_store.waiting_jobs(0, 10) == []
+    if waits:
+        await temporal.get_workflow_handle(job.workflow_id).terminate()
+
+
+async def follow(instances: InstanceStore, job_store: JobStore, job: InstanceJob, how: str) -> None:
+    """Let happen what may follow the failure of a reset at any moment."""
+    match how:
+        case "undone":
+            await job_store.end_replacement(job)
+        case "done after all":
+            assert await job_store.follow_exchange(job)
+        case "another job":
+            await job_store.end_replacement(job)
+            await instances.request_rename(job.instance_id, f"{job.name} 2")
+        case "retried":
+            assert (await job_store.begin(replace(job, attempt=2))).held
+        case _:
+            pytest.fail(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "answered"), [("undone", 202), ("done after all", 202), ("another job", 202), ("retried", 409)]
+)
+async def test_reset_is_abandoned_when_its_clean_up_ends_at_that_moment_but_not_when_it_is_retried(
+    settings: Settings,
+    temporal: Client,
+    instances: InstanceStore,
+    job_store: JobStore,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    answered: int,
+) -> None:
+    number = (await bring_to(instances, job_store, "Completed", "Wanted after all")).instance_id
+    job = (await instances.request_reset(number)).job
+    await JobStarter(temporal, settings.registry_queue).start(job)
+    assert (await job_store.begin(job)).held
+    assert await job_store.fail(job, "The server was away.")
+    give_up = JobCancellations.give_up
+
+    async def come_too_late(self: JobCancellations, attempt: InstanceJob) -> bool:
+        await follow(instances, job_store, attempt, how)
+        return await give_up(self, attempt)
+
+    monkeypatch.setattr(JobCancellations, "give_up", come_too_late)
+    address = temporal.service_client.config.target_host
+    async with running(settings, address) as app, client_of(app, headers=bearer(settings)) as api:
+        answer = await abandon(api, job.job_id)
+        assert answer.status_code == answered
+        if how == "retried":
+            assert f"/v2/jobs/{job.job_id}/cancel" in answer.json()["nextStep"]
     await temporal.get_workflow_handle(job.workflow_id).terminate()
 
 
