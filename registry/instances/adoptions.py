@@ -185,14 +185,16 @@ class AdoptionStore:
             await forget_version(session, instance)
 
     def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
-        """Record, in the block of `adopting`, databases in the trash that the instance had before resets.
+        """Record databases in the trash that the instance had before resets.
 
-        They can come back until they would have been purged, but for a while at least, whatever the settings
-        say: the operator may have confused them with the one that was handed over.
+        To be called in the block that yields the instance: its transaction records them. They can come back
+        until they would have been purged, but for a while at least, whatever the settings say: the operator
+        may have confused them with the one that was handed over.
         """
         session = object_session(instance)
-        if session is not None:
-            session.add_all([recorded_version(instance, one, self._trash, KEPT_IN_DOUBT) for one in replaced])
+        if session is None:
+            raise RuntimeError("The block that hands a database over to the instance has ended.")
+        session.add_all([recorded_version(instance, one, self._trash) for one in replaced])
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

@@ -12,9 +12,10 @@ from registry.storage.models import DbInstance
 async def locked_instance(
     session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
 ) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash. No other session changes it.
+    """The live instance with this id; with `in_trash`, also one in the trash.
 
-    With `nowait`, PostgreSQL refuses at once if another session has locked the row.
+    This session locks its row: no other one changes it before the transaction ends. If another one has locked
+    it, that is waited for; with `nowait`, PostgreSQL refuses at once.
 
     Raises:
         InstanceNotFoundError: there is no such instance.
@@ -26,7 +27,10 @@ async def locked_instance(
 async def found_instance(
     session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
 ) -> DbInstance:
-    """The same, which other sessions may change, unless it is locked with these options.
+    """The live instance with this id; with `in_trash`, also one in the trash.
+
+    Without `lock`, this session locks nothing: others may change the row as soon as it is read. With it, this
+    session locks the row, with these options of `FOR UPDATE`.
 
     Raises:
         InstanceNotFoundError: there is no such instance.

@@ -61,7 +61,6 @@ from registry.instances.steps import (
     take_step_once,
 )
 from registry.instances.versions import (
-    KEPT_IN_DOUBT,
     follow_delete,
     keep_for_another_undo,
     keep_versions,
@@ -475,7 +474,7 @@ class JobStore:
         if job.operation not in status.REPLACEMENTS:
             return False
         async with self._sessions.transaction() as session:
-            if await self._exchanged(session, job, step):
+            if await self._exchanged(session, job, step, in_doubt=job.attempt > 1):
                 return True
             done = (*fencing_token(job), _has_replacement(job))
             return await has_taken(session, job, step, done)
@@ -492,19 +491,23 @@ class JobStore:
         """
         async with self._sessions.transaction() as session:
             if job.operation in status.REPLACEMENTS:
-                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE, KEPT_IN_DOUBT)
+                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE, in_doubt=True)
             generation = await session.scalar(
                 select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
             )
             moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
-                await record_exchange(session, job, generation, self._trash, KEPT_IN_DOUBT)
+                await record_exchange(session, job, generation, self._trash, in_doubt=True)
             return recorded
 
     async def _exchanged(
-        self, session: AsyncSession, job: InstanceJob, step: Step, at_least: timedelta = timedelta()
+        self, session: AsyncSession, job: InstanceJob, step: Step, *, in_doubt: bool
     ) -> bool:
+        """Record the exchange by this step; false if the instance is not at this attempt of the job.
+
+        What is replaced is kept as one that is `in_doubt`, also if a client has cancelled the job.
+        """
         guard = (*fencing_token(job), *_is_replacing(job))
         replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
         row = (await session.execute(replaced.with_for_update())).one_or_none()
@@ -512,8 +515,7 @@ class JobStore:
         if row is None or not await take_step(session, job, step, values, guard):
             return False
         generation, cancelled = row
-        kept = KEPT_IN_DOUBT if cancelled or job.attempt > 1 else at_least
-        await record_exchange(session, job, generation, self._trash, kept)
+        await record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
         await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
         return True
 

@@ -37,6 +37,13 @@ from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
+KEPT_IN_DOUBT = timedelta(days=7)
+"""How long a database stays in the trash at least, whatever the settings say, if it may be there by mistake.
+
+Clients were told that the reset which has replaced it had failed; or an operator has handed over another one,
+or has confirmed a registry that may have been restored; or a client has protected the instance for a time.
+"""
+
 _LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
 _NOT_ITS_VERSION = f"No database of this name is kept that the instance had before a reset: see {_LIST}."
 _NEXT = timedelta(microseconds=1)
@@ -51,14 +58,6 @@ _MAY_GO = (
     ~DbInstance.is_protected,
     DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
 )
-
-
-KEPT_IN_DOUBT = timedelta(days=7)
-"""How long a database stays in the trash at least, whatever the settings say, if it may be there by mistake.
-
-Clients were told that the reset which has replaced it had failed; or an operator has handed over another one,
-or has confirmed a registry that may have been restored.
-"""
 
 
 @dataclass(frozen=True)
@@ -320,7 +319,8 @@ async def record_exchange(
     job: InstanceJob,
     replaced_generation: int | None,
     trash: timedelta,
-    at_least: timedelta = timedelta(),
+    *,
+    in_doubt: bool,
 ) -> None:
     """Record that the instance's database was replaced: as a version, in place of the one that came back.
 
@@ -328,8 +328,8 @@ async def record_exchange(
         session: the transaction that makes the new mark that of the instance.
         job: the job; it has the origin of the replaced database.
         replaced_generation: which generation of its template the replaced database is a copy of.
-        trash: how long it is kept.
-        at_least: how long it is kept at least, whatever the job says.
+        trash: how long the settings say that it is kept.
+        in_doubt: whether clients may take the job for one that has failed, or was cancelled.
     """
     replacement = job.replacement
     if replacement is None:
@@ -338,7 +338,8 @@ async def record_exchange(
     if replacement.trashed_number is not None:
         back = (its, InstanceVersion.database_name == replacement.database)
         await session.execute(delete(InstanceVersion).where(*back))
-    session.add(_version(job, replacement, replaced_generation, trash, at_least))
+    kept_for = _kept_for(replacement, trash, in_doubt=in_doubt)
+    session.add(_version(job, replacement, replaced_generation, kept_for))
 
 
 async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
@@ -357,16 +358,15 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
     await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
 
 
-def recorded_version(
-    instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, at_least: timedelta
-) -> InstanceVersion:
+def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta) -> InstanceVersion:
     """A version that the registry did not know; its comment does not tell the template, that of today does.
+
+    It stays for `KEPT_IN_DOUBT` from now on, at least.
 
     Args:
         instance: the instance, which the caller has locked.
         replaced: the database.
         trash: how long it is kept after it was replaced.
-        at_least: how long it is kept from now on, if that is longer.
     """
     replaced_at = UTC_NOW if replaced.replaced_at is None else func.least(replaced.replaced_at, UTC_NOW)
     return InstanceVersion(
@@ -379,7 +379,7 @@ def recorded_version(
         attempt=replaced.attempt,
         replaced_at=replaced_at,
         purge_after=func.greatest(
-            replaced_at + literal(trash, Interval), UTC_NOW + literal(at_least, Interval)
+            replaced_at + literal(trash, Interval), UTC_NOW + literal(KEPT_IN_DOUBT, Interval)
         ),
     )
 
@@ -413,16 +413,18 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
 
 
+def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> timedelta:
+    """How long what is replaced can come back."""
+    kept_for = timedelta()
+    if replacement.keeps:
+        # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
+        kept_for = max(trash, timedelta(seconds=replacement.kept_seconds or 0))
+    return max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for
+
+
 def _version(
-    job: InstanceJob,
-    replacement: Replacement,
-    generation: int | None,
-    trash: timedelta,
-    at_least: timedelta,
+    job: InstanceJob, replacement: Replacement, generation: int | None, kept_for: timedelta
 ) -> InstanceVersion:
-    # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
-    promised = timedelta(seconds=replacement.kept_seconds or 0)
-    kept = max(at_least, max(trash, promised) if replacement.keeps else timedelta())
     # Later than all others, also after the clock was set back: the latest comes back first.
     earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
         InstanceVersion.instance_id == job.instance_id
@@ -437,7 +439,7 @@ def _version(
         attempt=job.attempt,
         replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
         replaced_by=replacement.by,
-        purge_after=UTC_NOW + literal(kept, Interval),
+        purge_after=UTC_NOW + literal(kept_for, Interval),
         **origin_columns(job.origin),
     )
 
