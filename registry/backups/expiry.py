@@ -153,11 +153,12 @@ class BackupExpiry:
         """
         unwritten = set()
         is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
-        wanted = (Backup.id, Backup.mark, Backup.created_at, Backup.unchanged_at, Backup.expires_at)
+        times = (Backup.created_at, Backup.unchanged_at, Backup.expires_at, Backup.kept_until)
+        is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         is_of_job = (Backup.job_id != "").label("is_of_job")
         ended = select(func.max(DbInstance.last_modified)).where(*_INSTANCE_IS_GONE).correlate(Backup)
-        kept = select(*wanted, is_damaged, is_of_job, ended.label("ended_at")).where(_IS_KEPT)
-        kept = kept.order_by(Backup.mark, Backup.created_at, Backup.id)
+        wanted = (Backup.id, Backup.mark, *times, is_damaged, is_of_job, ended.label("ended_at"))
+        kept = select(*wanted).where(_IS_KEPT).order_by(Backup.mark, Backup.created_at, Backup.id)
         async with self._sessions.statement() as session:
             rows = (await session.execute(kept)).all()
             for _, its in groupby(rows, key=attrgetter("mark")):
@@ -166,7 +167,7 @@ class BackupExpiry:
                 covered = [_covered(it, changed) for it, changed in zip(backups, changes, strict=True)]
                 for backup, changed, computed in zip(backups, changes, self._expiries(covered), strict=True):
                     is_known = changed is not None or backup.unchanged_at != UNTIL_THE_NEXT
-                    expiry = computed if is_known else None
+                    expiry = _not_before(backup.kept_until, computed) if is_known else None
                     if backup.expires_at != expiry:
                         row = update(Backup).where(Backup.id.in_(unlocked(Backup.id == backup.id)))
                         written = row.values(expires_at=expiry).returning(Backup.id)
@@ -196,8 +197,8 @@ class BackupExpiry:
     async def delete(self, backup_id: UUID, survivor_id: UUID | None) -> bool:
         """Record that a backup is deleted, if it has still expired; what is stored is for `BackupCleaning`.
 
-        Not while an instance is being restored from it, nor while another session has locked the row of one
-        of the two.
+        Not while an instance is being restored from it, nor for a while after that has failed; nor while
+        another session has locked the row of one of the two.
 
         Args:
             backup_id: the backup.
@@ -230,8 +231,12 @@ class BackupExpiry:
 
     async def _conditions(self) -> Sequence[ColumnElement[bool]]:
         own = UUID((await self._installation.require_confirmed()).id)
-        has_expired = Backup.expires_at <= UTC_NOW
-        return (_IS_KEPT, has_expired, Backup.installation == own)
+        has_expired = func.greatest(Backup.expires_at, Backup.kept_until) <= UTC_NOW
+        return (_IS_KEPT, Backup.expires_at.is_not(None), has_expired, Backup.installation == own)
+
+
+def _not_before(earliest: datetime | None, expiry: datetime | None) -> datetime | None:
+    return expiry if earliest is None or expiry is None else max(earliest, expiry)
 
 
 def _changes(backups: Sequence[Row[*tuple[Any, ...]]]) -> list[datetime | None]:

@@ -12,6 +12,7 @@ from metrics.catalog import BACKUPS
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import UNDER_WAY, Operation
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from registry.storage.sessions import when_committed
@@ -232,6 +233,23 @@ async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstanc
     )
     restores = select(DbInstance).where(or_(created, reset), DbInstance.status.in_(UNDER_WAY))
     return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
+
+
+async def keep_for_another_restore(session: AsyncSession, job: InstanceJob) -> None:
+    """Keep the backup for a while that the job, which has failed, was to restore: it was requested in time.
+
+    The caller records the failure in the same transaction: until then, the restore is under way.
+    """
+    match job.operation:
+        case Operation.RESTORE:
+            backup_id = job.backup_id
+        case Operation.REPLACE:
+            backup_id = None if job.replacement is None else job.replacement.backup_id
+        case _:
+            return
+    if backup_id is not None:
+        kept = {"kept_until": UTC_NOW + literal(KEPT_IN_DOUBT, Interval)}
+        await session.execute(update(Backup).where(Backup.id == UUID(backup_id)).values(kept))
 
 
 def without_zone(time: datetime) -> datetime:

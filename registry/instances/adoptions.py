@@ -34,12 +34,12 @@ from registry.instances.set_aside import give_back
 from registry.instances.status import InstanceStatus, Operation, is_usable
 from registry.instances.steps import JobFactory
 from registry.instances.versions import (
-    KEPT_IN_DOUBT,
     ReplacedDatabase,
     forget_version,
     keep_versions,
     recorded_version,
 )
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.models import UTC_NOW, DbInstance
 from registry.storage.sessions import RegistrySessions
 

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.instances.contexts import replace_contexts
 from registry.instances.labels import count_errors, merged
 from registry.instances.protection import require_protectable
-from registry.instances.versions import KEPT_IN_DOUBT, keep_versions
+from registry.instances.versions import keep_versions
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.errors import require_valid
 from registry.storage.models import DbInstance
 

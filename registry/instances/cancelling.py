@@ -28,7 +28,7 @@ from registry.instances.steps import (
     job_record,
     take_step,
 )
-from registry.instances.versions import KEPT_IN_DOUBT
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
-from registry.backups.rows import record_final, record_stored
+from registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
@@ -569,6 +569,7 @@ class JobStore:
         async with self._sessions.transaction() as session:
             # Locked, so that no request is recorded before the failure is.
             recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
+            await keep_for_another_restore(session, job)
             step = (status.CANCEL_RUNNING if cancelled or recorded else status.FAIL)[job.operation]
             if step.target == status.FINISH[job.operation].target:
                 return await _fail_alone(session, job, step, reason)

@@ -33,16 +33,10 @@ from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
 from registry.instances.status import AT_REST
 from registry.instances.steps import JobFactory
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from registry.storage.sessions import RegistrySessions
-
-KEPT_IN_DOUBT = timedelta(days=7)
-"""How long a database stays in the trash at least, whatever the settings say, if it may be there by mistake.
-
-Clients were told that the reset which has replaced it had failed; or an operator has handed over another one,
-or has confirmed a registry that may have been restored; or a client has protected the instance for a time.
-"""
 
 _LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
 _NOT_ITS_VERSION = f"No database of this name is kept that the instance had before a reset: see {_LIST}."

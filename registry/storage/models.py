@@ -433,11 +433,12 @@ class Backup(Base):
     verified_at: Mapped[datetime | None] = mapped_column("verifiedat")
     # Of a scheduled one: the time of the schedule for which it was requested; what tells the database from
     # one that has changed since (`databases/change_sign.py`); the last time of the schedule at which it had
-    # not; from when on the backup may be deleted.
+    # not; from when on the backup may be deleted; until when it is not, as a restore of it has failed.
     due_at: Mapped[datetime | None] = mapped_column("dueat")
     change_sign: Mapped[str | None] = mapped_column("changesign", Text)
     unchanged_at: Mapped[datetime | None] = mapped_column("unchangedat")
     expires_at: Mapped[datetime | None] = mapped_column("expiresat")
+    kept_until: Mapped[datetime | None] = mapped_column("keptuntil")
     # A client has deleted it; what is stored is removed, and then the row.
     deleted_at: Mapped[datetime | None] = mapped_column("deletedat")
 

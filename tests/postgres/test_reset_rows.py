@@ -22,7 +22,8 @@ from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
-from registry.instances.versions import KEPT_IN_DOUBT, ReplacedDatabase, VersionStore
+from registry.instances.versions import ReplacedDatabase, VersionStore
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance, InstanceVersion

@@ -19,7 +19,8 @@ from registry.instances.attributes import AttributeChanges
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from registry.instances.origins import BackupOrigin
+from registry.instances.status import Operation, Template
 from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
 from registry.storage.errors import BackupNotFoundError, RefusedError
@@ -741,6 +742,36 @@ async def test_backup_stays_while_an_instance_is_being_restored_from_it(
         str(first),
     )
     assert await deleted(expiry) == []
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["restore", "reset"])
+async def test_backup_stays_for_another_request_when_a_restore_of_it_has_failed(
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    job: InstanceJob,
+    expiry: BackupExpiry,
+    name: str,
+    resets: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Its time has ended while the job has waited for the end of an outage."""
+    first = await made_at(tenant, rows, job, MONDAY)
+    await made_at(tenant, rows, job, TUESDAY)
+    origin = BackupOrigin(str(first))
+    if resets:
+        restore = (await tenant.instances.request_reset(job.instance_id, origin=origin)).job
+    else:
+        restore = (await tenant.instances.reserve(f"{name} B", Template.MINIMAL, origin=origin)).job
+    await tenant.jobs.begin(restore)
+    assert await deleted(expiry) == []
+    assert await tenant.jobs.fail(restore, "The store is away.", outage=True)
+    survivor, *_ = await expiry.survivors(first)
+    assert not await expiry.delete(first, survivor.id), "by a pass that has begun before"
+    assert await deleted(expiry) == []
+    kept_until = await expires(tenant, first)
+    assert kept_until is not None
+    assert kept_until > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=6)
+    await rows.execute("UPDATE adminapi.backups SET keptuntil = keptuntil - interval '8 days'")
+    assert await deleted(expiry) == [first]
 
 
 async def test_backup_of_another_installation_stays(
