@@ -283,7 +283,7 @@ def deletable(
     database = choose(found, owner, names)
     if database is None:
         if published and names[0] in found:
-            raise NotOursError(names[0])
+            raise NotOursError(names[0], registered_for=owner.ods_instance_id)
         require_no_other(found, owner)
         return None
     latest = Owner.read(found[database]["comment"])

@@ -45,12 +45,25 @@ class DatabaseFaultError(Exception):
 
 
 class NotOursError(DatabaseFaultError):
-    """A database of the wanted name does not carry the instance's mark."""
+    """A database of the wanted name does not carry the instance's mark.
 
-    def __init__(self, database: str) -> None:
+    Args:
+        database: the name.
+        registered_for: the OdsInstanceId of the instance whose database has that name by the registry: then
+            it may be the instance's own, without its comment. None if it is in the way of another one.
+    """
+
+    def __init__(self, database: str, *, registered_for: int | None = None) -> None:
+        found = f"A database named '{database}' exists that does not belong to this instance"
+        if registered_for is None:
+            super().__init__(f"{found}. It was left untouched. Rename or remove it, then retry.")
+            return
         super().__init__(
-            f"A database named '{database}' exists that does not belong to this instance. It was left"
-            " untouched. Rename or remove it, then retry."
+            f"{found} by its comment, but has the name of the instance's by the registry. It was left"
+            " untouched. If it is the instance's own, as one that an Admin API has made, or that was restored"
+            " without its comment, hand it over:"
+            f" `ods instance adopt {registered_for} --database {database}`. Otherwise rename it; do not"
+            " remove what may be in use. Then retry."
         )
 
 

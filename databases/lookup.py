@@ -69,7 +69,9 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
     return None
 
 
-def refusal(row: asyncpg.Record, owner: Owner, then: str = ", then retry") -> DatabaseFaultError:
+def refusal(
+    row: asyncpg.Record, owner: Owner, then: str = ", then retry", *, registered: bool = False
+) -> DatabaseFaultError:
     """Why no job may touch this database: it is not the one that the instance has by the registry.
 
     It may be another one of the instance, and the only one that has its data: then it must not be removed.
@@ -78,10 +80,11 @@ def refusal(row: asyncpg.Record, owner: Owner, then: str = ", then retry") -> Da
         row: the database.
         owner: the instance.
         then: what to do when that database was adopted.
+        registered: whether the instance's has that name by the registry.
     """
     name = row["datname"]
     if not shares_instance(row, owner):
-        return NotOursError(name)
+        return NotOursError(name, registered_for=owner.ods_instance_id if registered else None)
     return DisagreementError(
         name,
         f"The database '{name}' carries the mark of this instance, but is not the one that it has by the"

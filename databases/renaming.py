@@ -60,6 +60,8 @@ async def rename(
     if target in found and not owner.owns(found[target]["comment"]):
         raise refusal(found[target], owner)
     database = choose(found, owner, [current, target])
+    if database is None and current in found:
+        raise NotOursError(current, registered_for=owner.ods_instance_id)
     if database is None:
         raise DatabaseFaultError(
             "No database carries the mark of this instance, so there is none to rename. Restore it, or delete"

@@ -267,7 +267,7 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
             " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`).",
         )
     if not exchange.current.owns(found[database]["comment"]):
-        raise refusal(found[database], exchange.current)
+        raise refusal(found[database], exchange.current, registered=True)
     require_usable(found[database])
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)

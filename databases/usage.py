@@ -258,7 +258,7 @@ class UsageReader:
             if found is None:
                 return None
             if not owner.owns(found["comment"]):
-                raise NotOursError(database)
+                raise NotOursError(database, registered_for=owner.ods_instance_id)
             require_usable(found)
             return await self._visit(database)
 

@@ -177,7 +177,9 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.ERROR
-    assert "does not belong to this instance" in ((await operator.instance(job)).error_message or "")
+    told = (await operator.instance(job)).error_message or ""
+    assert "does not belong to this instance by its comment" in told
+    assert f"`ods instance adopt {job.ods_instance_id} --database {job.database}`" in told
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
     assert await operator.queries.ods_instance(job.ods_instance_id), "its users shall go on to use it"
 

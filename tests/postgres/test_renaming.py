@@ -168,11 +168,13 @@ async def test_foreign_database_is_untouched_when_it_took_the_name_at_the_last_m
 async def test_reason_is_told_when_no_database_carries_the_mark(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres, new_name: str
 ) -> None:
-    await make_foreign(admin, postgres.dsn(), wanted.database)
-    before = await fingerprint(admin, wanted.database)
     with pytest.raises(DatabaseFaultError, match="No database carries the mark") as fault:
         await renamed(server, wanted, new_name)
     assert not fault.value.retryable
+    await make_foreign(admin, postgres.dsn(), wanted.database)
+    before = await fingerprint(admin, wanted.database)
+    with pytest.raises(NotOursError, match="without its comment, hand it over"):
+        await renamed(server, wanted, new_name)
     assert await fingerprint(admin, wanted.database) == before
 
 
