@@ -99,10 +99,16 @@ class OriginReader:
                 return template_origin(body.get(_TEMPLATE), self._templates)
 
     async def read_for_reset(self, body: Properties[Any], own_template: str) -> WantedOrigin:
-        """The origin that an instance shall be reset to; without any in the body, its own template."""
+        """The origin that an instance shall be reset to; without any in the body, its own template.
+
+        One that is named and null was meant to be another: it is refused, unless there is one that is not.
+        """
         if errors := unknown_members(body, (*_ORIGINS, _MODE)):  # a misspelt one would mean its own template
             return WantedOrigin(errors=errors)
-        if all(body.get(name) is None for name in (*_ORIGINS, _MODE)):
+        named = [name for name in _ORIGINS if name in body]
+        if named and all(body[name] is None for name in named):  # as by a look-up that has found nothing
+            return WantedOrigin(errors={pascal(name): [_null(name)] for name in named})
+        if not named and body.get(_MODE) is None:
             return WantedOrigin(template=own_template)
         return await self.read(body)
 
@@ -203,6 +209,10 @@ def template_errors(template: object, templates: Sequence[str]) -> list[str]:
     if template not in templates:
         faults.append(f"'Database Template' must be {words}.")
     return faults
+
+
+def _null(name: str) -> str:
+    return f"'{in_words(pascal(name))}' must not be null: name an origin, or leave it out."
 
 
 def _wrong(name: str, reason: str) -> WantedOrigin:

@@ -520,12 +520,13 @@ def _origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
 
 
 def _named_origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
-    """The members of a request that say where a database comes from, as they were given.
+    """The members of a request that say where a database comes from, those that were given.
 
     Raises:
         CommandError: there is no instance of the name that shall be copied.
     """
-    return given if copy_of is None else given | {"copyOf": api.id_named(copy_of)}
+    named = {name: value for name, value in given.items() if value is not None}
+    return named if copy_of is None else named | {"copyOf": api.id_named(copy_of)}
 
 
 def _row(api: AdminApi, instance: int) -> Json:

@@ -64,6 +64,7 @@ def path_of(target: InstanceJob) -> str:
 
 
 SELF = "{self}"
+NULL = "must not be null: name an origin, or leave it out."
 REFUSED: dict[str, tuple[dict[str, object], dict[str, list[str]]]] = {
     "unknown template": (
         {"databaseTemplate": "Large"},
@@ -89,6 +90,16 @@ REFUSED: dict[str, tuple[dict[str, object], dict[str, list[str]]]] = {
         {"Mode": ["'Mode' must be 'online' or 'closed'."]},
     ),
     "no backup": ({"backupId": BACKUP}, {"BackupId": [f"There is no backup {BACKUP}."]}),
+    "null": ({"backupId": None}, {"BackupId": [f"'Backup Id' {NULL}"]}),
+    "null and a mode": ({"copyOf": None, "mode": "online"}, {"CopyOf": [f"'Copy Of' {NULL}"]}),
+    "null, spelled another way as well": (
+        {"backupId": BACKUP, "BackupId": None},
+        {"BackupId": [f"'Backup Id' {NULL}"]},
+    ),
+    "nulls": (
+        {"databaseTemplate": None, "copyOf": None, "mode": None},
+        {"DatabaseTemplate": [f"'Database Template' {NULL}"], "CopyOf": [f"'Copy Of' {NULL}"]},
+    ),
     "no id": ({"backupId": 7}, {"BackupId": ["There is no backup 7."]}),
 }
 
@@ -179,10 +190,11 @@ async def test_client_is_told_what_becomes_of_the_source_when_a_copy_is_accepted
     assert (held.status_code, f"the instance {target.instance_id}, 'Target'" in held.text) == (409, True)
 
 
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"mode": null}'])
 async def test_client_is_told_of_no_source_when_there_is_none(
-    api: httpx.AsyncClient, queries: InstanceQueries, target: InstanceJob
+    api: httpx.AsyncClient, queries: InstanceQueries, target: InstanceJob, body: bytes
 ) -> None:
-    answer = await api.post(path_of(target))
+    answer = await api.post(path_of(target), content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["notice"]) == (202, None)
     assert (await queries.instance(target.instance_id)).operation == Operation.RESET
 
@@ -210,7 +222,7 @@ async def test_plan_tells_what_the_database_would_be_made_of_and_changes_nothing
         ({}, {"databaseTemplate": "Minimal", "copyOf": None, "backupId": None}),
         ({"databaseTemplate": "Sample"}, {"databaseTemplate": "Sample", "copyOf": None, "backupId": None}),
         (
-            {"copyOf": source.instance_id},
+            {"copyOf": source.instance_id, "backupId": None},
             {"databaseTemplate": "Sample", "copyOf": source.instance_id, "backupId": None},
         ),
         (

@@ -52,7 +52,7 @@ class _Api:
         return {"Grand Bend": 7, "7": 7, "8": 8}[name]
 
     def reset(self, number: int, origin: dict[str, Any]) -> dict[str, Any]:
-        words = [f"{key} {value}" for key, value in origin.items() if value is not None]
+        words = [f"{key} {value}" for key, value in origin.items()]
         self.done.append(" ".join(["reset", str(number), *words]))
         return {"id": number}
 
@@ -156,6 +156,11 @@ def test_instance_is_reset_to_another_template_when_it_is_named(api: _Api) -> No
     options = ["reset", "Grand Bend", "--template", "Sample", "--yes"]
     assert CliRunner().invoke(instance.app, options).exit_code == 0
     assert api.done == ["reset 7 databaseTemplate Sample"]
+
+
+def test_no_origin_is_named_when_an_instance_is_reset_to_its_own_template(api: _Api) -> None:
+    assert CliRunner().invoke(instance.app, ["reset", "7", "--yes"]).exit_code == 0
+    assert api.done == ["reset 7"]
 
 
 def test_instance_is_reset_to_a_copy_or_a_backup_when_one_is_named(api: _Api) -> None:
