@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from api.http import problems
 from api.http.audit_context import audit_context
 from api.http.parsing import json_body, shown_name
-from api.http.problems import ProblemError, pascal
+from api.http.problems import ProblemError, in_words, pascal
 from api.middleware.route_table import query_names
 from api.services import services_of
 from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
@@ -92,7 +92,7 @@ def asks_first(question: _Question) -> Callable[[_Endpoint], _Endpoint]:
 class JobRoute(APIRoute):
     """A route whose endpoint, if it starts a job, is called once for each `Idempotency-Key`.
 
-    A change with parameters that its endpoint does not know is refused.
+    A change with parameters that its endpoint does not know, or with one twice, is refused.
     """
 
     def __init__(
@@ -136,16 +136,18 @@ class JobRoute(APIRoute):
         return handle
 
     def _require_known(self, request: Request) -> None:
-        """Refuse unknown parameters, and a dry run that is asked for twice: it would be carried out.
+        """Refuse unknown parameters, and known ones that are given twice: only the last would count.
 
         Raises:
             ProblemError: 400.
         """
-        asked = [name for name, _ in request.query_params.multi_items() if name.lower() == DRY_RUN.lower()]
-        if asked and DRY_RUN not in self._parameters:
+        given = [name for name, _ in request.query_params.multi_items()]
+        if DRY_RUN not in self._parameters and any(name.lower() == DRY_RUN.lower() for name in given):
             raise ProblemError.invalid({pascal(DRY_RUN): ["There is no dry run of this request."]})
-        if len(asked) > 1:
-            raise ProblemError.invalid({pascal(DRY_RUN): ["'Dry Run' must be given once."]})
+        if repeated := [name for name in given if name in self._parameters and given.count(name) > 1]:
+            raise ProblemError.invalid(
+                {pascal(name): [f"'{in_words(pascal(name))}' must be given once."] for name in repeated}
+            )
         if refused := self._refused(request.query_params.keys()):
             shown = shown_name(refused[0])
             raise ProblemError.invalid({shown: [f"There is no parameter '{shown}' of this request."]})

@@ -1,6 +1,7 @@
 """Requests that misspell what they ask for are refused: more might be lost than their clients mean."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -127,6 +128,31 @@ async def test_parameters_of_a_gateway_are_ignored_when_the_admin_api_has_the_re
     assert answer.status_code == status
 
 
+async def test_parameter_is_named_when_a_change_has_it_twice(
+    api: httpx.AsyncClient, tenant: Tenant, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    for query in ("finalBackup=true&finalBackup=false", "finalBackup=true&FINALBACKUP=true"):
+        answer = await api.delete(f"/v2/dbInstances/{job.instance_id}?purge=true&{query}")
+        assert answer.status_code == 400
+        assert answer.json()["errors"] == {"FinalBackup": ["'Final Backup' must be given once."]}
+    assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+def changes_of(app: FastAPI) -> list[tuple[str, str, set[str]]]:
+    """Verb and path of every request that changes something, and the parameters that its query may have."""
+    return [
+        (verb, path, known_to(operation))
+        for path, verbs in app.openapi()["paths"].items()
+        for verb, operation in verbs.items()
+        if verb in {"post", "put", "patch", "delete"}
+    ]
+
+
+def known_to(operation: dict[str, Any]) -> set[str]:
+    return {one["name"] for one in operation.get("parameters", []) if one["in"] == "query"}
+
+
 def is_of_admin_api(verb: str, path: str) -> bool:
     """Whether the contract of the Admin API has this request."""
     if path.startswith("/v2/dbInstances"):
@@ -137,12 +163,7 @@ def is_of_admin_api(verb: str, path: str) -> bool:
 async def test_every_change_that_this_service_alone_has_refuses_unknown_parameters(
     idle_app: FastAPI, idle_api: httpx.AsyncClient
 ) -> None:
-    changes = [
-        (verb, path, {parameter["name"] for parameter in operation.get("parameters", [])})
-        for path, verbs in idle_app.openapi()["paths"].items()
-        for verb, operation in verbs.items()
-        if verb in {"post", "put", "patch", "delete"} and not is_of_admin_api(verb, path)
-    ]
+    changes = [change for change in changes_of(idle_app) if not is_of_admin_api(*change[:2])]
     assert len(changes) > 15
     for verb, path, known in changes:
         for query, named in (("dryRun=true", "DryRun"), ("unknown=true", "unknown")):
@@ -150,6 +171,17 @@ async def test_every_change_that_this_service_alone_has_refuses_unknown_paramete
                 answer = await idle_api.request(verb, f"{re.sub('{.*?}', '1', path)}?{query}")
                 assert answer.status_code == 400, (verb, path, query)
                 assert list(answer.json()["errors"]) == [named], (verb, path, query)
+
+
+async def test_every_change_refuses_a_parameter_that_is_given_twice(
+    idle_app: FastAPI, idle_api: httpx.AsyncClient
+) -> None:
+    changes = [(verb, path, name) for verb, path, known in changes_of(idle_app) for name in known]
+    assert len(changes) > 7
+    for verb, path, name in changes:
+        answer = await idle_api.request(verb, f"{re.sub('{.*?}', '1', path)}?{name}=true&{name}=true")
+        assert answer.status_code == 400, (verb, path, name)
+        assert list(answer.json()["errors"]) == [name[0].upper() + name[1:]], (verb, path, name)
 
 
 async def last_job(tenant: Tenant, instance_id: int) -> str:
