@@ -30,6 +30,8 @@ from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
 DRY_RUN = "dryRun"
 """The parameter of the query with which a client only asks what would happen."""
 
+_OF_DELETE = frozenset({"purge", "detach", "finalbackup"})
+"""Parameters of `DELETE /v2/dbInstances/{id}`, as `_letters`: a delete that ignored one might drop more."""
 _HEADER = "Idempotency-Key"
 _COMPUTED = "content-length"
 """The header that each answer gets anew."""
@@ -114,7 +116,10 @@ class JobRoute(APIRoute):
         self._parameters = set(query_names(self.dependant))
         # A header in the query is misplaced, as a misspelt name is.
         names = (DRY_RUN, *(it.alias for it in get_flat_params(self.dependant)))
-        self._own_letters = {_letters(name) for name in names}
+        own = {_letters(name) for name in names}
+        is_admin_delete = self._is_of_admin_api and "DELETE" in (self.methods or ())
+        self._misplaced = _OF_DELETE - own if is_admin_delete else frozenset()
+        self._own_letters = own | self._misplaced
 
     def get_route_handler(self) -> _Handler:
         """Have the handler of the endpoint called when the request is new."""
@@ -150,12 +155,16 @@ class JobRoute(APIRoute):
             )
         if refused := self._refused(request.query_params.keys()):
             shown = shown_name(refused[0])
-            raise ProblemError.invalid({shown: [f"There is no parameter '{shown}' of this request."]})
+            reason = f"There is no parameter '{shown}' of this request."
+            if _letters(refused[0]) in self._misplaced:
+                reason += " DELETE /v2/dbInstances/{id} takes purge, detach and finalBackup."
+            raise ProblemError.invalid({shown: [reason]})
 
     def _refused(self, names: Collection[str]) -> list[str]:
         """Those parameters of a query with these `names` for which it is refused.
 
-        A client of the Admin API sends none of ours: only beside one, or misspelling one, another is refused.
+        A client of the Admin API sends none of ours: only beside one, or misspelling one, another is refused;
+        and to a delete, those of `DELETE /v2/dbInstances/{id}`, which it would ignore.
         """
         unknown = [name for name in names if name not in self._parameters]
         if self._is_of_admin_api and len(unknown) == len(names):

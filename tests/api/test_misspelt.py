@@ -128,6 +128,30 @@ async def test_parameters_of_a_gateway_are_ignored_when_the_admin_api_has_the_re
     assert answer.status_code == status
 
 
+@pytest.mark.parametrize(
+    "path", ["/v2/odsInstances/manage/{0.instance_id}", "/v2/odsInstances/{0.ods_instance_id}"]
+)
+async def test_request_that_takes_a_parameter_is_named_when_a_delete_of_the_admin_api_has_it(
+    api: httpx.AsyncClient,
+    app: FastAPI,
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    path: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    delete = app.openapi()["paths"]["/v2/dbInstances/{instance_id}"]["delete"]
+    names = known_to(delete) - {"dryRun"}
+    assert {"purge", "detach", "finalBackup"} <= names
+    for spelled in (*names, *(one.upper() for one in names), "final_backup"):
+        answer = await api.delete(f"{path.format(job)}?api-version=2&{spelled}=true")
+        assert answer.status_code == 400, spelled
+        assert "DELETE /v2/dbInstances/{id}" in answer.json()["errors"][spelled][0]
+    assert job.job_id == await last_job(tenant, job.instance_id)
+    assert (await api.delete(f"/v2/dbInstances/{job.instance_id}?detach=true")).status_code == 202
+
+
 async def test_parameter_is_named_when_a_change_has_it_twice(
     api: httpx.AsyncClient, tenant: Tenant, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
