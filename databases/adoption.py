@@ -9,11 +9,18 @@ import asyncpg
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, NameLeftError, translate_postgres_errors
 from databases.left_names import require_not_left
-from databases.lookup import changed_meanwhile, find, is_invalid, still_the_same
+from databases.lookup import (
+    changed_meanwhile,
+    find,
+    handing_back,
+    is_invalid,
+    shares_instance,
+    still_the_same,
+)
 from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
 from databases.statements import execute, fetch_row, fetch_value
-from registry.instances.naming import is_trash_name
+from registry.instances.naming import is_reset_name, is_trash_name
 
 _INSPECT = """
 SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS manageable,
@@ -77,6 +84,8 @@ async def inspect(
     # Whichever of its databases: a registry that was restored may know another one.
     is_of_instance = known is not None and owner.shares_instance(known)
     obstacle = _obstacle(found, database, needed, adopted=is_of_instance)
+    if known is None:
+        obstacle = obstacle or await _own_obstacle(session, owner, database)
     return Candidate(
         name=database,
         owner=found["owner"],
@@ -88,6 +97,23 @@ async def inspect(
         obstacle=obstacle or await _left_obstacle(session, owner, database),
         oid=found["oid"],
     )
+
+
+async def _own_obstacle(session: asyncpg.Connection, owner: Owner, database: str) -> str | None:
+    """Why the instance gets no unmarked database while one that is not in the trash carries its mark.
+
+    That may be the only one with its data, and would pass for a copy of the other afterwards.
+    """
+    for name, row in (await find(session, owner)).items():
+        if name == database or is_trash_name(name) or is_reset_name(name) or is_invalid(row):
+            continue
+        if shares_instance(row, owner):
+            return (
+                f"The database '{name}' carries the mark of the instance, and may have its data."
+                f" {handing_back(owner, name)} If it is a copy, or the instance shall have '{database}'"
+                " instead, remove its comment (COMMENT ON DATABASE … IS NULL), then adopt the database."
+            )
+    return None
 
 
 async def _left_obstacle(session: asyncpg.Connection, owner: Owner, database: str) -> str | None:

@@ -63,10 +63,17 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
             raise DisagreementError(
                 name,
                 f"The registry calls the instance's database '{names[0]}', but '{name}' carries its mark."
-                f" Nothing was done to it. Rename it back, or hand it to the instance: `ods instance adopt"
-                f" {owner.ods_instance_id} --database {name}`. Then retry.",
+                f" Nothing was done to it. {handing_back(owner, name)} Then retry.",
             )
     return None
+
+
+def handing_back(owner: Owner, name: str) -> str:
+    """How the owner's instance gets its database of this name, which the registry calls otherwise."""
+    return (
+        "Rename it back, or hand it to the instance: `ods instance adopt"
+        f" {owner.ods_instance_id} --database {name}`."
+    )
 
 
 def refusal(

@@ -304,6 +304,61 @@ class TestAnotherName:
         assert marked is not None
         assert marked.publication == (1, 1)  # what the registry knows counts again
 
+    @pytest.fixture
+    async def unmarked(self, case: Case, renamed: str) -> AsyncIterator[str]:
+        """Databases without a mark, beside the instance's own: one has the name that the registry has."""
+        other = case.database.replace("_Minimal", "_restored_Minimal")
+        for name in (case.database, other):
+            await case.admin.execute(f'CREATE DATABASE "{name}" OWNER {seeding.SERVICE_ROLE}')
+        yield other
+        await case.admin.execute(f'DROP DATABASE IF EXISTS "{other}" WITH (FORCE)')
+
+    @pytest.mark.parametrize("state", ["open", "closed"])
+    async def test_unmarked_database_is_left_alone_when_another_one_carries_the_mark(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, state: str
+    ) -> None:
+        await case.admin.execute(f'ALTER DATABASE "{renamed}" ALLOW_CONNECTIONS {state == "open"}')
+        adopt = f"`ods instance adopt {case.owner.ods_instance_id} --database {renamed}`"
+        for body in ({}, {"databaseName": unmarked}):
+            shown = await api.get(case.inspecting, params=body)
+            refused = await api.post(case.adopting, json=body)
+            assert (shown.status_code, refused.status_code) == (200, 409)
+            assert adopt in shown.json()["obstacle"]
+            assert refused.json()["detail"] == shown.json()["obstacle"]
+        assert await case.comment() is None
+
+        answer = await api.post(
+            f"{INSTANCES}/{case.owner.ods_instance_id}/adopt", json={"databaseName": renamed}
+        )
+        assert (answer.status_code, answer.json()["adopted"]) == (200, True)
+
+    @pytest.mark.parametrize("way_out", ["comment", "invalid", "renamed back"])
+    async def test_database_is_handed_over_when_no_other_one_carries_the_mark_any_more(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, way_out: str
+    ) -> None:
+        admin, wanted = case.admin, {"databaseName": unmarked}
+        if way_out == "comment":
+            await admin.execute(f'COMMENT ON DATABASE "{renamed}" IS NULL')
+        elif way_out == "invalid":
+            await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", renamed)
+        else:
+            await admin.execute(f'DROP DATABASE "{case.database}"')
+            await admin.execute(f'ALTER DATABASE "{renamed}" RENAME TO "{case.database}"')
+            assert (await api.post(case.adopting, json=wanted)).status_code == 409
+            wanted = {}
+        answer = await api.post(case.adopting, json=wanted)
+        assert (answer.status_code, answer.json()["adopted"]) == (200, True), answer.text
+
+    async def test_other_one_of_two_with_one_mark_is_handed_over_when_it_is_the_instance_s(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, queries: InstanceQueries
+    ) -> None:
+        """As an earlier release has adopted one that had no mark, beside the instance's own."""
+        await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{case.owner.comment}'")
+        answer = await api.post(case.adopting, json={"databaseName": renamed})
+        assert (answer.status_code, answer.json()["adopted"]) == (200, True)
+        assert (await queries.instance(case.id)).database_name == renamed
+        assert case.owner.owns(await case.comment())  # it is left alone
+
     async def test_database_is_routed_to_anew_when_it_is_named_as_the_registry_calls_it(
         self, api: httpx.AsyncClient, case: Case, queries: InstanceQueries, tenant: Tenant, registry_dsn: str
     ) -> None:
