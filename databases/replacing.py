@@ -26,7 +26,7 @@ from databases.constants import (
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.lock_holders import name_holder
-from databases.lookup import DatabaseRows, find, is_invalid, oid_of, refusal, require_usable
+from databases.lookup import DatabaseRows, choose, find, is_invalid, oid_of, refusal, require_usable
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
@@ -259,6 +259,7 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
     """Refuse an exchange if registry and server do not agree about the instance's database."""
     database = exchange.database
     if database not in found:
+        choose(found, exchange.current, [database])  # refuses with the one of another name, if there is one
         raise DisagreementError(
             database,
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."

@@ -405,6 +405,12 @@ class DatabaseAdoption:
             name = own[0]["datname"]
             return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
         had = f"The instance {version.instance_id} had the database '{found.name}' before a reset."
+        names = [row["datname"] for row in own if not is_invalid(row)]
+        if instance.is_live and instance.database_name not in names:
+            had += (
+                " Its own carries its mark under another name than the registry has: first"
+                f" `ods instance adopt {instance.id} --database {names[0]}`."
+            )
         if version.purging_since is not None:
             return f"{had} Its time is over, and it is being dropped."
         return (

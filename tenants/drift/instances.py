@@ -1,11 +1,12 @@
 """Live instances whose database or ODS instance is not as the registry says."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from databases.inspection import Database
 from registry.instances.status import AT_REST
 from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from tenants.drift.own_databases import listed
 from tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
 
 
@@ -22,12 +23,14 @@ def instances_without(seen: Snapshot, published_later: Collection[str | None]) -
         database = seen.databases.get(instance.database_name)
         if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
-            if database is None and (before := newest_version(seen, instance)) is not None:
+            remedy = None if database is None else _adoption_of(database, instance)
+            if others := _of_other_names(seen, instance):
+                words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
+            elif database is None and (before := newest_version(seen, instance)) is not None:
                 words += (
                     f" What it had before a reset is in the trash: `ods instance adopt {instance.id}"
                     f" --database {before.database_name}` brings that back."
                 )
-            remedy = None if database is None else _adoption_of(database, instance)
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
             words = (
@@ -47,6 +50,40 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
     return _other_database(database, instance)
+
+
+def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
+    """Databases outside the trash with the instance's mark; none if one of the registry's name has it.
+
+    One was renamed by hand, or the server was put back to before a rename: it may be all that has the data.
+    """
+    named = seen.databases.get(instance.database_name)
+    if named is not None and named.mark == str(instance.mark) and not named.invalid:
+        return []
+    return [
+        one
+        for one in seen.databases.values()
+        if one.owner is not None
+        and one.mark == str(instance.mark)
+        and one.owner.installation in {None, seen.installation}
+        and not (one.trash or one.reset or one.invalid)
+    ]
+
+
+def _way_back(instance: DbInstance, others: Sequence[Database]) -> str:
+    """How the instance gets its database again that has another name."""
+    remedy = _adoption_of_other(instance, others)
+    which = "" if remedy else " Their data tell which one is the instance's."
+    command = remedy.command if remedy else f"ods instance adopt {instance.id} --database NAME"
+    return (
+        f"But its mark is on {listed(others)}.{which} Give it the name"
+        f" '{instance.database_name}', or `{command}`."
+    )
+
+
+def _adoption_of_other(instance: DbInstance, others: Sequence[Database]) -> Remedy | None:
+    """The request that makes the one database of another name the instance's; None if there are several."""
+    return Remedy(RemedyAction.ADOPT, instance.id, others[0].name) if len(others) == 1 else None
 
 
 def _adoption_of(database: Database, instance: DbInstance) -> Remedy | None:

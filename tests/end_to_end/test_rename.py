@@ -8,17 +8,21 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from embedded.postgres import EmbeddedPostgres
+from embedded.seeding import SERVICE_ROLE
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus
 from registry.storage.errors import NameTakenError, RefusedError
 from settings import Settings
-from tenants.adoption import DatabaseAdoption
+from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
+from tenants.drift.findings import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import names, reconcile
 from tests.servers import service_dsn, session
 
 pytestmark = pytest.mark.usefixtures("workers")
+
+COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
 
 
 async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_database_name_is_taken(
@@ -173,3 +177,45 @@ async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_anothe
     await rows.execute("UPDATE dbo.odsinstances SET name = 'else' WHERE name <> 'by a client'")
     with pytest.raises(NameTakenError, match=r"may still have that in its cache"):
         await operator.instances.reserve(name, "Minimal")
+
+
+async def test_instance_has_its_data_again_when_its_server_was_put_back_to_before_a_rename(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    """And its registry, on another server, was not."""
+    created = await operator.create(name)
+    await operator.ended(created)
+    async with session(service_dsn(postgres, created.database)) as inside:
+        await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    before = await admin.fetchval(COMMENT, created.database)
+    renamed = await operator.rename(created, f"{name} new")
+    await operator.ended(renamed)
+    await admin.execute(f'ALTER DATABASE "{renamed.final_database}" RENAME TO "{created.database}"')
+    await admin.execute(f"COMMENT ON DATABASE \"{created.database}\" IS '{before}'")
+
+    (drift,) = [
+        one
+        for one in await tenant.drift.detect()
+        if one.kind is DriftKind.INSTANCE_WITHOUT_DATABASE and name in one.subject
+    ]
+    assert f"'{created.database}' (" in drift.explanation
+    adoption = DatabaseAdoption(tenant)
+    other = f"EdFi_Ods_{name}_restored_Minimal".replace(" ", "_")
+    await admin.execute(f'CREATE DATABASE "{other}" OWNER {SERVICE_ROLE}')
+    try:
+        with pytest.raises(AdoptionRefusedError, match=f"--database {created.database}`"):
+            await adoption.adopt(created.instance_id, other)
+    finally:
+        await admin.execute(f'DROP DATABASE "{other}"')
+
+    assert drift.remedy is not None
+    assert (await adoption.adopt(drift.remedy.instance_id, drift.remedy.database)).adopted
+    assert not [one for one in await tenant.drift.detect() if name in one.subject]
+    again = await operator.rename(created, f"{name} again")
+    assert await operator.ended(again) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, again.final_database)) as inside:
+        assert await inside.fetchval("SELECT answer FROM treasure") == 42

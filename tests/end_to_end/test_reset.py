@@ -541,6 +541,33 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert await read(postgres, job) == ["old"]
 
 
+async def test_each_way_names_the_database_when_it_was_renamed_by_hand_and_a_version_is_there(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    """What was before a reset would be the end of all rows since."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    kept = await replaced(operator, job)
+    await write(postgres, job, "own")
+    moved, adoption = f"{job.database}_moved", DatabaseAdoption(tenant)
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{moved}"')
+    drift = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE]
+    assert f"`ods instance adopt {job.instance_id} --database {moved}`" in drift.explanation
+    assert kept not in drift.explanation
+    with pytest.raises(AdoptionRefusedError, match=f"adopt {job.instance_id} --database {moved}`"):
+        await adoption.adopt(job.instance_id, kept)
+    refused = await undo(operator, job)
+    assert await operator.ended(refused) is JobStatus.ERROR
+    assert f"adopt {job.ods_instance_id} --database {moved}`" in await reason(operator, refused)
+
+    assert (await adoption.adopt(job.instance_id, moved)).adopted
+    job = replace(job, database=moved)
+    assert await read(postgres, job) == ["own"]
+    assert await drifts_of(tenant, name) == {}
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
     operator: Operator,
     temporal: Client,

@@ -118,6 +118,63 @@ async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
 
 
+@pytest.fixture
+async def moved(admin: asyncpg.Connection, completed: InstanceJob) -> AsyncIterator[str]:
+    """The instance's database, under a name that the registry does not know."""
+    name = f"{completed.database}_moved"
+    await admin.execute(f'ALTER DATABASE "{completed.database}" RENAME TO "{name}"')
+    yield name
+    await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("stands_there", ["nothing", "a database without its mark"])
+async def test_database_of_another_name_is_named_when_it_carries_the_mark(
+    detector: DriftDetector,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+    moved: str,
+    stands_there: str,
+    *,
+    is_open: bool,
+) -> None:
+    await admin.execute(f'ALTER DATABASE "{moved}" ALLOW_CONNECTIONS {is_open}')
+    if stands_there != "nothing":
+        await admin.execute(f'CREATE DATABASE "{completed.database}"')
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    command = f"ods instance adopt {completed.instance_id} --database {moved}"
+    assert f"Give it the name '{completed.database}', or `{command}`" in drift.explanation
+    assert drift.remedy is not None
+    assert drift.remedy.command == command
+
+
+async def test_databases_of_other_names_are_all_named_when_several_carry_the_mark(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob, moved: str
+) -> None:
+    copy = f"{completed.database}_copy"
+    await admin.execute(f'CREATE DATABASE "{copy}"')
+    try:
+        await _commented(admin, copy, owner_of(completed).comment)
+        (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+        assert f"'{copy}' (" in drift.explanation
+        assert f"'{moved}' (" in drift.explanation
+        assert drift.remedy is None  # which of them is the instance's, their data tell
+    finally:
+        await admin.execute(f'DROP DATABASE "{copy}"')
+
+
+async def test_database_of_another_name_is_not_named_when_it_is_of_no_use_or_another_installation_s(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob, moved: str
+) -> None:
+    await _commented(admin, moved, replace(owner_of(completed), installation=str(uuid.uuid4())).comment)
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert moved not in drift.explanation
+    await _commented(admin, moved, owner_of(completed).comment)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", moved)
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert moved not in drift.explanation
+
+
 @pytest.mark.parametrize(
     ("column", "value", "fault"),
     [("datconnlimit", "-2", "a DROP of it was interrupted"), ("datallowconn", "false", "no connections")],
