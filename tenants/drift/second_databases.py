@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from databases.inspection import published_last
 from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind
+from tenants.drift.own_databases import listed
 from tenants.drift.snapshot import Snapshot, expected_beside
 
 
@@ -22,11 +23,12 @@ def second_databases(seen: Snapshot, later: Collection[str]) -> Iterator[Drift]:
     for mark, several in names.items():
         if len(several) > 1:
             its = known.get(mark or "")
-            name = its.database_name if its is not None else None
-            name = its.trash_database if its is not None and its.is_in_trash else name
             words = (
                 "They carry the mark of one instance, whose database the registry calls"
-                f" '{name}'. Nothing is done to the others. {_copies_among(seen, several, later, name)}"
+                f" '{_name_of(its)}'. Nothing is done to the others. Keep all until their data tell which one"
+                " is the instance's: it may have had another one, such as before an adoption. When their"
+                f" comments were written: {listed([seen.databases[name] for name in several])}."
+                f" {_copies_among(seen, several, later, its)}"
             )
             if (
                 its is not None
@@ -38,24 +40,37 @@ def second_databases(seen: Snapshot, later: Collection[str]) -> Iterator[Drift]:
             yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
 
 
-def _copies_among(seen: Snapshot, several: Collection[str], later: Collection[str], name: str | None) -> str:
+def _name_of(instance: DbInstance | None) -> str | None:
+    """What the registry calls the instance's database, which may be in the trash."""
+    if instance is None:
+        return None
+    return instance.trash_database if instance.is_in_trash else instance.database_name
+
+
+def _copies_among(
+    seen: Snapshot, several: Collection[str], later: Collection[str], its: DbInstance | None
+) -> str:
     """What to do with copies among these databases, which must not be the data that only one of them has."""
     last = published_last([seen.databases[name] for name in several])
-    known = {name} & {*several}
+    known = {_name_of(its)} & {*several}
     kept = {name for name in several if name in later or seen.databases[name].trash}
     if last is not None:
         kept.add(last.name)
     elif not known:
         kept.update(several)  # their comments do not tell which is the instance's
-    drop = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL), or drop it."
+    copy = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL)."
     if kept <= known:
-        return f"{drop[0].upper()}{drop[1:]}"
+        if its is None or its.is_in_trash:
+            return f"Then {copy}"
+        return (
+            f"If it is another one, `ods instance adopt {its.id} --database NAME` hands it over. Then {copy}"
+        )
     words = (
         f"Do not drop {_quoted(kept)}, which the instance may have had last, or before a reset: the registry"
         " was restored to an earlier state. Hand to the instance what it had last: `ods instance adopt ID"
         " --database NAME`."
     )
-    return f"{words} Of {_quoted(others)}, {drop}" if (others := {*several} - kept - known) else words
+    return f"{words} Of {_quoted(others)}, {copy}" if (others := {*several} - kept - known) else words
 
 
 def _quoted(names: Collection[str]) -> str:

@@ -777,6 +777,11 @@ async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
         (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
         assert drift.subject == f"{completed.database}, {copy}"
         assert f"the registry calls '{completed.database}'" in drift.explanation
+        # Before an adoption, the other one may have been the instance's.
+        assert "drop it" not in drift.explanation
+        assert "Keep all" in drift.explanation
+        adopt = f"`ods instance adopt {completed.instance_id} --database NAME`"
+        assert adopt in drift.explanation
     finally:
         await admin.execute(f'DROP DATABASE "{copy}"')
 
@@ -794,6 +799,7 @@ async def test_what_may_be_dropped_is_no_database_in_the_trash_when_several_have
         (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
         assert f"Do not drop '{version}'" in drift.explanation
         assert f"Of '{copy}', remove the comment of a copy" in drift.explanation
+        assert "or drop it" not in drift.explanation
     finally:
         for name in (copy, version):
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
