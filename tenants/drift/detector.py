@@ -19,6 +19,7 @@ from tenants.drift.ods_instances import (
     derivatives_of_other_instances,
     ods_instances_of_other_instances,
     ods_instances_without_database,
+    served_without_mark,
 )
 from tenants.drift.older_registry import older_than_server, published_later
 from tenants.drift.second_databases import second_databases
@@ -123,9 +124,9 @@ class DriftDetector:
         yield from ods_instances_without_database(seen, self._connection_strings)
         yield from derivatives_of_other_instances(seen, self._connection_strings)
         yield from ods_instances_of_other_instances(seen, self._connection_strings)
-        yield from unexpected_databases(
-            seen, self._tenant, {*self._templates, *(database.name for database in later)}
-        )
+        expected = {*self._templates, *served_without_mark(seen, self._connection_strings)}
+        expected.update(database.name for database in later)
+        yield from unexpected_databases(seen, self._tenant, expected)
         yield from wrong_templates(seen, self._templates)
         for directory in seen.orphan_directories:
             words = "This directory below base/ belongs to no database; a crashed server may have left it."

@@ -19,6 +19,12 @@ def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings
             )
 
 
+def served_without_mark(seen: Snapshot, strings: OdsConnectionStrings) -> set[str]:
+    """Databases without a mark to which ODS instances lead: those of operators, such as detached ones."""
+    led_to = {strings.local_database(ods_instance.connection_string) for ods_instance in seen.ods_instances}
+    return {one.name for one in seen.databases.values() if one.mark is None and one.name in led_to}
+
+
 def derivatives_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
     """Derivatives of an instance that lead to another one's database."""
     names = {row.ods_instance_id: row.name for row in seen.instances}

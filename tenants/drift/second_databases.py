@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
-from databases.inspection import published_last
+from databases.inspection import Database, published_last
 from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind
 from tenants.drift.own_databases import listed
@@ -58,6 +58,8 @@ def _copies_among(
         kept.add(last.name)
     elif not known:
         kept.update(several)  # their comments do not tell which is the instance's
+    if its is not None:
+        kept.update(name for name in several if not _may_be_copy(seen.databases[name], its))
     copy = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL)."
     if kept <= known:
         if its is None or its.is_in_trash:
@@ -67,10 +69,15 @@ def _copies_among(
         )
     words = (
         f"Do not drop {_quoted(kept)}, which the instance may have had last, or before a reset: the registry"
-        " was restored to an earlier state. Hand to the instance what it had last: `ods instance adopt ID"
-        " --database NAME`."
+        " was restored to an earlier state, or a database was renamed by hand. Hand to the instance what it"
+        " had last: `ods instance adopt ID --database NAME`."
     )
     return f"{words} Of {_quoted(others)}, {copy}" if (others := {*several} - kept - known) else words
+
+
+def _may_be_copy(database: Database, instance: DbInstance) -> bool:
+    """Whether it may be a copy of the instance's own; one that it had before a reset has another mark."""
+    return database.owner is not None and database.owner.database_mark == instance.database_mark_text
 
 
 def _quoted(names: Collection[str]) -> str:

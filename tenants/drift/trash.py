@@ -247,8 +247,8 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
             fault = "does not exist" if database is None else "has another comment"
             words = (
                 f"The instance had the database '{version.database_name}' before a reset, but it {fault}: it"
-                " cannot be brought back. It is told until its time in the trash is over, or the comment is"
-                " as it was."
+                f" cannot be brought back.{_renamed(seen, version, instance)} It is told until its time in"
+                " the trash is over, or name and comment are as they were."
             )
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
         elif (change := _change_of_version(database)) is not None:
@@ -256,6 +256,14 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
                 f"The database '{database.name}', which the instance had before a reset, {change}. {_KEPT}"
             )
             yield Drift(DriftKind.TRASH_CHANGED, f"{instance.id} {instance.name}", words)
+
+
+def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> str:
+    """What to do with the version if it is there under another name, which an operator has given it."""
+    for database in seen.databases.values():
+        if _is_version(database.owner, version, instance):
+            return f" Its mark is on '{database.name}': give that its name back, and close it."
+    return ""
 
 
 def _change_of_version(database: Database) -> str | None:

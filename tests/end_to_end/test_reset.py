@@ -1089,6 +1089,25 @@ async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since
     assert await read(postgres, job) == ["old"]
 
 
+async def test_version_comes_back_as_told_when_it_was_renamed_by_hand(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    kept = await replaced(operator, job)
+    renamed = f"{job.database}_rescue"
+    await admin.execute(f'ALTER DATABASE "{kept}" RENAME TO "{renamed}"')
+    found = await drifts_of(tenant, job.database, renamed)
+    assert f"Its mark is on '{renamed}'" in found[DriftKind.TRASH_WITHOUT_DATABASE].explanation
+    told = found[DriftKind.TWO_DATABASES_WITH_ONE_MARK].explanation
+    assert f"Do not drop '{renamed}'" in told
+    assert "a copy" not in told
+    await admin.execute(f'ALTER DATABASE "{renamed}" RENAME TO "{kept}"')
+    assert await drifts_of(tenant, job.database, renamed) == {}
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 async def test_instance_comes_back_as_told_when_it_was_undeleted_under_another_name_since(
     operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
 ) -> None:

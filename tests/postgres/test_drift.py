@@ -22,6 +22,7 @@ from databases.provisioning import CloneRequest
 from databases.server import Server
 from databases.spares import new_name
 from embedded import seeding
+from embedded.postgres import EmbeddedPostgres
 from registry.backups.stores import BackupStores
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.instances.deletes import Delete
@@ -36,6 +37,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift.detector import DriftDetector
 from tenants.drift.findings import Drift, DriftKind, is_suspect
 from tenants.tenant import Tenant
+from tests.ods import add_ods_instance, connection_string
 from tests.postgres.instance_states import bring_to
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
@@ -370,6 +372,24 @@ async def test_database_is_reported_when_no_instance_has_it(
     finally:
         await admin.execute(f'DROP DATABASE "{name}"')
     assert name not in [drift.subject for drift in await detector.detect()]
+
+
+async def test_database_is_not_reported_when_an_ods_instance_leads_to_it(
+    detector: DriftDetector,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """As one that was detached and goes on to be served, and those of an Ed-Fi installation from before."""
+    database = f"EdFi_Ods_{name}_Minimal"
+    await admin.execute(f'CREATE DATABASE "{database}"')
+    try:
+        assert database in [drift.subject for drift in await detector.detect()]
+        await add_ods_instance(rows, name, connection_string(postgres.port, database))
+        assert database not in [drift.subject for drift in await detector.detect()]
+    finally:
+        await admin.execute(f'DROP DATABASE "{database}"')
 
 
 @pytest.mark.parametrize(("state", "told"), [("Pending", False), ("InProgress", False), ("Error", True)])
