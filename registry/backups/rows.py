@@ -236,7 +236,9 @@ async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstanc
 
 
 async def keep_for_another_restore(session: AsyncSession, job: InstanceJob) -> None:
-    """Keep the backup for a while that the job, which has failed, was to restore: it was requested in time.
+    """Keep the backup for a while that the job was to restore, which has failed or was cancelled.
+
+    It was requested in time, and may be again.
 
     The caller records the failure in the same transaction: until then, the restore is under way.
     """

@@ -15,7 +15,7 @@ from sqlalchemy import Interval, exists, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
-from registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT
+from registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from registry.instances import status
 from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
@@ -204,6 +204,7 @@ class JobCancellations:
         step, values = await ending_before_begin(session, instance)
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
+        await keep_for_another_restore(session, due)
         await session.execute(job_record(due, step.job, reason))
         return True
 

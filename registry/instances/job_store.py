@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
+from registry.clock import LATEST_TIME
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
@@ -333,7 +334,7 @@ class JobStore:
                 "trashed_at": UTC_NOW,
                 # Not before: the job may have waited, or failed and been retried, for longer than that.
                 "purge_after": func.greatest(
-                    DbInstance.purge_after, UTC_NOW + literal(self._trash, Interval)
+                    DbInstance.purge_after, LATEST_TIME + literal(self._trash, Interval)
                 ),
                 "known_number": job.number,
                 "known_attempt": job.attempt,

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
+from registry.clock import LATEST_TIME
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
@@ -433,7 +434,7 @@ def _version(
         attempt=job.attempt,
         replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
         replaced_by=replacement.by,
-        purge_after=UTC_NOW + literal(kept_for, Interval),
+        purge_after=LATEST_TIME + literal(kept_for, Interval),
         **origin_columns(job.origin),
     )
 

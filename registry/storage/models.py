@@ -609,6 +609,8 @@ class Installation(Base):
     pass_at: Mapped[datetime | None] = mapped_column("passat")
     gap_from: Mapped[datetime | None] = mapped_column("gapfrom")
     gap_to: Mapped[datetime | None] = mapped_column("gapto")
+    # When one last ran before the clock was set back by more than a day; null once it is as late again.
+    set_back_from: Mapped[datetime | None] = mapped_column("setbackfrom")
 
 
 class OdsInstance(Base):

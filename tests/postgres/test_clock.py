@@ -8,13 +8,19 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.clock import RegistryClock
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.store import InstanceStore
+from tests.postgres.instance_states import bring_to
 
 
 @pytest.fixture(autouse=True)
 async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
     """The registry is shared with other tests, for which nothing shall be withheld."""
     yield
-    await rows.execute("UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL")
+    await rows.execute(
+        "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, setbackfrom = NULL"
+    )
 
 
 @pytest.fixture
@@ -81,3 +87,82 @@ async def test_there_is_no_gap_when_the_settings_let_passes_be_days_apart(
         await set_back(rows, "passat", ago)
         await clock.observe()
         assert (await clock.gap() is not None) is is_gap
+
+
+async def purge_times(rows: asyncpg.Connection, job: InstanceJob) -> list[timedelta]:
+    """In how much time, by the registry's clock, the instance and its versions are purged."""
+    return [
+        row["left"]
+        for row in await rows.fetch(
+            """
+            SELECT purgeafter - timezone('utc', now()) AS left FROM adminapi.dbinstances WHERE id = $1
+            UNION ALL
+            SELECT purgeafter - timezone('utc', now()) FROM adminapi.instanceversions WHERE instanceid = $1
+            """,
+            job.instance_id,
+        )
+    ]
+
+
+async def in_trash_with_version(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    job = await bring_to(instances, job_store, "Completed", name)
+    reset = (await instances.request_reset(job.instance_id)).job
+    assert (await job_store.begin(reset)).held
+    assert await job_store.finish_replacement(reset)
+    deletion = (await instances.request_delete(job.instance_id)).job
+    assert (await job_store.begin(deletion)).held
+    assert await job_store.finish_delete(deletion)
+    return job
+
+
+async def test_trash_stays_for_its_days_when_the_clock_was_behind_and_is_put_right(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    await clock.observe()
+    await set_back(rows, "passat", "-30 days")  # the last pass before the clock was set back
+    await clock.observe()
+    job = await in_trash_with_version(instances, job_store, name)
+    for column in ("passat", "setbackfrom"):
+        await set_back(rows, column, "30 days")
+    for table, columns in (("dbinstances", ("trashedat",)), ("instanceversions", ("replacedat",))):
+        for column in (*columns, "purgeafter"):
+            await rows.execute(f"UPDATE adminapi.{table} SET {column} = {column} - interval '30 days'")  # noqa: S608
+    assert max(await purge_times(rows, job)) < timedelta()
+    await clock.observe()
+    kept = await purge_times(rows, job)
+    assert len(kept) == 2
+    assert min(kept) > timedelta(days=6)
+    assert await rows.fetchval("SELECT setbackfrom FROM adminapi.installation") is None
+
+
+async def test_trash_stays_for_its_days_when_the_clock_was_set_back_after_the_last_pass(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    await clock.observe()
+    await set_back(rows, "passat", "-30 days")
+    job = await in_trash_with_version(instances, job_store, name)
+    assert min(await purge_times(rows, job)) > timedelta(days=36)
+
+
+async def test_trash_is_due_at_its_time_when_no_worker_has_run_for_days(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    await clock.observe()
+    job = await in_trash_with_version(instances, job_store, name)
+    before = await purge_times(rows, job)
+    await set_back(rows, "passat", "30 days")
+    await clock.observe()
+    assert await clock.gap() is not None
+    assert max(await purge_times(rows, job)) <= max(before)

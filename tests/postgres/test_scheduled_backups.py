@@ -28,7 +28,7 @@ from registry.storage.models import Backup
 from schedule_settings import KeptBackups
 from settings import VerifyPolicy
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import POLICY, bring_to
+from tests.postgres.instance_states import POLICY, bring_to, stores
 from tests.servers import session
 
 KEPT = KeptBackups(daily=1)
@@ -772,6 +772,25 @@ async def test_backup_stays_for_another_request_when_a_restore_of_it_has_failed(
     assert kept_until > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=6)
     await rows.execute("UPDATE adminapi.backups SET keptuntil = keptuntil - interval '8 days'")
     assert await deleted(expiry) == [first]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["waits", "runs"])
+async def test_backup_stays_for_another_request_when_confirm_has_cancelled_a_reset_to_it(
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    engine: AsyncEngine,
+    job: InstanceJob,
+    expiry: BackupExpiry,
+    begun: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    first = await made_at(tenant, rows, job, MONDAY)
+    await made_at(tenant, rows, job, TUESDAY)
+    instances, jobs = stores(engine)  # with ODS_TRASH_DAYS=0
+    reset = (await instances.request_reset(job.instance_id, origin=BackupOrigin(str(first)))).job
+    if begun:
+        await jobs.begin(reset)
+    assert [one.job_id for one in await tenant.cancellations.hold_drops()] == [reset.job_id]
+    assert await deleted(expiry) == []
 
 
 async def test_backup_of_another_installation_stays(
