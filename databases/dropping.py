@@ -46,6 +46,8 @@ WHERE datname = $1 AND backend_type = 'client backend'
 # For sessions to end, as PostgreSQL waits for them, and for locks of other sessions.
 _LONGEST_WAIT_SECONDS = 5
 _PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE = "5s"
+"""How long a session may do nothing between the question whether to drop a database, and the DROP."""
 # Those of the service's role, and of the one that restores, of which it is a member.
 _END_PROGRAMS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -220,10 +222,11 @@ async def _drop_if_due(
     """Drop a closed database without sessions, unless `before` raises, which is awaited before each try.
 
     A DROP that waits for a lock does not learn that its client cancels meanwhile, nor that the session that
-    holds it gives the name to another database. So PostgreSQL waits for none.
+    holds it gives the name to another database. So PostgreSQL waits for none. And it ends the session of a
+    worker that was suspended after it had asked, before that goes on with the DROP.
     """
-    # The shortest. The session has it until it returns to its pool; after an error, it is closed.
-    await execute(session, "SET lock_timeout = '1ms'")
+    # Until the session returns to its pool; after an error, it is closed. The shortest that there is.
+    await execute(session, f"SET lock_timeout = '1ms'; SET idle_session_timeout = '{_LONGEST_PAUSE}'")
     waited_since = monotonic()
     while True:
         await before()
@@ -236,6 +239,7 @@ async def _drop_if_due(
             if is_over or fault.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
         else:
+            await execute(session, "RESET idle_session_timeout")  # what follows may have to wait
             return
         await asyncio.sleep(_PAUSE_SECONDS)
 

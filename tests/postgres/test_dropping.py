@@ -18,6 +18,7 @@ from databases.server import Server
 from databases.trash import let_go
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
+    FENCES_HELD,
     exchanging_by_hand,
     exists,
     fingerprint,
@@ -27,6 +28,7 @@ from tests.postgres.postgres_inspection import (
     persistent_sessions,
     row_of,
     still_due,
+    until,
 )
 from tests.servers import session
 
@@ -260,3 +262,24 @@ async def test_database_stays_when_a_session_does_not_end(
     assert fault.value.retryable
     assert await exists(admin, wanted.database)
     await dropped(server, wanted)
+
+
+async def test_database_stays_when_the_worker_was_suspended_after_it_has_asked(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropping, "_LONGEST_PAUSE", "100ms")
+    await provisioned(server, wanted)
+
+    async def suspended() -> None:
+        assert await admin.fetchval(FENCES_HELD)
+        await until(no_fence_is_held)
+
+    async def no_fence_is_held() -> bool:
+        return not await admin.fetchval(FENCES_HELD)
+
+    with pytest.raises(DatabaseFaultError) as fault:
+        await dropped(server, wanted, before=suspended)
+    assert fault.value.outage
+    assert await exists(admin, wanted.database)
+    await dropped(server, wanted)
+    assert not await exists(admin, wanted.database)
