@@ -56,7 +56,10 @@ class NotOursError(DatabaseFaultError):
     def __init__(self, database: str, *, registered_for: int | None = None) -> None:
         found = f"A database named '{database}' exists that does not belong to this instance"
         if registered_for is None:
-            super().__init__(f"{found}. It was left untouched. Rename or remove it, then retry.")
+            super().__init__(
+                f"{found}. It was left untouched: it may be that of another tenant's instance. Choose another"
+                " name; or, if you know that nothing uses that database, rename it. Then retry."
+            )
             return
         super().__init__(
             f"{found} by its comment, but has the name of the instance's by the registry. It was left"
