@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import asyncpg
@@ -24,6 +24,7 @@ from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.ods import add_ods_instance, connection_string, ods_database
+from tests.postgres.postgres_inspection import holding_comment
 from tests.servers import MINIMAL_TEMPLATE, in_use, service_dsn, session
 from worker import WORKERS
 
@@ -62,6 +63,14 @@ async def is_copied(admin: asyncpg.Connection) -> None:
         return bool(await admin.fetch(f"{query} AND state = 'active'"))
 
     await wait_until(copies, 20)
+
+
+@asynccontextmanager
+async def holding_limit(admin: asyncpg.Connection, database: str) -> AsyncIterator[None]:
+    """Write the limit of the sessions on `database` once more, until the end of the body."""
+    async with admin.transaction():
+        await admin.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
+        yield
 
 
 async def is_held_up(admin: asyncpg.Connection, database: str) -> None:
@@ -211,8 +220,7 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
 ) -> None:
     job = await operator.create(name)
     await operator.ended(job)
-    async with admin.transaction():
-        await admin.execute(f'ALTER DATABASE "{job.database}" CONNECTION LIMIT -1')
+    async with holding_limit(admin, job.database):
         deletion = await operator.delete(job)
         await operator.reached(deletion, {JobStatus.IN_PROGRESS})
         assert (await cancel(api, deletion.job_id)).status_code == 202
@@ -227,10 +235,10 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
 @pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("state", ["live", "trash"])
 @pytest.mark.parametrize(
-    ("change", "asks_anew"),
+    ("holding", "asks_anew"),
     [
-        pytest.param("ALTER DATABASE {0} CONNECTION LIMIT -1", False, id="when it is closed"),
-        pytest.param("COMMENT ON DATABASE {0} IS {1}", True, id="when it is dropped"),
+        pytest.param(holding_limit, False, id="when it is closed"),
+        pytest.param(holding_comment, True, id="when it is dropped"),
     ],
 )
 async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purge_is_cancelled(
@@ -240,7 +248,7 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
     name: str,
     *,
     state: str,
-    change: str,
+    holding: Callable[[asyncpg.Connection, str], AbstractAsyncContextManager[None]],
     asks_anew: bool,
 ) -> None:
     """Temporal tells the activity within a heartbeat, in which it may get on.
@@ -254,12 +262,7 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
         deletion = await operator.delete(job)
         assert await operator.ended(deletion) is JobStatus.COMPLETED
         kept = str(deletion.trash_database)
-    comment = await admin.fetchval(
-        "SELECT quote_literal(shobj_description(oid, 'pg_database')) FROM pg_database WHERE datname = $1",
-        kept,
-    )
-    async with admin.transaction():
-        await admin.execute(change.format(f'"{kept}"', comment))
+    async with holding(admin, kept):
         purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
         await operator.starter.start(purge)
         await is_held_up(admin, kept)
@@ -285,8 +288,7 @@ async def test_rename_is_undone_when_it_is_cancelled_while_it_waits_for_a_lock(
 ) -> None:
     job = await operator.create(name)
     await operator.ended(job)
-    async with admin.transaction():
-        await admin.execute(f'ALTER DATABASE "{job.database}" CONNECTION LIMIT -1')
+    async with holding_limit(admin, job.database):
         rename = await operator.rename(job, f"{name} new")
         await operator.reached(rename, {JobStatus.IN_PROGRESS})
         assert (await cancel(api, rename.job_id)).status_code == 202

@@ -83,13 +83,18 @@ async def exchanging_by_hand(
 
     Gives the OIDs of both. What had the name is `<name>_aside` then.
     """
-    aside, other = f"{database}_aside", f"{database}_other"
+    other = f"{database}_other"
     await admin.execute(f'CREATE DATABASE "{other}" OWNER ods_service STRATEGY file_copy')
     oids = await oid_of(admin, database), await oid_of(admin, other)
     async with admin.transaction():
-        await admin.execute(f'ALTER DATABASE "{database}" RENAME TO "{aside}"')
-        await admin.execute(f'ALTER DATABASE "{other}" RENAME TO "{database}"')
+        await exchange_names(admin, database)
         yield oids
+
+
+async def exchange_names(admin: asyncpg.Connection, database: str) -> None:
+    """Give the name of `database` to `<name>_other`; what had it is `<name>_aside` then."""
+    await admin.execute(f'ALTER DATABASE "{database}" RENAME TO "{database}_aside"')
+    await admin.execute(f'ALTER DATABASE "{database}_other" RENAME TO "{database}"')
 
 
 async def still_due() -> None:

@@ -128,8 +128,8 @@ async def test_trash_stays_for_its_days_when_the_clock_was_behind_and_is_put_rig
     job = await in_trash_with_version(instances, job_store, name)
     for column in ("passat", "setbackfrom"):
         await set_back(rows, column, "30 days")
-    for table, columns in (("dbinstances", ("trashedat",)), ("instanceversions", ("replacedat",))):
-        for column in (*columns, "purgeafter"):
+    for table, since in (("dbinstances", "trashedat"), ("instanceversions", "replacedat")):
+        for column in (since, "purgeafter"):
             await rows.execute(f"UPDATE adminapi.{table} SET {column} = {column} - interval '30 days'")  # noqa: S608
     assert max(await purge_times(rows, job)) < timedelta()
     await clock.observe()

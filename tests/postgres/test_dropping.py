@@ -19,6 +19,7 @@ from databases.trash import let_go
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     FENCES_HELD,
+    exchange_names,
     exchanging_by_hand,
     exists,
     fingerprint,
@@ -222,8 +223,7 @@ async def test_no_other_database_is_dropped_when_it_has_got_the_name_while_the_d
         dropping = asyncio.create_task(dropped(server, wanted, before=before))
         async with asyncio.timeout(5):
             await asked.wait()
-        await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_aside"')
-        await admin.execute(f'ALTER DATABASE "{name}_other" RENAME TO "{name}"')
+        await exchange_names(admin, name)
     exchanged.set()
     with pytest.raises(DatabaseFaultError, match="has changed which database"):
         await dropping
