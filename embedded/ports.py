@@ -27,7 +27,10 @@ def free_port(besides: Collection[int] = ()) -> int:
 
 
 def free_ports(number: int, besides: Collection[int] = ()) -> list[int]:
-    """So many different ports on which no process listens, and none of `besides`."""
+    """So many different ports on which no process listens, and none of `besides`.
+
+    For a minute the kernel gives them to no process that asks for any port, as clients do at each connection.
+    """
     found: list[int] = []
     with ExitStack() as held:  # all held at once: the kernel may give a released one again
         while len(found) < number:
@@ -35,8 +38,18 @@ def free_ports(number: int, besides: Collection[int] = ()) -> list[int]:
             probe.bind((_HOST, _ANY))
             port = int(probe.getsockname()[1])
             if port not in besides:
+                _close_a_connection_to(probe)
                 found.append(port)
     return found
+
+
+def _close_a_connection_to(listener: socket.socket) -> None:
+    """Leave one in TIME_WAIT: servers may listen there (SO_REUSEADDR), clients do not get the port."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.listen()
+    with socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        accepted.close()  # first: the side that closes first is the one that waits
 
 
 def require_free(ports: Mapping[str, int]) -> None:

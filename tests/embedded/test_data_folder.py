@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,6 +137,15 @@ def test_damage_is_reported_when_the_secrets_cannot_be_read(tmp_path: Path, cont
 
 def test_ports_are_different_when_several_are_asked_for() -> None:
     assert len(set(free_ports(300))) == 300
+
+
+def test_port_is_kept_for_a_server_when_it_was_asked_for() -> None:
+    port = free_port()
+    with socket.socket() as client, pytest.raises(OSError, match="in use"):
+        client.bind(("127.0.0.1", port))
+    require_free({"--api-port": port})
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 def test_port_is_none_of_those_that_are_spoken_for_when_one_is_asked_for() -> None:
