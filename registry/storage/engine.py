@@ -35,10 +35,13 @@ _LONGEST_PAUSE = "60s"
 """How long a process may do something else within a transaction: one that hangs gives its locks back."""
 
 _ANSWER_TIMEOUT = 2
-"""Seconds to wait for the answer of a connection that was idle: its server may have lost its power."""
+"""Seconds to wait for the answer of a connection that was not used for a while: its server may be off."""
 _TRUSTED_SECONDS = 1
-"""How long after its last use a connection is given out without a check."""
-_USED_AT = "used at"
+"""How long after it was asked a connection is given out without being asked again, also if it was used since.
+
+One that is used all the time, but only to read, would not tell that its server has become a standby.
+"""
+_ASKED_AT = "asked at"
 _BEGAN_AT = "began at"
 
 _ROWS_AT_ONCE = 100
@@ -57,7 +60,7 @@ def create_registry_engine(
         pool_size: the most connections that are open at once.
         statement_timeout: seconds to wait for the answer to a statement; None for no limit.
 
-    A connection that died, or that can no longer write, is noticed and replaced when it is taken. All are
+    A connection that died, or that can no longer write, is noticed within a second, and replaced. All are
     replaced when a write is refused because the server is a standby now, or the server ends a connection.
     A process that hangs in a transaction has it rolled back after a minute, and can commit nothing then.
     """
@@ -78,7 +81,6 @@ def create_registry_engine(
         hide_parameters=True,
     )
     # Not `pool_pre_ping`, which asks each time, with BEGIN and ROLLBACK around its question.
-    event.listen(engine.sync_engine, "checkin", _note_use)
     event.listen(engine.sync_engine, "checkout", _require_answer_to(question(current(dsn))))
     event.listen(engine.sync_engine, "handle_error", _leave_server)
     if provider.is_on():
@@ -97,10 +99,6 @@ async def fetch_all(session: AsyncSession, query: Select[_Row]) -> list[_Row]:
         rows += some
         await asyncio.sleep(0)
     return rows
-
-
-def _note_use(_: object, entry: ConnectionPoolEntry) -> None:
-    entry.info[_USED_AT] = time.monotonic()
 
 
 def _leave_server(context: ExceptionContext) -> None:
@@ -141,15 +139,17 @@ def _require_answer_to(question: str) -> Callable[..., None]:
         entry: ConnectionPoolEntry,
         *_: object,
     ) -> None:
-        """Have the pool replace its connections if this one is closed, or was idle and cannot be used."""
+        """Have the pool replace its connections if this one is closed, or cannot be used any more."""
         session: asyncpg.Connection = connection.driver_connection
         if session.is_closed():
             raise InvalidatePoolError
-        if time.monotonic() - entry.info.get(_USED_AT, -math.inf) < _TRUSTED_SECONDS:
+        now = time.monotonic()
+        if now - entry.info.get(_ASKED_AT, -math.inf) < _TRUSTED_SECONDS:
             return
         try:
             await_only(require_usable(session, question, _ANSWER_TIMEOUT))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             raise InvalidatePoolError from None
+        entry.info[_ASKED_AT] = now
 
     return require_answer
