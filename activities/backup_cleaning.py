@@ -1,7 +1,7 @@
 """What the reconcile pass does about backups: what is left is removed, what waits is started."""
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -268,13 +268,13 @@ class BackupCleaning:
         known = await self._tenant.backups.made_by(own)
         keys = await list_backups(store)
         recorded, unknown = await self._take_in(store, keys, own, left) if is_alone else (0, 0)
-        missing = await self._tell_missing(store, known, set(keys))
-        elsewhere = await self._follow_moved(store, known, set(keys))
-        await self._verify_those_back(store, known, set(keys))
+        missing = await self._tell_missing(store, known, keys)
+        elsewhere = await self._follow_moved(store, known, keys)
+        await self._verify_those_back(store, known, keys)
         return replace(report, recorded=recorded, missing=missing, elsewhere=elsewhere, unknown=unknown)
 
     async def _take_in(
-        self, store: BackupStore, keys: Sequence[BackupKey], own: UUID, left: _Left
+        self, store: BackupStore, keys: Iterable[BackupKey], own: UUID, left: _Left
     ) -> tuple[int, int]:
         """Record the whole backups that the registry does not know.
 
@@ -304,17 +304,24 @@ class BackupCleaning:
         return recorded, len(unknown)
 
     async def _tell_missing(
-        self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
+        self, store: BackupStore, known: Iterable[Backup], stored: Mapping[BackupKey, int]
     ) -> int:
-        """Record and count which known backups are gone from this store: an earlier one may have its own."""
+        """Record and count which known backups are gone from this store: an earlier one may have its own.
+
+        Args:
+            store: the store.
+            known: those that the registry has.
+            stored: how many bytes the dump of each has that is in the store.
+        """
         missing, gone = 0, []
         for backup in known:
             key = key_of(self._tenant.name, backup)
-            if key in stored or backup.location != store.location(folder_of(key)):
+            is_here = stored.get(key) == backup.size_bytes
+            if is_here or backup.location != store.location(folder_of(key)):
                 continue
             if backup.verification not in {None, VERIFICATION_PASSED}:
                 missing += 1  # it is known not to be whole, or will be
-            elif await load_if_readable(store, key) is None:
+            elif await load_whole(store, self._tenant.name, backup) is None:
                 gone.append(backup)
         if gone:
             await known_store(self._tenant)  # a disk that was unmounted meanwhile lacks all

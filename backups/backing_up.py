@@ -29,7 +29,7 @@ from backups.markers import marked
 from backups.monitoring import Monitor
 from backups.snapshots import Database, Snapshot, Table, snapshot
 from backups.storage import BackupStore
-from backups.stored_backups import delete_backup
+from backups.stored_backups import delete_backup, has_dump
 from databases.statements import fetch_rows
 
 _CLEANUP_SECONDS = 10
@@ -112,9 +112,27 @@ async def back_up(
                 marker.require_fresh()
             # What fails now cleans nothing up: the manifest could come to be after its dump was deleted.
             await store.write(manifest_of(request.key), manifest.to_json())
+    await _require_dump(store, manifest)
     with suppress(BackupFaultError):  # beside the manifest it says nothing
         await store.delete(marker_of(request.key))
     return manifest
+
+
+async def _require_dump(store: BackupStore, manifest: Manifest) -> None:
+    """Take the manifest back if the dump is not there any more.
+
+    If the clock of the store was set ahead meanwhile, a pass may have taken it for a dead writer's.
+
+    Raises:
+        BackupFaultError: it is not there; or the store is away or refuses.
+    """
+    if not await has_dump(store, manifest):
+        await store.delete(manifest_of(manifest.key))
+        raise BackupFaultError(
+            "The dump was removed from the store while its rows were counted: the store's clock may have been"
+            " set. The backup was given up.",
+            outage=True,
+        )
 
 
 def program_label(mark: UUID) -> str:

@@ -90,6 +90,11 @@ class Part:
         return self.file == _MANIFEST
 
     @property
+    def is_dump(self) -> bool:
+        """Whether it has what was in the database."""
+        return self.file in {_PLAIN_DUMP, _ENCRYPTED_DUMP}
+
+    @property
     def is_marker(self) -> bool:
         """Whether it is renewed while the backup is written."""
         return self.file == _MARKER

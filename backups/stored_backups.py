@@ -13,14 +13,18 @@ from backups.markers import LEASE
 from backups.storage import BackupStore, StoredObject
 
 
-async def list_backups(store: BackupStore, folder: str = "") -> list[BackupKey]:
-    """The backups of a store, or below one of its folders; one without a manifest does not exist.
+async def list_backups(store: BackupStore, folder: str = "") -> dict[BackupKey, int]:
+    """The backups of a store, or below one of its folders, and how many bytes the dump of each has.
+
+    One without a manifest does not exist; that of one without a dump, which cannot be used, has none.
 
     Raises:
         BackupFaultError: the store is away or refuses.
     """
-    parts = [part_at(found.path) for found in await store.list_objects(folder)]
-    return [part.key for part in parts if part is not None and part.is_manifest]
+    objects = await store.list_objects(folder)
+    parts = [(part, it.size_bytes) for it in objects if (part := part_at(it.path)) is not None]
+    dumps = {part.key: size_bytes for part, size_bytes in parts if part.is_dump}
+    return {part.key: dumps.get(part.key, 0) for part, _ in parts if part.is_manifest}
 
 
 async def load_manifest(store: BackupStore, key: BackupKey) -> Manifest:

@@ -89,13 +89,13 @@ async def test_nothing_is_visible_and_nothing_runs_when_a_writer_is_killed(
     async with writer(large, store, monitor.log, key) as running:
         (program,) = psutil.Process(running.pid).children(recursive=True)
         assert program.name() == "pg_dump"
-        assert await list_backups(store) == []
+        assert await list_backups(store) == {}
         running.kill()
         await running.wait()
     gone, _ = psutil.wait_procs([program], 5)
     assert gone == [program]
     await no_sessions(admin, large)
-    assert await list_backups(store) == []
+    assert await list_backups(store) == {}
     assert await store.list_objects() != []
     await wait_until(lambda: _removes(store, short_lease, key), 10)
     assert await store.list_objects() == []

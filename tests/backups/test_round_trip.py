@@ -93,7 +93,7 @@ async def test_database_comes_back_when_its_backup_is_restored(
     monitor: Monitor,
 ) -> None:
     made = await back_up(ods, store, wanted, monitor, recipients)
-    assert await list_backups(store) == [wanted.key]
+    assert await list_backups(store) == {wanted.key: made.size_bytes}
     found = await load_manifest(store, wanted.key)
     assert found == made
     await restore(store, found, empty, monitor, [str(IDENTITY)])
@@ -512,7 +512,7 @@ async def test_nothing_is_left_when_a_backup_is_deleted(
     for store in (folder_store, s3_store):
         await back_up(ods, store, wanted, monitor)
         await delete_backup(store, wanted.key)
-        assert await list_backups(store) == []
+        assert await list_backups(store) == {}
         with pytest.raises(MissingObjectError, match="There is no backup at"):
             await load_manifest(store, wanted.key)
         assert await store.list_objects() == []
@@ -525,7 +525,7 @@ async def test_backup_does_not_exist_when_its_manifest_is_gone(
 ) -> None:
     await back_up(ods, folder_store, wanted, monitor)
     (folder / manifest_of(wanted.key)).unlink()
-    assert await list_backups(folder_store) == []
+    assert await list_backups(folder_store) == {}
 
 
 async def test_what_is_no_backup_is_left_alone(
@@ -534,8 +534,8 @@ async def test_what_is_no_backup_is_left_alone(
     (folder / "manifest.json").write_text("{}")
     (folder / "default").mkdir()
     (folder / "default" / "notes#1").write_text("an operator's")
-    await back_up(ods, folder_store, wanted, monitor)
-    assert await list_backups(folder_store) == [wanted.key]
+    made = await back_up(ods, folder_store, wanted, monitor)
+    assert await list_backups(folder_store) == {wanted.key: made.size_bytes}
     await delete_backup(folder_store, wanted.key)
     assert names_in(folder) == ["default", "manifest.json"]
     assert names_in(folder / "default") == ["notes#1"]

@@ -17,7 +17,7 @@ async def test_store_keeps_the_ids_that_it_was_given(store: BackupStore) -> None
     second = await give_identity(store)
     assert [await has_identity(store, one) for one in (first, second, uuid4())] == [True, True, False]
     assert await identify(store) in {first, second}
-    assert await list_backups(store) == []
+    assert await list_backups(store) == {}
 
 
 async def test_store_has_each_id_that_it_is_given_at_once(store: BackupStore) -> None:
@@ -38,7 +38,7 @@ async def test_store_has_the_claims_of_a_tenant_and_installation(store: BackupSt
         await claims.remove(first)
     assert await claims.found() == [second]
     assert await identify(store) == identity
-    assert await list_backups(store) == []
+    assert await list_backups(store) == {}
 
 
 async def test_other_objects_in_the_folder_of_ids_are_none(folder_store: BackupStore) -> None:

@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -29,7 +31,9 @@ from activities.errors import OUTAGE
 from backups import readiness, restoring
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram, find_program
+from backups.figures import count_rows
 from backups.manifest import BackupKey, BackupRequest, Manifest
+from backups.snapshots import Snapshot, Table
 from backups.storage import BackupStore
 from backups.stored_backups import list_backups
 from databases.errors import DatabaseFaultError
@@ -614,6 +618,7 @@ async def test_pass_goes_on_when_a_superuser_uses_what_a_verification_has_left(
     assert await scratches(admin) == 0
 
 
+@pytest.mark.parametrize("part", ["", "database.dump"], ids=["all of it", "the dump"])
 async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
     operator: Operator,
     api: httpx.AsyncClient,
@@ -624,12 +629,13 @@ async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
     rows: asyncpg.Connection,
     name: str,
     caplog: pytest.LogCaptureFixture,
+    part: str,
 ) -> None:
     job = await created(operator, name)
     gone, earlier, there = [await backed_up(api, job) for _ in range(3)]
     await verified(api, gone)
     for backup in (gone, earlier):
-        folder_of(backup).rename(store.with_name(backup["id"]))
+        (folder_of(backup) / part).rename(store.with_name(backup["id"]))
     await rows.execute(
         "UPDATE adminapi.backups SET location = 's3://earlier/' || id WHERE id = $1", uuid.UUID(earlier["id"])
     )
@@ -645,10 +651,51 @@ async def test_backup_is_told_not_to_be_whole_when_it_is_gone_from_the_store(
         assert (await api.get(f"/v2/backups/{backup['id']}")).json()["verification"] is None
     figures = await RegistryFigures(tenant.engine, tenant.name, settings).read()
     assert [it.value for it in figures if it.figure is BACKUPS_UNVERIFIED] == [1]
-    store.with_name(gone["id"]).rename(folder_of(gone))
+    store.with_name(gone["id"]).rename(folder_of(gone) / part)
     assert "0 purges, 1 not in this store." in await reconcile(temporal, settings)
     # The pass has it verified anew.
     assert (await passed(api, gone))["verification"] == "Completed"
+
+
+def dumps_in(store: Path) -> list[Path]:
+    return list(store.rglob("database.dump"))
+
+
+def set_back(folder: Path, by: timedelta) -> None:
+    """Make the files of a folder older, as if the clock had been set ahead."""
+    for path in folder.iterdir():
+        earlier = path.stat().st_mtime - by.total_seconds()
+        os.utime(path, (earlier, earlier))
+
+
+async def test_another_backup_is_made_when_the_clock_of_the_store_is_set_ahead_while_rows_are_counted(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    store: Path,
+    tenant: Tenant,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By that clock, nothing that is stored of the backup is young: a pass removes the dump."""
+    job = await created(operator, name)
+    removed = asyncio.Event()
+
+    async def count_late(snapshot: Snapshot, tables: Iterable[Table]) -> Mapping[str, int]:
+        await removed.wait()
+        return await count_rows(snapshot, tables)
+
+    monkeypatch.setattr("backups.backing_up.count_rows", count_late)
+    accepted = await requested(api, job)
+    async with asyncio.timeout(30):
+        while not dumps_in(store):
+            await asyncio.sleep(0.05)
+    set_back(dumps_in(store)[0].parent, timedelta(days=2))
+    await cleaned(tenant)
+    assert not dumps_in(store)
+    removed.set()
+    assert (await ended(api, accepted["jobId"]))["status"] == "Completed"
+    backup = await backup_of(api, accepted)
+    assert len((await api.get(f"/v2/backups/{backup['id']}/dump")).content) == backup["sizeBytes"]
 
 
 async def test_backup_is_told_to_be_missing_or_gone_after_the_store_was_moved(
@@ -716,7 +763,7 @@ async def test_backup_is_not_told_to_be_in_another_store_when_the_disk_is_unmoun
     backup = await backed_up(api, await created(operator, name))
     earlier = await rows.fetchval("UPDATE adminapi.backups SET location = 's3://a/' || id RETURNING location")
 
-    async def list_unmounted(store_of_pass: BackupStore) -> list[BackupKey]:
+    async def list_unmounted(store_of_pass: BackupStore) -> dict[BackupKey, int]:
         unmount(store)
         return await list_backups(store_of_pass)
 
@@ -737,7 +784,7 @@ async def test_no_backup_is_called_gone_when_the_disk_of_the_store_is_unmounted_
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
 
-    async def list_unmounted(store_of_pass: BackupStore) -> list[BackupKey]:
+    async def list_unmounted(store_of_pass: BackupStore) -> dict[BackupKey, int]:
         unmount(store)
         return await list_backups(store_of_pass)
 
