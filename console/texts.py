@@ -455,8 +455,9 @@ _TEXTS = {
     "drift.remedy": "Remedy",
     "drift.by_hand": "By hand, on the server: bring back what is missing, or remove what is left over. This"
     " service does nothing here by itself.",
-    "drift.by_hand.DatabaseWithoutInstance": "If another program uses it, rename it; if none does, drop it:"
-    " on the server, by hand. No instance of that name can be created before.",
+    "drift.by_hand.DatabaseWithoutInstance": "It may be that of another tenant or program: then leave it"
+    " alone, and choose another name. If nothing uses it, and its data are not needed, drop it: on the"
+    " server, by hand. No instance of that name can be created before.",
     "drift.remedy.Adopt": "Adopt the database",
     "drift.remedy.Undelete": "Undelete the instance",
     "drift.remedy.Purge": "Purge the instance",

@@ -33,7 +33,7 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
         elif database.mark in seen.known_marks or (
             not database.staging and _looks_like_ods(database) and database.name not in live_names
         ):
-            words = "No live instance has this database."
+            words = "No live instance of this tenant has this database."
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
 
 

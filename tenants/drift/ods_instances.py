@@ -20,8 +20,10 @@ def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings
 
 
 def served_without_mark(seen: Snapshot, strings: OdsConnectionStrings) -> set[str]:
-    """Databases without a mark to which ODS instances lead: those of operators, such as detached ones."""
-    led_to = {strings.local_database(ods_instance.connection_string) for ods_instance in seen.ods_instances}
+    """Databases without a mark to which ODS instances or their derivatives lead, such as detached ones."""
+    served = [one.connection_string for one in seen.ods_instances]
+    served += [derivative.connection_string for derivative in seen.derivatives]
+    led_to = {strings.local_database(connection_string) for connection_string in served}
     return {one.name for one in seen.databases.values() if one.mark is None and one.name in led_to}
 
 

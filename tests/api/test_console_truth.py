@@ -147,8 +147,11 @@ async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_
         plan = read(await browser.post(path, data=typed))
         drift = await shown(browser, "/drift")
     assert f"Database {in_the_way} " in plan
-    assert "had a database of that name when it was last looked at: No live instance has this" in plan
+    assert (
+        "had a database of that name when it was last looked at: No live instance of this tenant has this"
+        in plan
+    )
     assert "It can be created." not in plan
     assert "It can be created." in read(await browser.post(path, data=typed | {"name": f"{name} b"}))
     card = drift[drift.index(in_the_way) :]
-    assert "If another program uses it, rename it; if none does, drop it: on the server, by hand." in card
+    assert "then leave it alone, and choose another name. If nothing uses it, and its data" in card

@@ -374,7 +374,7 @@ async def test_database_is_reported_when_no_instance_has_it(
     assert name not in [drift.subject for drift in await detector.detect()]
 
 
-async def test_database_is_not_reported_when_an_ods_instance_leads_to_it(
+async def test_database_is_not_reported_when_an_ods_instance_or_its_derivative_leads_to_it(
     detector: DriftDetector,
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
@@ -388,7 +388,18 @@ async def test_database_is_not_reported_when_an_ods_instance_leads_to_it(
         assert database in [drift.subject for drift in await detector.detect()]
         await add_ods_instance(rows, name, connection_string(postgres.port, database))
         assert database not in [drift.subject for drift in await detector.detect()]
+        await rows.execute(
+            """
+            INSERT INTO dbo.odsinstancederivatives
+                (odsinstance_odsinstanceid, derivativetype, connectionstring)
+            SELECT odsinstanceid, 'ReadReplica', connectionstring FROM dbo.odsinstances WHERE name = $1
+            """,
+            name,
+        )
+        await rows.execute("UPDATE dbo.odsinstances SET connectionstring = NULL WHERE name = $1", name)
+        assert database not in [drift.subject for drift in await detector.detect()]
     finally:
+        await rows.execute("DELETE FROM dbo.odsinstancederivatives")
         await admin.execute(f'DROP DATABASE "{database}"')
 
 
