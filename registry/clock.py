@@ -1,15 +1,18 @@
 """Whether time went on steadily by the registry's clock, as far as the passes of the workers have seen it.
 
 That clock decides when a database in the trash and a scheduled backup are due. Where all runs on one machine,
-no other clock tells that it was set ahead, but that no worker has run for the days between does.
+no other clock tells that it was set ahead, but that no worker has run for the days between does. What was
+recorded while it was behind stays for its days once it is right.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Interval, and_, case, func, literal, null, select, update
+from sqlalchemy import Interval, case, func, literal, null, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from registry.backups.expiry import keep_scheduled_backups
+from registry.keeping import IS_SET_BACK, TIME_BEFORE
 from registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
@@ -18,9 +21,6 @@ _GAP = timedelta(days=1)
 _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
-
-LATEST_TIME = func.greatest(UTC_NOW, select(Installation.pass_at).scalar_subquery())
-"""The time by the registry's clock; that of the last pass if the clock was set back since."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +56,28 @@ class RegistryClock:
     async def observe(self) -> None:
         """Record that a pass runs now; and a gap, if the last one ran too long ago.
 
-        If the clock was set back before the gap, it was wrong until now: what was put into the trash
-        meanwhile has a time that is too early, and all that is there stays for its days from now on.
+        A clock that was set back by more than a day, and is as late again as it was before, may have been
+        wrong meanwhile. What was put into the trash or backed up then has a time that is too early, and all
+        that is in the trash or was backed up by the schedule stays for its days from now on.
         """
         is_gap = Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
-        is_set_back = Installation.pass_at > UTC_NOW + literal(_GAP, Interval)
         is_as_late_again = Installation.set_back_from <= UTC_NOW
         seen = {
             "pass_at": UTC_NOW,
             "gap_from": case((is_gap, Installation.pass_at), else_=Installation.gap_from),
             "gap_to": case((is_gap, UTC_NOW), else_=Installation.gap_to),
             "set_back_from": case(
-                (is_set_back, func.greatest(Installation.set_back_from, Installation.pass_at)),
+                (IS_SET_BACK, TIME_BEFORE),
                 (is_as_late_again, null()),
                 else_=Installation.set_back_from,
             ),
         }
         async with self._sessions.transaction() as session:
-            was_behind = await session.scalar(select(and_(is_gap, is_as_late_again)).with_for_update())
+            was_set_back = await session.scalar(select(is_as_late_again).with_for_update())
             await session.execute(update(Installation).values(**seen))
-            if was_behind:
-                await _keep_trash(session)
+            if was_set_back:
+                await _count_trash_anew(session)
+                await keep_scheduled_backups(session)
 
     async def gap(self) -> TimeGap | None:
         """The last gap, if it ended less than a day ago.
@@ -92,7 +93,7 @@ class RegistryClock:
         return TimeGap(row.gap_from, row.gap_to)
 
 
-async def _keep_trash(session: AsyncSession) -> None:
+async def _count_trash_anew(session: AsyncSession) -> None:
     """Let what is in the trash stay from now on for as long as it was to stay when it came there."""
     for row, since in ((DbInstance, DbInstance.trashed_at), (InstanceVersion, InstanceVersion.replaced_at)):
         anew = func.greatest(row.purge_after, UTC_NOW + (row.purge_after - since))

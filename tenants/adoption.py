@@ -239,7 +239,7 @@ class DatabaseAdoption:
             for one in await adoption.replaced_databases(session, self._owner(row), database)
             if one.name not in known
         ]
-        self._tenant.adoptions.keep_replaced(
+        await self._tenant.adoptions.keep_replaced(
             row,
             [
                 ReplacedDatabase(

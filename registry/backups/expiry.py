@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    case,
     cast,
     exists,
     func,
@@ -39,6 +40,7 @@ from registry.backups.rows import (
 )
 from registry.installation import InstallationStore
 from registry.instances.status import InstanceStatus
+from registry.keeping import KEPT_IN_DOUBT
 from registry.storage.models import UTC_NOW, Backup, DbInstance
 from registry.storage.sessions import RegistrySessions
 from schedule_settings import KeptBackups
@@ -152,7 +154,6 @@ class BackupExpiry:
         is recorded, or earlier.
         """
         unwritten = set()
-        is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         times = (Backup.created_at, Backup.unchanged_at, Backup.expires_at, Backup.kept_until)
         is_damaged = Backup.verification.is_not_distinct_from(VERIFICATION_FAILED).label("damaged")
         is_of_job = (Backup.job_id != "").label("is_of_job")
@@ -231,8 +232,22 @@ class BackupExpiry:
 
     async def _conditions(self) -> Sequence[ColumnElement[bool]]:
         own = UUID((await self._installation.require_confirmed()).id)
+        # A pass may have computed the one before the other was recorded.
         has_expired = func.greatest(Backup.expires_at, Backup.kept_until) <= UTC_NOW
         return (_IS_KEPT, Backup.expires_at.is_not(None), has_expired, Backup.installation == own)
+
+
+async def keep_scheduled_backups(session: AsyncSession) -> None:
+    """Let no scheduled backup expire for a while: the clock by which their times were recorded was wrong.
+
+    That of an instance that has ended may be all that is left of it, and stays as if it had ended now.
+    """
+    has_ended = exists().where(*_INSTANCE_IS_GONE).correlate(Backup)
+    kept_for = case(
+        (has_ended, literal(_KEPT_AFTER_INSTANCE, Interval)), else_=literal(KEPT_IN_DOUBT, Interval)
+    )
+    until = func.greatest(Backup.kept_until, UTC_NOW + kept_for)
+    await session.execute(update(Backup).where(_IS_KEPT).values(kept_until=until))
 
 
 def _not_before(earliest: datetime | None, expiry: datetime | None) -> datetime | None:

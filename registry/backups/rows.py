@@ -5,14 +5,14 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, exists, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, Select, and_, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics.catalog import BACKUPS
 from registry.backups.stored import StoredBackup
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import UNDER_WAY, Operation
-from registry.keeping import KEPT_IN_DOUBT
+from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.errors import InvalidError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from registry.storage.sessions import when_committed
@@ -238,7 +238,7 @@ async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstanc
 async def keep_for_another_restore(session: AsyncSession, job: InstanceJob) -> None:
     """Keep the backup for a while that the job was to restore, which has failed or was cancelled.
 
-    It was requested in time, and may be again.
+    It was requested in time, and may be again. A late attempt whose failure is not recorded keeps it as well.
 
     The caller records the failure in the same transaction: until then, the restore is under way.
     """
@@ -250,8 +250,8 @@ async def keep_for_another_restore(session: AsyncSession, job: InstanceJob) -> N
         case _:
             return
     if backup_id is not None:
-        kept = {"kept_until": UTC_NOW + literal(KEPT_IN_DOUBT, Interval)}
-        await session.execute(update(Backup).where(Backup.id == UUID(backup_id)).values(kept))
+        kept = func.greatest(Backup.kept_until, await end_of(session, KEPT_IN_DOUBT))
+        await session.execute(update(Backup).where(Backup.id == UUID(backup_id)).values(kept_until=kept))
 
 
 def without_zone(time: datetime) -> datetime:

@@ -7,8 +7,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import object_session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
 
 from registry.instances import status
 from registry.instances.changeable import locked_instance
@@ -39,7 +38,7 @@ from registry.instances.versions import (
     keep_versions,
     recorded_version,
 )
-from registry.keeping import KEPT_IN_DOUBT
+from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.models import UTC_NOW, DbInstance
 from registry.storage.sessions import RegistrySessions
 
@@ -184,17 +183,18 @@ class AdoptionStore:
             yield instance
             await forget_version(session, instance)
 
-    def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
+    async def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
         """Record databases in the trash that the instance had before resets.
 
         To be called in the block that yields the instance: its transaction records them. They can come back
         until they would have been purged, but for a while at least, whatever the settings say: the operator
         may have confused them with the one that was handed over.
         """
-        session = object_session(instance)
+        session = async_object_session(instance)
         if session is None:
             raise RuntimeError("The block that hands a database over to the instance has ended.")
-        session.add_all([recorded_version(instance, one, self._trash) for one in replaced])
+        earliest = await end_of(session, KEPT_IN_DOUBT)
+        session.add_all([recorded_version(instance, one, self._trash, earliest) for one in replaced])
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.

@@ -11,7 +11,7 @@ instance is what it was, its status does not let the job begin.
 from collections.abc import Mapping, Sequence
 from typing import assert_never
 
-from sqlalchemy import Interval, exists, literal, select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -28,7 +28,7 @@ from registry.instances.steps import (
     job_record,
     take_step,
 )
-from registry.keeping import KEPT_IN_DOUBT
+from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.errors import JobRefusedError
 from registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from registry.storage.sessions import RegistrySessions
@@ -210,7 +210,7 @@ class JobCancellations:
 
 
 async def _keep_trash(session: AsyncSession) -> None:
-    kept_until = UTC_NOW + literal(KEPT_IN_DOUBT, Interval)
+    kept_until = await end_of(session, KEPT_IN_DOUBT)
     instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(status.AT_REST))
     # The backup and the purge that were to follow a delete may have been cancelled as well.
     waits = {"purge_follows": False, **CANCELLED_PURGE}

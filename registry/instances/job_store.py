@@ -25,7 +25,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.audit import AuditEntry, insertion
 from registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
-from registry.clock import LATEST_TIME
 from registry.education_organizations.store import forget
 from registry.installation import InstallationStore
 from registry.instances import status
@@ -67,6 +66,7 @@ from registry.instances.versions import (
     keep_versions,
     record_exchange,
 )
+from registry.keeping import end_of
 from registry.storage.errors import ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -328,18 +328,16 @@ class JobStore:
             return False
         step = status.FINISH[job.operation]
         outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
-        if job.operation is Operation.TRASH and job.trash_database is not None:
-            outcome = {
-                **_NO_NEW_NAMES,
-                "trashed_at": UTC_NOW,
-                # Not before: the job may have waited, or failed and been retried, for longer than that.
-                "purge_after": func.greatest(
-                    DbInstance.purge_after, LATEST_TIME + literal(self._trash, Interval)
-                ),
-                "known_number": job.number,
-                "known_attempt": job.attempt,
-            }
         async with self._sessions.transaction() as session:
+            if job.operation is Operation.TRASH and job.trash_database is not None:
+                outcome = {
+                    **_NO_NEW_NAMES,
+                    "trashed_at": UTC_NOW,
+                    # Not before: the job may have waited, or failed and been retried, for longer than that.
+                    "purge_after": func.greatest(DbInstance.purge_after, await end_of(session, self._trash)),
+                    "known_number": job.number,
+                    "known_attempt": job.attempt,
+                }
             took_step = await take_step(session, job, step, outcome, fencing_token(job))
             follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
             if took_step and follows:

@@ -28,13 +28,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, insertion
-from registry.clock import LATEST_TIME
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
 from registry.instances.status import AT_REST
 from registry.instances.steps import JobFactory
-from registry.keeping import KEPT_IN_DOUBT
+from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.errors import InvalidError, RefusedError
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from registry.storage.sessions import RegistrySessions
@@ -334,7 +333,8 @@ async def record_exchange(
         back = (its, InstanceVersion.database_name == replacement.database)
         await session.execute(delete(InstanceVersion).where(*back))
     kept_for = _kept_for(replacement, trash, in_doubt=in_doubt)
-    session.add(_version(job, replacement, replaced_generation, kept_for))
+    purge_after = await end_of(session, kept_for)
+    session.add(_version(job, replacement, replaced_generation, purge_after))
 
 
 async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
@@ -349,19 +349,20 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
         InstanceVersion.database_name == replacement.database,
         InstanceVersion.purging_since.is_(None),
     )
-    kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(KEPT_IN_DOUBT, Interval))
+    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, KEPT_IN_DOUBT))
     await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
 
 
-def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta) -> InstanceVersion:
+def recorded_version(
+    instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, earliest: datetime
+) -> InstanceVersion:
     """A version that the registry did not know; its comment does not tell the template, that of today does.
-
-    It stays for `KEPT_IN_DOUBT` from now on, at least.
 
     Args:
         instance: the instance, which the caller has locked.
         replaced: the database.
         trash: how long it is kept after it was replaced.
+        earliest: until when it stays at least, in UTC without a zone.
     """
     replaced_at = UTC_NOW if replaced.replaced_at is None else func.least(replaced.replaced_at, UTC_NOW)
     return InstanceVersion(
@@ -373,9 +374,7 @@ def recorded_version(instance: DbInstance, replaced: ReplacedDatabase, trash: ti
         job_number=replaced.number,
         attempt=replaced.attempt,
         replaced_at=replaced_at,
-        purge_after=func.greatest(
-            replaced_at + literal(trash, Interval), UTC_NOW + literal(KEPT_IN_DOUBT, Interval)
-        ),
+        purge_after=func.greatest(replaced_at + literal(trash, Interval), earliest),
     )
 
 
@@ -404,7 +403,7 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     has half removed goes when its time is over again.
     """
     its = InstanceVersion.instance_id == instance_id
-    kept = func.greatest(InstanceVersion.purge_after, UTC_NOW + literal(kept_for, Interval))
+    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, kept_for))
     await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
 
 
@@ -418,7 +417,7 @@ def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> 
 
 
 def _version(
-    job: InstanceJob, replacement: Replacement, generation: int | None, kept_for: timedelta
+    job: InstanceJob, replacement: Replacement, generation: int | None, purge_after: datetime
 ) -> InstanceVersion:
     # Later than all others, also after the clock was set back: the latest comes back first.
     earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
@@ -434,7 +433,7 @@ def _version(
         attempt=job.attempt,
         replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
         replaced_by=replacement.by,
-        purge_after=LATEST_TIME + literal(kept_for, Interval),
+        purge_after=purge_after,
         **origin_columns(job.origin),
     )
 

@@ -433,7 +433,7 @@ class Backup(Base):
     verified_at: Mapped[datetime | None] = mapped_column("verifiedat")
     # Of a scheduled one: the time of the schedule for which it was requested; what tells the database from
     # one that has changed since (`databases/change_sign.py`); the last time of the schedule at which it had
-    # not; from when on the backup may be deleted; until when it is not, as a restore of it has failed.
+    # not; from when on the backup may be deleted; until when it may not, whatever that says.
     due_at: Mapped[datetime | None] = mapped_column("dueat")
     change_sign: Mapped[str | None] = mapped_column("changesign", Text)
     unchanged_at: Mapped[datetime | None] = mapped_column("unchangedat")

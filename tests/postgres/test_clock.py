@@ -7,16 +7,36 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from registry.backups.expiry import BackupExpiry
 from registry.clock import RegistryClock
+from registry.installation import InstallationStore
+from registry.instances.attributes import AttributeChanges
+from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
+from registry.instances.origins import BackupOrigin
+from registry.instances.status import Operation
+from registry.instances.steps import JobFactory
 from registry.instances.store import InstanceStore
-from tests.postgres.instance_states import bring_to
+from registry.instances.versions import VersionStore
+from settings import VerifyPolicy
+from tenants.tenant import Tenant
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, stores
+from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, deleted, made, made_at
+
+TIMES = {
+    "installation": ("passat", "gapfrom", "gapto", "setbackfrom"),
+    "dbinstances": ("trashedat", "purgeafter", "lastmodifieddate"),
+    "instanceversions": ("replacedat", "purgeafter"),
+    "backups": ("createdat", "finishedat", "expiresat", "keptuntil"),
+}
 
 
 @pytest.fixture(autouse=True)
 async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
     """The registry is shared with other tests, for which nothing shall be withheld."""
+    for table in ("instanceversions", "backups"):
+        await rows.execute(f"DELETE FROM adminapi.{table}")  # noqa: S608 - constants
     yield
     await rows.execute(
         "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, setbackfrom = NULL"
@@ -26,6 +46,15 @@ async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
 @pytest.fixture
 def clock(engine: AsyncEngine) -> RegistryClock:
     return RegistryClock(engine, timedelta(minutes=5))
+
+
+@pytest.fixture
+def expiry(engine: AsyncEngine, instances: InstanceStore) -> BackupExpiry:
+    return BackupExpiry(engine, instances.installation, KEPT, VerifyPolicy.WEEKLY)
+
+
+def version_store(engine: AsyncEngine) -> VersionStore:
+    return VersionStore(engine, JobFactory(InstallationStore(engine), POLICY))
 
 
 async def set_back(rows: asyncpg.Connection, column: str, interval: str) -> None:
@@ -104,52 +133,178 @@ async def purge_times(rows: asyncpg.Connection, job: InstanceJob) -> list[timede
     ]
 
 
-async def in_trash_with_version(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+async def with_version(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
     job = await bring_to(instances, job_store, "Completed", name)
     reset = (await instances.request_reset(job.instance_id)).job
     assert (await job_store.begin(reset)).held
     assert await job_store.finish_replacement(reset)
+    return job
+
+
+async def in_trash_with_version(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    job = await with_version(instances, job_store, name)
     deletion = (await instances.request_delete(job.instance_id)).job
     assert (await job_store.begin(deletion)).held
     assert await job_store.finish_delete(deletion)
     return job
 
 
+async def clock_is_set(rows: asyncpg.Connection, by: str) -> None:
+    """As if the clock had been set ahead by the interval now: by it, all that was recorded is older."""
+    for table, columns in TIMES.items():
+        moved = ", ".join(f"{column} = {column} - interval '{by}'" for column in columns)
+        await rows.execute(f"UPDATE adminapi.{table} SET {moved}")  # noqa: S608 - constants
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [("30 days 30 minutes",), ("29 days 9 hours", "15 hours 30 minutes"), ("29 days 23:58", "5 minutes")],
+    ids=["at once", "the day before the hour", "two minutes slow"],
+)
 async def test_trash_stays_for_its_days_when_the_clock_was_behind_and_is_put_right(
     clock: RegistryClock,
     rows: asyncpg.Connection,
     instances: InstanceStore,
     job_store: JobStore,
     name: str,
+    steps: tuple[str, ...],
 ) -> None:
     await clock.observe()
-    await set_back(rows, "passat", "-30 days")  # the last pass before the clock was set back
+    await clock_is_set(rows, "-30 days")
     await clock.observe()
     job = await in_trash_with_version(instances, job_store, name)
-    for column in ("passat", "setbackfrom"):
-        await set_back(rows, column, "30 days")
-    for table, since in (("dbinstances", "trashedat"), ("instanceversions", "replacedat")):
-        for column in (since, "purgeafter"):
-            await rows.execute(f"UPDATE adminapi.{table} SET {column} = {column} - interval '30 days'")  # noqa: S608
-    assert max(await purge_times(rows, job)) < timedelta()
-    await clock.observe()
+    for step in steps:
+        await clock_is_set(rows, step)
+        await clock.observe()
     kept = await purge_times(rows, job)
     assert len(kept) == 2
     assert min(kept) > timedelta(days=6)
     assert await rows.fetchval("SELECT setbackfrom FROM adminapi.installation") is None
 
 
-async def test_trash_stays_for_its_days_when_the_clock_was_set_back_after_the_last_pass(
+async def test_trash_stays_for_its_days_when_no_pass_has_run_while_the_clock_was_behind(
     clock: RegistryClock,
     rows: asyncpg.Connection,
     instances: InstanceStore,
     job_store: JobStore,
     name: str,
 ) -> None:
+    """Temporal starts none by its schedule before its clock shows a later time than that of the last one."""
     await clock.observe()
-    await set_back(rows, "passat", "-30 days")
+    await clock_is_set(rows, "-10 days")
+    await clock_is_set(rows, "6 days")  # that go by
     job = await in_trash_with_version(instances, job_store, name)
-    assert min(await purge_times(rows, job)) > timedelta(days=36)
+    assert min(await purge_times(rows, job)) > timedelta(days=10)
+    await clock_is_set(rows, "10 days 1 hour")
+    await clock.observe()
+    assert min(await purge_times(rows, job)) > timedelta(days=6)
+
+
+async def test_what_a_reset_replaces_is_dropped_when_it_need_not_stay_and_a_clock_was_ahead(
+    clock: RegistryClock, rows: asyncpg.Connection, engine: AsyncEngine, name: str
+) -> None:
+    instances, job_store = stores(engine)  # with ODS_TRASH_DAYS=0
+    job = await bring_to(instances, job_store, "Completed", name)
+    await clock.observe()
+    await clock_is_set(rows, "-365 days")
+    reset = (await instances.request_reset(job.instance_id)).job
+    assert (await job_store.begin(reset)).held
+    assert await job_store.finish_replacement(reset)
+    assert await version_store(engine).claim_replaced(reset)
+
+
+@pytest.mark.parametrize("comes_back", [False, True], ids=["protected", "undeleted"])
+async def test_versions_stay_for_their_days_when_they_were_kept_anew_by_a_clock_that_was_behind(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    engine: AsyncEngine,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    comes_back: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Their time is over, but for what is done to the instance while the clock is behind."""
+    if comes_back:
+        job = await in_trash_with_version(instances, job_store, name)
+        await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = NULL WHERE id = $1", job.instance_id)
+    else:
+        job = await with_version(instances, job_store, name)
+        await instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+    await clock_is_set(rows, "20 days")
+    await clock.observe()
+    await clock_is_set(rows, "-30 days")
+    if comes_back:
+        undelete = (await instances.request_undelete(job.instance_id)).job
+        assert (await job_store.begin(undelete)).held
+        assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    else:
+        await instances.change_attributes(job.instance_id, AttributeChanges(protected=False))
+    await clock_is_set(rows, "30 days 1 hour")
+    await clock.observe()
+    assert await version_store(engine).claim_due(5) == []
+
+
+async def test_backup_stays_for_another_restore_when_the_clock_was_behind_as_one_has_failed(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    tenant: Tenant,
+    expiry: BackupExpiry,
+    name: str,
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
+    first = await made_at(tenant, rows, job, MONDAY)
+    await made_at(tenant, rows, job, TUESDAY)
+    reset = (await tenant.instances.request_reset(job.instance_id, origin=BackupOrigin(str(first)))).job
+    assert (await tenant.jobs.begin(reset)).held
+    await clock.observe()
+    await clock_is_set(rows, "-30 days")
+    assert await tenant.jobs.fail(reset, "The store is away.", outage=True)
+    await clock_is_set(rows, "30 days 1 hour")
+    await clock.observe()
+    assert await deleted(expiry) == []
+
+
+async def test_scheduled_backups_stay_when_the_clock_was_behind_as_they_were_made(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    tenant: Tenant,
+    expiry: BackupExpiry,
+    name: str,
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
+    await clock.observe()
+    await clock_is_set(rows, "-30 days")
+    await clock.observe()
+    for night in (MONDAY, TUESDAY):
+        await made(tenant, job, night)
+        await clock_is_set(rows, "1 day")  # that goes by
+        await clock.observe()
+    await clock_is_set(rows, "28 days 1 hour")
+    await clock.observe()
+    assert await deleted(expiry) == []
+
+
+async def test_last_backup_stays_for_ninety_days_when_the_clock_was_behind_as_its_instance_was_purged(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    tenant: Tenant,
+    expiry: BackupExpiry,
+    name: str,
+) -> None:
+    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
+    await made(tenant, job, MONDAY)
+    await clock.observe()
+    await clock_is_set(rows, "-400 days")
+    await clock.observe()
+    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    assert (await tenant.jobs.begin(delete)).held
+    assert await tenant.jobs.finish_delete(delete)
+    await clock_is_set(rows, "400 days")
+    await clock.observe()
+    await clock_is_set(rows, "89 days")
+    assert await deleted(expiry) == []
+    await clock_is_set(rows, "2 days")
+    assert len(await deleted(expiry)) == 1
 
 
 async def test_trash_is_due_at_its_time_when_no_worker_has_run_for_days(

@@ -995,9 +995,9 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
     found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, str(uuid.uuid4()), None, replaced_at)
     store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
-        store.keep_replaced(instance, [found])
+        await store.keep_replaced(instance, [found])
     with pytest.raises(RuntimeError, match="block"):
-        store.keep_replaced(instance, [found])
+        await store.keep_replaced(instance, [found])
     remaining: timedelta = await rows.fetchval(
         "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.instanceversions"
         " WHERE instanceid = $1",
