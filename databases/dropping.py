@@ -43,7 +43,7 @@ _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = $1 AND backend_type = 'client backend'
 """
-# For sessions to end, as PostgreSQL waits for them, and for locks of other sessions.
+# For sessions to end, and for locks of other sessions: as long as PostgreSQL itself waits for the former.
 _LONGEST_WAIT_SECONDS = 5
 _PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE = "5s"
@@ -162,8 +162,8 @@ async def drop_database(  # noqa: PLR0913 - which database, and what must hold
         invalid: whether an earlier DROP of it was interrupted: then it is closed already.
         closed: whether it is closed, and shall not be changed by being closed once more.
         oid: its OID; None if the name is a private one, which no other database gets.
-        before: raises if the database is not to be dropped any more; awaited when nothing has to be waited
-            for any more. Not if an earlier DROP of it was interrupted.
+        before: raises if the database is not to be dropped any more; awaited before each try, when its
+            sessions have ended. Not if an earlier DROP of it was interrupted.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, a right is missing, …

@@ -57,8 +57,8 @@ class NotOursError(DatabaseFaultError):
         found = f"A database named '{database}' exists that does not belong to this instance"
         if registered_for is None:
             super().__init__(
-                f"{found}. It was left untouched: it may be that of another tenant's instance. Choose another"
-                " name; or, if you know that nothing uses that database, rename it. Then retry."
+                f"{found}. It was left untouched: it may be that of another tenant's instance. Request it"
+                " under another name; or, if you know that nothing uses that database, rename it, then retry."
             )
             return
         super().__init__(

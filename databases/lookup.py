@@ -71,7 +71,7 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
 def handing_back(owner: Owner, name: str) -> str:
     """How the owner's instance gets its database of this name, which the registry calls otherwise."""
     return (
-        "Rename it back, or hand it to the instance: `ods instance adopt"
+        "Give it the name that the registry has, or hand it to the instance: `ods instance adopt"
         f" {owner.ods_instance_id} --database {name}`."
     )
 
