@@ -39,7 +39,7 @@ _DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
 _CLOSE = "ALTER DATABASE %1$I ALLOW_CONNECTIONS false"
 _OPEN = "ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
 # Not those that replicate from it: PostgreSQL refuses to drop a database whose replication slot is in use.
-_END_SESSIONS = """
+_END_CLIENTS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = $1 AND backend_type = 'client backend'
 """
@@ -181,7 +181,7 @@ async def drop_database(  # noqa: PLR0913 - which database, and what must hold
         if invalid or before is None:
             await execute(session, _DROP, database, reasons=reasons)
         else:
-            await _end_sessions(session, database, reasons)
+            await _end_clients(session, database, reasons)
             await _drop_if_due(session, database, oid, before, reasons)
 
 
@@ -203,10 +203,10 @@ async def _execute_on_the_same(
         raise changed_meanwhile(database) from None
 
 
-async def _end_sessions(session: asyncpg.Connection, database: str, reasons: Mapping[str, str]) -> None:
+async def _end_clients(session: asyncpg.Connection, database: str, reasons: Mapping[str, str]) -> None:
     """End the sessions on a closed database, and wait for their ends."""
     waited_since = monotonic()
-    while await fetch_rows(session, _END_SESSIONS, database, reasons=reasons):
+    while await fetch_rows(session, _END_CLIENTS, database, reasons=reasons):
         if monotonic() - waited_since > _LONGEST_WAIT_SECONDS:
             raise DatabaseFaultError(reasons[OBJECT_IN_USE], retryable=True, sqlstate=OBJECT_IN_USE)
         await asyncio.sleep(_PAUSE_SECONDS)

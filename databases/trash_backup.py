@@ -157,7 +157,7 @@ async def purge_backed_up(  # noqa: PLR0913, PLR0917 - which database, and what 
         await require_stored()
 
     async def require_as_backed_up() -> None:
-        """The store may take minutes to answer, in which the database may be opened, and written."""
+        """The same once more: meanwhile, the database may have been opened and written."""
         await before()
         await _as_backed_up(session, owner, trash, backed_up)
 
