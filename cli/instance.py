@@ -40,10 +40,11 @@ from cli.progress_bar import Show, progress_bar
 from cli.several import for_each
 from embedded.errors import CommandError
 from registry.instances.origins import CopyMode
-from registry.instances.status import Template
+from registry.instances.status import InstanceStatus, Template
 
 app = typer.Typer(no_args_is_help=True)
 
+_LIVE = [status.value for status in InstanceStatus if status is not InstanceStatus.DELETED]
 _DROPPED = "Its database will be dropped, and cannot come back."
 _NOT_DELETED = (
     "The instance {id} ({name}) is not in the trash: it was not deleted, or has come back. Nothing was"
@@ -162,15 +163,20 @@ def list_all(  # noqa: PLR0913 - a command line's options
         bool | None,
         typer.Option("--protected/--unprotected", help="Only those that are protected, or that are not."),
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="All but deleted ones, also those on which a job waits or works.")
+    ] = False,
     ids: Ids = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """List instances, deleted ones as well."""
+    if live and status:
+        raise CommandError("Give --live or --status, not both.")
     labels = [text.replace("=", ":", 1) for text in label or []]
     with connect(api_url, data_dir) as api:
-        found = api.instances(label=labels, status=status or [])
+        found = api.instances(label=labels, status=_LIVE if live else status or [])
         rows = [row for row in found if protected in {None, row["protected"]}]
     if ids:
         show_ids(rows)

@@ -93,6 +93,17 @@ class OdsConnectionStrings:
         """
         return self._known_local_database(encrypted)
 
+    def other_server(self, encrypted: str | None) -> ConnectionString | None:
+        """An encrypted connection string, decrypted, if it names another server than the configured shape.
+
+        None as well for one that cannot be read: this service did not write it.
+        """
+        try:
+            found = self.decrypted(encrypted)
+        except (UndecipherableError, InvalidConnectionStringError):
+            return None
+        return None if set(found.endpoints) == self._endpoints else found
+
     def _local_database(self, encrypted: str | None) -> str | None:
         try:
             found = self.decrypted(encrypted)

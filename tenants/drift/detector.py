@@ -18,6 +18,7 @@ from tenants.drift.instances import instances_without, resets_not_ended
 from tenants.drift.ods_instances import (
     derivatives_of_other_instances,
     ods_instances_of_other_instances,
+    ods_instances_on_other_servers,
     ods_instances_without_database,
     served_without_mark,
 )
@@ -124,6 +125,7 @@ class DriftDetector:
         yield from ods_instances_without_database(seen, self._connection_strings)
         yield from derivatives_of_other_instances(seen, self._connection_strings)
         yield from ods_instances_of_other_instances(seen, self._connection_strings)
+        yield from ods_instances_on_other_servers(seen, self._connection_strings)
         expected = {*self._templates, *served_without_mark(seen, self._connection_strings)}
         expected.update(database.name for database in later)
         yield from unexpected_databases(seen, self._tenant, expected)

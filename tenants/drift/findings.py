@@ -14,6 +14,7 @@ class DriftKind(StrEnum):
     ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
     DERIVATIVE_OF_OTHER_INSTANCE = "DerivativeOfOtherInstance"
     ODS_INSTANCE_OF_OTHER_INSTANCE = "OdsInstanceOfOtherInstance"
+    ODS_INSTANCE_ON_OTHER_SERVER = "OdsInstanceOnOtherServer"
     INVALID_DATABASE = "InvalidDatabase"
     TEMPLATE_MISSING = "TemplateMissing"
     TEMPLATE_OPEN = "TemplateOpen"

@@ -1,10 +1,10 @@
-"""Where the ODS/API is led to a database that is missing, or is that of another instance."""
+"""Where the ODS/API is led to a database that is missing, on another server, or that of another instance."""
 
 from collections.abc import Iterator
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from tenants.drift.findings import Drift, DriftKind
-from tenants.drift.snapshot import Snapshot
+from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from tenants.drift.snapshot import Snapshot, must_be_usable
 
 
 def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
@@ -17,6 +17,28 @@ def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings
                 f"{ods_instance.ods_instance_id} {ods_instance.name}",
                 f"The ODS/API routes to the database '{database}', which does not exist.",
             )
+
+
+def ods_instances_on_other_servers(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+    """ODS instances of instances that lead to another server than the one on which the databases are."""
+    connection_strings = {row.ods_instance_id: row.connection_string for row in seen.ods_instances}
+    for instance in seen.instances:
+        if not must_be_usable(instance):
+            continue
+        encrypted = connection_strings.get(instance.ods_instance_id)
+        if (elsewhere := strings.other_server(encrypted)) is None:
+            continue
+        servers = ", ".join(f"{host}:{port}" for host, port in elsewhere.endpoints)
+        remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
+        yield Drift(
+            DriftKind.ODS_INSTANCE_ON_OTHER_SERVER,
+            f"{instance.ods_instance_id} {instance.name}",
+            f"The ODS/API is led to the database '{elsewhere.database}' on {servers}, not to the server that"
+            f" ODS_INSTANCE_CONNECTION_STRING names. What it writes there is in no backup of the instance."
+            f" Unless that is another address of the same server, stop the ODS/API, and see which one has the"
+            f" newest data. `{remedy.command}` leads it to the database that this service knows.",
+            remedy,
+        )
 
 
 def served_without_mark(seen: Snapshot, strings: OdsConnectionStrings) -> set[str]:

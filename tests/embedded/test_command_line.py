@@ -181,6 +181,9 @@ def test_instances_are_filtered_called_by_name_and_changed_together_when_command
     assert ids("--status", "Completed") == numbers[:1]
     assert ids("--status", "Deleted") == numbers[1:]
     assert ids("--status", "Error") == []
+    assert numbers[0] in ids("--live")
+    assert numbers[1] not in ids("--live")
+    assert "Give --live or --status, not both." in instance("list", "--live", "--status", "Error").stderr
     content(instance("undelete", *numbers[1:], "--wait", "--json"))
     assert content(instance("show", names[1], "--json"))["id"] == int(numbers[1])
 

@@ -35,7 +35,7 @@ from registry.instances.store import InstanceStore
 from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift.detector import DriftDetector
-from tenants.drift.findings import Drift, DriftKind, is_suspect
+from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, is_suspect
 from tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
 from tests.postgres.instance_states import bring_to
@@ -303,6 +303,27 @@ async def test_ods_instance_on_another_server_is_none_of_our_business(
     )
     (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_WITHOUT_DATABASE)
     assert drift.subject.endswith(" local")
+
+
+async def test_instance_is_reported_when_its_ods_instance_leads_to_another_server(
+    detector: DriftDetector, tenant: Tenant, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    """As one that was left out when the others were led to the server that they were moved to."""
+    elsewhere = f"host=former;port=5433;database={completed.database};username=u;password=secret"
+    await rows.execute(
+        "UPDATE dbo.odsinstances SET connectionstring = $1",
+        tenant.connection_strings.encrypted_text(elsewhere),
+    )
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_ON_OTHER_SERVER)
+    assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
+    assert f"'{completed.database}' on former:5433" in drift.explanation
+    assert "secret" not in drift.explanation
+    assert drift.remedy == Remedy(RemedyAction.ADOPT, completed.instance_id, completed.database)
+    await rows.execute(
+        "UPDATE dbo.odsinstances SET connectionstring = $1",
+        tenant.connection_strings.encrypted(completed.database),
+    )
+    assert await _found(detector, DriftKind.ODS_INSTANCE_ON_OTHER_SERVER) == []
 
 
 async def test_derivative_is_reported_when_it_leads_to_the_database_of_another_instance(
