@@ -34,6 +34,12 @@ _EXTRA_STOP_SECONDS = 5
 """Seconds that a process may take to stop beyond the time that it gives its work in progress."""
 
 
+_OTHER_PORT = (
+    "PostgreSQL listens on port {port} from now on. The connection strings of instances still lead to port"
+    " {earlier}, where another program may listen: do what `ods drift` says before an ODS/API uses them."
+)
+
+
 async def run(
     folder: DataFolder, ports: Ports, postgres: PostgresChoice, report: Callable[[str], None]
 ) -> None:
@@ -51,12 +57,14 @@ async def run(
     postgres.require_one(ports.postgres)
     with folder.locked():
         folder.withdraw()
-        secrets = _load_or_generate_secrets(folder, ports, own_server=postgres.dsn is None)
+        secrets = _load_or_generate_secrets(folder, ports, report, own_server=postgres.dsn is None)
         server = _server(folder, secrets, postgres, report)
         await _Stack(folder, ports, secrets, server, report).run()
 
 
-def _load_or_generate_secrets(folder: DataFolder, ports: Ports, *, own_server: bool) -> Secrets:
+def _load_or_generate_secrets(
+    folder: DataFolder, ports: Ports, report: Callable[[str], None], *, own_server: bool
+) -> Secrets:
     stored = folder.secrets()
     others = (ports.api, ports.temporal, ports.temporal_ui)
     port = ports.postgres or (stored.postgres_port if stored else free_port(besides=others))
@@ -66,6 +74,8 @@ def _load_or_generate_secrets(folder: DataFolder, ports: Ports, *, own_server: b
         "--temporal-ui-port": ports.temporal_ui,
     }
     require_free(listeners | {"--postgres-port": port} if own_server else listeners)
+    if own_server and stored and stored.postgres_port != port:
+        report(_OTHER_PORT.format(earlier=stored.postgres_port, port=port))
     secrets = replace(stored, postgres_port=port) if stored else Secrets.generate(port)
     folder.store_secrets(secrets)
     return secrets

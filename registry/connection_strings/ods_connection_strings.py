@@ -89,6 +89,7 @@ class OdsConnectionStrings:
     def local_database(self, encrypted: str | None) -> str | None:
         """The database an encrypted connection string names, if it is on the server of the configured shape.
 
+        It is if one of its hosts is one of the shape's, which may name a standby that the string does not.
         None as well for one that cannot be read: this service did not write it.
         """
         return self._known_local_database(encrypted)
@@ -98,19 +99,18 @@ class OdsConnectionStrings:
 
         None as well for one that cannot be read: this service did not write it.
         """
-        try:
-            found = self.decrypted(encrypted)
-        except (UndecipherableError, InvalidConnectionStringError):
-            return None
-        return None if set(found.endpoints) == self._endpoints else found
+        found = self._readable(encrypted)
+        return found if found is not None and self._endpoints.isdisjoint(found.endpoints) else None
 
     def _local_database(self, encrypted: str | None) -> str | None:
+        found = self._readable(encrypted)
+        return None if found is None or self._endpoints.isdisjoint(found.endpoints) else found.database
+
+    def _readable(self, encrypted: str | None) -> ConnectionString | None:
         try:
-            found = self.decrypted(encrypted)
-            is_local = set(found.endpoints) == self._endpoints
+            return self.decrypted(encrypted)
         except (UndecipherableError, InvalidConnectionStringError):
             return None
-        return found.database if is_local else None
 
 
 def _shape(text: str) -> ConnectionString | None:

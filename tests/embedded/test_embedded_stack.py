@@ -13,7 +13,7 @@ import pytest
 
 from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.polling import wait_until
-from embedded.ports import free_port
+from embedded.ports import free_port, free_ports
 from tests.embedded.conftest import port_options
 from tests.servers import POSTGRES_VERSION
 
@@ -190,6 +190,19 @@ def test_start_is_refused_naming_the_variable_when_a_setting_is_unusable(ods: Od
     assert refused.returncode == 1
     assert refused.stderr.startswith("Error: ODS_SWEEP_INTERVAL: ")
     assert not (tmp_path / "data" / "postgres").exists()
+
+
+def test_user_is_told_what_leads_to_the_former_port_when_postgresql_gets_another_one(
+    folder: DataFolder, ods: Ods
+) -> None:
+    earlier, port = free_ports(2)
+    folder.create()
+    folder.store_secrets(Secrets.generate(earlier))
+    options = ("--data-dir", folder.path, "--postgres-port", port, *port_options(besides=[earlier, port]))
+    told = ods("up", *options, ODS_SWEEP_INTERVAL="often").stdout
+    assert f"PostgreSQL listens on port {port} from now on." in told
+    assert f"still lead to port {earlier}" in told
+    assert "listens on port" not in ods("up", *options, ODS_SWEEP_INTERVAL="often").stdout
 
 
 async def test_nothing_is_left_running_when_the_start_is_interrupted(folder: DataFolder) -> None:

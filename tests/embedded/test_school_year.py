@@ -148,7 +148,9 @@ async def test_school_year_begins_and_the_last_one_is_cleared_away_when_the_comm
         assert all(one["id"] != first for one in rows("trash"))
         await run(restore)
         (restored,) = of_year(2026, "--unprotected", "--status", "Completed")
-        assert (restored["name"], restored["backupId"]) == ("District 1 2026", backups[first][0]["id"])
+        final, requested = rows("backup", "list", "--instance", first)
+        assert (final["kind"], requested["id"]) == ("final", backups[first][0]["id"])
+        assert (restored["name"], restored["backupId"]) == ("District 1 2026", final["id"])
     assert page == {}, "no command of the page is left out"
 
 
