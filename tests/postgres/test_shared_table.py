@@ -23,6 +23,7 @@ from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME
 from tests.postgres.postgres_inspection import everything, until
 from tests.servers import session
 
+pytestmark = pytest.mark.long  # each installs two products
 MANUAL = Path(__file__).parents[2] / "docs/operations/beside-an-admin-api.md"
 VIEW = f"adminapi.{DbInstance.__tablename__}"
 
