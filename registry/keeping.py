@@ -12,7 +12,8 @@ KEPT_IN_DOUBT = timedelta(days=7)
 
 Clients were told that a job had failed which has replaced the database, or was to bring it back or to restore
 the backup; or an operator has handed over another database, or has confirmed a registry that may have been
-restored; or a client has protected the instance for a time; or a clock was wrong.
+restored; or a client has protected the instance for a time; or a clock was wrong; or there was a trash when
+the delete was requested, and is none any more.
 """
 _SET_BACK_BY = timedelta(days=1)
 IS_SET_BACK = Installation.pass_at > UTC_NOW + literal(_SET_BACK_BY, Interval)

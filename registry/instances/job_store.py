@@ -66,7 +66,7 @@ from registry.instances.versions import (
     keep_versions,
     record_exchange,
 )
-from registry.keeping import end_of
+from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.errors import ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -330,11 +330,13 @@ class JobStore:
         outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
         async with self._sessions.transaction() as session:
             if job.operation is Operation.TRASH and job.trash_database is not None:
+                # What the request has computed may be over: the job may have waited, or been retried, for
+                # longer. It was requested as one that can be undone, also if there is no trash any more.
+                end = await end_of(session, self._trash or KEPT_IN_DOUBT)
                 outcome = {
                     **_NO_NEW_NAMES,
                     "trashed_at": UTC_NOW,
-                    # Not before: the job may have waited, or failed and been retried, for longer than that.
-                    "purge_after": func.greatest(DbInstance.purge_after, await end_of(session, self._trash)),
+                    "purge_after": func.greatest(DbInstance.purge_after, end),
                     "known_number": job.number,
                     "known_attempt": job.attempt,
                 }

@@ -27,7 +27,7 @@ from registry.storage.errors import (
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass, stores
 
 PURGE = Delete(Operation.DELETE)
 _BACKED_UP = Delete(Operation.DELETE, final_backup=True)
@@ -858,11 +858,21 @@ async def test_instance_is_not_purged_when_it_was_requested_back_in_vain(
     assert (await instances.request_delete(trashed.instance_id, PURGE)).job.operation is Operation.PURGE
 
 
+@pytest.mark.parametrize("trash", [timedelta(days=7), timedelta()], ids=["a trash", "no trash any more"])
 async def test_time_in_the_trash_begins_with_the_end_of_the_delete_when_it_was_retried_late(
-    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    engine: AsyncEngine,
+    queries: InstanceQueries,
+    name: str,
+    trash: timedelta,
 ) -> None:
+    """It was requested as one that can be undone, and says that a retry drops nothing."""
     failed = await bring_to(instances, job_store, "Delete_Failed", name)
     await rows.execute(_DUE)
+    assert not drops_at_retry(await row_of(queries, failed))
+    instances, job_store = stores(engine, trash=trash)
     retry = (await instances.request_retry(failed.instance_id)).job
     assert (await job_store.begin(retry)).held
     assert await job_store.finish_delete(retry)
