@@ -496,6 +496,9 @@ async def test_expired_backup_is_gone_from_registry_and_store_when_the_pass_has_
     dump.rename(dump.with_name("elsewhere"))
     assert (await cleaned(tenant)).expired == 0, "the later one is not in the store"
     dump.with_name("elsewhere").rename(dump)
+    assert (await cleaned(tenant)).expired == 0, "the later one is verified first"
+    await api.post(f"/v2/backups/{later['id']}/verify")
+    await wait_until(_is_verified(api, job, "Completed"), 60)
     report = await cleaned(tenant)
     assert (report.expired, report.removed) == (1, 1)
     assert not folder_of(expired).exists()
