@@ -57,7 +57,8 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
     if has_id:
         raise NameTakenError(
             f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
-            " Remove it and retry, or delete this instance and create it anew."
+            " If nothing uses that ODS instance, remove it, then retry. If something does, create another"
+            " instance instead."
         )
     ods_instance = OdsInstance(
         ods_instance_id=job.ods_instance_id,
