@@ -99,6 +99,8 @@ class OdsConnectionStrings:
 
         None as well for one that cannot be read: this service did not write it.
         """
+        if self.local_database(encrypted) is not None:  # which is known without decrypting it again
+            return None
         found = self._readable(encrypted)
         return found if found is not None and self._endpoints.isdisjoint(found.endpoints) else None
 
