@@ -23,7 +23,7 @@ async def examine_login(subject: str, settings: Settings) -> Sequence[Finding]:
     text = settings.instance_connection_string.get_secret_value()
     string = ConnectionString.parse(text)  # the settings were refused otherwise
     user, password = string.login
-    place = ", ".join(f"{endpoint.host}:{endpoint.port}" for endpoint in string.endpoints)
+    place = ", ".join(map(str, string.endpoints))
     if not user:
         words = "It names no user: the ODS/API would log in by other means"
         return [warning(subject, words, f"{_VARIABLE}='…;username=…;password=…'")]

@@ -57,6 +57,10 @@ class Endpoint(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        """Both, as messages name the server."""
+        return f"{self.host}:{self.port}"
+
 
 @dataclass(frozen=True)
 class ConnectionString:

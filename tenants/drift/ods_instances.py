@@ -28,7 +28,7 @@ def ods_instances_on_other_servers(seen: Snapshot, strings: OdsConnectionStrings
         encrypted = connection_strings.get(instance.ods_instance_id)
         if (elsewhere := strings.other_server(encrypted)) is None:
             continue
-        servers = ", ".join(f"{host}:{port}" for host, port in elsewhere.endpoints)
+        servers = ", ".join(map(str, elsewhere.endpoints))
         remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
         yield Drift(
             DriftKind.ODS_INSTANCE_ON_OTHER_SERVER,
