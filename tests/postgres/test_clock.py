@@ -53,6 +53,12 @@ def expiry(engine: AsyncEngine, instances: InstanceStore) -> BackupExpiry:
     return BackupExpiry(engine, instances.installation, KEPT, VerifyPolicy.WEEKLY)
 
 
+@pytest.fixture
+async def job(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The create of an instance that works."""
+    return await bring_to(instances, job_store, "Completed", name)
+
+
 def version_store(engine: AsyncEngine) -> VersionStore:
     return VersionStore(engine, JobFactory(InstallationStore(engine), POLICY))
 
@@ -245,13 +251,8 @@ async def test_versions_stay_for_their_days_when_they_were_kept_anew_by_a_clock_
 
 
 async def test_backup_stays_for_another_restore_when_the_clock_was_behind_as_one_has_failed(
-    clock: RegistryClock,
-    rows: asyncpg.Connection,
-    tenant: Tenant,
-    expiry: BackupExpiry,
-    name: str,
+    clock: RegistryClock, rows: asyncpg.Connection, tenant: Tenant, expiry: BackupExpiry, job: InstanceJob
 ) -> None:
-    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
     first = await made_at(tenant, rows, job, MONDAY)
     await made_at(tenant, rows, job, TUESDAY)
     reset = (await tenant.instances.request_reset(job.instance_id, origin=BackupOrigin(str(first)))).job
@@ -265,13 +266,8 @@ async def test_backup_stays_for_another_restore_when_the_clock_was_behind_as_one
 
 
 async def test_scheduled_backups_stay_when_the_clock_was_behind_as_they_were_made(
-    clock: RegistryClock,
-    rows: asyncpg.Connection,
-    tenant: Tenant,
-    expiry: BackupExpiry,
-    name: str,
+    clock: RegistryClock, rows: asyncpg.Connection, tenant: Tenant, expiry: BackupExpiry, job: InstanceJob
 ) -> None:
-    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
     await clock.observe()
     await clock_is_set(rows, "-30 days")
     await clock.observe()
@@ -285,13 +281,8 @@ async def test_scheduled_backups_stay_when_the_clock_was_behind_as_they_were_mad
 
 
 async def test_last_backup_stays_for_ninety_days_when_the_clock_was_behind_as_its_instance_was_purged(
-    clock: RegistryClock,
-    rows: asyncpg.Connection,
-    tenant: Tenant,
-    expiry: BackupExpiry,
-    name: str,
+    clock: RegistryClock, rows: asyncpg.Connection, tenant: Tenant, expiry: BackupExpiry, job: InstanceJob
 ) -> None:
-    job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
     await made(tenant, job, MONDAY)
     await clock.observe()
     await clock_is_set(rows, "-400 days")
