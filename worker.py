@@ -40,6 +40,7 @@ from activities.snapshots import SnapshotActivities
 from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
+from activities.versions import VersionActivities
 from logs import configure_logging, fault_name, switch_debug_on_hangup
 from metrics import server as metrics_server
 from metrics.catalog import DRIFT
@@ -239,6 +240,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
     limit = ConcurrencyLimit(settings.ddl_concurrency, tenant.name)
     databases = DatabaseActivities(tenant, limit, refill if settings.spares else None)
+    versions = VersionActivities(tenant, limit)
     spares = SpareActivities(tenant.spares, limit)
     return Worker(
         temporal,
@@ -256,8 +258,8 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.snapshot,
             databases.reset,
             databases.undo_reset,
-            databases.drop_replaced,
-            databases.purge_version,
+            versions.drop_replaced,
+            versions.purge_version,
             databases.compensate,
             spares.prune_spares,
             spares.replenish_spare,

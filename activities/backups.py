@@ -9,8 +9,7 @@ from uuid import UUID
 from temporalio import activity
 
 from activities.backup_requests import backup_request, stored_backup
-from activities.databases import SupersededError
-from activities.errors import as_application_error
+from activities.errors import SupersededError, as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
 from activities.job_owners import owner_of

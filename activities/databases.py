@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -11,36 +11,29 @@ from typing import TypeVar
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from activities.compensation import Compensation
 from activities.concurrency import ConcurrencyLimit
-from activities.errors import as_application_error
+from activities.errors import SupersededError, as_application_error
 from activities.final_backups import make_final_backup, require_final_backup
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from activities.job_owners import exchange_of, owner_of, replacement_of, trash_database, trash_job
+from activities.job_fence import JobFence
+from activities.job_owners import exchange_of, replacement_of, trash_database, trash_job
 from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import LOST, DatabaseFaultError, DisagreementError
-from databases.lookup import has_database
-from databases.ownership import KnownOwner, Owner
+from databases.errors import LOST
+from databases.ownership import KnownOwner
 from databases.replacing import Exchange, Stage
 from logs import fault_name
 from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
-from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import AT_REST, InstanceStatus, Operation
-from registry.instances.versions import VersionPurge
-from registry.storage.models import DbInstance
+from registry.instances.status import InstanceStatus, Operation
 from tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
-_WAIT_OVER_SECONDS = 5
-"""A step that runs for so long has met neither a server that is away nor the lock of another session."""
-
 _logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
@@ -78,22 +71,6 @@ class ProvisionResult:
     template_generation: int | None = None
 
 
-class SupersededError(ApplicationError):
-    """The instance has moved on to another job or attempt, or belongs to another mark now."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The instance has moved on to another job or attempt.", type="Superseded", non_retryable=True
-        )
-
-
-class JobCancelledError(ApplicationError):
-    """A client has cancelled the job, whose workflow may not know it yet."""
-
-    def __init__(self) -> None:
-        super().__init__("The job was cancelled.", type="Cancelled", non_retryable=True)
-
-
 class DatabaseActivities:
     """The middle step of every job, on the server that holds the ODS databases.
 
@@ -110,7 +87,7 @@ class DatabaseActivities:
         self, tenant: Tenant, limit: ConcurrencyLimit, refill: Callable[[], None] | None = None
     ) -> None:
         self._tenant = tenant
-        self._limit = limit
+        self._fence = JobFence(tenant, limit)
         self._provisioner = Provisioner(tenant, refill)
         self._compensation = Compensation(tenant)
 
@@ -148,7 +125,7 @@ class DatabaseActivities:
                 job.databases,
                 job.number,
                 published=job.published,
-                before=partial(self._require_due, job),
+                before=partial(self._fence.require_due, job),
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
@@ -199,7 +176,7 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
-            async with heartbeats(), self._fenced(job) as (session, owner):
+            async with heartbeats(), self._fence.under_way(job) as (session, owner):
                 server, kept, name = self._tenant.server, trash_database(job), job.final_database
                 versions = await self._tenant.queries.versions_of(job.instance_id)
                 known = {version.database_name: version.publication for version in versions}
@@ -217,7 +194,7 @@ class DatabaseActivities:
         _, recorded = await self._delete(
             job,
             lambda session, owner: trash.purge(
-                session, owner, trash_database(job), before=partial(self._require_due, job)
+                session, owner, trash_database(job), before=partial(self._fence.require_due, job)
             ),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
@@ -235,7 +212,7 @@ class DatabaseActivities:
         _require(Operation.PURGE_AFTER_BACKUP, job)
         following = Following()
         with as_application_error():
-            async with heartbeats(following.details), self._fenced(job) as (session, owner):
+            async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
                 report = partial(self._report, job, following)
                 return await make_final_backup(self._tenant, session, job, owner, following, report)
 
@@ -256,7 +233,7 @@ class DatabaseActivities:
                 trash_database(job),
                 None if backup is None else proven_state(backup),
                 partial(require_final_backup, self._tenant, job),
-                partial(self._require_due, job),
+                partial(self._fence.require_due, job),
             )
 
         _, recorded = await self._delete(
@@ -272,7 +249,7 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
-            async with heartbeats(), self._fenced(job) as (session, owner):
+            async with heartbeats(), self._fence.under_way(job) as (session, owner):
                 await renaming.rename(self._tenant.server, session, owner, job.database, job.final_database)
 
     @activity.defn
@@ -285,7 +262,7 @@ class DatabaseActivities:
         following = Following()
         with as_application_error():
             try:
-                async with heartbeats(following.details), self._fenced(job) as (session, owner):
+                async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
                     report = partial(self._report, job, following)
                     await make_snapshot(self._tenant.snapshots, session, job, owner, following, report)
             except SupersededError:
@@ -312,63 +289,6 @@ class DatabaseActivities:
         """
         return await self._replace(job)
 
-    @activity.defn
-    async def drop_replaced(self, job: InstanceJob) -> bool:
-        """Drop the database that a reset has replaced, if it is not to be kept; true if it was dropped.
-
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault.
-        """
-        with as_application_error():
-            claimed = await self._tenant.versions.claim_replaced(job)
-        for purge in claimed:
-            await self.purge_version(purge)
-        return bool(claimed)
-
-    @activity.defn
-    async def purge_version(self, purge: VersionPurge) -> None:
-        """Drop a database that an instance had before a reset from the trash.
-
-        Not while the instance is in use by the registry, and its own database is gone: the version is then
-        all that is left of it.
-
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault.
-        """
-        owner = Owner(
-            *(purge.tenant, purge.ods_instance_id, "", purge.mark, purge.number, purge.attempt),
-            installation=purge.installation,
-            database_mark=purge.database_mark,
-        )
-        with as_application_error():
-            async with (
-                heartbeats(),
-                self._limit.slot(),
-                self._tenant.server.fenced(owner, before_waiting=leave_to_job) as session,
-            ):
-                await self._tenant.installation.require_confirmed(session)
-                instance = await self._tenant.versions.instance_of(purge)
-                if instance is None:
-                    return
-                if instance.is_live:
-                    await _require_own(session, owner, instance)
-                known = owner.knowing(instance.known_requests)
-                before = partial(self._require_version, purge)
-                try:
-                    dropped = await trash.purge(session, known, purge.database, replaced=True, before=before)
-                except SupersededError:
-                    return
-            await self._tenant.versions.finish_purge(purge, dropped=dropped)
-
-    async def _require_version(self, purge: VersionPurge) -> None:
-        """Check once more that a version is to be dropped: its instance may be protected, or coming back.
-
-        Raises:
-            SupersededError: it is not, any more.
-        """
-        if await self._tenant.versions.instance_of(purge) is None:
-            raise SupersededError
-
     @activity.defn(name="discard")
     async def compensate(self, job: InstanceJob) -> bool | None:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
@@ -379,9 +299,8 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         with as_application_error():
-            ended = partial(self._require_ended, job)
-            async with heartbeats(), self._fence(job, before_waiting=ended) as session:
-                return await self._compensation.undo(session, job, await self._require_ended(job))
+            async with heartbeats(), self._fence.ended(job) as (session, position):
+                return await self._compensation.undo(session, job, position)
 
     async def _delete(
         self,
@@ -403,7 +322,7 @@ class DatabaseActivities:
         """
         with as_application_error():
             try:
-                async with heartbeats(), self._fenced(job) as (session, owner):
+                async with heartbeats(), self._fence.under_way(job) as (session, owner):
                     result = await work(session, owner)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
@@ -420,12 +339,12 @@ class DatabaseActivities:
         following = Following()
         with as_application_error(), measured_job(job.operation):
             try:
-                async with heartbeats(following.details), self._fenced(job) as (session, owner):
+                async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
                     exchange = exchange_of(job, owner)
                     if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
                         await replacing.require_current(session, exchange)
                         await make(session, job, exchange, following)
-                        await self._require_due(job)
+                        await self._fence.require_due(job)
                     exchanged = await replacing.take_place(self._tenant.server, session, exchange)
             except SupersededError:
                 # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
@@ -449,7 +368,7 @@ class DatabaseActivities:
         self._provisioner.replace_claimed(database)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
-        async with self._fenced(job) as (session, owner):
+        async with self._fence.under_way(job) as (session, owner):
             wanted = Wanted(owner, job.database, job.template, job.origin)
             report = partial(self._report, job, following)
             database = await self._provisioner.make(session, wanted, following, report)
@@ -465,74 +384,6 @@ class DatabaseActivities:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
 
-    @asynccontextmanager
-    async def _fenced(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
-        """The fence of the job's instance, while the registry has this attempt of the job in progress.
-
-        And the instance, with the requests that the registry knows by then.
-
-        The registry is asked while the fence is held: from then on, another attempt that works on the
-        instance's databases must first end this session. It is also asked before another attempt's fence is
-        waited for, so that an attempt that comes too late does not end the session of the current one.
-
-        Raises:
-            SupersededError: the instance has moved on.
-        """
-        async with self._fence(job, before_waiting=partial(self._require_due, job)) as session:
-            position = await self._require_due(job)
-            async with self._end_wait_later(job) if position.waits else nullcontext():
-                yield session, owner_of(job).knowing(position.requests)
-
-    @asynccontextmanager
-    async def _fence(
-        self, job: InstanceJob, before_waiting: Callable[[], Awaitable[object]]
-    ) -> AsyncIterator[asyncpg.Connection]:
-        """The fence of the job's instance, within the limit of databases worked on at once.
-
-        Raises:
-            InstallationNotConfirmedError: this installation may not change anything on the server.
-        """
-        fence = self._tenant.server.fenced(owner_of(job), before_waiting=before_waiting)
-        async with self._limit.slot(), fence as session:
-            await self._tenant.installation.require_confirmed(session)
-            yield session
-
-    async def _require_due(self, job: InstanceJob) -> Position:
-        """Where the instance is, which is still the job's.
-
-        Temporal tells an activity within a heartbeat that it is cancelled; the registry knows it at once.
-
-        Raises:
-            SupersededError: the instance has moved on.
-            JobCancelledError: a client has cancelled the job.
-        """
-        position = await self._tenant.jobs.position(job)
-        if position is None or position.status != InstanceStatus.IN_PROGRESS:
-            raise SupersededError
-        if position.is_cancelled:
-            raise JobCancelledError
-        return position
-
-    @asynccontextmanager
-    async def _end_wait_later(self, job: InstanceJob) -> AsyncIterator[None]:
-        """Record that the job waits no longer, once its step has run for `_WAIT_OVER_SECONDS`."""
-        ending = asyncio.create_task(self._end_wait(job))
-        try:
-            yield
-        finally:
-            ending.cancel()
-            await asyncio.wait([ending])
-
-    async def _end_wait(self, job: InstanceJob) -> None:
-        await asyncio.sleep(_WAIT_OVER_SECONDS)
-        await self._tenant.jobs.end_wait(job)
-
-    async def _require_ended(self, job: InstanceJob) -> Position:
-        position = await self._tenant.jobs.position(job)
-        if position is None or position.status not in AT_REST:
-            raise SupersededError
-        return position
-
 
 async def _try_to_record(job: InstanceJob, write: Awaitable[bool]) -> bool:
     try:
@@ -547,28 +398,3 @@ def _require(operation: Operation, job: InstanceJob) -> None:
     """Drop nothing for a job that has not been requested to drop."""
     if job.operation is not operation:
         raise SupersededError
-
-
-async def leave_to_job() -> None:
-    """Do not end the session of a job that works on the instance, as waiting for its fence would.
-
-    Raises:
-        DatabaseFaultError: always.
-    """
-    raise DatabaseFaultError("A job works on the instance.", retryable=True)
-
-
-async def _require_own(session: asyncpg.Connection, version: Owner, instance: DbInstance) -> None:
-    """Refuse to drop a version of an instance whose own database is gone.
-
-    Raises:
-        DisagreementError: no database carries the mark of its own.
-        DatabaseFaultError: the server is away, …
-    """
-    if not await has_database(session, replace(version, database_mark=instance.database_mark_text)):
-        raise DisagreementError(
-            instance.database_name,
-            f"The database '{instance.database_name}' of the instance does not exist, so what it had before"
-            f" a reset is not dropped. `ods instance adopt {instance.id} --database NAME` brings that back;"
-            " when an instance in the trash is purged, it is dropped.",
-        )

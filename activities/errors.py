@@ -25,6 +25,22 @@ _RETRYABLE_CLASSES = ("3D", "40")
 """Classes of SQLSTATEs: the registry's database is being restored; two transactions conflicted."""
 
 
+class SupersededError(ApplicationError):
+    """The instance has moved on to another job or attempt, or belongs to another mark now."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The instance has moved on to another job or attempt.", type="Superseded", non_retryable=True
+        )
+
+
+class JobCancelledError(ApplicationError):
+    """A client has cancelled the job, whose workflow may not know it yet."""
+
+    def __init__(self) -> None:
+        super().__init__("The job was cancelled.", type="Cancelled", non_retryable=True)
+
+
 @contextmanager
 def as_application_error() -> Iterator[None]:
     """Translate a fault: its reason, whether it is an outage, and else whether trying again can help.

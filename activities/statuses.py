@@ -10,14 +10,13 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.databases import SupersededError, leave_to_job
-from activities.errors import as_application_error
+from activities.errors import SupersededError, as_application_error
 from activities.job_owners import owner_of
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.left_names import record_left
 from databases.ownership import KnownOwner
-from databases.server import Server
+from databases.server import Server, leave_to_job
 from databases.trash import let_go_obstacle
 from metrics.job_phases import measured_job, phase
 from registry.backups.stored import FinishedBackup, RecordedBackup

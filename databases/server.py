@@ -246,6 +246,15 @@ async def _first_statement(session: asyncpg.Connection, statement: Awaitable[_Re
         raise
 
 
+async def leave_to_job() -> None:
+    """Do not end the session of a job that works on the instance, as waiting for its fence would.
+
+    Raises:
+        DatabaseFaultError: always.
+    """
+    raise DatabaseFaultError("A job works on the instance.", retryable=True)
+
+
 async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
     acquired: bool | None = await session.fetchval(_TRY_FENCE, key, timeout=_CONNECT_TIMEOUT)
     if acquired is None:

@@ -12,10 +12,10 @@ import asyncpg
 
 from databases import adoption, inspection
 from databases.adoption import Candidate
-from databases.errors import DatabaseFaultError
 from databases.inspection import Database
 from databases.lookup import find_own, is_invalid
 from databases.ownership import KnownOwner, LeftName, Owner
+from databases.server import leave_to_job
 from databases.trash import take_out
 from registry.backups.rows import without_zone
 from registry.instances.adoptions import DatabaseName, LostInstance
@@ -199,7 +199,7 @@ class DatabaseAdoption:
         Its database is one that a reset has given it since; what is in the trash becomes a version.
         """
         tenant, needed = self._tenant, await self._needed()
-        async with tenant.server.fenced(self._owner(instance), before_waiting=_leave_to_job) as session:
+        async with tenant.server.fenced(self._owner(instance), before_waiting=leave_to_job) as session:
             await tenant.installation.require_confirmed(session)
             # Read again: no job changes any more which databases it has.
             trashed = await tenant.queries.any_instance(instance.id)
@@ -481,12 +481,3 @@ def _same(its: Collection[Database], name: str) -> list[str]:
     marks = {one.name: one.owner.database_mark for one in its if one.owner}
     same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
     return same if len(same) > 1 else []
-
-
-async def _leave_to_job() -> None:
-    """Do not end the session of a job of the instance, as waiting for its fence would.
-
-    Raises:
-        DatabaseFaultError: always.
-    """
-    raise DatabaseFaultError("A job works on the instance.", retryable=True)

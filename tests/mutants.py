@@ -104,6 +104,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/errors.py": ("tests/unit/test_activity_errors.py",),
     "activities/heartbeats.py": _ACTIVITIES,
+    "activities/job_fence.py": _ACTIVITIES,
     "activities/provisioner.py": _ACTIVITIES,
     "activities/reconcile.py": (
         "tests/postgres/test_database_activities.py",
@@ -114,6 +115,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
     "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
+    "activities/versions.py": (*_ACTIVITIES, "tests/end_to_end/test_reset.py"),
     "tenants/adoption.py": (
         *("tests/postgres/test_drift.py", "tests/postgres/test_handing_over.py"),
         *("tests/api/test_adoption.py", "tests/end_to_end/test_trash.py", "tests/end_to_end/test_reset.py"),

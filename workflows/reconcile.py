@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.reconcile import ReconcileActivities
     from activities.snapshots import SnapshotActivities
     from activities.sweep import SweepPage
+    from activities.versions import VersionActivities
     from registry.instances.jobs import InstanceJob
     from registry.instances.versions import VersionPurge
     from tenants.drift.findings import Drift
@@ -148,7 +149,7 @@ async def _purged(purge: VersionPurge) -> bool:
     summary = f"Drop {purge.database}, which {purge.name} had before a reset"
     try:
         await workflow.execute_activity_method(
-            DatabaseActivities.purge_version, purge, **options.clean_up(purge.policy, summary)
+            VersionActivities.purge_version, purge, **options.clean_up(purge.policy, summary)
         )
     except ActivityError:
         return False  # the next pass tries again

@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities, ReplaceResult
     from activities.refreshes import RefreshActivities
     from activities.statuses import StatusActivities
+    from activities.versions import VersionActivities
     from registry.instances.jobs import ExecutionPolicy, InstanceJob
     from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
     from workflows import options
@@ -61,7 +62,7 @@ class _ReplacementWorkflow(JobWorkflow):
             return
         with suppress(ActivityError):
             await workflow.execute_activity_method(
-                DatabaseActivities.drop_replaced,
+                VersionActivities.drop_replaced,
                 job,
                 **options.clean_up(job.policy, f"Drop {job.replacement.replaced}, which is not kept"),
             )

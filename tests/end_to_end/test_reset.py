@@ -21,6 +21,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.job_owners import owner_of
+from activities.versions import VersionActivities
 from databases import provisioning, replacing
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError
@@ -866,7 +867,7 @@ async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     (purge,) = await tenant.versions.claim_due(20)
     await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = NULL")
     before = await names(admin, job.mark)
-    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
+    activities = VersionActivities(tenant, ConcurrencyLimit(1))
     await ActivityEnvironment().run(activities.purge_version, purge)
     assert await names(admin, job.mark) == before
     assert len(await operator.queries.versions()) == 1

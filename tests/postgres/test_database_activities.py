@@ -20,6 +20,7 @@ from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
 from activities.reconcile import Leftovers, ReconcileActivities, StuckPage
 from activities.sweep import SweepPage
+from activities.versions import VersionActivities
 from databases import provisioning, spares
 from databases.constants import DISK_FULL
 from databases.errors import DatabaseFaultError
@@ -860,7 +861,7 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
     (purge,) = purges
     await admin.execute(f'DROP DATABASE "{purge.database}"')
     try:
-        await run(works.purge_version, purge)
+        await run(VersionActivities(tenant, ConcurrencyLimit(1)).purge_version, purge)
         assert await tenant.versions.instance_of(purge) is None
         assert await row_of(admin, job.database) is not None
     finally:

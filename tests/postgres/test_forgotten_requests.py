@@ -13,6 +13,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
+from activities.versions import VersionActivities
 from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import Operation, Template
@@ -212,11 +213,12 @@ async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash
     await site.rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     (purge,) = await site.tenant.versions.claim_due(5)
     before = await site.state()
+    versions = VersionActivities(site.tenant, ConcurrencyLimit(1))
     with pytest.raises(ApplicationError, match="restored to"):
-        await ActivityEnvironment().run(site.activities.purge_version, purge)
+        await ActivityEnvironment().run(versions.purge_version, purge)
     assert await site.state() == before
     await site.know(known)
-    await ActivityEnvironment().run(site.activities.purge_version, purge)
+    await ActivityEnvironment().run(versions.purge_version, purge)
     assert await site.state() != before
 
 

@@ -1,0 +1,121 @@
+"""The fence of an instance, as activities hold it, and what the registry has to say of the job meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+
+import asyncpg
+
+from activities.concurrency import ConcurrencyLimit
+from activities.errors import JobCancelledError, SupersededError
+from activities.job_owners import owner_of
+from databases.ownership import KnownOwner, Owner
+from registry.instances.job_store import Position
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import AT_REST, InstanceStatus
+from tenants.tenant import Tenant
+
+_WAIT_OVER_SECONDS = 5
+"""A step that runs for so long has met neither a server that is away nor the lock of another session."""
+
+
+class JobFence:
+    """Lets one step at a time work on the databases of an instance, and only one that the registry knows.
+
+    Args:
+        tenant: the tenant whose databases these are.
+        limit: bounds how many databases are worked on at once.
+    """
+
+    def __init__(self, tenant: Tenant, limit: ConcurrencyLimit) -> None:
+        self._tenant = tenant
+        self._limit = limit
+
+    @asynccontextmanager
+    async def under_way(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
+        """The fence of the job's instance, while the registry has this attempt of the job in progress.
+
+        And the instance, with the requests that the registry knows by then.
+
+        The registry is asked while the fence is held: from then on, another attempt that works on the
+        instance's databases must first end this session. It is also asked before another attempt's fence is
+        waited for, so that an attempt that comes too late does not end the session of the current one.
+
+        Raises:
+            SupersededError: the instance has moved on.
+            JobCancelledError: a client has cancelled the job.
+            InstallationNotConfirmedError: this installation may not change anything on the server.
+            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
+        """
+        async with self.of(owner_of(job), before_waiting=partial(self.require_due, job)) as session:
+            position = await self.require_due(job)
+            async with self._end_wait_later(job) if position.waits else nullcontext():
+                yield session, owner_of(job).knowing(position.requests)
+
+    @asynccontextmanager
+    async def ended(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, Position]]:
+        """The fence of the job's instance, and where that is, while the registry has the job at an end.
+
+        Raises:
+            SupersededError: the instance has moved on.
+            InstallationNotConfirmedError: this installation may not change anything on the server.
+            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
+        """
+        async with self.of(owner_of(job), before_waiting=partial(self._require_ended, job)) as session:
+            yield session, await self._require_ended(job)
+
+    @asynccontextmanager
+    async def of(
+        self, owner: Owner, before_waiting: Callable[[], Awaitable[object]]
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """The fence of an instance, within the limit of databases worked on at once.
+
+        Args:
+            owner: the instance.
+            before_waiting: as for `Server.fenced`.
+
+        Raises:
+            InstallationNotConfirmedError: this installation may not change anything on the server.
+            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
+        """
+        fence = self._tenant.server.fenced(owner, before_waiting=before_waiting)
+        async with self._limit.slot(), fence as session:
+            await self._tenant.installation.require_confirmed(session)
+            yield session
+
+    async def require_due(self, job: InstanceJob) -> Position:
+        """Where the instance is, which is still the job's.
+
+        Temporal tells an activity within a heartbeat that it is cancelled; the registry knows it at once.
+
+        Raises:
+            SupersededError: the instance has moved on.
+            JobCancelledError: a client has cancelled the job.
+        """
+        position = await self._tenant.jobs.position(job)
+        if position is None or position.status != InstanceStatus.IN_PROGRESS:
+            raise SupersededError
+        if position.is_cancelled:
+            raise JobCancelledError
+        return position
+
+    async def _require_ended(self, job: InstanceJob) -> Position:
+        position = await self._tenant.jobs.position(job)
+        if position is None or position.status not in AT_REST:
+            raise SupersededError
+        return position
+
+    @asynccontextmanager
+    async def _end_wait_later(self, job: InstanceJob) -> AsyncIterator[None]:
+        """Record that the job waits no longer, once its step has run for `_WAIT_OVER_SECONDS`."""
+        ending = asyncio.create_task(self._end_wait(job))
+        try:
+            yield
+        finally:
+            ending.cancel()
+            await asyncio.wait([ending])
+
+    async def _end_wait(self, job: InstanceJob) -> None:
+        await asyncio.sleep(_WAIT_OVER_SECONDS)
+        await self._tenant.jobs.end_wait(job)
