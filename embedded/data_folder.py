@@ -128,6 +128,7 @@ class DataFolder:
         self.stack_file = self.path / "stack.json"
         self._lock = self.path / "lock"
         self.postgres = self.path / "postgres"
+        self.temporal = self.path / "temporal"
         self._secrets = self.path / "secrets.json"
         self._existing_server = self.path / "existing-server.json"
 

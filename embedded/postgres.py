@@ -65,6 +65,7 @@ class EmbeddedPostgres:
         settings: further run-time parameters, such as `{"fsync": "off"}`.
         log: the file its output is added to; by default beside the data folder.
         version: which PostgreSQL; its wheel must be installed.
+        used_before: whether there must be data already.
     """
 
     def __init__(  # noqa: PLR0913 - what makes one server differ from another
@@ -76,12 +77,14 @@ class EmbeddedPostgres:
         log: Path | None = None,
         *,
         version: PostgresVersion = PostgresVersion.V18,
+        used_before: bool = False,
     ) -> None:
         self.port = port
         self._log = log or data_dir.absolute().with_name(f"{data_dir.name}.log")
         self._data_dir = data_dir.absolute()
         self._password = password
         self._version = version
+        self._used_before = used_before
         self._binaries = binaries_of(version)
         self._settings = {**_SETTINGS, **settings, "port": str(port)}
         self._account = _unprivileged_account()
@@ -140,9 +143,10 @@ class EmbeddedPostgres:
 
         Raises:
             CommandError: `initdb` failed, or the data folder cannot be used, or another version has made the
-                data, or this one is not installed.
+                data, or this one is not installed; or data that were used before are away.
         """
         programs = installed(self._version) / self._binaries.programs
+        self._require_data()
         self._prepare_home()
         if self._cluster.exists():
             self._require_own_version()
@@ -199,6 +203,16 @@ class EmbeddedPostgres:
     def _cluster(self) -> Path:
         return self._home / "cluster"
 
+    def _require_data(self) -> None:
+        """Refuse to begin anew where data have been."""
+        leads_nowhere = self._data_dir.is_symlink() and not self._data_dir.exists()
+        if leads_nowhere or (self._used_before and not self._cluster.exists()):
+            raise CommandError(
+                f"The data of {self._data_dir} are not in {self._home} any more: the disk is not mounted, or"
+                " they were removed. Mount it, or restore them; to begin anew, choose another folder with"
+                " --data-dir."
+            )
+
     def _require_own_version(self) -> None:
         found = (self._cluster / "PG_VERSION").read_text().strip()
         if found != self._version:
@@ -233,12 +247,6 @@ class EmbeddedPostgres:
             raise CommandError(
                 f"The data of {self._data_dir} are in {home}, where systemd removes what is 30 days old. Move"
                 f" them, then start again: mv {home} {kept} && ln -sfn {kept} {self._data_dir}"
-            )
-        if self._data_dir.is_symlink() and not self._data_dir.exists():
-            raise CommandError(
-                f"The data of {self._data_dir} are not in {self._data_dir.readlink()} any more: the disk is"
-                " not mounted, or they were removed. Mount it, or restore them; or remove the link to begin"
-                " anew."
             )
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         if self._account is None or _may(self._account, "-x", self._home.parent):

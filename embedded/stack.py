@@ -103,7 +103,7 @@ class _Stack:
         self._report = report
         self._api_port = ports.api
         self._api_url = f"http://{_HOST}:{ports.api}"
-        self._temporal = TemporalServer(folder.path / "temporal", ports.temporal, ports.temporal_ui)
+        self._temporal = TemporalServer(folder.temporal, ports.temporal, ports.temporal_ui)
         self._server = server
         besides = (ports.api, ports.temporal, ports.temporal_ui, secrets.postgres_port)
         self._api_metrics, self._worker_metrics = free_ports(2, besides)

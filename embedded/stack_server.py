@@ -114,6 +114,7 @@ class OwnServer:
             secrets.superuser_password,
             log=self._log,
             version=version or PostgresVersion.V18,
+            used_before=folder.temporal.exists(),  # which is made when PostgreSQL serves
         )
 
     def environment(self) -> Mapping[str, str]:

@@ -146,6 +146,18 @@ def test_stack_is_refused_with_what_to_do_when_another_version_made_the_data(
     assert "start with --postgres-version 17, or choose another folder" in refused.stderr
 
 
+def test_nothing_is_begun_anew_when_only_the_disk_of_the_databases_is_away(
+    folder: DataFolder, ods: Ods
+) -> None:
+    folder.temporal.mkdir(parents=True)
+    folder.store_secrets(Secrets.generate(free_port()))
+    folder.postgres.mkdir()
+    refused = ods("up", "--data-dir", folder.path, *port_options())
+    assert refused.returncode == 1
+    assert f"The data of {folder.postgres} are not in {folder.postgres} any more" in refused.stderr
+    assert not list(folder.postgres.iterdir())
+
+
 async def test_durability_is_on_when_the_stack_serves(stack: DataFolder) -> None:
     connection = await asyncpg.connect(published(stack)["postgres"]["master_dsn"])
     assert await connection.fetchval("SHOW fsync") == "on"
