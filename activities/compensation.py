@@ -126,7 +126,9 @@ class Compensation:
         have been restored to before the purge.
         """
         await dropping.drop_staging(session, owner_of(job))
-        await replacing.drop_unknown(session, owner_of(job), deleted=deleted)
+        versions = await self._tenant.queries.versions_of(job.instance_id)
+        marks = {version.database_mark_text for version in versions}
+        await replacing.drop_unknown(session, owner_of(job), marks, deleted=deleted)
         if job.trash_database is not None:
             await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 

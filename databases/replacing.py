@@ -10,6 +10,7 @@ interruption.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -196,13 +197,21 @@ async def discard_other(
             return None
 
 
-async def drop_unknown(session: asyncpg.Connection, owner: Owner, *, deleted: bool = False) -> None:
+async def drop_unknown(
+    session: asyncpg.Connection, owner: Owner, versions: Collection[str | None], *, deleted: bool = False
+) -> None:
     """Drop databases that were made for resets of the instance of which the registry knows nothing.
 
     It was restored to before the request. Such a database has never had another name than its private one;
     the registry says that no reset is under way, and the instance's own database must be there, unless the
-    instance is `deleted`. What the registry calls the instance's stays: the server was restored to before the
-    exchange.
+    instance is `deleted`. What the registry calls the instance's, or what it had before a reset, stays: the
+    server was restored to before the exchange.
+
+    Args:
+        session: a fenced session.
+        owner: the instance.
+        versions: the marks of the databases that it had before resets, as its owners have them.
+        deleted: whether the instance is.
 
     Raises:
         DatabaseFaultError: sessions cannot be ended, the server is away, …
@@ -213,9 +222,10 @@ async def drop_unknown(session: asyncpg.Connection, owner: Owner, *, deleted: bo
         return
     for name, row in found.items():
         marked = Owner.read(row["comment"])
-        if name in own or not is_reset_name(name):
+        if marked is None or name in own or not is_reset_name(name):
             continue
-        if marked and owner.shares_instance(marked) and marked.number == 0:
+        is_unknown = owner.shares_instance(marked) and marked.database_mark not in versions
+        if is_unknown and marked.number == 0:
             await drop_database(session, name, invalid=is_invalid(row))
 
 

@@ -4,7 +4,7 @@ Both registry and server decide whether that may be: the row of the instance on 
 comment that names an owner), owner and name of the database on the other.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -22,8 +22,8 @@ from registry.instances.adoptions import DatabaseName, LostInstance
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from registry.instances.versions import ReplacedDatabase
 from registry.storage.errors import InstanceNotFoundError
-from registry.storage.models import DbInstance
-from tenants.drift.own_databases import listed, of_instance
+from registry.storage.models import DbInstance, InstanceVersion
+from tenants.drift.own_databases import listed, not_exchanged, of_instance
 from tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from tenants.tenant import Tenant
 
@@ -391,31 +391,18 @@ class DatabaseAdoption:
         return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
 
     async def _version_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
+        """Why a database that a reset has made, or replaced, is not given to the instance."""
+        async with self._tenant.server.session() as session:
+            own = await find_own(session, self._owner(instance))
+        waiting = [row["datname"] for row in own if is_reset_name(row["datname"]) and not is_invalid(row)]
+        if waiting and (found.name in waiting or not found.adopted):
+            return not_exchanged(instance, waiting[0])
         if is_reset_name(found.name):
             return f"The database '{found.name}' was made for a reset that did not end. It is removed."
         versions = await self._tenant.queries.versions()
         version = next((one for one in versions if one.database_name == found.name), None)
-        if version is None:
-            return None
-        async with self._tenant.server.session() as session:
-            own = await find_own(session, self._owner(instance))
-        if not own:
-            return None  # it is all that is left, and nothing can be exchanged with it
-        if all(is_invalid(row) for row in own):
-            name = own[0]["datname"]
-            return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
-        had = f"The instance {version.instance_id} had the database '{found.name}' before a reset."
-        names = [row["datname"] for row in own if not is_invalid(row)]
-        if instance.is_live and instance.database_name not in names:
-            had += (
-                " Its own carries its mark under another name than the registry has: first"
-                f" `ods instance adopt {instance.id} --database {names[0]}`."
-            )
-        if version.purging_since is not None:
-            return f"{had} Its time is over, and it is being dropped."
-        return (
-            f"{had} `ods instance undo-reset {version.instance_id} --database {found.name}` brings it back."
-        )
+        # One that is all that is left of the instance can be exchanged with nothing.
+        return None if version is None or not own else _way_back(instance, version, own)
 
     async def _choice_obstacle(self, found: Candidate, instance: DbInstance, *, earlier: bool) -> str | None:
         """Why this one of its databases is not given to the instance."""
@@ -435,6 +422,26 @@ class DatabaseAdoption:
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
+
+
+def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[asyncpg.Record]) -> str:
+    """How an instance gets the database again that a reset has replaced, while it has one of its own."""
+    if all(is_invalid(row) for row in own):
+        name = own[0]["datname"]
+        return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
+    had = f"The instance {version.instance_id} had the database '{version.database_name}' before a reset."
+    names = [row["datname"] for row in own if not is_invalid(row)]
+    if instance.is_live and instance.database_name not in names:
+        had += (
+            " Its own carries its mark under another name than the registry has: first"
+            f" `ods instance adopt {instance.id} --database {names[0]}`."
+        )
+    if version.purging_since is not None:
+        return f"{had} Its time is over, and it is being dropped."
+    return (
+        f"{had} `ods instance undo-reset {version.instance_id} --database {version.database_name}` brings it"
+        " back."
+    )
 
 
 def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:

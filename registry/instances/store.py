@@ -521,7 +521,7 @@ class InstanceStore:
         async with self._sessions.transaction() as session:
             instance = await locked_instance(session, instance_id)
             version = await version_to_bring_back(session, instance, database)
-            mark = None if version.database_mark is None else str(version.database_mark)
+            mark = version.database_mark_text
             replacement = replace(
                 self._replacement(instance, mark, version.database_template, version.database_name, by),
                 trashed_number=version.job_number,

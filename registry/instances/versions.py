@@ -180,7 +180,7 @@ class VersionStore:
             ods_instance_id=instance.ods_instance_id,
             name=instance.name,
             mark=str(instance.mark),
-            database_mark=None if version.database_mark is None else str(version.database_mark),
+            database_mark=version.database_mark_text,
             database=version.database_name,
             number=version.job_number,
             attempt=version.attempt,

@@ -298,6 +298,11 @@ class InstanceVersion(_HasOrigin, Base):
     purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
 
     @property
+    def database_mark_text(self) -> str | None:
+        """The mark of the database, as its comment has it."""
+        return None if self.database_mark is None else str(self.database_mark)
+
+    @property
     def publication(self) -> tuple[int, int]:
         """Job and attempt that published the database, or put it into the trash, as its comment has it."""
         return self.job_number, self.attempt

@@ -6,7 +6,7 @@ from databases.inspection import Database
 from registry.instances.status import AT_REST
 from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
-from tenants.drift.own_databases import listed
+from tenants.drift.own_databases import listed, not_exchanged, put_in_place_by_registry
 from tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
 
 
@@ -21,9 +21,9 @@ def instances_without(seen: Snapshot, published_later: Collection[str | None]) -
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.database_name)
-        if (fault := _fault(database, instance)) is not None:
+        if (fault := _fault(seen, database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
-            remedy = None if database is None else _adoption_of(database, instance)
+            remedy = None if database is None else _adoption_of(seen, database, instance)
             if others := _of_other_names(seen, instance):
                 words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
             elif database is None and (before := newest_version(seen, instance)) is not None:
@@ -39,7 +39,7 @@ def instances_without(seen: Snapshot, published_later: Collection[str | None]) -
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
-def _fault(database: Database | None, instance: DbInstance) -> str | None:
+def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> str | None:
     """What is wrong with the database that has the name of the instance's; None if nothing is."""
     if database is None:
         return "does not exist"
@@ -49,7 +49,7 @@ def _fault(database: Database | None, instance: DbInstance) -> str | None:
         return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
-    return _other_database(database, instance)
+    return _other_database(seen, database, instance)
 
 
 def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
@@ -86,18 +86,22 @@ def _adoption_of_other(instance: DbInstance, others: Sequence[Database]) -> Reme
     return Remedy(RemedyAction.ADOPT, instance.id, others[0].name) if len(others) == 1 else None
 
 
-def _adoption_of(database: Database, instance: DbInstance) -> Remedy | None:
+def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Remedy | None:
     """The request that makes the database the instance's; None if that is no question of its comment."""
     is_whole = database.open and not database.invalid and instance.replacement is None
-    return Remedy(RemedyAction.ADOPT, instance.id) if is_whole else None
+    if not is_whole or put_in_place_by_registry(seen, instance):
+        return None
+    return Remedy(RemedyAction.ADOPT, instance.id)
 
 
-def _other_database(database: Database, instance: DbInstance) -> str | None:
+def _other_database(seen: Snapshot, database: Database, instance: DbInstance) -> str | None:
     """What is wrong if it is one that the instance had before a reset, or was to get by one."""
     if database.owner is None or database.owner.database_mark == instance.database_mark_text:
         return None
     if instance.replacement is not None:
         return "is the one of a reset that was interrupted: the reconcile pass will record it"
+    if waiting := put_in_place_by_registry(seen, instance):
+        return f"is another one of the instance. {not_exchanged(instance, waiting)}"
     return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
 
 

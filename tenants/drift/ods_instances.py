@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from tenants.drift.snapshot import Snapshot, must_be_usable
 
@@ -20,25 +21,44 @@ def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings
 
 
 def ods_instances_on_other_servers(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
-    """ODS instances of instances that lead to another server than the one on which the databases are."""
-    connection_strings = {row.ods_instance_id: row.connection_string for row in seen.ods_instances}
-    for instance in seen.instances:
-        if not must_be_usable(instance):
+    """ODS instances that lead to another server than the one on which the databases of instances are.
+
+    Those of instances; and others that name a database as an instance's is named, to which they may have led
+    before it was moved.
+    """
+    own = {row.ods_instance_id: row for row in seen.instances}
+    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
+    for ods_instance in seen.ods_instances:
+        number = ods_instance.ods_instance_id
+        if (elsewhere := strings.other_server(ods_instance.connection_string)) is None:
             continue
-        encrypted = connection_strings.get(instance.ods_instance_id)
-        if (elsewhere := strings.other_server(encrypted)) is None:
-            continue
-        servers = ", ".join(map(str, elsewhere.endpoints))
-        remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
-        yield Drift(
-            DriftKind.ODS_INSTANCE_ON_OTHER_SERVER,
-            f"{instance.ods_instance_id} {instance.name}",
-            f"The ODS/API is led to the database '{elsewhere.database}' on {servers}, not to the server that"
-            f" ODS_INSTANCE_CONNECTION_STRING names. What it writes there is in no backup of the instance."
-            f" Unless that is another address of the same server, stop the ODS/API, and see which one has the"
-            f" newest data. `{remedy.command}` leads it to the database that this service knows.",
-            remedy,
+        words = (
+            f"The ODS/API is led to the database '{elsewhere.database}' on"
+            f" {', '.join(map(str, elsewhere.endpoints))}, not to the server that"
+            " ODS_INSTANCE_CONNECTION_STRING names. What it writes there is in no backup"
         )
+        kind, subject = DriftKind.ODS_INSTANCE_ON_OTHER_SERVER, f"{number} {ods_instance.name}"
+        if (instance := own.get(number)) is None:
+            if (other := with_names.get(elsewhere.database or "")) is not None:
+                yield Drift(kind, subject, f"{words} of the instance {_named_alike(other, number)}")
+        elif must_be_usable(instance):
+            remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
+            words += (
+                " of the instance. Unless that is another address of the same server, stop the ODS/API, and"
+                f" see which one has the newest data. `{remedy.command}` leads it to the database that this"
+                " service knows."
+            )
+            yield Drift(kind, subject, words, remedy)
+
+
+def _named_alike(other: DbInstance, number: int) -> str:
+    """What to do with an ODS instance that names a database of another server as an instance's is named."""
+    return (
+        f"{other.id} '{other.name}', whose database has this name. If it has led to that, as before a move of"
+        " the server, stop the ODS/API, see which one has the newest data, and give the ODS instance a"
+        f" connection string for that server (PUT /v2/odsInstances/{number}). If it is another database, or"
+        " that is another address of the same server, nothing is to be done."
+    )
 
 
 def served_without_mark(seen: Snapshot, strings: OdsConnectionStrings) -> set[str]:

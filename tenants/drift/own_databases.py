@@ -18,11 +18,15 @@ def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Data
 
 def taking_back(instance: DbInstance, database: Database) -> Remedy:
     """The request that takes an instance in the trash back with this database, whichever it has by that."""
-    marked = database.owner and database.owner.database_mark
-    is_known = marked == instance.database_mark_text
+    is_known = _mark_of(database) == instance.database_mark_text
     if is_known and (database.trash or database.name == instance.database_name):
         return Remedy(RemedyAction.UNDELETE, instance.id)
     return Remedy(RemedyAction.ADOPT, instance.id, database.name)
+
+
+def _mark_of(database: Database) -> str | None:
+    """The mark of the database alone; None also if it has no owner."""
+    return None if database.owner is None else database.owner.database_mark
 
 
 def is_earlier(seen: Snapshot, database: Database) -> bool:
@@ -52,6 +56,37 @@ def which_last(instance: DbInstance, several: Collection[Database]) -> str:
         " the comment of a copy (COMMENT ON DATABASE … IS NULL). `ods instance adopt"
         f" {instance.id} --database NAME --earlier` hands over the one that you choose; closed ones in the"
         " trash are versions of the instance then."
+    )
+
+
+def put_in_place_by_registry(seen: Snapshot, instance: DbInstance) -> str | None:
+    """The database that a reset has given the instance by the registry, but not on the server.
+
+    It has its private name there, since the server was put back to before the exchange.
+    """
+    for one in seen.databases.values():
+        is_its = one.owner is not None and one.mark == str(instance.mark)
+        if is_its and one.reset and not one.invalid and _mark_of(one) == instance.database_mark_text:
+            return one.name
+    return None
+
+
+def not_exchanged(instance: DbInstance, waiting: str) -> str:
+    """What the operator does if a reset is done by the registry, but not on the server.
+
+    Args:
+        instance: the instance, whose former database has its name on the server.
+        waiting: the database that the reset has given it by the registry, under its private name.
+    """
+    name, then = instance.database_name, f"`ods instance adopt {instance.id}`"
+    if instance.is_in_trash:
+        then = "`ods drift`, which tells how the instance comes back"
+    return (
+        f"By the registry, a reset has put '{waiting}' in its place: the server was put back to before that."
+        " Neither is dropped; their data tell which one is wanted. To have the instance use"
+        f' \'{waiting}\': ALTER DATABASE "{name}" RENAME TO "before_{waiting}"; ALTER DATABASE "{waiting}"'
+        f' RENAME TO "{name}"; ALTER DATABASE "{name}" ALLOW_CONNECTIONS true; then {then}. To have it use'
+        f" '{name}' as it is: COMMENT ON DATABASE \"{waiting}\" IS NULL; then {then}."
     )
 
 

@@ -2,13 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from databases.inspection import Database, published_last
 from databases.ownership import KnownOwner, Owner
 from registry.instances.status import AT_REST
 from registry.storage.models import DbInstance, InstanceVersion
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
-from tenants.drift.own_databases import choice_of, of_instance, taking_back, which_last
+from tenants.drift.own_databases import (
+    choice_of,
+    not_exchanged,
+    of_instance,
+    put_in_place_by_registry,
+    taking_back,
+    which_last,
+)
 from tenants.drift.second_databases import unknown_version
 from tenants.drift.snapshot import (
     Snapshot,
@@ -33,7 +41,10 @@ def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
             continue
         several, subject = named[str(row.mark)], f"{row.id} {row.name}"
         found, before = published_last(several), newest_version(seen, row)
-        if several and found is None:
+        if several and (waiting := put_in_place_by_registry(seen, row)):
+            words = f"It is in the trash, but '{row.trash_database}' is not. {not_exchanged(row, waiting)}"
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
+        elif several and found is None:
             words = f"It is in the trash, but '{row.trash_database}' is not. {which_last(row, several)}"
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
         else:
@@ -196,11 +207,10 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         database_mark=instance.database_mark_text,
     ).knowing(instance.known_requests)
     if owner is None or not its.owns(owner.comment):
-        comment = its.comment.replace("'", "''")
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
             " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
-            f" comment again: COMMENT ON DATABASE \"{name}\" IS '{comment}'. If it is not, rename it."
+            f" comment again: {_statement(name, its)}. If it is not, rename it."
         )
     if database.invalid:
         words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
@@ -215,6 +225,12 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
             f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'
         )
     return None
+
+
+def _statement(database: str, owner: Owner) -> str:
+    """What writes the comment of an owner on a database."""
+    comment = owner.comment.replace("'", "''")
+    return f"COMMENT ON DATABASE \"{database}\" IS '{comment}'"
 
 
 def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
@@ -251,7 +267,7 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
                 " the trash is over, or name and comment are as they were."
             )
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
-        elif (change := _change_of_version(database)) is not None:
+        elif (change := _change_of_version(database, version, instance)) is not None:
             words = (
                 f"The database '{database.name}', which the instance had before a reset, {change}. {_KEPT}"
             )
@@ -266,12 +282,17 @@ def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> 
     return ""
 
 
-def _change_of_version(database: Database) -> str | None:
+def _change_of_version(database: Database, version: InstanceVersion, instance: DbInstance) -> str | None:
     """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
-    if database.invalid:
+    if database.invalid or database.owner is None:
         return None  # a pass goes on with the DROP when its time is over
-    if database.owner is None or database.owner.trashed_name is None:
-        return "does not say in its comment that it is in the trash"
+    if database.owner.trashed_name is None:
+        number, attempt = version.publication
+        its = replace(database.owner, number=number, attempt=attempt, trashed_name=instance.database_name)
+        return (
+            "does not say in its comment that it is in the trash. If nothing uses it, write that, and it can"
+            f" be brought back: {_statement(database.name, its)}"
+        )
     if database.open:
         close = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false'
         return f"was opened, and may be in use; close it when it is not ({close})"
@@ -279,5 +300,5 @@ def _change_of_version(database: Database) -> str | None:
 
 
 def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
-    mark = None if version.database_mark is None else str(version.database_mark)
-    return owner is not None and (owner.mark, owner.database_mark) == (str(instance.mark), mark)
+    marks = (str(instance.mark), version.database_mark_text)
+    return owner is not None and (owner.mark, owner.database_mark) == marks

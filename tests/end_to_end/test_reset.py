@@ -25,6 +25,7 @@ from activities.versions import VersionActivities
 from databases import provisioning, replacing
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError
+from databases.ownership import Owner
 from embedded.postgres import EmbeddedPostgres
 from embedded.seeding import SERVICE_ROLE
 from registry.installation import InstallationStore
@@ -55,6 +56,7 @@ CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'schoolYear', '2027')"
 )
+COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
 OTHER_MARK = "0d5e7d5e-1111-4222-8333-444444444444"
 
 
@@ -490,9 +492,7 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     kept = await replaced(operator, job)
     assert "0 purges" in await reconcile(temporal, settings)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
-    mark = await admin.fetchval(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
-    )
+    mark = await admin.fetchval(COMMENT, kept)
     await comment(admin, kept, "mine")
     told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
     assert [drift.kind for drift in told] == [DriftKind.TRASH_WITHOUT_DATABASE]
@@ -939,6 +939,131 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
 
 
 @dataclass(frozen=True)
+class _NotExchanged:
+    """An instance that was reset by the registry, on a server that was put back to before the exchange.
+
+    Attributes:
+        job: its creation; the database with its name has "old" data.
+        made: the database that the reset had made for it, with "new" data, under its private name.
+        before: what the registry calls the database with the old data, in the trash.
+    """
+
+    job: InstanceJob
+    made: str
+    before: str
+
+
+@pytest.fixture
+async def not_exchanged(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> _NotExchanged:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    published = await admin.fetchval(COMMENT, job.database)
+    done = await reset(operator, job)
+    assert await operator.ended(done) is JobStatus.COMPLETED
+    await write(postgres, job, "new")
+    assert done.replacement is not None
+    made, before = done.replacement.database, done.replacement.replaced
+    marked = Owner.read(await admin.fetchval(COMMENT, job.database))
+    assert marked is not None
+    async with asyncio.timeout(20):
+        while await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", job.database):
+            await asyncio.sleep(0.01)
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{made}"')
+    await comment(admin, made, replace(marked, number=0, attempt=0, request=None).comment)
+    await admin.execute(f'ALTER DATABASE "{made}" ALLOW_CONNECTIONS false')
+    await admin.execute(f'ALTER DATABASE "{before}" RENAME TO "{job.database}"')
+    await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
+    await comment(admin, job.database, published)
+    return _NotExchanged(job, made, before)
+
+
+async def test_what_a_reset_has_made_takes_its_place_when_the_server_was_put_back_to_before_the_exchange(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    not_exchanged: _NotExchanged,
+) -> None:
+    job, made = not_exchanged.job, not_exchanged.made
+    found = await drifts_of(tenant, made)
+    explanation = found[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
+    assert found[DriftKind.INSTANCE_WITHOUT_DATABASE].remedy is None
+    for database in (None, job.database, made):
+        with pytest.raises(AdoptionRefusedError, match="Neither is dropped") as refused:
+            await DatabaseAdoption(tenant).adopt(job.instance_id, database)
+        assert refused.value.obstacle in explanation
+    told = explanation.partition("use '" + made)[2].partition("; then")[0].partition(": ")[2]
+    for statement in told.split("; "):
+        await admin.execute(statement)
+    await DatabaseAdoption(tenant).adopt(job.instance_id)
+    assert await read(postgres, job) == ["new"]
+
+    before = (await drifts_of(tenant, f"before_{made}"))[DriftKind.TRASH_WITHOUT_DATABASE]
+    assert f"Its mark is on 'before_{made}': give that its name back" in before.explanation
+    await admin.execute(f'ALTER DATABASE "before_{made}" RENAME TO "{not_exchanged.before}"')
+    await follow(tenant, admin, not_exchanged.before)
+    assert await drifts_of(tenant, job.database) == {}
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_what_a_reset_has_made_comes_back_when_it_is_undone_after_the_server_was_put_back(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    not_exchanged: _NotExchanged,
+) -> None:
+    job, made = not_exchanged.job, not_exchanged.made
+    second = await undo(operator, job)
+    assert await operator.ended(second) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+    await reconcile(temporal, settings)
+    assert await names(admin, job.mark) == sorted([job.database, made])
+    assert second.replacement is not None
+    version = second.replacement.replaced
+    (found,) = (await drifts_of(tenant, version)).values()
+    assert f"Its mark is on '{made}': give that its name back" in found.explanation
+    await admin.execute(f'ALTER DATABASE "{made}" RENAME TO "{version}"')
+    await follow(tenant, admin, version)
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]
+
+
+async def test_database_of_before_a_reset_is_chosen_when_the_server_was_put_back_to_before_the_exchange(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    not_exchanged: _NotExchanged,
+) -> None:
+    job, made = not_exchanged.job, not_exchanged.made
+    assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
+    assert await names(admin, job.mark) == sorted([job.database, made])
+    await admin.execute(f'COMMENT ON DATABASE "{made}" IS NULL')
+    await DatabaseAdoption(tenant).adopt(job.instance_id)
+    await reconcile(temporal, settings)
+    assert await read(postgres, job) == ["old"]
+    assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", made) == 1
+    await admin.execute(f'DROP DATABASE "{made}"')
+
+
+async def follow(tenant: Tenant, admin: asyncpg.Connection, database: str) -> None:
+    """Do what drift says of a database of before a reset that has its name in the trash again."""
+    while found := await drifts_of(tenant, database):
+        told = found.pop(DriftKind.TRASH_CHANGED).explanation
+        assert not found
+        (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'|ALTER DATABASE .* false", told)
+        await admin.execute(statement)
+
+
+@dataclass(frozen=True)
 class _PutBack:
     """An instance that was reset since the registry was saved, which is put back now.
 
@@ -1220,9 +1345,7 @@ async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_in
     job = await created(operator, name)
     await write(postgres, job, "old")
     kept = await replaced(operator, job)
-    comment = await admin.fetchval(
-        "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", kept
-    )
+    comment = await admin.fetchval(COMMENT, kept)
     then = re.sub(r'("trashedAt": ")[^"]+', r"\g<1>2026-01-02T03:04:05+00:00", comment)
     await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{then}'")
     await rows.execute("DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.dbinstances")

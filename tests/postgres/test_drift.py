@@ -326,6 +326,28 @@ async def test_instance_is_reported_when_its_ods_instance_leads_to_another_serve
     assert await _found(detector, DriftKind.ODS_INSTANCE_ON_OTHER_SERVER) == []
 
 
+async def test_other_ods_instance_is_reported_when_it_has_been_left_on_the_server_from_which_one_was_moved(
+    detector: DriftDetector, tenant: Tenant, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    """As one for a vendor, which led to the database of the instance before that was moved."""
+    names = [completed.database, "managed elsewhere"]
+    strings = [
+        tenant.connection_strings.encrypted_text(f"host=former;database={name};password=secret")
+        for name in names
+    ]
+    await rows.executemany(
+        "INSERT INTO dbo.odsinstances (odsinstanceid, name, connectionstring) VALUES ($1, $2, $3)",
+        [(9001, "Vendor", strings[0]), (9002, "Other product", strings[1])],
+    )
+    (drift,) = await _found(detector, DriftKind.ODS_INSTANCE_ON_OTHER_SERVER)
+    assert drift.subject == "9001 Vendor"
+    assert f"'{completed.database}' on former:5432" in drift.explanation
+    assert f"instance {completed.instance_id} '{completed.name}'" in drift.explanation
+    assert "PUT /v2/odsInstances/9001" in drift.explanation
+    assert "secret" not in drift.explanation
+    assert drift.remedy is None
+
+
 async def test_derivative_is_reported_when_it_leads_to_the_database_of_another_instance(
     detector: DriftDetector,
     tenant: Tenant,

@@ -281,7 +281,7 @@ async def test_what_was_the_instances_stays_when_it_is_deleted(
     await take_place(server, exchange)
     assert not await give_up(server, undone(exchange), deleted=True)
     async with server.fenced(exchange.current) as fenced:
-        await replacing.drop_unknown(fenced, exchange.successor, deleted=True)
+        await replacing.drop_unknown(fenced, exchange.successor, [], deleted=True)
     assert await exists(admin, exchange.database)
     assert await exists(admin, exchange.replaced)
 
@@ -392,9 +392,12 @@ async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
     server: Server, exchange: Exchange, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(exchange.current) as fenced:
-        await replacing.drop_unknown(fenced, replace(exchange.current, database_mark=str(uuid.uuid4())))
-        assert await exists(admin, exchange.other)  # the instance's own is not there
-        await replacing.drop_unknown(fenced, exchange.current)
+        own_is_away = replace(exchange.current, database_mark=str(uuid.uuid4()))
+        await replacing.drop_unknown(fenced, own_is_away, [])
+        assert await exists(admin, exchange.other)
+        await replacing.drop_unknown(fenced, exchange.current, [exchange.successor.database_mark])
+        assert await exists(admin, exchange.other)  # it is what the instance had before another reset
+        await replacing.drop_unknown(fenced, exchange.current, [str(uuid.uuid4())])
     assert not await exists(admin, exchange.other)
     assert await exists(admin, exchange.database)
 
@@ -405,7 +408,7 @@ async def test_instances_own_stays_when_the_server_is_of_before_the_exchange(
 ) -> None:
     """The registry has recorded the reset: the database under the private name is the one that it knows."""
     async with server.fenced(exchange.successor) as fenced:
-        await replacing.drop_unknown(fenced, exchange.successor, deleted=deleted)
+        await replacing.drop_unknown(fenced, exchange.successor, [], deleted=deleted)
     assert await exists(admin, exchange.other)
     assert await exists(admin, exchange.database)
 
