@@ -12,7 +12,7 @@ from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import NotOursError
 from databases.left_names import record_left
-from databases.lookup import find, find_own, published_by, shares_instance
+from databases.lookup import find, find_own, has_database, published_by, shares_instance
 from databases.ownership import KnownOwner
 from databases.scratch import end_scratch_programs
 from registry.instances.job_store import Position
@@ -68,7 +68,8 @@ class Compensation:
         elif reached == FAIL[job.operation].target:
             followed = await self._compensate(session, job, owner)
         else:
-            await self._remove_private(session, job, deleted=deleted)
+            can_come_back = not deleted or position.is_in_trash
+            await self._remove_private(session, job, deleted=deleted, can_come_back=can_come_back)
         await record_left(session, owner_of(job), None if deleted else job.database)
         await self._tenant.jobs.end_undo(job)
         return followed
@@ -113,24 +114,42 @@ class Compensation:
             if followed:
                 _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
             return followed or None
-        await dropping.drop_staging(session, owner)
+        await self._drop_staging(session, job)
         await self._tenant.jobs.end_replacement(job)
         return None
 
     async def _remove_private(
-        self, session: asyncpg.Connection, job: InstanceJob, *, deleted: bool = False
+        self,
+        session: asyncpg.Connection,
+        job: InstanceJob,
+        *,
+        deleted: bool = False,
+        can_come_back: bool = True,
     ) -> None:
         """Drop what was made for the instance under private names, and no job knows of.
 
         What a purge has opened in the trash is closed, whichever job is the last by the registry: that may
         have been restored to before the purge.
         """
-        await dropping.drop_staging(session, owner_of(job))
+        await self._drop_staging(session, job, can_come_back=can_come_back)
         versions = await self._tenant.queries.versions_of(job.instance_id)
         marks = {version.database_mark_text for version in versions}
         await replacing.drop_unknown(session, owner_of(job), marks, deleted=deleted)
         if job.trash_database is not None:
             await trash_backup.close_opened(session, owner_of(job), job.trash_database)
+
+    @staticmethod
+    async def _drop_staging(
+        session: asyncpg.Connection, job: InstanceJob, *, can_come_back: bool = True
+    ) -> None:
+        """Drop what a copy for the instance has left, unless it may be all that is left of its database.
+
+        That is so if the instance has one by the registry, and none on the server, which was put back to
+        before that was published.
+        """
+        must_have_one = job.published and can_come_back
+        if not must_have_one or await has_database(session, owner_of(job)):
+            await dropping.drop_staging(session, owner_of(job))
 
     async def _compensate(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner

@@ -72,19 +72,19 @@ async def put(
     Raises:
         NotOursError: a database of one of the names is not the instance's.
         DisagreementError: the database was published later than the registry knows, or has another name; or
-            it is lost, and what the instance had before a reset is not.
+            it is lost, and what the instance had before a reset, or was to become it, is not.
         DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     owner = job.owner
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)
     database = deletable(found, owner, [*job.names, job.trash], published=published)
+    if database is None and published and not job.put_back:
+        _require_nothing_left(found, owner)
     await drop_found_staging(session, owner, found)
+    if database is None:
+        return False
     if database == job.trash:
         return True
-    if database is None:
-        if published and not job.put_back:
-            _require_no_version(found, owner)
-        return False
     if job.trash in found:
         raise _in_the_way(found[job.trash], owner, database)
     if drop_invalid and is_invalid(found[database]):
@@ -268,6 +268,22 @@ async def purge(
     return True
 
 
+def _require_nothing_left(found: DatabaseRows, owner: Owner) -> None:
+    """Refuse a delete of an instance without a database while something is there that may have its data.
+
+    Raises:
+        DisagreementError: what was to become its database, or what it had before a reset.
+    """
+    if (staging := owner.staging_name) in found:
+        raise DisagreementError(
+            staging,
+            f"The instance's database does not exist, but what was to become it is there, as '{staging}': the"
+            " server was put back to before that was published. Nothing was done. `ods drift` tells how it"
+            " comes back; or drop it as well: DELETE with ?purge=true, or `ods instance purge ID --live`.",
+        )
+    _require_no_version(found, owner)
+
+
 def _require_no_version(found: DatabaseRows, owner: Owner) -> None:
     """Refuse a delete that leaves nothing to come back, while there is what the instance had before a reset.
 
@@ -361,16 +377,18 @@ async def let_go(
     Raises:
         NotOursError: the database of that name is not the instance's.
         DisagreementError: it was published later than the registry knows, has another name, or a DROP of it
-            was interrupted; or it is lost, and what the instance had before a reset is not.
+            was interrupted; or it is lost, and what the instance had before a reset, or was to become it,
+            is not.
         DatabaseFaultError: the server is away, …
     """
     found = await find(session, owner, *names, owner.staging_name)
-    await drop_found_staging(session, owner, found)
     if _is_let_go(found, owner, names[0]):
         return  # by an earlier try
     database = deletable(found, owner, names, published=published)
+    if database is None and published:
+        _require_nothing_left(found, owner)
+    await drop_found_staging(session, owner, found)
     if database is None:
-        _require_no_version(found, owner)
         return
     if is_invalid(found[database]):
         raise DisagreementError(

@@ -97,12 +97,14 @@ class Position:
         waits: whether the job is recorded as waiting for the end of an outage.
         requests: which requests the registry knows of the instance, see `DbInstance.requests`.
         is_cancelled: whether a client has cancelled this attempt.
+        is_in_trash: whether the instance is deleted, and can come back.
     """
 
     status: InstanceStatus
     waits: bool
     requests: tuple[str, ...]
     is_cancelled: bool
+    is_in_trash: bool
 
 
 class JobStore:
@@ -177,7 +179,13 @@ class JobStore:
     async def position(self, job: InstanceJob) -> Position | None:
         """Where the instance is at this very attempt of `job`; None if it has moved on."""
         query = (
-            select(DbInstance.status, Job.waiting_for.is_not(None), DbInstance.requests, is_cancelled())
+            select(
+                DbInstance.status,
+                Job.waiting_for.is_not(None),
+                DbInstance.requests,
+                is_cancelled(),
+                DbInstance.is_in_trash,
+            )
             .outerjoin(Job, Job.job_id == job.job_id)
             .where(*fencing_token(job))
         )
@@ -185,7 +193,14 @@ class JobStore:
             row = (await session.execute(query)).one_or_none()
         if row is None:
             return None
-        return Position(InstanceStatus(row[0]), bool(row[1]), tuple(row[2] or ()), is_cancelled=row[3])
+        status_now, waits, requests, cancelled, in_trash = row
+        return Position(
+            InstanceStatus(status_now),
+            bool(waits),
+            tuple(requests or ()),
+            is_cancelled=cancelled,
+            is_in_trash=in_trash,
+        )
 
     async def known_requests(self, job: InstanceJob) -> tuple[str, ...]:
         """Which requests the registry knows of the job's instance now; none if that is gone.

@@ -15,6 +15,7 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
     """Databases of instances, by mark or name, that no live instance has, nor what is `expected`."""
     live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
     live_marks = {str(row.mark) for row in seen.instances}
+    trashed_marks = {str(row.mark) for row in seen.trashed}
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue
@@ -22,6 +23,8 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
             continue  # those that are of no use are removed by the refill, and shown with the others
         if database.trash:
             continue  # see `unlisted_in_trash`
+        if database.staging and database.mark in trashed_marks:
+            continue  # see `missing_from_trash`
         if database.snapshot is not None:
             continue  # see `snapshots_without`
         if belongs_elsewhere(database, seen, tenant):

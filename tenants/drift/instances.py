@@ -6,7 +6,13 @@ from databases.inspection import Database
 from registry.instances.status import AT_REST
 from registry.storage.models import DbInstance
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
-from tenants.drift.own_databases import listed, not_exchanged, put_in_place_by_registry
+from tenants.drift.own_databases import (
+    listed,
+    not_exchanged,
+    put_in_place_by_registry,
+    unpublished_of,
+    what_was_to_become_it,
+)
 from tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
 
 
@@ -26,6 +32,12 @@ def instances_without(seen: Snapshot, published_later: Collection[str | None]) -
             remedy = None if database is None else _adoption_of(seen, database, instance)
             if others := _of_other_names(seen, instance):
                 words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
+            elif database is None and (unpublished := unpublished_of(seen, instance)) is not None:
+                words += (
+                    f" {what_was_to_become_it(unpublished)} To make it the instance's: ALTER DATABASE"
+                    f' "{unpublished}" RENAME TO "{instance.database_name}"; then `ods instance adopt'
+                    f" {instance.id}`."
+                )
             elif database is None and (before := newest_version(seen, instance)) is not None:
                 words += (
                     f" What it had before a reset is in the trash: `ods instance adopt {instance.id}"

@@ -90,6 +90,23 @@ def not_exchanged(instance: DbInstance, waiting: str) -> str:
     )
 
 
+def unpublished_of(seen: Snapshot, instance: DbInstance) -> str | None:
+    """The private name of a database that was to become the instance's, and is not published."""
+    for one in seen.databases.values():
+        if one.staging and not one.invalid and one.mark == str(instance.mark):
+            return one.name
+    return None
+
+
+def what_was_to_become_it(unpublished: str) -> str:
+    """What a database under a private name is, whose instance has had one by the registry."""
+    return (
+        f"What was to become it is there, perhaps not whole: '{unpublished}'. The server was put back to"
+        f' before it was published, and it is not dropped. ALTER DATABASE "{unpublished}" ALLOW_CONNECTIONS'
+        " true, and look at its data; drop it if they are not the instance's."
+    )
+
+
 def listed(databases: Collection[Database]) -> str:
     """Databases, and when their comments were written, the latest first."""
     ordered = sorted(databases, key=lambda one: moment(one.published_at), reverse=True)

@@ -15,6 +15,8 @@ from tenants.drift.own_databases import (
     of_instance,
     put_in_place_by_registry,
     taking_back,
+    unpublished_of,
+    what_was_to_become_it,
     which_last,
 )
 from tenants.drift.second_databases import unknown_version
@@ -48,8 +50,20 @@ def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
             words = f"It is in the trash, but '{row.trash_database}' is not. {which_last(row, several)}"
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
         else:
-            words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
+            left = unpublished_of(seen, row) if found is None else None
+            if left is not None:
+                words, remedy = _unpublished(row, left), None
+            else:
+                words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words, remedy)
+
+
+def _unpublished(instance: DbInstance, database: str) -> str:
+    """How an instance in the trash gets what was to become its database."""
+    return (
+        f"It is in the trash, but its database '{instance.trash_database}' does not exist."
+        f" {what_was_to_become_it(database)} {_by_hand(instance, database)}"
+    )
 
 
 def _missing_in_trash(instance: DbInstance, database: Database | None, before: InstanceVersion | None) -> str:
@@ -86,8 +100,15 @@ def _missing_in_trash(instance: DbInstance, database: Database | None, before: I
 def _way_back(instance: DbInstance, version: InstanceVersion) -> str:
     """How a database that an instance in the trash had before a reset becomes its own."""
     return (
-        f"What it had before a reset is there, and no pass drops it: '{version.database_name}'. To bring that"
-        f' back: ALTER DATABASE "{version.database_name}" RENAME TO "{instance.trash_database}"; write the'
+        f"What it had before a reset is there, and no pass drops it: '{version.database_name}'."
+        f" {_by_hand(instance, version.database_name)}"
+    )
+
+
+def _by_hand(instance: DbInstance, database: str) -> str:
+    """How the operator makes another database the one that the instance has in the trash."""
+    return (
+        f'To bring that back: ALTER DATABASE "{database}" RENAME TO "{instance.trash_database}"; write the'
         f" comment that `ods drift` tells then; `ods instance undelete {instance.id}`. If nothing is to come"
         f" back, `ods instance purge {instance.id}` drops it, too."
     )

@@ -11,10 +11,14 @@ from temporalio.client import Client
 
 from databases import trash
 from databases.dropping import drop_database
+from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
 from settings import Settings
+from tenants.drift.findings import Drift, DriftKind
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
+from tests.servers import service_dsn, session
 from workflows.reconcile import Reconcile
 
 _MARKED = (
@@ -49,6 +53,39 @@ async def reconcile(client: Client, settings: Settings) -> str:
     return await client.execute_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
     )
+
+
+async def write(postgres: EmbeddedPostgres, job: InstanceJob, text: str) -> None:
+    """Leave a row in the instance's database by which its data are told from those of another."""
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        await tenant.execute("CREATE TABLE IF NOT EXISTS treasure (words text)")
+        await tenant.execute("INSERT INTO treasure VALUES ($1)", text)
+
+
+async def read(postgres: EmbeddedPostgres, job: InstanceJob) -> list[str]:
+    """What was written into the instance's database, as it is now."""
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        if await tenant.fetchval("SELECT to_regclass('treasure')") is None:
+            return []
+        return [row["words"] for row in await tenant.fetch("SELECT words FROM treasure ORDER BY 1")]
+
+
+async def reset(operator: Operator, job: InstanceJob, template: str | None = None) -> InstanceJob:
+    requested = await operator.instances.request_reset(job.instance_id, template, "a client")
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def undo(operator: Operator, job: InstanceJob, database: str | None = None) -> InstanceJob:
+    requested = await operator.instances.request_undo_reset(job.instance_id, database=database)
+    await operator.starter.start(requested.job)
+    return requested.job
+
+
+async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
+    """What is found about databases or instances of which it names one; other tests leave theirs."""
+    found = await tenant.drift.detect()
+    return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
 
 
 async def purge_cancelled_after_drop(api: httpx.AsyncClient, job: InstanceJob) -> str:

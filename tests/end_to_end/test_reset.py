@@ -25,7 +25,6 @@ from activities.versions import VersionActivities
 from databases import provisioning, replacing
 from databases.dropping import drop_database
 from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
 from embedded.postgres import EmbeddedPostgres
 from embedded.seeding import SERVICE_ROLE
 from registry.installation import InstallationStore
@@ -45,7 +44,17 @@ from tenants.drift.findings import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
+from tests.end_to_end.steps import (
+    created,
+    drifts_of,
+    names,
+    purge_cancelled_after_drop,
+    read,
+    reconcile,
+    reset,
+    undo,
+    write,
+)
 from tests.postgres.instance_states import let_requests_pass
 from tests.servers import service_dsn, session
 
@@ -60,45 +69,12 @@ COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE d
 OTHER_MARK = "0d5e7d5e-1111-4222-8333-444444444444"
 
 
-async def write(postgres: EmbeddedPostgres, job: InstanceJob, text: str) -> None:
-    """Leave a row in the instance's database by which its data are told from those of another."""
-    async with session(service_dsn(postgres, job.database)) as tenant:
-        await tenant.execute("CREATE TABLE IF NOT EXISTS treasure (words text)")
-        await tenant.execute("INSERT INTO treasure VALUES ($1)", text)
-
-
-async def read(postgres: EmbeddedPostgres, job: InstanceJob) -> list[str]:
-    """What was written into the instance's database, as it is now."""
-    async with session(service_dsn(postgres, job.database)) as tenant:
-        if await tenant.fetchval("SELECT to_regclass('treasure')") is None:
-            return []
-        return [row["words"] for row in await tenant.fetch("SELECT words FROM treasure ORDER BY 1")]
-
-
-async def reset(operator: Operator, job: InstanceJob, template: str | None = None) -> InstanceJob:
-    requested = await operator.instances.request_reset(job.instance_id, template, "a client")
-    await operator.starter.start(requested.job)
-    return requested.job
-
-
 async def replaced(operator: Operator, job: InstanceJob) -> str:
     """Reset the instance; returns the name in the trash of what it had before."""
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
     return first.replacement.replaced
-
-
-async def undo(operator: Operator, job: InstanceJob, database: str | None = None) -> InstanceJob:
-    requested = await operator.instances.request_undo_reset(job.instance_id, database=database)
-    await operator.starter.start(requested.job)
-    return requested.job
-
-
-async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
-    """What is found about databases or instances of which it names one; other tests leave theirs."""
-    found = await tenant.drift.detect()
-    return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
 
 
 def _each_of(found: list[Drift], *words: str) -> list[Drift]:
@@ -936,131 +912,6 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     assert await drifts_of(tenant, name, job.database, first.replacement.replaced) == {}
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
-
-
-@dataclass(frozen=True)
-class _NotExchanged:
-    """An instance that was reset by the registry, on a server that was put back to before the exchange.
-
-    Attributes:
-        job: its creation; the database with its name has "old" data.
-        made: the database that the reset had made for it, with "new" data, under its private name.
-        before: what the registry calls the database with the old data, in the trash.
-    """
-
-    job: InstanceJob
-    made: str
-    before: str
-
-
-@pytest.fixture
-async def not_exchanged(
-    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
-) -> _NotExchanged:
-    job = await created(operator, name)
-    await write(postgres, job, "old")
-    published = await admin.fetchval(COMMENT, job.database)
-    done = await reset(operator, job)
-    assert await operator.ended(done) is JobStatus.COMPLETED
-    await write(postgres, job, "new")
-    assert done.replacement is not None
-    made, before = done.replacement.database, done.replacement.replaced
-    marked = Owner.read(await admin.fetchval(COMMENT, job.database))
-    assert marked is not None
-    async with asyncio.timeout(20):
-        while await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", job.database):
-            await asyncio.sleep(0.01)
-    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{made}"')
-    await comment(admin, made, replace(marked, number=0, attempt=0, request=None).comment)
-    await admin.execute(f'ALTER DATABASE "{made}" ALLOW_CONNECTIONS false')
-    await admin.execute(f'ALTER DATABASE "{before}" RENAME TO "{job.database}"')
-    await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
-    await comment(admin, job.database, published)
-    return _NotExchanged(job, made, before)
-
-
-async def test_what_a_reset_has_made_takes_its_place_when_the_server_was_put_back_to_before_the_exchange(
-    operator: Operator,
-    tenant: Tenant,
-    postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
-    not_exchanged: _NotExchanged,
-) -> None:
-    job, made = not_exchanged.job, not_exchanged.made
-    found = await drifts_of(tenant, made)
-    explanation = found[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
-    assert found[DriftKind.INSTANCE_WITHOUT_DATABASE].remedy is None
-    for database in (None, job.database, made):
-        with pytest.raises(AdoptionRefusedError, match="Neither is dropped") as refused:
-            await DatabaseAdoption(tenant).adopt(job.instance_id, database)
-        assert refused.value.obstacle in explanation
-    told = explanation.partition("use '" + made)[2].partition("; then")[0].partition(": ")[2]
-    for statement in told.split("; "):
-        await admin.execute(statement)
-    await DatabaseAdoption(tenant).adopt(job.instance_id)
-    assert await read(postgres, job) == ["new"]
-
-    before = (await drifts_of(tenant, f"before_{made}"))[DriftKind.TRASH_WITHOUT_DATABASE]
-    assert f"Its mark is on 'before_{made}': give that its name back" in before.explanation
-    await admin.execute(f'ALTER DATABASE "before_{made}" RENAME TO "{not_exchanged.before}"')
-    await follow(tenant, admin, not_exchanged.before)
-    assert await drifts_of(tenant, job.database) == {}
-    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
-    assert await read(postgres, job) == ["old"]
-
-
-async def test_what_a_reset_has_made_comes_back_when_it_is_undone_after_the_server_was_put_back(
-    operator: Operator,
-    temporal: Client,
-    settings: Settings,
-    tenant: Tenant,
-    postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
-    not_exchanged: _NotExchanged,
-) -> None:
-    job, made = not_exchanged.job, not_exchanged.made
-    second = await undo(operator, job)
-    assert await operator.ended(second) is JobStatus.COMPLETED
-    assert await read(postgres, job) == ["old"]
-    await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == sorted([job.database, made])
-    assert second.replacement is not None
-    version = second.replacement.replaced
-    (found,) = (await drifts_of(tenant, version)).values()
-    assert f"Its mark is on '{made}': give that its name back" in found.explanation
-    await admin.execute(f'ALTER DATABASE "{made}" RENAME TO "{version}"')
-    await follow(tenant, admin, version)
-    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
-    assert await read(postgres, job) == ["new"]
-
-
-async def test_database_of_before_a_reset_is_chosen_when_the_server_was_put_back_to_before_the_exchange(
-    operator: Operator,
-    temporal: Client,
-    settings: Settings,
-    tenant: Tenant,
-    postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
-    not_exchanged: _NotExchanged,
-) -> None:
-    job, made = not_exchanged.job, not_exchanged.made
-    assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
-    assert await names(admin, job.mark) == sorted([job.database, made])
-    await admin.execute(f'COMMENT ON DATABASE "{made}" IS NULL')
-    await DatabaseAdoption(tenant).adopt(job.instance_id)
-    await reconcile(temporal, settings)
-    assert await read(postgres, job) == ["old"]
-    assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", made) == 1
-    await admin.execute(f'DROP DATABASE "{made}"')
-
-
-async def follow(tenant: Tenant, admin: asyncpg.Connection, database: str) -> None:
-    """Do what drift says of a database of before a reset that has its name in the trash again."""
-    while found := await drifts_of(tenant, database):
-        told = found.pop(DriftKind.TRASH_CHANGED).explanation
-        assert not found
-        (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'|ALTER DATABASE .* false", told)
-        await admin.execute(statement)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,9 @@ def _answering(job_store: JobStore, *answers: bool) -> Any:
     return _like(job_store, position=position, holds=holds, remaining=remaining)
 
 
-_RUNNING = Position(InstanceStatus.IN_PROGRESS, waits=False, requests=(), is_cancelled=False)
+_RUNNING = Position(
+    InstanceStatus.IN_PROGRESS, waits=False, requests=(), is_cancelled=False, is_in_trash=False
+)
 
 
 async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
