@@ -99,6 +99,20 @@ def _errors_by_property(error: Exception) -> Mapping[str, Sequence[str]]:
     return faults_of(error)
 
 
+def not_confirmed(form: Mapping[str, str], told: str | None, wanted: str) -> dict[str, list[str]]:
+    """Why the client has not confirmed what the page does, which drops a database, or may.
+
+    Args:
+        form: the form as it was sent; `told` is what its page has told.
+        told: what the page tells now; a setting may have changed since, or another process have answered.
+            None if that is only why nothing is done.
+        wanted: what is to be typed; nothing if it is empty.
+    """
+    if told is not None and form.get("told") != told:
+        return {WHOLE: [t("form.told_otherwise")]}
+    return mistyped(form, wanted) if wanted else {}
+
+
 def mistyped(form: Mapping[str, str], wanted: str) -> dict[str, list[str]]:
     """What is wrong with the name that was to be typed in `typed_name`; nothing if it is `wanted`."""
     if form.get("typed_name", "").strip() == wanted.strip():

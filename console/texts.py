@@ -83,6 +83,8 @@ _TEXTS = {
     "link.elsewhere_detail": "Open it in a browser there, at its address that begins with http://127.0.0.1.",
     # Forms
     "form.error_title": "Error:",
+    "form.told_otherwise": "What this would do has changed since the page was opened. Nothing was done. Read"
+    " what it would do now, then confirm it again.",
     "form.errors": "There is a problem",
     "form.kept": "You were signed out while you typed. Here it is again: check it, and send it once more.",
     "form.leave": "Leave it as it is",

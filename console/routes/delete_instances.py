@@ -9,7 +9,7 @@ from api.bulk_service import BulkServiceDep
 from api.http.parsing import Form, whole_number
 from api.http.problems import ProblemError
 from api.instance_service import InstanceServiceDep
-from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of, shown_form
+from console.forms import EMPTY, REFUSED, FormState, not_confirmed, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -48,7 +48,7 @@ async def delete_several(
     if not ids:
         return see_other(request, "/instances")
     page = await view.page(ids)
-    if errors := _mistyped(page, form):
+    if errors := not_confirmed(form, page.told, page.to_be_typed):
         return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await bulk.delete(request_of(ids))
@@ -76,7 +76,7 @@ async def delete_one(
 ) -> Response:
     """Request that the instance is deleted."""
     page = await view.page([instance_id])
-    if errors := _mistyped(page, form):
+    if errors := not_confirmed(form, page.told, page.to_be_typed):
         return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await service.delete(instance_id)
@@ -84,11 +84,6 @@ async def delete_one(
         refused, status = refusal_of(request, FormState(form), error, _FIELDS)
         return _page(request, page, refused, status)
     return see_other(request, f"/instances/{instance_id}")
-
-
-def _mistyped(page: DeletionPage, form: Form) -> dict[str, list[str]]:
-    """What is wrong with the name that was to be typed."""
-    return mistyped(form, page.to_be_typed) if page.to_be_typed else {}
 
 
 def _page(

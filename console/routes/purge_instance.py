@@ -8,7 +8,7 @@ from fastapi import Request, Response
 
 from api.http.parsing import Form
 from api.instance_service import InstanceServiceDep
-from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
+from console.forms import REFUSED, FormState, not_confirmed, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -82,8 +82,8 @@ async def detach(
 async def _carry_out(
     request: Request, page: DeletionPage, form: Form, deletion: Callable[[], Awaitable[object]]
 ) -> Response:
-    """Request what the page is for, unless the name is mistyped; lead to the instance."""
-    if errors := mistyped(form, page.to_be_typed):
+    """Request what the page is for, unless that is not confirmed; lead to the instance."""
+    if errors := not_confirmed(form, page.told, page.to_be_typed):
         return _page(request, page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await deletion()

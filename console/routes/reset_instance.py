@@ -8,7 +8,7 @@ from api.http.audit_context import AuditContextDep
 from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
 from api.reset_service import ResetServiceDep
-from console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
+from console.forms import REFUSED, FormState, not_confirmed, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -44,7 +44,7 @@ async def reset(  # noqa: PLR0913, PLR0917 - its dependencies
     if "plan" in form:
         audit.is_dry_run = True
         return _page(request, "reset", page, FormState(form), plan=await view.plan(instance_id, form))
-    if errors := mistyped(form, page.one.row.name):
+    if errors := not_confirmed(form, page.told, page.one.row.name):
         return _page(request, "reset", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await service.reset(instance_id, await view.request(form))
@@ -86,7 +86,7 @@ async def undo(
     """Request that the database which the page has shown is the instance's again."""
     body = Properties({"database": form.get("database")})
     page = await view.page(instance_id, form.get("database"))
-    if errors := mistyped(form, page.one.row.name):
+    if errors := not_confirmed(form, page.told, page.one.row.name):
         return _page(request, "undo", page, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await service.undo_reset(instance_id, body)

@@ -55,6 +55,11 @@ class DeletionLine(InUse):
         return bool(self.planned and self.planned.operation in _LOSES_DATA) and not self.never_had_database
 
     @property
+    def is_backed_up(self) -> bool:
+        """Whether a backup is made before its database is dropped."""
+        return self.planned is not None and self.planned.final_backup is not None
+
+    @property
     def way(self) -> str:
         """What happens to its database, as the key of its text ends; empty if the delete is refused.
 
@@ -96,6 +101,13 @@ class DeletionPage:
     def loses_data(self) -> bool:
         """Whether a database is dropped at once."""
         return any(line.loses_data for line in self.lines)
+
+    @property
+    def told(self) -> str | None:
+        """What becomes of each, in short, so that the form tells what the client has been told."""
+        if self.plan.errors:
+            return None
+        return " ".join(f"{line.row.id}:{line.way}:{line.is_backed_up:d}:{self.days}" for line in self.lines)
 
     @property
     def to_be_typed(self) -> str:

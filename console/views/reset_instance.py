@@ -34,6 +34,11 @@ class ResetPage:
     days: int
     version: InstanceVersion | None
 
+    @property
+    def told(self) -> str:
+        """What becomes of the database that is replaced, so that the form tells what the client was told."""
+        return str(self.days)
+
 
 class ResetView:
     """Reads what the pages show."""

@@ -210,6 +210,8 @@ async def test_the_backup_cannot_be_left_out_when_the_service_always_makes_one(
             page.get_by_text("dropped only when the backup is stored, and verified:")
         ).to_be_visible()
         await require_accessible(page)
+        sent = page.locator("input[type=hidden][name=final_backup]")
+        assert await sent.get_attribute("value") == "true"  # also to a process that would not always make one
         await page.get_by_label("Type Glendale").fill("Glendale")
         await page.get_by_role("button", name="Purge Glendale").click()
         await Person(page).sees_heading("Glendale")

@@ -8,7 +8,8 @@ from embedded.postgres import EmbeddedPostgres
 from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.store import InstanceStore
-from tests.console.conftest import OpenContext
+from settings import Settings
+from tests.console.conftest import OpenContext, Serve
 from tests.console.people import READER, Person
 from tests.console.test_everybody import require_accessible
 from tests.console.test_instances import HOSTILE, is_as_wide_as_the_window
@@ -131,6 +132,46 @@ async def test_a_reset_is_refused_when_the_instance_was_protected_meanwhile(
     await expect(page.get_by_role("link", name="End the protection of Glendale")).to_be_visible()
 
 
+async def hidden_fields(page: Page) -> dict[str, str | float | bool]:
+    """What the form of the page sends beside what a person types."""
+    form = page.locator("form:has([name=typed_name])")
+    return {
+        name: str(await form.locator(f"input[name={name}]").get_attribute("value"))
+        for name in ("csrf", "told")
+    }
+
+
+@pytest.mark.parametrize("verb", ["reset", "delete"])
+async def test_nothing_is_done_when_another_process_would_not_keep_what_the_page_said_is_kept(
+    person: Person,
+    open_context: OpenContext,
+    instances: InstanceStore,
+    job_store: JobStore,
+    settings: Settings,
+    serve: Serve,
+    verb: str,
+) -> None:
+    """As after a restart, or during a rolling one, with another ODS_TRASH_DAYS."""
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    path = f"/console/instances/{job.instance_id}/{verb}"
+    await person.page.goto(path)
+    await expect(person.page.get_by_role("main")).to_contain_text("7 days")
+    told = (await hidden_fields(person.page))["told"]
+    async with serve(settings.model_copy(update={"trash_days": 0})) as server:
+        page = await (await open_context(base_url=server.url)).new_page()
+        await Person(page).sign_in()
+        await page.goto(path)
+        await expect(page.get_by_role("main")).not_to_contain_text("7 days")
+        form = {**await hidden_fields(page), "typed_name": "Glendale", "origin": "template"}
+        refused = await page.request.post(path, form={**form, "told": told})
+        assert refused.status == 400
+        assert "has changed since the page was opened" in await refused.text()
+        assert (await job_store.position(job)) is not None  # no other job has been requested
+        assert (await page.request.post(path, form={**form, "template": "Minimal"})).ok
+        assert (await job_store.position(job)) is None
+        await page.close()
+
+
 async def test_nothing_comes_back_when_an_instance_was_never_reset(
     person: Person, instances: InstanceStore, job_store: JobStore
 ) -> None:
@@ -197,9 +238,10 @@ async def test_nothing_is_purged_when_the_instance_is_not_in_the_trash(
     job = await bring_to(instances, job_store, "Completed", "Glendale")
     await page.goto(f"/console/trash/{job.instance_id}/purge")
     await person.sees_heading("Glendale")
-    token = await page.locator("input[name=csrf]").first.get_attribute("value")
+    await page.goto(f"/console/instances/{job.instance_id}/purge")
+    hidden = await hidden_fields(page)
     sent = await page.request.post(
-        f"/console/trash/{job.instance_id}/purge", form={"csrf": str(token), "typed_name": "Glendale"}
+        f"/console/trash/{job.instance_id}/purge", form={**hidden, "typed_name": "Glendale"}
     )
     assert sent.status == 409
     assert "The instance is not in the trash" in await sent.text()
