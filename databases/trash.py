@@ -135,7 +135,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
             another kind of name does, or a DROP has begun.
         DatabaseFaultError: there is no such database, the server is away, …
     """
-    found = await find(session, owner, database, trash)
+    found = await find(session, owner, database, trash, owner.staging_name)
     if database in found and not owner.owns(found[database]["comment"]):
         raise refusal(found[database], owner, then="")
     owned = [name for name, row in found.items() if owner.owns(row["comment"])]
@@ -154,15 +154,17 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
         raise NotOursError(trash, registered_for=owner.ods_instance_id)
     if not its:
         raise DatabaseFaultError(
-            f"There is no database '{trash}' with the mark of this instance: nothing can come back. Restore"
-            " it, or purge the instance."
+            f"There is no database '{trash}' with the mark of this instance:"
+            f" {_what_is_left(found, owner) or 'nothing can come back. Restore it, or purge the instance.'}"
         )
     current, *others = its
     if others:
         raise _two(current, others[0])
     if is_invalid(found[current]):
         raise DisagreementError(
-            current, f"A DROP of the database '{current}' was interrupted: nothing can come back. Purge it."
+            current,
+            f"A DROP of the database '{current}' was interrupted:"
+            f" {_what_is_left(found, owner) or 'nothing can come back. Purge it.'}",
         )
     row = found[current]
     marked = Owner.read(row["comment"])
@@ -312,6 +314,18 @@ async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner)
             f"{_IS_LEFT.format(name)} No backup can be made of it, and nothing was dropped. `ods drift` tells"
             " how it comes back; or drop it as well: purge the instance without a backup.",
         )
+
+
+def _what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
+    """What else may have the data of an instance that has lost its own database; None if nothing has."""
+    version = _version_in(found, owner)
+    if owner.staging_name in found:
+        words = f"what was to become it, before it was published, is there as '{owner.staging_name}'"
+    elif version is not None:
+        words = f"what the instance had before a reset is in the trash, as '{version}'"
+    else:
+        return None
+    return f"{words}. `ods drift` tells how that comes back. A purge of the instance would drop it as well."
 
 
 def _version_in(found: DatabaseRows, owner: Owner) -> str | None:

@@ -429,6 +429,33 @@ async def test_nothing_comes_back_when_no_database_carries_the_mark(
         await take_out(server, replace(job.owner, number=3), job, job.names[0])
 
 
+@pytest.mark.parametrize("own", ["lost", "half dropped"])
+@pytest.mark.parametrize("left", ["a version", "what was not published"])
+async def test_no_purge_is_advised_when_the_own_database_is_lost_and_another_one_has_its_data(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, own: str, left: str
+) -> None:
+    assert await put(server, job)
+    another = job.owner.staging_name
+    if left == "a version":
+        another = trash_name(str(uuid.uuid4()), 2)
+    await admin.execute(f'CREATE DATABASE "{another}"')
+    try:
+        if left == "a version":
+            version = replace(job.owner, database_mark=str(uuid.uuid4()), trashed_name=job.names[0])
+            await comment(admin, another, version.comment)
+        if own == "lost":
+            await admin.execute(f'DROP DATABASE "{job.trash}"')
+        else:
+            await admin.execute(_INVALIDATE, job.trash)
+        with pytest.raises(DatabaseFaultError, match=f"'{another}'. `ods drift` tells how") as told:
+            await take_out(server, replace(job.owner, number=3), job, job.names[0])
+        assert "Purge it" not in told.value.reason
+        assert "or purge" not in told.value.reason
+        assert "would drop it as well" in told.value.reason
+    finally:
+        await admin.execute(f'DROP DATABASE "{another}"')
+
+
 async def test_failed_undelete_is_purged_when_it_is_in_the_trash_again(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
