@@ -12,7 +12,7 @@ from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import NotOursError
 from databases.left_names import record_left
-from databases.lookup import find, find_own, has_database, published_by, shares_instance
+from databases.lookup import find, find_own, has_database, is_invalid, published_by, shares_instance
 from databases.ownership import KnownOwner
 from databases.scratch import end_scratch_programs
 from registry.instances.job_store import Position
@@ -82,23 +82,25 @@ class Compensation:
     async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
         """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
 
-        What is half dropped, the next pass drops to its end. A version waits for the client, who may have
+        What is half dropped, the next pass drops to its end. But a version waits for the client, who may have
         cancelled the purge for it: what is recorded as done has its versions dropped.
         """
         owner, trash_name = owner_of(job), trash_database(job)
         found = await find(session, owner, trash_name)
-        if trash_name in found or any(owner.owns(row["comment"]) for row in found.values()):
+        own = {name for name, row in found.items() if name == trash_name or owner.owns(row["comment"])}
+        if not all(is_invalid(found[name]) for name in own):
             return
-        left = [name for name, row in found.items() if shares_instance(row, owner)]
-        if not left:
+        left = [name for name in found.keys() - own if shares_instance(found[name], owner)]
+        if left:
+            await self._tenant.jobs.explain_failure(
+                job,
+                f"The job was cancelled, but by then the database '{trash_name}' was"
+                f" {'half dropped' if own else 'gone'}. Another one of the instance is kept:"
+                f" {', '.join(sorted(left))}. `ods drift` tells how it comes back. A purge of the instance"
+                " drops it, too.",
+            )
+        elif not own:
             await self._tenant.jobs.follow_drop(job)
-            return
-        await self._tenant.jobs.explain_failure(
-            job,
-            f"The job was cancelled, but by then the database '{trash_name}' was gone. Another one of the"
-            f" instance is kept: {', '.join(left)}. `ods drift` tells how it comes back. A purge of the"
-            " instance drops it, too.",
-        )
 
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool

@@ -68,7 +68,7 @@ from registry.instances.versions import (
 )
 from registry.keeping import KEPT_IN_DOUBT, end_of
 from registry.storage.errors import ContextTakenError
-from registry.storage.models import UTC_NOW, DbInstance, Job
+from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from settings import VerifyPolicy
 
@@ -666,7 +666,8 @@ class JobStore:
         """Deletes that have failed and are tried again without the operator, at the attempt that failed.
 
         Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
-        has begun to remove, purges that were cancelled too late as well.
+        has begun to remove. Purges that were cancelled too late as well, but for those of instances that had
+        another database before a reset: what is recorded as done has that dropped.
 
         Args:
             half_dropped: the marks of those databases, by their names.
@@ -678,6 +679,7 @@ class JobStore:
             DbInstance.is_in_trash,
             has_mark(half_dropped.values()),
             DbInstance.trash_database.in_(half_dropped),
+            ~_is_kept_for_version(),
         )
         query = select(DbInstance).where(or_(has_failed, was_cancelled))
         return await self._last_attempts(query)
@@ -796,4 +798,11 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
     drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
-    return or_(is_tried_after_outage(), and_(has_mark(half_dropped.values()), has_name, drops))
+    has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())
+    return or_(is_tried_after_outage(), has_begun)
+
+
+def _is_kept_for_version() -> ColumnElement[bool]:
+    """A client has cancelled a purge, and the instance had another database before a reset."""
+    has_version = exists().where(InstanceVersion.instance_id == DbInstance.id)
+    return and_(DbInstance.status == InstanceStatus.DELETED, has_version)

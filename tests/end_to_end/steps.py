@@ -24,6 +24,8 @@ from workflows.reconcile import Reconcile
 _MARKED = (
     "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY datname"
 )
+HALF_DROP = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+"""What a DROP of a database has done that was interrupted."""
 NO_RIGHT = {
     "kind": "SCHEMA",
     "schema": "public",
@@ -88,10 +90,17 @@ async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
     return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
 
 
-async def purge_cancelled_after_drop(api: httpx.AsyncClient, job: InstanceJob) -> str:
+async def purge_cancelled_after_drop(
+    api: httpx.AsyncClient, job: InstanceJob, interrupting: asyncpg.Connection | None = None
+) -> str:
     """Purge the instance, and cancel that when its database is dropped, which is not recorded; the job's id.
 
     Workers must run in this process.
+
+    Args:
+        api: the client.
+        job: a job of the instance.
+        interrupting: a superuser's session by which the DROP is interrupted; None: it is done.
     """
     dropped = asyncio.Event()
 
@@ -102,7 +111,10 @@ async def purge_cancelled_after_drop(api: httpx.AsyncClient, job: InstanceJob) -
         invalid: bool,
         before: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        await drop_database(session, database, invalid=invalid, before=before)
+        if interrupting is None:
+            await drop_database(session, database, invalid=invalid, before=before)
+        else:
+            await interrupting.execute(HALF_DROP, database)
         dropped.set()
         await asyncio.Event().wait()  # until the activity is cancelled
 

@@ -357,6 +357,23 @@ async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
     assert await job_store.release(due) is None
 
 
+async def test_cancelled_purge_is_not_finished_when_the_instance_had_another_database_before_a_reset(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, trashed: InstanceJob
+) -> None:
+    """That would be dropped with it, and the client may have cancelled the purge for it."""
+    await rows.execute(
+        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', 'ods_trash_before', 2, 1, now(), now())",
+        trashed.instance_id,
+    )
+    purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
+    assert (await job_store.begin(purge)).held
+    assert await job_store.fail(purge, CANCELLED, cancelled=True)
+    half_dropped = {str(trashed.trash_database): trashed.mark}
+    assert await job_store.unfinished_deletes(half_dropped) == []
+    assert await job_store.release(purge, half_dropped) is None
+
+
 async def test_purge_is_recorded_as_done_when_it_was_cancelled_after_its_drop_and_nothing_else_was_requested(
     instances: InstanceStore,
     job_store: JobStore,
