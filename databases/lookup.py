@@ -200,8 +200,8 @@ def require_usable(found: asyncpg.Record) -> None:
     if is_invalid(found):
         raise DisagreementError(
             name,
-            f"A DROP of the instance's database '{name}' was interrupted, so it cannot be used. Delete the"
-            " instance, then create it again.",
+            f"A DROP of the instance's database '{name}' was interrupted, so it cannot be used."
+            " `ods drift` tells whether another one has its data.",
         )
     if not found["datallowconn"]:
         raise DisagreementError(

@@ -79,7 +79,8 @@ async def put(
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)
     database = deletable(found, owner, [*job.names, job.trash], published=published)
     if database is None and published and not job.put_back:
-        _require_nothing_left(found, owner)
+        _require_no_version(found, owner)
+        _require_no_staging(found, owner)
     await drop_found_staging(session, owner, found)
     if database is None:
         return False
@@ -270,11 +271,11 @@ async def purge(
     return True
 
 
-def _require_nothing_left(found: DatabaseRows, owner: Owner) -> None:
-    """Refuse a delete of an instance without a database while something is there that may have its data.
+def _require_no_staging(found: DatabaseRows, owner: Owner) -> None:
+    """Refuse a delete that leaves nothing to come back, while there is what was to become the database.
 
     Raises:
-        DisagreementError: what was to become its database, or what it had before a reset.
+        DisagreementError: there is such a database.
     """
     if (staging := owner.staging_name) in found:
         raise DisagreementError(
@@ -283,7 +284,6 @@ def _require_nothing_left(found: DatabaseRows, owner: Owner) -> None:
             " server was put back to before that was published. Nothing was done. `ods drift` tells how it"
             " comes back; or drop it as well: DELETE with ?purge=true, or `ods instance purge ID --live`.",
         )
-    _require_no_version(found, owner)
 
 
 def _require_no_version(found: DatabaseRows, owner: Owner) -> None:
@@ -399,8 +399,10 @@ async def let_go(
     if _is_let_go(found, owner, names[0]):
         return  # by an earlier try
     database = deletable(found, owner, names, published=published)
-    if database is None and published:
-        _require_nothing_left(found, owner)
+    if database is None:
+        _require_no_version(found, owner)
+        if published:
+            _require_no_staging(found, owner)
     await drop_found_staging(session, owner, found)
     if database is None:
         return

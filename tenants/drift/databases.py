@@ -15,7 +15,7 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
     """Databases of instances, by mark or name, that no live instance has, nor what is `expected`."""
     live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
     live_marks = {str(row.mark) for row in seen.instances}
-    trashed_marks = {str(row.mark) for row in seen.trashed}
+    trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue

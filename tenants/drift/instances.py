@@ -32,17 +32,8 @@ def instances_without(seen: Snapshot, published_later: Collection[str | None]) -
             remedy = None if database is None else _adoption_of(seen, database, instance)
             if others := _of_other_names(seen, instance):
                 words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
-            elif database is None and (unpublished := unpublished_of(seen, instance)) is not None:
-                words += (
-                    f" {what_was_to_become_it(unpublished)} To make it the instance's: ALTER DATABASE"
-                    f' "{unpublished}" RENAME TO "{instance.database_name}"; then `ods instance adopt'
-                    f" {instance.id}`."
-                )
-            elif database is None and (before := newest_version(seen, instance)) is not None:
-                words += (
-                    f" What it had before a reset is in the trash: `ods instance adopt {instance.id}"
-                    f" --database {before.database_name}` brings that back."
-                )
+            elif _is_lost(database, instance):
+                words += _what_is_left(seen, instance, database)
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
             words = (
@@ -58,10 +49,32 @@ def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> s
     if database.mark != str(instance.mark):
         return "does not carry the instance's mark"
     if database.invalid:
-        return "cannot be used: a DROP of it was interrupted. Restore it, or delete the instance"
+        return "cannot be used: a DROP of it was interrupted"
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
     return _other_database(seen, database, instance)
+
+
+def _is_lost(database: Database | None, instance: DbInstance) -> bool:
+    """Whether the instance's database is not there any more, or can only be dropped."""
+    return database is None or (database.invalid and database.mark == str(instance.mark))
+
+
+def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | None) -> str:
+    """What becomes of an instance whose database is not there any more, or half dropped."""
+    adopt = f"`ods instance adopt {instance.id}"
+    if database is None and (unpublished := unpublished_of(seen, instance)) is not None:
+        return (
+            f" {what_was_to_become_it(unpublished)} To make it the instance's: ALTER DATABASE"
+            f' "{unpublished}" RENAME TO "{instance.database_name}"; then {adopt}`.'
+        )
+    if (before := newest_version(seen, instance)) is not None:
+        first = "" if database is None else f' DROP DATABASE "{database.name}"; then'
+        return (
+            " What it had before a reset is in the trash, and goes with the instance where ODS_TRASH_DAYS is"
+            f" 0:{first} {adopt} --database {before.database_name}` brings that back."
+        )
+    return "" if database is None else " Restore it, or delete the instance."
 
 
 def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:

@@ -91,9 +91,10 @@ def not_exchanged(instance: DbInstance, waiting: str) -> str:
 
 
 def unpublished_of(seen: Snapshot, instance: DbInstance) -> str | None:
-    """The private name of a database that was to become the instance's, and is not published."""
+    """The private name of what was to become the database that the instance has by the registry."""
     for one in seen.databases.values():
-        if one.staging and not one.invalid and one.mark == str(instance.mark):
+        is_its = one.staging and not one.invalid and one.mark == str(instance.mark)
+        if is_its and instance.published_at is not None:
             return one.name
     return None
 

@@ -278,14 +278,15 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
         instance, database = rows.get(version.instance_id), seen.databases.get(version.database_name)
         if instance is None or instance.status not in AT_REST:
             continue
-        if database is None and version.purging_since is not None:
-            continue  # it was dropped, which is not recorded yet
         if database is None or not _is_version(database.owner, version, instance):
+            renamed = _renamed(seen, version, instance)
+            if database is None and version.purging_since is not None and not renamed:
+                continue  # it was dropped, which is not recorded yet
             fault = "does not exist" if database is None else "has another comment"
             words = (
                 f"The instance had the database '{version.database_name}' before a reset, but it {fault}: it"
-                f" cannot be brought back.{_renamed(seen, version, instance)} It is told until its time in"
-                " the trash is over, or name and comment are as they were."
+                f" cannot be brought back.{renamed} It is told until its time in the trash is over, or name"
+                " and comment are as they were."
             )
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
         elif (change := _change_of_version(database, version, instance)) is not None:

@@ -198,6 +198,30 @@ async def test_database_is_reported_when_its_instance_cannot_use_it(
     assert fault in drift.explanation
 
 
+async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_was_before_a_reset_is_there(
+    detector: DriftDetector, admin: asyncpg.Connection, rows: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    half_drop = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
+    await admin.execute(half_drop, completed.database)
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert "or delete the instance" in drift.explanation
+    version = trash_name(str(uuid.uuid4()), 2)
+    await rows.execute(
+        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now() + interval '1 day')",
+        completed.instance_id,
+        version,
+    )
+    await admin.execute(f'CREATE DATABASE "{version}"')
+    try:
+        (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    finally:
+        await admin.execute(f'DROP DATABASE "{version}"')
+    assert "delete the instance" not in drift.explanation
+    assert f'DROP DATABASE "{completed.database}"; then' in drift.explanation
+    assert f"--database {version}` brings that back" in drift.explanation
+
+
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
     detector: DriftDetector,
     instances: InstanceStore,
