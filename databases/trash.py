@@ -408,7 +408,9 @@ async def let_go(
         return
     if is_invalid(found[database]):
         raise DisagreementError(
-            database, f"A DROP of the database '{database}' was interrupted. Delete the instance with it."
+            database,
+            f"A DROP of the database '{database}' was interrupted:"
+            f" {_what_is_left(found, owner) or 'delete the instance with it.'}",
         )
     if database != names[0] and names[0] in found:
         raise NotOursError(names[0])

@@ -361,8 +361,8 @@ class InstanceStore:
                 raise RefusedError(
                     instance.status,
                     "The instance is not in the trash: nothing was dropped.",
-                    f"Delete it, or drop its database at once: DELETE /v2/dbInstances/{instance_id}"
-                    "?purge=true.",
+                    "It may have been undeleted, and be in use. If it shall go all the same: DELETE"
+                    f" /v2/dbInstances/{instance_id}, with ?purge=true if it shall not come back.",
                 )
             delete = Delete(Operation.DELETE, final_backup=final_backup)
             require_granted(purge_refusals(instance, delete.way))

@@ -37,7 +37,10 @@ class DerivativeTakenError(InstanceError):
     def __init__(self, derivative: int | None = None) -> None:
         if derivative is None:
             self.reason = "The ODS instance does not exist any more."
-            self.next_step = "Delete the instance."
+            self.next_step = (
+                "Make it anew: `ods instance adopt ID --database NAME`, with the name of the instance's"
+                " database. Then request the snapshot again."
+            )
         else:
             self.reason = (
                 f"The derivative {derivative} of type Snapshot leads to a database that is no snapshot"
