@@ -23,8 +23,8 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
             continue  # those that are of no use are removed by the refill, and shown with the others
         if database.trash:
             continue  # see `unlisted_in_trash`
-        if database.staging and database.mark in trashed_marks:
-            continue  # see `missing_from_trash`
+        if database.mark in trashed_marks:
+            continue  # see `missing_from_trash`, and `second_databases`
         if database.snapshot is not None:
             continue  # see `snapshots_without`
         if belongs_elsewhere(database, seen, tenant):

@@ -567,6 +567,8 @@ async def test_way_back_is_told_when_the_database_of_a_deleted_instance_is_not_i
             if drift.subject == f"{completed.instance_id} {completed.name}"
         ]
         assert words in found.explanation
+        also = {drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)}
+        assert completed.database not in also, "what no instance has may be dropped, by the page"
 
 
 @pytest.fixture
