@@ -110,7 +110,7 @@ class DatabaseAdoption:
         async with self._tenant.server.session() as session:
             instance = await self._instance(session, instance_id, database)
             if instance is None:
-                return await self._lost_instance(session, instance_id, str(database))
+                return await self._lost_instance(session, instance_id, str(database), earlier=earlier)
             name = database or instance.database_name
             found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
         return _candidate(instance, name, await self._judged(found, instance, earlier=earlier))
@@ -142,7 +142,7 @@ class DatabaseAdoption:
         async with tenant.server.session() as session:
             instance = await self._instance(session, instance_id, database)
         if instance is None:
-            return await self._restore(instance_id, str(database))
+            return await self._restore(instance_id, str(database), earlier=earlier)
         if instance.is_in_trash:
             return await self._bring_back(instance, str(database), earlier=earlier)
         owner, needed = self._owner(instance), await self._needed()
@@ -279,11 +279,11 @@ class DatabaseAdoption:
         is_its = owner is not None and owner.mark == str(instance.mark)
         return instance if is_its and instance.is_in_trash else None
 
-    async def _restore(self, ods_instance_id: int, database: str) -> AdoptionCandidate:
+    async def _restore(self, ods_instance_id: int, database: str, *, earlier: bool) -> AdoptionCandidate:
         """Record the instance again that the registry has lost and `database` belongs to."""
         tenant = self._tenant
         async with tenant.server.session() as session:
-            _require_adoptable(await self._lost_instance(session, ods_instance_id, database))
+            _require_adoptable(await self._lost_instance(session, ods_instance_id, database, earlier=earlier))
             owner = await adoption.owner_of(session, database)
         named = self._named(database)
         if owner is None or named is None:
@@ -309,7 +309,7 @@ class DatabaseAdoption:
         return await self.adopt(row.id, database)
 
     async def _lost_instance(
-        self, session: asyncpg.Connection, ods_instance_id: int, database: str
+        self, session: asyncpg.Connection, ods_instance_id: int, database: str, *, earlier: bool
     ) -> AdoptionCandidate:
         """The database of an instance that the registry does not know, as the instance would get it."""
         owner = await adoption.owner_of(session, database)
@@ -317,6 +317,10 @@ class DatabaseAdoption:
         if owner is None or found is None:
             raise InstanceNotFoundError(ods_instance_id)
         named = self._named(database)
+        obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle
+        if obstacle is None and not earlier:
+            its = of_instance(await inspection.databases(session), owner)
+            obstacle = _later_obstacle(its, database, ods_instance_id)
         return AdoptionCandidate(
             id=ods_instance_id,
             name=named[0] if named else "",
@@ -328,7 +332,7 @@ class DatabaseAdoption:
             sessions=found.sessions,
             comment=found.comment,
             adopted=False,
-            obstacle=await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle,
+            obstacle=obstacle,
         )
 
     async def _obstacle_of_lost(self, owner: Owner, ods_instance_id: int, database: str) -> str | None:
@@ -417,7 +421,7 @@ class DatabaseAdoption:
                 f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
                 " Remove the comment of that (COMMENT ON DATABASE … IS NULL), then try again."
             )
-        return None if earlier else _later_obstacle(its, found, instance)
+        return None if earlier else _later_obstacle(its, found.name, instance.id)
 
     async def _needed(self) -> set[str]:
         """Databases that are no instance's: the templates and the registry."""
@@ -468,17 +472,17 @@ def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> 
     )
 
 
-def _later_obstacle(its: Collection[Database], found: Candidate, instance: DbInstance) -> str | None:
+def _later_obstacle(its: Collection[Database], database: str, instance_id: int) -> str | None:
     """Why the operator must say that this one is meant: another was published later, or may have been."""
     last = inspection.published_last(its)
-    if last is not None and last.name == found.name:
+    if last is not None and last.name == database:
         return None
-    adopt = f"`ods instance adopt {instance.id} --database"
+    adopt = f"`ods instance adopt {instance_id} --database"
     which = f"'{last.name}' was" if last else "By the comments, another one may have been"
     first = f"If that was in use last: {adopt} {last.name}`. " if last else ""
     return (
-        f"The instance has several databases: {listed(its)}. {which} published later than '{found.name}'."
-        f" {first}To choose this one all the same: {adopt} {found.name} --earlier`. Closed ones in the trash"
+        f"The instance has several databases: {listed(its)}. {which} published later than '{database}'."
+        f" {first}To choose this one all the same: {adopt} {database} --earlier`. Closed ones in the trash"
         " are versions of the instance then, and are dropped when their time is over."
     )
 

@@ -11,6 +11,7 @@ from registry.storage.models import DbInstance, InstanceVersion
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from tenants.drift.own_databases import (
     choice_of,
+    listed,
     not_exchanged,
     of_instance,
     put_in_place_by_registry,
@@ -136,7 +137,7 @@ def unlisted_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
         if database.mark in trashed:
             continue  # told with its instance, or with the other database of the mark
         if its is None:
-            words = _unknown_trash(database, is_known=database.mark in seen.known_marks)
+            words = _unknown_trash(seen, database, is_known=database.mark in seen.known_marks)
             yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
         elif (own := seen.databases.get(its.database_name)) is not None and own.mark == database.mark:
             words = unknown_version(its)
@@ -165,18 +166,28 @@ def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift
     return Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
 
 
-def _unknown_trash(database: Database, *, is_known: bool) -> str:
+def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str:
     """What to do with a database in the trash that no instance in the trash has."""
     owner = database.owner
     if owner is None:
         return "It has a name of the trash, but no mark. Nothing is done to it; rename it, or drop it."
     if is_known:
         return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
-    return (
-        "No instance in the trash has this database: the registry was restored to an earlier state, or"
-        f" lost rows. It is never dropped. {out_of_trash_by_hand(database.name, owner)} If it is of no use,"
-        " drop it by hand."
+    words = (
+        "No instance in the trash has this database: the registry was restored to an earlier state, or lost"
+        " rows. It is never dropped."
     )
+    its = of_instance(seen.databases.values(), owner)
+    last = published_last(its)
+    if last is not None and last is not database:
+        return (
+            f"{words} Its instance may have had it before a reset: '{last.name}' was published later. First"
+            " bring that back, as its own finding tells; then this one, if it is closed, is a version of the"
+            " instance."
+        )
+    if last is None:
+        words += f" Which was in use last, the comments do not tell: {listed(its)}. Look at their data."
+    return f"{words} {out_of_trash_by_hand(database.name, owner)} If it is of no use, drop it by hand."
 
 
 KNOWN_BY_REGISTRY = (

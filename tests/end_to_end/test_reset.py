@@ -918,6 +918,48 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     assert await read(postgres, job) == ["old"]
 
 
+async def test_latest_database_comes_back_first_when_the_registry_is_put_back_to_before_the_create(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    superuser: str,
+    name: str,
+) -> None:
+    """Otherwise it would be a version of what was before the reset, and be dropped when its days are over."""
+    earlier = await Snapshot.take(superuser)
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    before = await replaced(operator, job)
+    await write(postgres, job, "new")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    last = str((await operator.instance(job)).trash_database)
+    await earlier.put_back(superuser, Mock())
+    found = {
+        drift.subject: drift.explanation
+        for drift in await tenant.drift.detect()
+        if drift.kind is DriftKind.TRASH_WITHOUT_INSTANCE
+    }
+    assert f"'{last}' was published later" in found[before]
+    assert "ods instance adopt" not in found[before]
+
+    rename, name_again = 'ALTER DATABASE "{}" RENAME TO "{}"', job.database
+    await admin.execute(rename.format(before, name_again))
+    await admin.execute(f'ALTER DATABASE "{name_again}" ALLOW_CONNECTIONS true')
+    with pytest.raises(AdoptionRefusedError, match=f"'{last}' was published later"):
+        await DatabaseAdoption(tenant).adopt(job.ods_instance_id, name_again)
+    await admin.execute(f'ALTER DATABASE "{name_again}" ALLOW_CONNECTIONS false')
+    await admin.execute(rename.format(name_again, before))
+    for statement in re.findall(r'ALTER DATABASE "[^;]+', found[last]):
+        await admin.execute(statement)
+    adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, name_again)
+    assert await read(postgres, job) == ["new"]
+    undo_it = await operator.instances.request_undo_reset(adopted.id, database=before)
+    await operator.starter.start(undo_it.job)
+    assert await operator.ended(undo_it.job) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 @dataclass(frozen=True)
 class _PutBack:
     """An instance that was reset since the registry was saved, which is put back now.
