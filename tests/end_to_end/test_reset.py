@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from unittest.mock import AsyncMock, Mock, patch
 
@@ -1221,7 +1221,8 @@ async def test_copy_does_not_bring_an_instance_back_when_that_is_in_the_trash(
     copy, marked = f"{job.database}_aside", replace(owner_of(job), **change)  # type: ignore[arg-type]
     await admin.execute(f'CREATE DATABASE "{copy}" OWNER {SERVICE_ROLE}')
     try:
-        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{marked.comment}'")
+        written = marked.comment_at(datetime(2026, 1, 2, tzinfo=UTC))  # not a second after the delete
+        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{written}'")
         with pytest.raises(AdoptionRefusedError, match=reason):
             await DatabaseAdoption(tenant).adopt(job.instance_id, copy)
         assert (await operator.instance(job)).is_in_trash
