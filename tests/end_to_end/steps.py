@@ -24,6 +24,8 @@ from workflows.reconcile import Reconcile
 _MARKED = (
     "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY datname"
 )
+COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
+"""The comment of a database."""
 HALF_DROP = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
 """What a DROP of a database has done that was interrupted."""
 NO_RIGHT = {
@@ -48,6 +50,12 @@ async def created(operator: Operator, name: str) -> InstanceJob:
 async def names(admin: asyncpg.Connection, mark: str) -> list[str]:
     """The databases that carry the mark of an instance, in order."""
     return [row["datname"] for row in await admin.fetch(_MARKED, f"%{mark}%")]
+
+
+async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
+    """Write the comment of a database."""
+    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
+    await admin.execute(await admin.fetchval(statement, database, text))
 
 
 async def reconcile(client: Client, settings: Settings) -> str:

@@ -17,12 +17,10 @@ from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift.findings import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import names, reconcile
+from tests.end_to_end.steps import COMMENT, names, reconcile
 from tests.servers import service_dsn, session
 
 pytestmark = pytest.mark.usefixtures("workers")
-
-COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
 
 
 async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_database_name_is_taken(

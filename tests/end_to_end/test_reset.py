@@ -45,6 +45,8 @@ from tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
+    COMMENT,
+    comment,
     created,
     drifts_of,
     names,
@@ -65,7 +67,6 @@ CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'schoolYear', '2027')"
 )
-COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
 OTHER_MARK = "0d5e7d5e-1111-4222-8333-444444444444"
 
 
@@ -866,11 +867,6 @@ async def test_instance_takes_jobs_when_it_was_reset_many_times(
     await operator.starter.start(requested.job)
     assert await operator.ended(requested.job) is JobStatus.COMPLETED
     assert job.database not in await names(admin, job.mark)
-
-
-async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
-    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
-    await admin.execute(await admin.fetchval(statement, database, text))
 
 
 async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(

@@ -19,17 +19,20 @@ from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift.findings import DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, drifts_of, names, read, reconcile, reset, undo, write
+from tests.end_to_end.steps import (
+    COMMENT,
+    comment,
+    created,
+    drifts_of,
+    names,
+    read,
+    reconcile,
+    reset,
+    undo,
+    write,
+)
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
-
-COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
-
-
-async def comment(admin: asyncpg.Connection, database: str, text: str) -> None:
-    """Write the comment of a database."""
-    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
-    await admin.execute(await admin.fetchval(statement, database, text))
 
 
 @dataclass(frozen=True)
