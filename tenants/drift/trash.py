@@ -50,12 +50,10 @@ def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
         elif several and found is None:
             words = f"It is in the trash, but '{row.trash_database}' is not. {which_last(row, several)}"
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
+        elif found is None and (left := unpublished_of(seen, row)) is not None:
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, _unpublished(row, left))
         else:
-            left = unpublished_of(seen, row) if found is None else None
-            if left is not None:
-                words, remedy = _unpublished(row, left), None
-            else:
-                words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
+            words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words, remedy)
 
 
