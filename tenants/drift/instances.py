@@ -126,7 +126,7 @@ def _other_database(seen: Snapshot, database: Database, instance: DbInstance) ->
     if instance.replacement is not None:
         return "is the one of a reset that was interrupted: the reconcile pass will record it"
     if waiting := put_in_place_by_registry(seen, instance):
-        return f"is another one of the instance. {not_exchanged(instance, waiting)}"
+        return f"is another one of the instance. {not_exchanged(instance, waiting)}".removesuffix(".")
     return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
 
 
