@@ -40,7 +40,8 @@ async def examine_installation(
         await engine.dispose()
         await server.close()
     if obstacle is not None:
-        return [fault(subject, obstacle, "ods installation confirm")]
+        remedy = "ods installation confirm; but ods installation new, if this registry is a copy"
+        return [fault(subject, obstacle, remedy)]
     return [ok(subject, f"{identifier}, confirmed for this registry and server")]
 
 

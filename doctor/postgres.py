@@ -136,7 +136,7 @@ class Target:
             self.subject,
             f"{self._place} cannot be reached",
             f"pg_isready --host {self.address.host.split(',')[0]} --port {self.address.port.split(',')[0]};"
-            f" start the server, or correct {self.variable}",
+            f" start the server, unless another one has taken over; or correct {self.variable}",
         )
 
     async def _read_only(self) -> Finding:
@@ -148,14 +148,21 @@ class Target:
             why = await one_row(session, _WHY_READ_ONLY)
         finally:
             session.terminate()
-        remedy = f"name the primary in {self.variable}, or SELECT pg_promote();"
+        # No command that makes a second server take writes: the first one may be away for a minute alone.
+        remedy = (
+            f"start its primary, or name that in {self.variable}; the standby takes over only once the"
+            " primary is dead and stays so: docs/operations/failover.md#after-a-crash"
+        )
         if not why["standby"]:
             places = {
                 "database": f"ALTER DATABASE {why['database']} RESET default_transaction_read_only;",
                 "user": f"ALTER ROLE {why['role']} RESET default_transaction_read_only;",
                 "client": f"remove default_transaction_read_only from {self.variable}",
             }
-            everywhere = "ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf();"
+            everywhere = (
+                f"name the server that has taken over in {self.variable}; only if none has:"
+                " ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf();"
+            )
             remedy = places.get(why["source"], everywhere)
         kind = "a standby" if why["standby"] else "read-only"
         return fault(self.subject, f"{self._place} is {kind}: nothing can be written", remedy)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from doctor.examination import examine
 from embedded import seeding
 from registry.migrations import upgrade
 from settings import Settings
@@ -129,3 +130,27 @@ async def test_requests_are_accepted_and_jobs_go_on_when_the_standby_has_taken_o
         print(f"{failover}: accepted after {time.monotonic() - began:.2f} s")  # noqa: T201 - for the reader of -rP
         for location in [*before, *queued, after]:
             await api.completed(location)
+
+
+async def test_doctor_lets_no_second_server_take_writes_while_the_primary_may_come_back(
+    pair: ReplicatedPair, settings: Settings
+) -> None:
+    await pair.primary.stop()  # as its host does for an update: a minute later, it is there again
+    try:
+        by_standby = await _remedy(settings, "is a standby")
+    finally:
+        await pair.primary.start()
+    former = make_settings(pair.primary, service_dsn(pair.primary, seeding.REGISTRY_DATABASE))
+    await pair.demote_in_place()
+    by_former = await _remedy(former, "is read-only")
+    assert "the standby takes over only once the primary is dead and stays so" in by_standby
+    assert "pg_promote" not in by_standby
+    assert by_former.startswith("name the server that has taken over in ODS_ADMIN_DSN; only if none has:")
+
+
+async def _remedy(settings: Settings, words: str) -> str:
+    """What the doctor advises for the registry, of which it says `words`."""
+    (found,) = [one for one in await examine(settings) if one.subject == "registry"]
+    assert words in found.found
+    assert found.remedy is not None
+    return found.remedy
