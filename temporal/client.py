@@ -13,7 +13,7 @@ from temporalio.exceptions import FailureError
 from temporalio.runtime import Runtime
 
 from settings import InvalidSettingsError, ServiceSettings
-from temporal.codec import EncryptionCodec
+from temporal.codec import LeavingCodec, LeftPayloadConverter
 from tracing import provider
 
 
@@ -44,6 +44,16 @@ class EncodedFailureConverter(RedactingFailureConverter):
         failure.encoded_attributes.CopyFrom(payload_converter.to_payloads([said])[0])
         failure.message, failure.stack_trace = "Encoded failure", ""
 
+    def from_failure(self, failure: Failure, payload_converter: PayloadConverter) -> BaseException:
+        """Read `failure`.
+
+        Raises:
+            UnreadablePayloadError: its message cannot be decrypted; the SDK would go on without it.
+        """
+        if failure.HasField("encoded_attributes"):
+            payload_converter.from_payloads([failure.encoded_attributes])
+        return super().from_failure(failure, payload_converter)
+
 
 DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=RedactingFailureConverter)
 """How payloads and failures are written without a key."""
@@ -56,7 +66,8 @@ def data_converter(settings: ServiceSettings) -> DataConverter:
     return replace(
         DATA_CONVERTER,
         failure_converter_class=EncodedFailureConverter,
-        payload_codec=EncryptionCodec(settings.payload_keys),
+        payload_converter_class=LeftPayloadConverter,
+        payload_codec=LeavingCodec(settings.payload_keys),
     )
 
 

@@ -4,11 +4,17 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
-from temporalio.converter import PayloadCodec
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DefaultPayloadConverter,
+    EncodingPayloadConverter,
+    PayloadCodec,
+)
 
 _ENCODING = b"binary/encrypted"
 _KEY_ID = "encryption-key-id"
@@ -19,6 +25,12 @@ _NONCE_BYTES = 12
 
 class UnreadablePayloadError(Exception):
     """A payload was encrypted with a key that is not known, or changed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A payload cannot be decrypted; ODS_PAYLOAD_KEY or ODS_PAYLOAD_KEY_PREVIOUS must have the key"
+            " it was encrypted with."
+        )
 
 
 class EncryptionCodec(PayloadCodec):
@@ -48,10 +60,10 @@ class EncryptionCodec(PayloadCodec):
         Raises:
             UnreadablePayloadError: one cannot be decrypted with any of the keys.
         """
-        return [
-            self._decrypted(payload) if payload.metadata.get("encoding") == _ENCODING else payload
-            for payload in payloads
-        ]
+        return [self._decoded(payload) for payload in payloads]
+
+    def _decoded(self, payload: Payload) -> Payload:
+        return self._decrypted(payload) if payload.metadata.get("encoding") == _ENCODING else payload
 
     def _encrypted(self, payload: Payload) -> Payload:
         nonce = os.urandom(_NONCE_BYTES)
@@ -64,16 +76,50 @@ class EncryptionCodec(PayloadCodec):
         for cipher in self._candidates(payload):
             with suppress(InvalidTag, ValueError):
                 return Payload.FromString(cipher.decrypt(nonce, ciphertext, _ENCODING))
-        raise UnreadablePayloadError(
-            "A payload cannot be decrypted; ODS_PAYLOAD_KEY or ODS_PAYLOAD_KEY_PREVIOUS must have the key"
-            " it was encrypted with."
-        )
+        raise UnreadablePayloadError
 
     def _candidates(self, payload: Payload) -> Iterable[AESGCM]:
         if _KEY_ID not in payload.metadata:
             return self._ciphers.values()
         cipher = self._ciphers.get(payload.metadata[_KEY_ID])
         return [cipher] if cipher else []
+
+
+class LeavingCodec(EncryptionCodec):
+    """Leaves payloads that no key decrypts as they are; who needs one meets `LeftPayloadConverter`.
+
+    Temporal hands each run of a schedule the result of the last one, which no workflow here reads. Without
+    its key, the run could not begin, nor could any later one.
+    """
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """Decrypt each of `payloads` that can be."""
+        return [self._decoded_or_left(payload) for payload in payloads]
+
+    def _decoded_or_left(self, payload: Payload) -> Payload:
+        try:
+            return self._decoded(payload)
+        except UnreadablePayloadError:
+            return payload
+
+
+class _LeftPayload(EncodingPayloadConverter):
+    @property
+    def encoding(self) -> str:
+        return _ENCODING.decode()
+
+    def to_payload(self, _value: object) -> None:
+        return None
+
+    def from_payload(self, _payload: Payload, _type_hint: type | None = None) -> NoReturn:
+        raise UnreadablePayloadError
+
+
+class LeftPayloadConverter(CompositePayloadConverter):
+    """Refuses payloads that `LeavingCodec` has left encrypted, by `UnreadablePayloadError`."""
+
+    def __init__(self) -> None:
+        super().__init__(*DefaultPayloadConverter.default_encoding_payload_converters, _LeftPayload())
 
 
 def _key_id(key: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """All keys are rotated in three steps while jobs come in: nothing is ever unreadable."""
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
@@ -10,7 +11,12 @@ from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    WorkflowExecutionStatus,
+    WorkflowHandle,
+)
 
 from api.security.tokens import Tokens
 from embedded.polling import wait_until
@@ -19,13 +25,13 @@ from registry.connection_strings.encryption import Keyring, decrypt
 from registry.connection_strings.key_rotation import rotate
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus, Template
-from settings import Settings
-from temporal import client
+from settings import DEFAULT_TENANT, Settings
+from temporal import client, schedules
 from temporal.job_starter import JobStarter
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_encryption import has_event
-from tests.servers import make_settings, session
+from tests.servers import make_settings, scheduled, session
 from worker import WORKERS
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
@@ -157,3 +163,32 @@ async def test_job_waits_and_goes_on_when_the_old_payload_key_was_removed_too_ea
         await wait_until(is_listed, 10)
         async with working(steps["taken over"]):
             assert await operator.ended(job) is JobStatus.COMPLETED
+
+
+async def test_passes_go_on_when_the_key_of_their_last_results_is_removed(
+    temporal: Client, steps: dict[str, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
+    before, removed = steps["before"], steps["removed"]
+    async with operating(before) as (operator, _), scheduled(operator.client, before):
+        async with working(before):
+            assert await result_of_pass(operator.client, runs=1) == "0 sizes recorded."
+        # Temporal hands the next run this result, under the old key.
+        async with operating(removed) as (later, _), working(removed):
+            assert await result_of_pass(later.client, runs=2) == "0 sizes recorded."
+
+
+async def result_of_pass(client: Client, runs: int) -> str:
+    """Begin the pass that records sizes, which makes so many `runs` of it; returns what it has done."""
+    await schedules.trigger(client, DEFAULT_TENANT, schedules.SIZES)
+    schedule = client.get_schedule_handle(schedules.SIZES)
+
+    async def has_begun() -> bool:
+        return (await schedule.describe()).info.num_actions == runs
+
+    await wait_until(has_begun, 20)
+    begun = (await schedule.describe()).info.recent_actions[-1].action
+    assert isinstance(begun, ScheduleActionExecutionStartWorkflow)
+    async with asyncio.timeout(20):
+        result: str = await client.get_workflow_handle(begun.workflow_id).result()
+    return result

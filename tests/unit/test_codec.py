@@ -110,6 +110,22 @@ async def test_payload_is_read_when_an_earlier_version_wrote_it_without_naming_t
         await EncryptionCodec([OTHER_KEY]).decode([encrypted])
 
 
+async def test_payload_and_failure_are_refused_by_who_needs_them_when_their_key_is_gone(
+    converter: DataConverter,
+) -> None:
+    of_other_key = replace(converter, payload_codec=EncryptionCodec([OTHER_KEY]))
+    (value,) = await of_other_key.encode(["a readable job"])
+    failure = Failure()
+    await of_other_key.encode_failure(failed("inner words", "outer words"), failure)
+
+    assert converter.payload_codec is not None
+    assert await converter.payload_codec.decode([value]) == [value]
+    with pytest.raises(UnreadablePayloadError, match="ODS_PAYLOAD_KEY"):
+        await converter.decode([value])
+    with pytest.raises(UnreadablePayloadError):
+        await converter.decode_failure(failure)
+
+
 def failed(inner: str, outer: str) -> ApplicationError:
     error = ApplicationError(outer, "a detail", type="Outer")
     error.__cause__ = ApplicationError(inner, type="Inner")
