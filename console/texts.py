@@ -265,6 +265,9 @@ _TEXTS = {
     "edit.heading": "Change {name}",
     "edit.protected": "Protected",
     "edit.button": "Save",
+    "edit.overtaken": "Somebody else has changed this since the page was opened. It is now: {now}. Nothing"
+    " was saved. Save again to have what is typed here.",
+    "edit.nothing": "nothing",
     "rename.link": "Rename",
     "rename.heading": "Rename {name}",
     "rename.what": "Its database and its ODS instance get the name as well. Open sessions are ended.",
