@@ -51,6 +51,10 @@ _NOT_DELETED = (
     " dropped. Delete it first (`ods instance delete {id}`), or drop the database that it has now by --live."
     " What a reset has replaced goes by itself, when `ods trash` says."
 )
+_CHANGED = (
+    "The instance {id} ({name}) has come back, or another job has begun, since its name was asked for."
+    " Nothing was dropped. Look at `ods instance list` and `ods trash`, then purge it again."
+)
 CopyOf = Annotated[
     str | None,
     typer.Option(
@@ -434,6 +438,8 @@ def purge(  # noqa: PLR0913 - a command line's options
                 raise CommandError(_NOT_DELETED.format(**row))
             if not yes:
                 _require_name(row, _DROPPED)
+                if is_deleted and _row(api, row["id"])["jobId"] != row["jobId"]:
+                    raise CommandError(_CHANGED.format(**row))
             purge_it = api.purge_trash if is_deleted else api.purge
             return purge_it(row["id"], final_backup=final_backup)
 

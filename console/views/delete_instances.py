@@ -74,6 +74,11 @@ class DeletionLine(InUse):
             return "NotKnown"
         return operation
 
+    def told(self, days: int) -> str:
+        """What becomes of it, in short; `days` are those that it can come back for."""
+        job = self.row.job_number if self.row.is_in_trash else ""
+        return f"{self.row.id}:{self.way}:{self.is_backed_up:d}:{days}:{job}"
+
     @property
     def _was_never_created(self) -> bool:
         return self.row.published_at is None and self.row.is_live
@@ -104,10 +109,13 @@ class DeletionPage:
 
     @property
     def told(self) -> str | None:
-        """What becomes of each, in short, so that the form tells what the client has been told."""
+        """What becomes of each, in short, so that the form tells what the client has been told.
+
+        Of what is in the trash, by which job: what was deleted again has other rows.
+        """
         if self.plan.errors:
             return None
-        return " ".join(f"{line.row.id}:{line.way}:{line.is_backed_up:d}:{self.days}" for line in self.lines)
+        return " ".join(line.told(self.days) for line in self.lines)
 
     @property
     def to_be_typed(self) -> str:

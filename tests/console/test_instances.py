@@ -8,12 +8,13 @@ from playwright.async_api import Page, expect
 from temporalio.client import Client
 
 from embedded.polling import wait_until
+from registry.instances.attributes import AttributeChanges
 from registry.instances.job_store import JobStore
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import InstanceStore
 from tests.console.people import Person
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 
 HOSTILE = (
     '<script>alert("x")</script>',
@@ -140,6 +141,54 @@ async def test_a_protected_instance_is_not_deleted_when_a_person_tries(person: P
     await expect(page.get_by_text("year=2027", exact=True)).to_be_visible()
     await page.get_by_role("link", name="Delete").click()
     await expect(page.get_by_role("button", name="Delete Protected 2027")).to_be_visible()
+
+
+async def test_only_what_a_person_has_changed_is_saved_when_others_change_the_rest(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Grand Bend")
+    await instances.change_attributes(job.instance_id, AttributeChanges(labels={"year": "2027"}))
+    page = person.page
+    await page.goto(f"/console/instances/{job.instance_id}/edit")
+    await page.get_by_label("Description").fill("of the north")
+    of_others = AttributeChanges(protected=True, labels={"backup": "daily"}, contexts={"districtId": "11"})
+    await instances.change_attributes(job.instance_id, of_others)
+    await page.get_by_role("button", name="Save").click()
+    await person.sees_heading("Grand Bend")
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert (row.description, row.is_protected) == ("of the north", True)
+    assert row.labels == {"year": "2027", "backup": "daily"}
+    await expect(page.get_by_text("districtId")).to_be_visible()
+
+    await page.goto(f"/console/instances/{job.instance_id}/edit")
+    await page.get_by_label("Contexts").fill("districtId=12")
+    await instances.change_attributes(job.instance_id, AttributeChanges(contexts={"districtId": "13"}))
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("alert")).to_contain_text("It is now: districtId=13")
+    await expect(page.get_by_label("Contexts")).to_have_value("districtId=12")
+    await page.get_by_role("button", name="Save").click()
+    await person.sees_heading("Grand Bend")
+    await expect(page.get_by_role("definition").filter(has_text=re.compile("^12$"))).to_be_visible()
+
+
+async def test_nothing_is_purged_when_the_instance_was_deleted_again_since_the_page_was_opened(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Deleted", "Grand Bend")
+    await person.page.goto(f"/console/trash/{job.instance_id}/purge")
+    await person.page.get_by_label("Type Grand Bend").fill("Grand Bend")
+    undelete = (await instances.request_undelete(job.instance_id)).job
+    await job_store.begin(undelete)
+    await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    again = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(again)
+    await job_store.finish_delete(again)
+    await person.page.get_by_role("button", name="Purge Grand Bend").click()
+    await expect(person.page.get_by_role("alert")).to_contain_text("has changed since the page was opened")
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert (row.status, row.job_number) == (InstanceStatus.DELETED, again.number)
 
 
 async def test_several_instances_are_deleted_when_they_are_chosen(person: Person, workers: None) -> None:

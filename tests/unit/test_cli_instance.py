@@ -24,10 +24,15 @@ class _Api:
             "status": "Completed",
             "operation": "Create",
             "retryDropsDatabase": True,
+            "jobId": "TrashInstanceJob-7-2",
         }
+        self.later: dict[str, Any] = {}
+        """What is otherwise when the instance is asked for once more."""
 
     def instances(self, **filters: int) -> Iterator[dict[str, Any]]:
-        return iter([self.row] if filters == {"id": 7} else [])
+        row = self.row
+        self.row = row | self.later
+        return iter([row] if filters == {"id": 7} else [])
 
     def instance(self, number: int) -> dict[str, Any]:
         return {"id": number, "deleteDropsDatabase": self.drops}
@@ -141,6 +146,14 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
     api.row |= {"status": status, "operation": operation}
     assert CliRunner().invoke(instance.app, ["purge", "7", *options], input=given).exit_code == 0
     assert api.done == ["purge the trash 7"]
+
+
+def test_nothing_is_purged_when_the_instance_was_deleted_again_before_its_name_is_given(api: _Api) -> None:
+    api.row |= {"status": "Deleted"}
+    api.later = {"jobId": "TrashInstanceJob-7-4"}
+    refused = CliRunner().invoke(instance.app, ["purge", "7"], input="Grand Bend\n")
+    assert "7 (Grand Bend) has come back" in str(refused.exception)
+    assert api.done == []
 
 
 @pytest.mark.parametrize("status", ["Completed", "Deleted"])
