@@ -141,7 +141,8 @@ async def _label_filter(
         ),
     ] = None,
 ) -> list[tuple[str, str]]:
-    texts = {text.strip() for value in written or [] for text in value.split(",")} - {""}
+    # An empty one, as of a variable that is not set, would list all: what is done to them, is done to all.
+    texts = {text.strip() for value in written or [] for text in value.split(",")}
     labels = [(key, value) for key, _, value in (text.partition(":") for text in texts)]
     is_valid = all(":" in text for text in texts) and all(
         is_label_key(key) and is_label_value(value) for key, value in labels

@@ -273,6 +273,7 @@ class AdminApi:
         return self._pages("/v2/dbInstances", **filters)
 
     def _pages(self, path: str, **filters: str | int | list[str]) -> Iterator[Json]:
+        _require_given(filters)
         for offset in count(step=_PAGE):
             parameters = {"offset": offset, "limit": _PAGE, **filters}
             page: list[Json] = self._request("GET", path, params=parameters).json()
@@ -287,6 +288,7 @@ class AdminApi:
     def jobs(self, limit: int, **filters: Sequence[str] | int | None) -> list[Json]:
         """The newest jobs that match `filters`, the newest first; None and an empty list stand for all."""
         given = {name: value for name, value in filters.items() if value not in (None, [])}
+        _require_given(given)
         listed: list[Json] = self._request("GET", "/v2/jobs", params={"limit": limit, **given}).json()
         return listed
 
@@ -461,6 +463,19 @@ class _Bearer(httpx.Auth):
             if monotonic() + int(pause) > ends:
                 return answer
             sleep(int(pause))
+
+
+def _require_given(filters: Mapping[str, object]) -> None:
+    """Refuse an empty filter, which the API takes for none: what is done to those listed, is done to all.
+
+    Raises:
+        CommandError: one is empty.
+    """
+    for name, value in filters.items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise CommandError(
+                f"The {name} that is asked for is empty: all would match. Is a variable not set?"
+            )
 
 
 def _are_complete(spares: Json) -> bool:

@@ -66,3 +66,14 @@ def test_refusal_is_told_when_the_wait_would_be_long_or_is_not_said(api: AdminAp
     with pytest.raises(CommandError, match="Too many requests"):
         api.instance(7)
     assert _Limited.tokens == 1
+
+
+@pytest.mark.parametrize("filters", [{"label": [""]}, {"status": ["Completed", ""]}, {"name": ""}])
+def test_nothing_is_listed_when_what_is_asked_for_is_empty(
+    api: AdminApi, filters: dict[str, str | list[str]]
+) -> None:
+    with pytest.raises(CommandError, match=f"The {next(iter(filters))} that is asked for is empty"):
+        list(api.instances(**filters))
+    with pytest.raises(CommandError, match="asked for is empty"):
+        api.jobs(1, status=[""])
+    assert _Limited.tokens == 0
