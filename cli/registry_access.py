@@ -12,6 +12,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from cli.options import DEFAULT_DATA_DIR
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from registry.rights.missing import MissingRightsError
@@ -47,9 +48,15 @@ class RegistryAccess:
         """The registry that the environment's settings name, or else that of the stack in `data_dir`.
 
         Raises:
-            CommandError: there is neither, a setting cannot be used, or none says which tenant.
+            CommandError: there is neither, or a folder is named beside the settings; a setting cannot be
+                used, or none says which tenant.
         """
         if has_settings():
+            if data_dir != DEFAULT_DATA_DIR:
+                raise CommandError(
+                    f"--data-dir names the stack in {data_dir}, but {' or '.join(_SETTINGS)} another"
+                    " installation. Leave one of both out."
+                )
             settings = settings_of_environment()
             tenant = _tenant(settings)
             own = settings.tenants[tenant]

@@ -10,6 +10,7 @@ import typer.main
 from cli import api_access
 from cli.api_access import connect
 from cli.main import _commands
+from cli.options import DEFAULT_DATA_DIR
 from embedded.errors import CommandError
 
 SUSPICIOUS = ("secret", "password", "token", "key", "dsn", "connection", "credential")
@@ -46,9 +47,10 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_secret_is_in_a_file_when_its_variable_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secrets: list[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_text("hidden\n")
     monkeypatch.setenv("ODS_CLIENT_SECRET_FILE", str(tmp_path / "secret"))
-    connect("http://127.0.0.1:1", tmp_path)
+    connect("http://127.0.0.1:1", DEFAULT_DATA_DIR)
     assert secrets == ["hidden"]
 
 
@@ -72,9 +74,10 @@ def test_variables_are_named_when_the_secret_is_not_to_be_had(
     variables: dict[str, str],
     reason: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CommandError) as refused:
-        connect("http://127.0.0.1:1", tmp_path)
+        connect("http://127.0.0.1:1", DEFAULT_DATA_DIR)
     assert str(refused.value) == reason
     assert secrets == []
