@@ -52,8 +52,8 @@ _NOT_DELETED = (
     " What a reset has replaced goes by itself, when `ods trash` says."
 )
 _CHANGED = (
-    "The instance {id} ({name}) has come back, or another job has begun, since its name was asked for."
-    " Nothing was dropped. Look at `ods instance list` and `ods trash`, then purge it again."
+    "Another job of the instance {id} ({name}) has begun since its name was asked for. Nothing was done. Look"
+    " at `ods job list --instance {id}`, then ask again."
 )
 CopyOf = Annotated[
     str | None,
@@ -307,7 +307,7 @@ def delete(  # noqa: PLR0913 - a command line's options
         def request(instance: str) -> Json:
             number = api.id_named(instance)
             if not yes and api.instance(number)["deleteDropsDatabase"]:
-                _require_name(_row(api, number), _DROPPED)
+                _require_name(api, _row(api, number), _DROPPED)
             return api.delete(number)
 
         def finish(accepted: Json) -> None:
@@ -374,7 +374,7 @@ def reset(  # noqa: PLR0913 - a command line's options
             show_reset_plan(api.plan_reset(number, origin), as_json=as_json)
             return
         if not yes:
-            _require_name(_row(api, number), "All that was written into the instance is replaced.")
+            _require_name(api, _row(api, number), "All that was written into the instance is replaced.")
         show_noticed(api, api.reset(number, origin), wait=wait, as_json=as_json)
 
 
@@ -400,7 +400,7 @@ def undo_reset(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
-            _require_name(_row(api, number), "All that was written since the reset is replaced.")
+            _require_name(api, _row(api, number), "All that was written since the reset is replaced.")
         show_accepted(api, api.undo_reset(number, database), wait=wait, as_json=as_json)
 
 
@@ -437,9 +437,7 @@ def purge(  # noqa: PLR0913 - a command line's options
             if not (is_deleted or live):
                 raise CommandError(_NOT_DELETED.format(**row))
             if not yes:
-                _require_name(row, _DROPPED)
-                if is_deleted and _row(api, row["id"])["jobId"] != row["jobId"]:
-                    raise CommandError(_CHANGED.format(**row))
+                _require_name(api, row, _DROPPED)
             purge_it = api.purge_trash if is_deleted else api.purge
             return purge_it(row["id"], final_backup=final_backup)
 
@@ -464,7 +462,7 @@ def detach(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
-            _require_name(_row(api, number), "The instance cannot come back; its database stays.")
+            _require_name(api, _row(api, number), "The instance cannot come back; its database stays.")
         show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
 
 
@@ -482,7 +480,7 @@ def retry(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes and (row := _row(api, number))["retryDropsDatabase"]:
-            _require_name(row, _DROPPED)
+            _require_name(api, row, _DROPPED)
         show_accepted(api, api.retry(number), wait=wait, as_json=as_json)
 
 
@@ -553,15 +551,18 @@ def _row(api: AdminApi, instance: int) -> Json:
     return row
 
 
-def _require_name(row: Json, consequence: str) -> None:
+def _require_name(api: AdminApi, row: Json, consequence: str) -> None:
     """Ask for the instance's name, as a proof that this one is meant.
 
     Raises:
-        CommandError: another name was given.
+        CommandError: another name was given; or a job has begun while it was asked for, as of another client
+            that has brought the instance back, or deleted it once more.
     """
     question = f"{consequence} Type the name of the instance {row['id']}"
     if typer.prompt(question, err=True) != row["name"]:
         raise CommandError(f"The instance {row['id']} has another name. Nothing was done.")
+    if _row(api, row["id"])["jobId"] != row["jobId"]:
+        raise CommandError(_CHANGED.format(**row))
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

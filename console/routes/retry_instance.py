@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from api.dependencies import InstanceStoreDep
 from api.http.parsing import Form
 from api.instance_service import InstanceServiceDep
-from console.forms import EMPTY, REFUSED, FormState, mistyped, refusal_of
+from console.forms import EMPTY, REFUSED, FormState, not_confirmed, refusal_of
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ACTING
@@ -36,7 +36,7 @@ async def retry(  # noqa: PLR0913, PLR0917 - what the framework gives
     if head.described.retry_drops_database:
         if "typed_name" not in form:  # the button of a list, which has no field for it
             return see_other(request, f"/instances/{instance_id}/retry")
-        if errors := mistyped(form, head.row.name):
+        if errors := not_confirmed(form, str(head.row.job_number), head.row.name):
             return _page(request, head, FormState(form, errors), HTTPStatus.BAD_REQUEST)
     try:
         await service.change(instance_id, instances.request_retry)

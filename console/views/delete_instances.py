@@ -76,7 +76,7 @@ class DeletionLine(InUse):
 
     def told(self, days: int) -> str:
         """What becomes of it, in short; `days` are those that it can come back for."""
-        job = self.row.job_number if self.row.is_in_trash else ""
+        job = self.row.job_number if self.loses_data else ""
         return f"{self.row.id}:{self.way}:{self.is_backed_up:d}:{days}:{job}"
 
     @property
@@ -111,7 +111,8 @@ class DeletionPage:
     def told(self) -> str | None:
         """What becomes of each, in short, so that the form tells what the client has been told.
 
-        Of what is in the trash, by which job: what was deleted again has other rows.
+        Of what would be dropped, after which job: if another has begun since, as of a client that has brought
+        it back from the trash and deleted it again, it may have other rows.
         """
         if self.plan.errors:
             return None

@@ -36,8 +36,11 @@ class ResetPage:
 
     @property
     def told(self) -> str:
-        """What becomes of the database that is replaced, so that the form tells what the client was told."""
-        return str(self.days)
+        """What becomes of the database that is replaced, so that the form tells what the client was told.
+
+        If it is dropped, also after which job: another one since, such as a reset, may have replaced it.
+        """
+        return str(self.days or f"0:{self.one.row.job_number}")
 
 
 class ResetView:

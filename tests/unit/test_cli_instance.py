@@ -148,11 +148,14 @@ def test_only_the_trash_is_purged_when_the_instance_was_there(
     assert api.done == ["purge the trash 7"]
 
 
-def test_nothing_is_purged_when_the_instance_was_deleted_again_before_its_name_is_given(api: _Api) -> None:
-    api.row |= {"status": "Deleted"}
+@pytest.mark.parametrize("command", ["purge", "detach", "delete", "reset", "undo-reset", "retry"])
+def test_nothing_is_destroyed_when_another_job_has_begun_before_the_name_is_given(
+    api: _Api, command: str
+) -> None:
     api.later = {"jobId": "TrashInstanceJob-7-4"}
-    refused = CliRunner().invoke(instance.app, ["purge", "7"], input="Grand Bend\n")
-    assert "7 (Grand Bend) has come back" in str(refused.exception)
+    words = [command, "7", *_LIVE.get(command, [])]
+    refused = CliRunner().invoke(instance.app, words, input="Grand Bend\n")
+    assert "Another job of the instance 7 (Grand Bend) has begun" in str(refused.exception)
     assert api.done == []
 
 
