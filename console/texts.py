@@ -238,7 +238,7 @@ _TEXTS = {
     "origin.from_copy": "Another instance",
     "origin.from_backup": "A backup",
     "origin.copy_of": "Copy of",
-    "origin.copy_of_hint": "The name or the id of the instance.",
+    "origin.copy_of_hint": "The name or the id of the instance; a number is an id.",
     "origin.mode": "Meanwhile",
     "origin.mode_online": "The other instance stays in use",
     "origin.mode_closed": "The other instance is closed: sooner done, but its sessions are ended",

@@ -53,7 +53,7 @@ class NewInstanceView:
         plan = await self._bulk.plan_create(await self.request(form))
         planned = [job.database_name for job in plan.instances if job.database_name]
         database = planned[0] if planned else self._database(form)
-        return DryRun(plan, database, self._in_the_way(database))
+        return DryRun(plan, database, self._in_the_way(database), await self._origins.source_of(plan))
 
     def _in_the_way(self, database: str) -> Drift | None:
         """What the last look at the server has found of a database of this name; it is not looked at now."""

@@ -14,7 +14,7 @@ from console.views.instances import LISTED
 from registry.backups.records import BackupFilter
 from registry.instances.instance_list import InstanceFilter
 from registry.storage.listing import Page
-from registry.storage.models import Backup
+from registry.storage.models import Backup, DbInstance
 from tenants.drift.findings import Drift
 
 ORIGIN_FIELDS = {"DatabaseTemplate": "template", "CopyOf": "copy_of", "Mode": "mode", "BackupId": "backup"}
@@ -49,11 +49,13 @@ class DryRun:
         database: the name of the database; empty while the name cannot be one of an instance.
         in_the_way: what the last look at the server has found of another database of that name; None if it
             has found none.
+        source: the instance that would be copied; None if none would be.
     """
 
     plan: Plan
     database: str
     in_the_way: Drift | None = None
+    source: DbInstance | None = None
 
 
 def chosen_errors(
@@ -115,13 +117,20 @@ class OriginView:
             case _:
                 return {"databaseTemplate": form.get("template", "")}
 
+    async def source_of(self, plan: Plan) -> DbInstance | None:
+        """The instance that would be copied; None if none would be."""
+        copied = [job.copy_of for job in plan.instances if job.copy_of is not None]
+        return await self._queries.any_instance(copied[0]) if copied else None
+
     async def _stored(self, chosen: BackupFilter) -> dict[object, Backup]:
         states = await self._backups.page(chosen, Page("Id", limit=_SHOWN_BACKUPS))
         return {state.backup.id: state.backup for state in states if state.backup.stored_id is not None}
 
     async def _source(self, typed: str) -> str | int:
-        """The id of the instance that was typed, by its id or its name; else what was typed."""
+        """The id of the instance with the name that was typed; else what was typed. A number is an id."""
         typed = typed.strip()
+        if typed.isascii() and typed.isdigit():
+            return typed
         chosen = InstanceFilter(name=typed, statuses=LISTED)
         if not typed or not chosen.is_storable:
             return typed

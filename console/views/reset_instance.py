@@ -93,7 +93,7 @@ class ResetView:
         """
         plan = await self._resets.plan(instance_id, await self.request(form))
         database = (await self._queries.instance(instance_id)).database_name or ""
-        return chosen_plan(DryRun(plan, database), form)
+        return chosen_plan(DryRun(plan, database, source=await self._origins.source_of(plan)), form)
 
 
 def _can_come_back(version: InstanceVersion, database: str | None) -> bool:

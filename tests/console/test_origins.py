@@ -90,6 +90,24 @@ async def test_what_is_wrong_with_an_origin_stands_beside_its_field_and_in_the_d
     await require_accessible(page)
 
 
+async def test_a_number_is_an_id_when_an_instance_has_it_for_its_name(
+    person: Person, instances: InstanceStore, job_store: JobStore
+) -> None:
+    page = person.page
+    job = await bring_to(instances, job_store, "Completed", "Glendale")
+    meant = await bring_to(instances, job_store, "Completed", "Northridge")
+    other = await bring_to(instances, job_store, "Completed", str(meant.instance_id))
+    await page.goto(f"/console/instances/{job.instance_id}/reset")
+    await page.get_by_label("Another instance", exact=True).check()
+    plan = page.get_by_role("complementary")
+    await page.get_by_label("Copy of").fill(str(meant.instance_id))
+    await expect(plan).to_contain_text("Northridge")
+    await page.get_by_label("Copy of").fill("Northridge")
+    await expect(plan).to_contain_text("Northridge")
+    await page.goto(f"/console/instances/new?copy={other.instance_id}")
+    await expect(page.get_by_label("Copy of")).to_have_value(str(other.instance_id))
+
+
 async def test_what_was_chosen_for_a_reset_is_kept_when_the_session_ends(
     person: Person, instances: InstanceStore, job_store: JobStore, registry: asyncpg.Connection
 ) -> None:
