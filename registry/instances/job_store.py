@@ -499,7 +499,9 @@ class JobStore:
         """Record the same, of a reset that failed or was cancelled after it had exchanged the databases.
 
         Clients were told that the instance has the database that it had: that can come back for a while, also
-        where nothing is kept of other resets. Returns whether it was recorded now.
+        where nothing is kept of other resets. A delete that another product has requested meanwhile moves to
+        the trash what the reset has made, but no purge follows by itself: its backup would not have what the
+        instance had. Returns whether it was recorded now.
 
         Args:
             job: the instance's last job, at its last attempt; another product may have requested a delete
@@ -515,6 +517,8 @@ class JobStore:
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
                 await record_exchange(session, job, generation, self._trash, in_doubt=True)
+                purged = update(DbInstance).where(DbInstance.id == job.instance_id, DbInstance.purge_follows)
+                await session.execute(purged.values(purge_follows=False, purge_after=None))
             return recorded
 
     async def _exchanged(

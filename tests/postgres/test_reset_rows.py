@@ -327,6 +327,39 @@ async def test_exchange_is_recorded_when_another_product_has_requested_a_delete_
     assert len(await of_instance(queries, completed)) == 1
 
 
+async def test_no_purge_follows_a_delete_that_has_overtaken_a_reset_which_was_told_as_failed(
+    engine: AsyncEngine,
+    factory: JobFactory,
+    queries: InstanceQueries,
+    completed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    instances = InstanceStore(engine, factory)
+    worker = JobStore(engine, factory, final_backup=True)
+    reset = (await instances.request_reset(completed.instance_id)).job
+    assert (await worker.begin(reset)).held
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", reset.instance_id
+    )
+    await worker.follow_admin_api()
+    (delete,) = [one for one in await worker.waiting_jobs(0, 100) if one.instance_id == reset.instance_id]
+    assert (delete.operation, delete.purge_follows) == (Operation.TRASH, True)
+    assert (await worker.begin(delete)).held
+    await worker.fail(delete, "It carries another mark.")
+    assert await worker.follow_exchange(delete)
+    again = (await instances.request_retry(delete.instance_id)).job
+    assert (again.operation, again.purge_follows) == (Operation.TRASH, False)
+    assert (await worker.begin(again)).held
+    assert await worker.finish_delete(again)
+    assert await instances.request_purge_after(again) is None
+    after = await row(queries, completed)
+    assert after.purge_after is not None
+    assert after.trashed_at is not None
+    assert abs(after.purge_after - after.trashed_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    (version,) = await of_instance(queries, completed)
+    assert version.purge_after >= after.purge_after
+
+
 async def test_each_version_is_kept_for_its_time_when_many_resets_follow_each_other(
     instances: InstanceStore,
     job_store: JobStore,
