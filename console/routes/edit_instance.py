@@ -25,9 +25,7 @@ _FIELDS = {
     "ContextKey": "contexts",
     "ContextValue": "contexts",
 }
-
-
-_TEXTS = ("protected", "description", "labels", "contexts")
+_NAMES = ("protected", "description", "labels", "contexts")
 """The fields. What the page has shown in each is beside it, in a hidden one."""
 
 
@@ -52,7 +50,7 @@ async def edit(
     """Change what the client has changed on the page: others may have changed the rest since."""
     head = await view.head(instance_id)
     there = _there(head)
-    changed = [name for name in _TEXTS if not _is_same(form.get(name, ""), form.get(_shown(name), ""))]
+    changed = [name for name in _NAMES if not _is_same(form.get(name, ""), form.get(_shown(name), ""))]
     if overtaken := [name for name in changed if _is_overtaken(name, form, there)]:
         errors = {name: [t("edit.overtaken", now=there[name] or t("edit.nothing"))] for name in overtaken}
         state = FormState({**form, **_as_shown(there)}, errors)
@@ -97,10 +95,13 @@ def _is_overtaken(name: str, form: Mapping[str, str], there: Mapping[str, str]) 
 
 
 def _is_same(one: str, other: str) -> bool:
-    """Whether two texts of a field say the same; browsers end lines otherwise."""
-    return [line.strip() for line in one.strip().splitlines()] == [
-        line.strip() for line in other.strip().splitlines()
-    ]
+    """Whether two texts of a field say the same."""
+    return _lines(one) == _lines(other)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a field, which browsers end otherwise than this page."""
+    return [line.strip() for line in text.strip().splitlines()]
 
 
 def _page(
