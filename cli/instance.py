@@ -278,14 +278,17 @@ def label(
 def contexts(
     instance: NameOrId,
     wanted: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="All of them; none removes all.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="All that the instance shall have.")
     ] = None,
     *,
+    none: Annotated[bool, typer.Option("--none", help="Remove all of them.")] = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Replace the contexts of an instance; while it has any, `purge` and `detach` are refused."""
+    if none == bool(wanted):
+        raise CommandError("Give the contexts that the instance shall have, or --none, which removes them.")
     replaced = _contexts(key_values(wanted or []))
     with connect(api_url, data_dir) as api:
         show_instance(api.change(api.id_named(instance), {"contexts": replaced}), as_json=as_json)

@@ -149,7 +149,8 @@ def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, na
     assert "must be a key and a value" in error(instance("label", number, "stage"))
     assert content(instance("unprotect", number, "--json"))["protected"] is False
     assert "OdsInstanceContexts" in error(instance("purge", number, "--live", "--yes"))
-    assert content(instance("contexts", number, "--json"))["contexts"] == []
+    assert "--none, which removes them" in error(instance("contexts", number))
+    assert content(instance("contexts", number, "--none", "--json"))["contexts"] == []
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"
 
 
