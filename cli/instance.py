@@ -275,7 +275,7 @@ def label(
 
 
 @app.command()
-def contexts(
+def contexts(  # noqa: PLR0913 - a command line's options
     instance: NameOrId,
     wanted: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="All that the instance shall have.")
