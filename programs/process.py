@@ -1,18 +1,17 @@
 """Child processes: starting and stopping them, and ending them if this process dies."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+_LAUNCH = str(Path(__file__).with_name("launch.py"))
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,17 @@ async def start(
         stdout: as of `subprocess`.
         stderr: as of `subprocess`.
     """
+    account = (str(command.account.uid), str(command.account.gid)) if command.account else ("", "")
+    numbers = map(str, (os.getpid(), int(command.death_signal), command.niceness))
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
-            *command.arguments,
+            *(sys.executable, "-I", "-S", _LAUNCH, *numbers, *account, *command.arguments),
             stdin=DEVNULL if stdin is None else stdin,
             stdout=output if stdout is None else stdout,
             stderr=output if stderr is None else stderr,
             cwd="/",  # the account may not be allowed into ours
             env=dict(command.environment),
             start_new_session=True,
-            preexec_fn=_preparation(command),
-            **identity(command.account),
         )
 
 
@@ -95,37 +94,3 @@ async def stop(process: Process, command: Command) -> None:
 def identity(account: Account | None) -> dict[str, Any]:
     """The arguments that make `subprocess` run a command as `account`."""
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-
-
-def lower_priority(pid: int, niceness: int) -> None:
-    """Have a process that `start` has started yield to others, with all its threads.
-
-    Args:
-        pid: of the process, which leads a session of its own.
-        niceness: as of `nice`, from 0 to 19, beyond that of this process.
-    """
-    with suppress(OSError):  # it has ended
-        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
-    # With autogroups, the kernel divides processor time among sessions: niceness counts within one only.
-    with suppress(OSError):
-        session = os.open(f"/proc/{pid}/autogroup", os.O_WRONLY)
-        os.write(session, b"%d" % niceness)
-        os.close(session)
-
-
-def _preparation(command: Command) -> Callable[[], None]:
-    """A function that the forked child runs before it executes `command`."""
-    parent = os.getpid()
-    # Loaded here: loading a library in a forked child may deadlock.
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def prepare() -> None:
-        if command.niceness:
-            lower_priority(os.getpid(), command.niceness)
-        if libc is not None:
-            # Python calls this after it has changed the user; the change would undo the request.
-            libc.prctl(_PR_SET_PDEATHSIG, command.death_signal)
-            if os.getppid() != parent:
-                os._exit(1)
-
-    return prepare
