@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.http import problems
 from api.http.audit_context import audit_context
-from api.http.parsing import json_body, shown_name
+from api.http.parsing import json_body, member_names, shown_name
 from api.http.problems import ProblemError, in_words, pascal
 from api.middleware.route_table import query_names
 from api.services import services_of
@@ -129,6 +129,8 @@ class JobRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             self._require_known(request)
+            if request.method == "DELETE":
+                await self._require_no_members(request)
             if not self._starts_a_job:
                 return await handler(request)
             audit_context(request).is_dry_run = is_dry_run(request)
@@ -158,6 +160,25 @@ class JobRoute(APIRoute):
             reason = f"There is no parameter '{shown}' of this request."
             if _letters(refused[0]) in self._misplaced:
                 reason += " DELETE /v2/dbInstances/{id} takes purge, detach and finalBackup."
+            raise ProblemError.invalid({shown: [reason]})
+
+    async def _require_no_members(self, request: Request) -> None:
+        """Refuse members in the body of a delete, which no endpoint reads: without them, more may be dropped.
+
+        Those that a client of the Admin API may send, and that are none of ours, are ignored.
+
+        Raises:
+            ProblemError: 400.
+        """
+        names = member_names(await whole_body(request))
+        if self._is_of_admin_api:
+            names = [name for name in names if _letters(name) in self._own_letters]
+        if names:
+            shown = shown_name(names[0])
+            reason = (
+                f"The body of a DELETE is not read, but it has '{shown}'. What this request takes is given in its"
+                " query."
+            )
             raise ProblemError.invalid({shown: [reason]})
 
     def _refused(self, names: Collection[str]) -> list[str]:

@@ -14,7 +14,8 @@ from registry.instances.labels import MAX_LABELS, is_label_key, is_label_value, 
 from registry.storage.errors import FieldErrors
 from registry.storage.rules import is_blank, text_errors
 
-_MEMBERS = ("protected", "description", "labels", "contexts")
+ATTRIBUTES = ("protected", "description", "labels", "contexts")
+"""The members of a body that say what clients say about an instance."""
 _CONTEXT_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST_CONTEXT_TEXT}
 _CONTEXTS: dict[str, Any] = {
     "type": "array",
@@ -70,12 +71,12 @@ class AttributesReader:
 
     def new(self) -> AttributeChanges:
         """Those of a new instance; null stands for what is left out."""
-        return self._read({name: value for name in _MEMBERS if (value := self._body.get(name)) is not None})
+        return self._read({name: value for name in ATTRIBUTES if (value := self._body.get(name)) is not None})
 
     def changes(self) -> AttributeChanges:
         """Those that are changed, as by a merge patch (RFC 7396): null removes what is there."""
-        self.errors |= unknown_members(self._body, _MEMBERS)
-        given = {name: self._body[name] for name in _MEMBERS if name in self._body}
+        self.errors |= unknown_members(self._body, ATTRIBUTES)
+        given = {name: self._body[name] for name in ATTRIBUTES if name in self._body}
         return self._read(given, removable=True)
 
     def _read(self, given: Mapping[str, Any], *, removable: bool = False) -> AttributeChanges:

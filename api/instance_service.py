@@ -35,8 +35,8 @@ from api.http.parsing import (
     documented_list,
     unknown_members,
 )
-from api.http.problems import ProblemError
-from api.instance_attributes import AttributesReader, LabelFilterDep, NewAttributesBody
+from api.http.problems import ProblemError, pascal
+from api.instance_attributes import ATTRIBUTES, AttributesReader, LabelFilterDep, NewAttributesBody
 from api.instance_origins import (
     OriginBody,
     OriginReaderDep,
@@ -301,6 +301,26 @@ class InstanceService:
         }
         require_valid(errors)
         return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
+
+    async def require_attributes(self, instance_id: int, body: Properties[Any]) -> None:
+        """Refuse attributes that the instance does not have, for a request that changes none of them.
+
+        Raises:
+            InvalidError: `body` has some.
+            InstanceNotFoundError: there is no such live instance.
+        """
+        given = [name for name in ATTRIBUTES if name in body]
+        if not given:
+            return
+        described = await self._descriptions.describe_one(await self._queries.instance(instance_id))
+        now = described.model_dump(mode="json", by_alias=True)
+        require_valid(
+            {
+                pascal(name): [f"PUT only renames an instance. PATCH changes '{name}'."]
+                for name in given
+                if (body[name] or None) != (now[name] or None)
+            }
+        )
 
     async def change_attributes(self, instance_id: int, body: Properties[Any]) -> Instance:
         """Change what clients say about the instance, as `body` says."""

@@ -94,6 +94,17 @@ def unknown_members(body: Properties[Any], known: Collection[str]) -> dict[str, 
     return {name: [f"'{name}' is none of {', '.join(known)}, which can be given here."] for name in unknown}
 
 
+def member_names(body: bytes) -> list[str]:
+    """The names of the members of a JSON object, or of the fields of a form; what is neither is one name."""
+    try:
+        value = json.loads(body.strip() or b"null")
+    except (ValueError, RecursionError):
+        return [name for name, _ in parse_qsl(body.decode(errors="replace"), keep_blank_values=True)]
+    if isinstance(value, dict):
+        return list(value)
+    return [] if value is None else [str(value)]
+
+
 def whole_number(value: object) -> int | None:
     """The number that a property is, or writes as text; None if no `integer` column can hold it."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):

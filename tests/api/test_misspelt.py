@@ -101,6 +101,66 @@ async def test_member_is_named_when_a_request_for_many_has_none_of_that_name(
 
 
 @pytest.mark.parametrize(
+    ("state", "path"),
+    [
+        ("Completed", "/v2/dbInstances/{id}"),
+        ("Completed", "/v2/dbInstances/{id}?purge=true"),
+        ("Completed", "/v2/odsInstances/manage/{id}"),
+        ("Deleted", "/v2/trash/{id}"),
+    ],
+)
+@pytest.mark.parametrize(
+    "body",
+    ['{"finalBackup": true}', '{"dryRun": true}', '{"Purge": false}', "final_backup=true", '{"detach": 1}'],
+)
+async def test_nothing_is_deleted_when_the_body_says_how(
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    state: str,
+    path: str,
+    body: str,
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    answer = await api.request("DELETE", path.format(id=job.instance_id), content=body)
+    assert answer.status_code == 400
+    (reason,) = next(iter(answer.json()["errors"].values()))
+    assert "is not read, but it has" in reason
+    assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+@pytest.mark.parametrize("body", ["", "{}", "null", ' {"id": 7} ', "a=b"])
+async def test_instance_is_deleted_when_the_body_says_nothing_of_ours(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str, body: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    answer = await api.request("DELETE", f"/v2/dbInstances/{job.instance_id}", content=body)
+    assert answer.status_code == 202
+
+
+async def test_attributes_are_refused_when_a_put_would_not_change_them(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    path = f"/v2/dbInstances/{job.instance_id}"
+    read = (await api.get(path)).json()
+    changed = {
+        "protected": True,
+        "labels": {"a": "b"},
+        "description": "new",
+        "contexts": [{"contextKey": "a"}],
+    }
+    refused = await api.put(path, json={**read, "name": f"{name} new", **changed})
+    assert refused.status_code == 400
+    assert refused.json()["errors"] == {
+        name.capitalize(): [f"PUT only renames an instance. PATCH changes '{name}'."] for name in changed
+    }
+    assert (await api.put(path, json={**read, "name": f"{name} new"})).status_code == 202
+
+
+@pytest.mark.parametrize(
     ("verb", "path", "status"),
     [
         ("POST", "/v2/dbInstances", 202),
