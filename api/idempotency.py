@@ -176,8 +176,8 @@ class JobRoute(APIRoute):
         if names:
             shown = shown_name(names[0])
             reason = (
-                f"The body of a DELETE is not read, but it has '{shown}'. What this request takes is given in its"
-                " query."
+                f"The body of a DELETE is not read, but it has '{shown}'. What this request takes is given in"
+                " its query."
             )
             raise ProblemError.invalid({shown: [reason]})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_LAUNCH = str(Path(__file__).with_name("launch.py"))
+_WRAPPER = str(Path(__file__).with_name("wrapper.py"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ async def start(
     numbers = map(str, (os.getpid(), int(command.death_signal), command.niceness))
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", _LAUNCH, *numbers, *account, *command.arguments),
+            *(sys.executable, "-I", "-S", _WRAPPER, *numbers, *account, *command.arguments),
             stdin=DEVNULL if stdin is None else stdin,
             stdout=output if stdout is None else stdout,
             stderr=output if stderr is None else stderr,

@@ -1,4 +1,4 @@
-"""A script whose process becomes the program that `programs.process.start` is asked for.
+"""A wrapper: its process becomes the program that `programs.process.start` is asked for.
 
 It has the kernel end the program when the parent dies, and sets user and priority. `subprocess` could call a
 function for that in the forked child (`preexec_fn`). But Python that runs there may wait for ever for a lock
