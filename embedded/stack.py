@@ -18,7 +18,8 @@ from embedded.ports import Ports, free_port, free_ports, require_free
 from embedded.stack_server import POSTGRES_VARIABLE, OwnServer, PostgresChoice, StackServer
 from embedded.supervisor import Supervisor
 from embedded.temporal_server import TemporalServer
-from programs.process import Command, lower_priority
+from programs.process import Command
+from programs.wrapper import lower_priority
 from registry.clients.administration import ClientNotFoundError
 from settings import InvalidSettingsError, Settings
 

@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 _NOT_FOUND = 127
@@ -29,7 +30,7 @@ def main(parent: str, death_signal: str, niceness: str, user: str, group: str, *
         command: the program and its arguments.
     """
     if int(niceness):
-        yield_to_others(int(niceness))
+        lower_priority(os.getpid(), int(niceness))
     if user:
         os.setgroups([])
         os.setgid(int(group))
@@ -48,16 +49,20 @@ def main(parent: str, death_signal: str, niceness: str, user: str, group: str, *
         sys.exit(_NOT_FOUND)
 
 
-def yield_to_others(niceness: int) -> None:
-    """Have this process, which leads a session of its own, yield to others, with all that it starts."""
-    os.setpriority(os.PRIO_PGRP, 0, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+def lower_priority(pid: int, niceness: int) -> None:
+    """Have a process yield to others, with all its threads.
+
+    Args:
+        pid: of the process, which leads a session of its own.
+        niceness: as of `nice`, from 0 to 19, beyond that of this process.
+    """
+    with suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
     # With autogroups, the kernel divides processor time among sessions: niceness counts within one only.
-    try:
-        session = os.open("/proc/self/autogroup", os.O_WRONLY)
+    with suppress(OSError):
+        session = os.open(f"/proc/{pid}/autogroup", os.O_WRONLY)
         os.write(session, b"%d" % niceness)
         os.close(session)
-    except OSError:
-        pass  # there are none
 
 
 if __name__ == "__main__":
