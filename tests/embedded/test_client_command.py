@@ -219,14 +219,13 @@ def settings_of_stack(running: StackFile) -> dict[str, str]:
 
 
 def test_registry_of_the_environment_is_used_when_its_settings_are_there(
-    ods: Ods, running: StackFile, settings_of_stack: dict[str, str], name: str, tmp_path: Path
+    ods: Ods, running: StackFile, settings_of_stack: dict[str, str], name: str
 ) -> None:
-    elsewhere = ("--data-dir", tmp_path)
-    added = content(ods("client", "add", name, "--json", *elsewhere, **settings_of_stack))
+    added = content(ods("client", "add", name, "--json", **settings_of_stack))
     assert log_in(running, name, added["clientSecret"]).status_code == 200
 
     def registration(*words: str) -> Any:
-        return content(ods("registration", *words, "--json", *elsewhere, **settings_of_stack))
+        return content(ods("registration", *words, "--json", **settings_of_stack))
 
     opened = registration("open", "--minutes", "5")
     assert (opened["open"], opened["always"]) == (True, False)
