@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cli.client import AdminApi
-from cli.options import DEFAULT_DATA_DIR
+from cli.options import require_no_folder
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from secret_files import UnreadableSecretError, from_environment
@@ -27,11 +27,8 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     url = (api_url or (stack["api"]["url"] if stack else "")).rstrip("/")
     if stack and url != stack["api"]["url"]:
         stack = None  # another API shall not see its secret
-    if api_url and stack is None and data_dir != DEFAULT_DATA_DIR:
-        raise CommandError(
-            f"--data-dir names the stack in {data_dir}, but ODS_API_URL or --api-url the API at {url}. Leave"
-            " one of both out."
-        )
+    if api_url and stack is None:
+        require_no_folder(data_dir, f"ODS_API_URL or --api-url the API at {url}")
     client_id = os.environ.get("ODS_CLIENT_ID") or (stack["client"]["id"] if stack else None)
     client_secret = _client_secret() or (stack["client"]["secret"] if stack else None)
     if not url:

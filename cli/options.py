@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from embedded.errors import CommandError
 from embedded.postgres_binaries import PostgresVersion
 
 DEFAULT_DATA_DIR = Path(".ods")
@@ -70,3 +71,17 @@ NamesOrIds = Annotated[
     list[str],
     typer.Argument(metavar="NAME|ID", help="One or several; a number is an id.", show_default=False),
 ]
+
+
+def require_no_folder(data_dir: Path, other: str) -> None:
+    """Refuse a folder that the command names beside another installation: it would work on one of both.
+
+    Args:
+        data_dir: the folder; the default one is not named.
+        other: what names the other installation, and which that is.
+
+    Raises:
+        CommandError: a folder is named.
+    """
+    if data_dir != DEFAULT_DATA_DIR:
+        raise CommandError(f"--data-dir names the stack in {data_dir}, but {other}. Leave one of both out.")

@@ -12,7 +12,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cli.options import DEFAULT_DATA_DIR
+from cli.options import require_no_folder
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from registry.rights.missing import MissingRightsError
@@ -52,11 +52,7 @@ class RegistryAccess:
                 used, or none says which tenant.
         """
         if has_settings():
-            if data_dir != DEFAULT_DATA_DIR:
-                raise CommandError(
-                    f"--data-dir names the stack in {data_dir}, but {' or '.join(_SETTINGS)} another"
-                    " installation. Leave one of both out."
-                )
+            require_no_folder(data_dir, f"{' or '.join(_SETTINGS)} another installation")
             settings = settings_of_environment()
             tenant = _tenant(settings)
             own = settings.tenants[tenant]

@@ -25,8 +25,6 @@ _FIELDS = {
     "ContextKey": "contexts",
     "ContextValue": "contexts",
 }
-_NAMES = ("protected", "description", "labels", "contexts")
-"""The fields. What the page has shown in each is beside it, in a hidden one."""
 
 
 @router.get("/instances/{instance_id}/edit")
@@ -50,7 +48,7 @@ async def edit(
     """Change what the client has changed on the page: others may have changed the rest since."""
     head = await view.head(instance_id)
     there = _there(head)
-    changed = [name for name in _NAMES if not _is_same(form.get(name, ""), form.get(_shown(name), ""))]
+    changed = [name for name in there if not _is_same(form.get(name, ""), form.get(_shown(name), ""))]
     if overtaken := [name for name in changed if _is_overtaken(name, form, there)]:
         errors = {name: [t("edit.overtaken", now=there[name] or t("edit.nothing"))] for name in overtaken}
         state = FormState({**form, **_as_shown(there)}, errors)
@@ -72,7 +70,7 @@ async def edit(
 
 
 def _there(head: InstanceHead) -> dict[str, str]:
-    """What is there now, as the fields have it."""
+    """What is there now, by the fields; what the page has shown in each is beside it, in a hidden one."""
     return {
         "protected": "true" if head.row.is_protected else "",
         "description": head.row.description or "",
