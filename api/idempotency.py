@@ -94,7 +94,8 @@ def asks_first(question: _Question) -> Callable[[_Endpoint], _Endpoint]:
 class JobRoute(APIRoute):
     """A route whose endpoint, if it starts a job, is called once for each `Idempotency-Key`.
 
-    A change with parameters that its endpoint does not know, or with one twice, is refused.
+    A change with parameters that its endpoint does not know, or with one twice, is refused; so is one with
+    a body that its endpoint does not read.
     """
 
     def __init__(
@@ -104,12 +105,19 @@ class JobRoute(APIRoute):
         *,
         dependencies: Sequence[params.Depends] | None = None,
         responses: dict[int | str, dict[str, Any]] | None = None,
+        openapi_extra: dict[str, Any] | None = None,
         **options: Any,  # noqa: ANN401 - FastAPI's own
     ) -> None:
         self._starts_a_job = STARTS_A_JOB in (dependencies or ())
+        self._reads_a_body = "requestBody" in (openapi_extra or {})
         refusals = problems.documented(*_REFUSALS) if self._starts_a_job else {}
         super().__init__(
-            path, endpoint, dependencies=dependencies, responses={**refusals, **(responses or {})}, **options
+            path,
+            endpoint,
+            dependencies=dependencies,
+            responses={**refusals, **(responses or {})},
+            openapi_extra=openapi_extra,
+            **options,
         )
         self._question = _questions.get(endpoint)
         self._is_of_admin_api = OF_ADMIN_API in (dependencies or ())
@@ -129,7 +137,7 @@ class JobRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             self._require_known(request)
-            if request.method == "DELETE":
+            if not self._reads_a_body:
                 await self._require_no_members(request)
             if not self._starts_a_job:
                 return await handler(request)
@@ -163,7 +171,7 @@ class JobRoute(APIRoute):
             raise ProblemError.invalid({shown: [reason]})
 
     async def _require_no_members(self, request: Request) -> None:
-        """Refuse members in the body of a delete, which no endpoint reads: without them, more may be dropped.
+        """Refuse members in a body that the endpoint does not read: without them, more may be done, or dropped.
 
         Those that a client of the Admin API may send, and that are none of ours, are ignored.
 
@@ -176,8 +184,7 @@ class JobRoute(APIRoute):
         if names:
             shown = shown_name(names[0])
             reason = (
-                f"The body of a DELETE is not read, but it has '{shown}'. What this request takes is given in"
-                " its query."
+                f"This request takes no body, but its body has '{shown}'. What it takes is given in its query."
             )
             raise ProblemError.invalid({shown: [reason]})
 

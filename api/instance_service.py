@@ -309,6 +309,7 @@ class InstanceService:
             InvalidError: `body` has some.
             InstanceNotFoundError: there is no such live instance.
         """
+        self._audit.instance = instance_id
         given = [name for name in ATTRIBUTES if name in body]
         if not given:
             return

@@ -76,6 +76,7 @@ async def test_who_what_when_and_outcome_are_written_when_an_instance_is_request
         ("POST", INSTANCES, {"content": b"{"}, 415, "The content type is not supported"),
         ("POST", INSTANCES, {"content": b"x" * 2_000_000}, 413, "The body is too large"),
         ("DELETE", f"{INSTANCES}/77", {}, 404, "Not found: dbInstance with ID 77."),
+        ("PUT", f"{INSTANCES}/77", {"json": {"protected": True}}, 404, "Not found: dbInstance with ID 77."),
         ("POST", f"{INSTANCES}/77/retry", {}, 404, "Not found: dbInstance with ID 77."),
         ("POST", "/v2/sweep", {}, 503, "Temporal cannot be reached"),
         ("PUT", INSTANCES, {}, 405, "Method Not Allowed"),

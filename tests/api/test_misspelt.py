@@ -127,8 +127,27 @@ async def test_nothing_is_deleted_when_the_body_says_how(
     answer = await api.request("DELETE", path.format(id=job.instance_id), content=body)
     assert answer.status_code == 400
     (reason,) = next(iter(answer.json()["errors"].values()))
-    assert "is not read, but it has" in reason
+    assert "takes no body, but its body has" in reason
     assert job.job_id == await last_job(tenant, job.instance_id)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/dbInstances/{id}/retry", "/v2/dbInstances/{id}/backups", "/v2/jobs/{job}/cancel"]
+)
+async def test_nothing_is_started_when_the_body_asks_for_a_dry_run(
+    api: httpx.AsyncClient,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    path: str,
+) -> None:
+    job = await bring_to(instances, job_store, "Pending" if "cancel" in path else "DeleteFailed", name)
+    before = await _jobs(api)
+    answer = await api.post(path.format(id=job.instance_id, job=job.job_id), json={"dryRun": True})
+    assert answer.status_code == 400
+    assert "takes no body, but its body has" in answer.json()["errors"]["dryRun"][0]
+    assert await _jobs(api) == before
+    assert (await api.get("/v2/backups")).json() == []
 
 
 @pytest.mark.parametrize("body", ["", "{}", "null", ' {"id": 7} ', "a=b"])
@@ -266,6 +285,10 @@ async def test_every_change_refuses_a_parameter_that_is_given_twice(
         answer = await idle_api.request(verb, f"{re.sub('{.*?}', '1', path)}?{name}=true&{name}=true")
         assert answer.status_code == 400, (verb, path, name)
         assert list(answer.json()["errors"]) == [name[0].upper() + name[1:]], (verb, path, name)
+
+
+async def _jobs(api: httpx.AsyncClient) -> list[tuple[str, str]]:
+    return [(job["jobId"], job["status"]) for job in (await api.get("/v2/jobs")).json()]
 
 
 async def last_job(tenant: Tenant, instance_id: int) -> str:
