@@ -22,7 +22,7 @@ FIELDS = (
 
 OWN_LOGGERS = (
     *("activities", "api", "backups", "console", "databases", "doctor", "metrics", "programs", "registry"),
-    *("secret_files", "temporal", "tenants", "tracing", "worker", "workflows"),
+    *("loop_watchdog", "secret_files", "temporal", "tenants", "tracing", "worker", "workflows"),
 )
 """The loggers that write lines of level DEBUG. Those of libraries do not: they hold headers and payloads."""
 
@@ -52,10 +52,12 @@ def fault_name(error: BaseException) -> str:
 
 def _places(error: BaseException) -> list[str]:
     """Where `error` has passed, the outermost place first; no line of code, which may hold a secret."""
-    return [
-        f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} in {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
+    return [place_name(frame) for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def place_name(frame: traceback.FrameSummary) -> str:
+    """File, line and function, for example `server.py:42 in connected`."""
+    return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} in {frame.name}"
 
 
 class RedactingFormatter(logging.Formatter):

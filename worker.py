@@ -42,6 +42,7 @@ from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
 from activities.versions import VersionActivities
 from logs import configure_logging, fault_name, switch_debug_on_hangup
+from loop_watchdog import watched_loop
 from metrics import server as metrics_server
 from metrics.catalog import DRIFT
 from metrics.exposition import Exposition
@@ -468,7 +469,8 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     gc.freeze()  # what is loaded by now stays: garbage collections need not visit it while jobs run
     try:
-        await run(settings, stop)
+        async with watched_loop():
+            await run(settings, stop)
     finally:
         provider.stop()
 

@@ -67,6 +67,7 @@ from console.issuer import SignInIssuer
 from console.known_fragments import KnownFragmentsMiddleware
 from console.session import signed_in_client
 from logs import configure_logging, switch_debug_on_hangup
+from loop_watchdog import watched_loop
 from metrics import server as metrics_server
 from metrics.exposition import Exposition
 from metrics.figures import Figures, Question
@@ -183,7 +184,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     runtime, sdk = measuring_runtime(settings)
     temporal = await client.connect(settings, lazy=True, runtime=runtime)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
-    async with open_tenants(settings) as composition:
+    async with watched_loop(), open_tenants(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
         app.state.health = HealthMonitor(app.state.tenancy)

@@ -171,7 +171,7 @@ class JobRoute(APIRoute):
             raise ProblemError.invalid({shown: [reason]})
 
     async def _require_no_members(self, request: Request) -> None:
-        """Refuse members in a body that the endpoint does not read: without them, more may be done, or dropped.
+        """Refuse members in a body that the endpoint does not read: without them, more may be done.
 
         Those that a client of the Admin API may send, and that are none of ours, are ignored.
 
@@ -184,7 +184,8 @@ class JobRoute(APIRoute):
         if names:
             shown = shown_name(names[0])
             reason = (
-                f"This request takes no body, but its body has '{shown}'. What it takes is given in its query."
+                f"This request takes no body, but its body has '{shown}'. What it takes is given in its"
+                " query."
             )
             raise ProblemError.invalid({shown: [reason]})
 
