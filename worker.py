@@ -113,6 +113,8 @@ WORKFLOWS = [
 ]
 
 _RECONNECT_SECONDS = 1
+_NAMESPACE_SECONDS = 60
+"""How often a worker looks whether the namespace still has what it has prepared."""
 _STICKY_TIMEOUT = timedelta(milliseconds=500)
 """How long a workflow task waits for the worker that has the workflow cached, before any worker gets it."""
 _HEARTBEAT_THROTTLE = timedelta(seconds=1)
@@ -394,7 +396,9 @@ async def _serve(temporal: Client, tenant: Tenant, stop: asyncio.Event) -> None:
             running.create_task(worker.run())
         _logger.info("Serving %s.", ", ".join(worker.task_queue for worker in workers))
         await until_done(partial(_prepare_namespace, temporal, tenant), "The namespace", stop)
-        await stop.wait()
+        while not stop.is_set():
+            await _pause(stop, _NAMESPACE_SECONDS)
+            await until_done(partial(_restore_namespace, temporal, tenant), "The namespace", stop)
         _logger.info("Stopping %s; running activities may finish.", tenant.name)
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
@@ -421,6 +425,13 @@ async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:
     await schedules.ensure(temporal, tenant.settings, installation.id, tenant.name)
 
 
+async def _restore_namespace(temporal: Client, tenant: Tenant) -> None:
+    """Prepare the namespace again if it was deleted and created anew, or Temporal's database was."""
+    if await schedules.are_missing(temporal, tenant.name):
+        _logger.warning("The namespace has lost the schedules of %s, which are made again.", tenant.name)
+        await _prepare_namespace(temporal, tenant)
+
+
 async def _connected(settings: AnySettings, stop: asyncio.Event, runtime: Runtime | None) -> Client | None:
     while not stop.is_set():
         try:
@@ -429,7 +440,7 @@ async def _connected(settings: AnySettings, stop: asyncio.Event, runtime: Runtim
             raise InvalidSettingsError("TEMPORAL_ADDRESS: must look like host:port") from None
         except RuntimeError as error:
             _logger.warning("Temporal cannot be reached (%s); trying again.", fault_name(error))
-            await _pause(stop)
+            await _pause(stop, _RECONNECT_SECONDS)
     return None
 
 
@@ -448,12 +459,13 @@ async def until_done(step: Callable[[], Awaitable[None]], subject: str, stop: as
         if reason != logged:
             _logger.log(level, "%s is not ready: %s", subject, reason)
             logged = reason
-        await _pause(stop)
+        await _pause(stop, _RECONNECT_SECONDS)
 
 
-async def _pause(stop: asyncio.Event) -> None:
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for so long, or until the worker is stopped."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), _RECONNECT_SECONDS)
+        await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def main() -> None:

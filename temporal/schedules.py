@@ -146,6 +146,21 @@ async def require_own(client: Client, installation: str, tenant: str) -> None:
         await _require_own(found, installation)
 
 
+async def are_missing(client: Client, tenant: str) -> bool:
+    """Whether the namespace has lost a tenant's schedules, as when it was deleted and created again.
+
+    Raises:
+        temporalio.service.RPCError: Temporal cannot be reached, or refuses.
+    """
+    try:
+        await client.get_schedule_handle(schedule_id(tenant, RECONCILE)).describe()
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return True
+        raise
+    return False
+
+
 @dataclass(frozen=True)
 class LastRun:
     """When a schedule last started its workflow.

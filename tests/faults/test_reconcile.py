@@ -3,12 +3,14 @@
 import asyncio
 
 import asyncpg
+import pytest
 from temporalio.client import Client
 
 from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over
+from worker import run
 
 
 async def test_instance_is_completed_when_its_workflow_was_terminated(
@@ -79,3 +81,32 @@ async def test_leftover_of_a_failed_create_is_removed_when_its_clean_up_had_fail
         while await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", staging):
             await asyncio.sleep(0.05)
     assert (await operator.instance(job)).status == InstanceStatus.ERROR
+
+
+async def test_jobs_and_passes_go_on_when_the_namespace_was_deleted_and_made_anew(
+    operator: Operator,
+    settings: Settings,
+    own_temporal: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", own_temporal.service_client.config.target_host)
+    monkeypatch.setattr("worker._NAMESPACE_SECONDS", 1)
+    stop = asyncio.Event()
+    working = asyncio.create_task(run(settings, stop))
+    try:
+        await passes_are_over(own_temporal)
+        schedules = await _schedules(own_temporal)
+        await operator.temporal("operator", "namespace", "delete", "default", "--yes")
+        await operator.temporal("operator", "namespace", "create", "default")
+        job = (await operator.instances.reserve(name, Template.MINIMAL)).job
+        assert await operator.ended(job, 60) is JobStatus.COMPLETED
+        assert await _schedules(own_temporal) == schedules
+    finally:
+        stop.set()
+        await working
+
+
+async def _schedules(client: Client) -> set[str]:
+    """The ids of all schedules."""
+    return {one.id async for one in await client.list_schedules()}
