@@ -44,6 +44,9 @@ _ONCE_A_DAY = "15 1 * * *"
 _MAKE_UP_FOR = timedelta(days=1)
 """How late what is due at a time of the day is still begun, if Temporal was away then."""
 
+_LONGEST_PASS = timedelta(days=1)
+"""A pass takes minutes, with its next runs. The next pass waits for its end: one that hangs ends by itself."""
+
 
 class ForeignScheduleError(Exception):
     """A schedule belongs to another installation that uses the same namespace; the message says which."""
@@ -205,6 +208,7 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
             args=wanted.arguments,
             id=identifier,
             task_queue=task_queue,
+            execution_timeout=_LONGEST_PASS,
             memo={INSTALLATION: installation},
         ),
         spec=wanted.spec,

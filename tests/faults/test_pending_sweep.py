@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from temporalio.client import Client, ScheduleDescription
+from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleDescription
 from temporalio.service import RPCError
 
 from embedded.postgres import EmbeddedPostgres
@@ -88,4 +88,6 @@ async def test_interval_follows_the_setting_when_a_worker_starts(
             await asyncio.sleep(0.05)
     schedule = (await _described(own_temporal)).schedule
     assert schedule.policy.catchup_window == timedelta(seconds=180)
+    assert isinstance(schedule.action, ScheduleActionStartWorkflow)
+    assert schedule.action.execution_timeout == timedelta(days=1)
     assert schedule.state.paused, "the operator who paused the schedule meant it"
