@@ -45,7 +45,7 @@ _MAKE_UP_FOR = timedelta(days=1)
 """How late what is due at a time of the day is still begun, if Temporal was away then."""
 
 _LONGEST_PASS = timedelta(days=1)
-"""A pass takes minutes, with its next runs. The next pass waits for its end: one that hangs ends by itself."""
+"""A pass takes minutes, with its next runs. The next one waits for its end: one that hangs ends by itself."""
 
 
 class ForeignScheduleError(Exception):
