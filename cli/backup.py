@@ -134,8 +134,8 @@ def delete(
     with connect(api_url, data_dir) as api:
         found = api.backup(backup)
         if not yes:
-            question = f"The backup cannot come back. Type the name of its instance ({found['kind']})"
-            if typer.prompt(question, err=True) != found["name"]:
+            consequence = f"The {found['kind']} backup of {found['createdAt']} cannot come back."
+            if typer.prompt(f"{consequence} Type the name of its instance", err=True) != found["name"]:
                 raise CommandError("The instance has another name. Nothing was done.")
         api.delete_backup(backup, forget=forget)
     say(f"The backup {backup} of {found['name']} is deleted.")

@@ -499,6 +499,8 @@ def test_backup_is_made_verified_fetched_restored_and_deleted_when_the_commands_
     again = content(instance("create", f"{name} too", "--backup", made["id"], "--wait", "--json"))
     assert again["backupId"] == made["id"]
 
-    assert backup("delete", made["id"]).returncode == 1  # it asks for the name, and there is no terminal
+    asked = backup("delete", made["id"])  # there is no terminal
+    assert asked.returncode == 1
+    assert f"The requested backup of {made['createdAt']} cannot come back." in asked.stderr
     assert backup("delete", made["id"], "--yes").returncode == 0
     assert "Not found" in error(backup("show", made["id"]))
