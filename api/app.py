@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 from temporalio.client import Client
 
 from api.health import HealthMonitor
@@ -94,7 +94,7 @@ def create_app() -> FastAPI:
     _configure_logging(settings)
     if settings.allowed_hosts is None:
         _logger.warning("ODS_ALLOWED_HOSTS is not set: requests are served whatever host they name.")
-    app = app_with(settings)
+    app = app_with(settings, _watched_lifespan)
     # While garbage is searched for, no request is served. What is loaded by now stays, and to search it takes
     # 100 ms; to search what many requests and open pages hold, 50 to 90 ms, by default every few seconds.
     gc.freeze()
@@ -102,13 +102,13 @@ def create_app() -> FastAPI:
     return app
 
 
-def app_with(settings: AnySettings) -> FastAPI:
-    """The API with `settings`."""
+def app_with(settings: AnySettings, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The API with `settings`. `lifespan` starts and stops what its requests need, by default `_lifespan`."""
     app = _App(
         title="ODS instance management",
         description="Creates and deletes Ed-Fi ODS instances.",
         version=information.VERSION,
-        lifespan=_lifespan,
+        lifespan=lifespan or _lifespan,
         routes=[
             *_routes(
                 issues_tokens=settings.oidc_issuer is None,
@@ -184,7 +184,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     runtime, sdk = measuring_runtime(settings)
     temporal = await client.connect(settings, lazy=True, runtime=runtime)
     limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
-    async with watched_loop(), open_tenants(settings) as composition:
+    async with open_tenants(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)
         app.state.health = HealthMonitor(app.state.tenancy)
@@ -224,6 +224,13 @@ async def _observed(
         stack.push_async_callback(asked.close)
         await stack.enter_async_context(metrics_server.serving(settings, exposition.text, readiness))
         stack.enter_context(readiness.stopped_by_signals())
+        yield
+
+
+@asynccontextmanager
+async def _watched_lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """The same, in a process that ends if its event loop hangs."""
+    async with watched_loop(), _lifespan(app):
         yield
 
 
