@@ -46,6 +46,11 @@ SECRETS = (
     "console_oidc_client_secret",
 )
 """The settings that may be in files."""
+_OF_COMMANDS = {
+    *("ODS_API_URL", "ODS_CLIENT_ID", "ODS_CLIENT_SECRET", "ODS_CLIENT_SECRET_FILE", "ODS_TENANT"),
+    *("ODS_TOKEN_URL", "ODS_POSTGRES"),
+}
+"""Variables that are read by commands and are no settings of the service."""
 _PREFIX = "ODS_"
 _FILE = "_file"
 
@@ -946,6 +951,25 @@ def load_settings(*, tenants_needed: bool = True) -> AnySettings:
     if tenants_needed and not settings.tenants:
         raise InvalidSettingsError(f"{_variable('tenants')}: must name at least one tenant")
     return settings
+
+
+def variables_of(name: str) -> set[str]:
+    """The environment variables that give the setting `name`."""
+    variable = f"{_PREFIX}{name.upper()}"
+    return {variable, f"{variable}{_FILE.upper()}"} if name in SECRETS else {variable}
+
+
+def unknown_variables() -> list[str]:
+    """The variables that look like settings, as misspelt ones do, and that nothing reads."""
+    fields = Settings.model_fields.keys() | MultiTenantSettings.model_fields.keys()
+    known = {variable for name in fields for variable in variables_of(name)} | _OF_COMMANDS
+    return sorted({name for name in os.environ if name.startswith(_PREFIX)} - known)
+
+
+def warn_of_unknown_variables(logger: logging.Logger) -> None:
+    """Write a line for each of the `unknown_variables`: what a misspelt one was to keep might be dropped."""
+    for variable in unknown_variables():
+        logger.warning("%s has no effect: no setting has this name.", variable)
 
 
 def _tenants(source: str | FileSecret | _RefusedSecret) -> dict[str, dict[str, Any]]:

@@ -52,7 +52,14 @@ from registry.education_organizations.store import EducationOrganizations
 from registry.idempotency_keys import IdempotencyKeys
 from registry.storage.errors import InstallationNotConfirmedError
 from registry.storage.poolers import PoolerCheck
-from settings import AnySettings, InvalidSettingsError, LogFormat, Settings, load_settings
+from settings import (
+    AnySettings,
+    InvalidSettingsError,
+    LogFormat,
+    Settings,
+    load_settings,
+    warn_of_unknown_variables,
+)
 from temporal import client, schedules
 from temporal.job_starter import JobStarter, started_jobs
 from temporal.namespace import register_search_attributes
@@ -473,6 +480,7 @@ async def main() -> None:
     settings = load_settings()
     configure_logging(settings.log_level.number, as_json=settings.log_format is LogFormat.JSON)
     switch_debug_on_hangup(settings.log_level.number)
+    warn_of_unknown_variables(_logger)
     # Fields of the line say this (`logs.FIELDS`).
     activity.logger.activity_info_on_message = workflow.logger.workflow_info_on_message = False
     provider.start("ods-worker")

@@ -73,7 +73,7 @@ from metrics.exposition import Exposition
 from metrics.figures import Figures, Question
 from registry.connection_strings.ods_connection_strings import connection_strings
 from registry.storage.poolers import PoolerCheck
-from settings import AnySettings, InvalidSettingsError, LogFormat, load_settings
+from settings import AnySettings, InvalidSettingsError, LogFormat, load_settings, warn_of_unknown_variables
 from temporal import client
 from temporal.figures import ScheduleAges
 from temporal.sdk_metrics import SdkText, measuring_runtime
@@ -92,6 +92,7 @@ def create_app() -> FastAPI:
     _configure_logging()
     settings = _settings_of_environment()
     _configure_logging(settings)
+    warn_of_unknown_variables(_logger)
     if settings.allowed_hosts is None:
         _logger.warning("ODS_ALLOWED_HOSTS is not set: requests are served whatever host they name.")
     app = app_with(settings, _watched_lifespan)

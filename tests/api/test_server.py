@@ -1,6 +1,7 @@
 """The API as it runs in production: a server process of its own, configured by its environment."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import httpx
@@ -38,6 +39,20 @@ async def test_server_ends_with_one_clean_line_when_a_setting_is_invalid(
     assert lines[1].startswith(variable)
     assert len(lines) == 2
     assert value not in lines[1]
+
+
+@pytest.mark.parametrize("program", [("worker",), command(free_port())])
+async def test_misspelt_setting_is_named_when_a_process_starts(
+    idle_settings: Settings, program: tuple[str, ...]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        variables = environment(
+            idle_settings, ODS_FINAL_BAKUP="true", ODS_METRICS_PORT=str(taken.getsockname()[1])
+        )
+        run = await asyncio.to_thread(preloaded.run, *program, env=variables, seconds=20)
+    assert run.returncode != 0  # the port is taken
+    assert "WARNING" in run.stderr
+    assert "ODS_FINAL_BAKUP has no effect: no setting has this name." in run.stderr
 
 
 async def test_no_secret_and_no_exception_is_told_or_logged_when_requests_meet_faults(
