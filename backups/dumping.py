@@ -15,7 +15,7 @@ from backups.snapshots import Database, Table
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from programs import process
-from programs.postgres import ENDS_WITH_PROGRAM, client_address, client_environment
+from programs.postgres import ENDS_WITH_PROGRAM, READS_AS_WRITTEN, client_address, client_environment
 from programs.precedence import PRECEDENCE
 from programs.process import Command
 
@@ -32,7 +32,12 @@ OPTIONS = (
 )
 _CHUNK_BYTES = 1024 * 1024
 _SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", **ENDS_WITH_PROGRAM}
+    {
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        **ENDS_WITH_PROGRAM,
+        **READS_AS_WRITTEN,
+    }
 )
 
 

@@ -24,14 +24,25 @@ from databases.errors import translate_postgres_errors
 from databases.restore_login import NOT_ADMITTED
 from databases.statements import fetch_value
 from programs import process
-from programs.postgres import ENDS_WITH_PROGRAM, LOAD_SETTINGS, client_address, client_environment
+from programs.postgres import (
+    ENDS_WITH_PROGRAM,
+    LOAD_SETTINGS,
+    READS_AS_WRITTEN,
+    client_address,
+    client_environment,
+)
 from programs.process import Command
 from registry.storage.connecting import connect
 
 OPTIONS = ("--no-owner", "--no-privileges", "--exit-on-error", "--no-password")
-_READS_AS_WRITTEN = {"array_nulls": "on", "transform_null_equals": "off"}
 SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {**LOAD_SETTINGS, **ENDS_WITH_PROGRAM, **_READS_AS_WRITTEN}
+    {
+        **LOAD_SETTINGS,
+        **ENDS_WITH_PROGRAM,
+        **READS_AS_WRITTEN,
+        "array_nulls": "on",
+        "transform_null_equals": "off",
+    }
 )
 """Parameters of the sessions of pg_restore.
 

@@ -45,9 +45,9 @@ async def test_server_ends_with_one_clean_line_when_a_setting_is_invalid(
 async def test_misspelt_setting_is_named_when_a_process_starts(
     idle_settings: Settings, program: tuple[str, ...]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         variables = environment(
-            idle_settings, ODS_FINAL_BAKUP="true", ODS_METRICS_PORT=str(taken.getsockname()[1])
+            idle_settings, ODS_FINAL_BAKUP="true", ODS_METRICS_PORT=str(listener.getsockname()[1])
         )
         run = await asyncio.to_thread(preloaded.run, *program, env=variables, seconds=20)
     assert run.returncode != 0  # the port is taken

@@ -1,0 +1,102 @@
+"""Amounts of the type `money`, which PostgreSQL writes and reads by the locale of a session."""
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from backups.backing_up import back_up
+from backups.copying import copy_contents
+from backups.layout import dump_of
+from backups.manifest import BackupRequest
+from backups.monitoring import Monitor
+from backups.restoring import restore
+from backups.snapshots import Database
+from backups.storage import BackupStore
+from embedded.postgres import _ENVIRONMENT
+from programs.postgres import client_address, client_environment, client_program
+from tests.servers import (
+    POSTGRES_VERSION,
+    product_server,
+    seeded_postgres,
+    server_folder,
+    service_dsn,
+    session,
+)
+
+pytestmark = pytest.mark.long
+
+LOCALE = "fr_CA.utf8"
+"""Where sessions have the locale C, its decimal comma separates thousands, and its `$` is known."""
+AMOUNTS = ["12.50", "99.99", "-7.25", "1234567.89"]
+EMPTY = ("restored", "copied", "restored_by_hand")
+
+
+@pytest.fixture
+def locales() -> Iterator[str]:
+    """A folder that has the locale."""
+    if not Path("/usr/share/i18n/locales/fr_CA").exists():
+        pytest.skip("apt-get install locales")
+    with server_folder() as folder:
+        folder.chmod(0o755)
+        localedef = "/usr/bin/localedef"
+        subprocess.run([localedef, "-i", "fr_CA", "-f", "UTF-8", str(folder / LOCALE)], check=True)  # noqa: S603
+        yield str(folder)
+
+
+@pytest.fixture
+async def databases(locales: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Database]]:
+    """`paid`, whose sessions have the locale, and empty ones, whose sessions have another."""
+    monkeypatch.setattr("embedded.postgres._ENVIRONMENT", _ENVIRONMENT | {"LOCPATH": locales})
+    async with seeded_postgres() as postgres:
+        async with session(service_dsn(postgres, "postgres")) as maintenance:
+            for name in ("paid", *EMPTY):
+                await maintenance.execute(f"CREATE DATABASE {name}")
+        async with session(service_dsn(postgres, "paid")) as inside:
+            await inside.execute(f"ALTER DATABASE paid SET lc_monetary TO '{LOCALE}'")
+            await inside.execute("CREATE TABLE paid (number int, amount money)")
+            rows = list(enumerate(AMOUNTS))
+            await inside.executemany("INSERT INTO paid VALUES ($1, $2::text::numeric::money)", rows)
+        server = product_server(postgres)
+        yield {name: Database(server, name) for name in ("paid", *EMPTY)}
+        await server.close()
+
+
+async def amounts(database: Database) -> list[str]:
+    """What is in the database, with the digits that its clients read."""
+    async with session(database.server.dsn.replace("/postgres", f"/{database.name}")) as inside:
+        rows = await inside.fetch("SELECT amount::numeric::text AS digits FROM paid ORDER BY number")
+    return [row["digits"] for row in rows]
+
+
+def restore_by_hand(file: Path, database: Database) -> None:
+    """Run the command of docs/operations/backups.md."""
+    dsn = database.server.dsn
+    subprocess.run(  # noqa: S603 - PostgreSQL's own
+        [
+            client_program("pg_restore", int(POSTGRES_VERSION)),
+            *("--no-owner", "--no-privileges", "--exit-on-error"),
+            f"--dbname={client_address(dsn, database.name)}",
+            str(file),
+        ],
+        env={**client_environment(dsn, {}), "PGOPTIONS": "-c lc_monetary=C"},
+        check=True,
+    )
+
+
+async def test_amounts_are_the_same_when_a_database_is_restored_or_copied_into_another_locale(
+    databases: dict[str, Database],
+    folder: Path,
+    folder_store: BackupStore,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    paid = databases["paid"]
+    assert await amounts(paid) == AMOUNTS
+    made = await back_up(paid, folder_store, wanted, monitor)
+    await restore(folder_store, made, databases["restored"], monitor)
+    await copy_contents(paid, databases["copied"], monitor)
+    restore_by_hand(folder / dump_of(wanted.key, encrypted=False), databases["restored_by_hand"])
+    for name in EMPTY:
+        assert await amounts(databases[name]) == AMOUNTS, name
