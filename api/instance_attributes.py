@@ -28,27 +28,27 @@ _CONTEXTS: dict[str, Any] = {
 }
 
 
-class _AttributesBody(BaseModel):
-    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
-    contexts: list[dict[str, str]] | None = Field(
-        None,
-        json_schema_extra={"anyOf": [_CONTEXTS, {"type": "null"}]},
-        description="By these the ODS/API chooses it; no other instance has the same key and value.",
-    )
+_CHOSEN_BY = "By these the ODS/API chooses it; no other instance has the same key and value."
 
 
-class NewAttributesBody(_AttributesBody):
+class NewAttributesBody(BaseModel):
     """The documentation of the attributes in the body of a request for a new instance."""
 
+    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
+    contexts: list[dict[str, str]] | None = Field(
+        None, json_schema_extra={"anyOf": [_CONTEXTS, {"type": "null"}]}, description=_CHOSEN_BY
+    )
     protected: bool | None = Field(None, description="Whether its data can be neither deleted nor replaced.")
     labels: dict[str, str] | None = Field(
         None, max_length=MAX_LABELS, description="Keys and values as labels of Kubernetes have them."
     )
 
 
-class _ChangedAttributesBody(_AttributesBody):
+class _ChangedAttributesBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
+    contexts: list[dict[str, str]] = Field([], json_schema_extra=_CONTEXTS, description=_CHOSEN_BY)
     protected: bool = Field(False, description="Whether its data can be neither deleted nor replaced.")
     labels: dict[str, str | None] | None = Field(
         None, description="Labels to set, and with null those to remove. Null for the object removes all."
@@ -74,7 +74,10 @@ class AttributesReader:
         return self._read({name: value for name in ATTRIBUTES if (value := self._body.get(name)) is not None})
 
     def changes(self) -> AttributeChanges:
-        """Those that are changed, as by a merge patch (RFC 7396): null removes what is there."""
+        """Those that are changed, as by a merge patch (RFC 7396): null removes what is there.
+
+        Not so contexts, without which the ODS/API does not find the instance.
+        """
         self.errors |= unknown_members(self._body, ATTRIBUTES)
         given = {name: self._body[name] for name in ATTRIBUTES if name in self._body}
         return self._read(given, removable=True)
@@ -106,10 +109,8 @@ class AttributesReader:
 
     def _contexts(self, items: object) -> dict[str, str]:
         """The value for each key."""
-        if items is None:
-            return {}
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            self.errors["Contexts"] = ["'Contexts' must be a list of objects."]
+            self.errors["Contexts"] = ["'Contexts' must be a list of objects; [] is none."]
             return {}
         if len(items) > MAX_CONTEXTS:
             self.errors["Contexts"] = [

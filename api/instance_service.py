@@ -35,7 +35,7 @@ from api.http.parsing import (
     documented_list,
     unknown_members,
 )
-from api.http.problems import ProblemError, pascal
+from api.http.problems import ProblemError, in_words, pascal
 from api.instance_attributes import ATTRIBUTES, AttributesReader, LabelFilterDep, NewAttributesBody
 from api.instance_origins import (
     OriginBody,
@@ -101,8 +101,8 @@ class _ResetInstanceBody(OriginBody):
 
 
 class _UndoneResetBody(BaseModel):
-    database: str | None = Field(
-        None,
+    database: str = Field(
+        "",
         description="The name in the trash of the database that comes back, as `GET /v2/trash` tells it;"
         " without it, the one that was replaced last.",
     )
@@ -173,7 +173,13 @@ class CreateRequestReader:
 
 
 async def _managed_create_request(body: JsonObject) -> CreateRequest:
-    return _valid_request(body, template_origin(body.get("databaseTemplate"), list(Template)), {})
+    elsewhere = (*ATTRIBUTES, "copyOf", "mode", "backupId")
+    errors = {
+        pascal(name): [f"'{in_words(pascal(name))}' is set by POST /v2/dbInstances, not by this request."]
+        for name in elsewhere
+        if body.get(name) is not None
+    }
+    return _valid_request(body, template_origin(body.get("databaseTemplate"), list(Template)), errors)
 
 
 CreateRequestReaderDep = Annotated[CreateRequestReader, Depends()]
@@ -377,8 +383,10 @@ class InstanceService:
         self._audit.instance = instance_id
         database = body.get("database")
         errors = unknown_members(body, ("database",))
-        if database is not None and not isinstance(database, str):
-            errors["Database"] = ["'Database' must be text."]
+        if "database" in body and not isinstance(database, str):
+            errors["Database"] = [
+                "'Database' must be text. Without it, the one that was replaced last comes back."
+            ]
         if errors:
             await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
             require_valid(errors)

@@ -8,6 +8,7 @@ interpreter's lock.
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -187,7 +188,7 @@ def parsed_json(body: bytes) -> Properties[Any]:
     """The properties of the JSON object that `body` is.
 
     Raises:
-        ProblemError: 400, it is none, or it has too many values.
+        ProblemError: 400, it is none, it has too many values, or a member twice.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise ProblemError(
@@ -196,12 +197,32 @@ def parsed_json(body: bytes) -> Properties[Any]:
             detail=f"Send at most {_MOST_VALUES:,} commas and opening brackets, those in texts included.",
         )
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, parse_int=_integer)
+        value = json.loads(
+            body, parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_distinct
+        )
     except (ValueError, RecursionError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not well-formed JSON") from None
     if not isinstance(value, dict | None):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body must be a JSON object")
+    _distinct([(name.lower(), None) for name in value or {}])
     return Properties(value or {})
+
+
+def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of an object. Of one that is there twice, the first would count for nothing.
+
+    Raises:
+        ProblemError: 400, there is one.
+    """
+    distinct = dict(members)
+    if len(distinct) < len(members):
+        twice, _ = Counter(name for name, _ in members).most_common(1)[0]
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "The body has a member twice",
+            detail=f"Send '{shown_name(twice)}' once, in one case of letters.",
+        )
+    return distinct
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -52,6 +52,31 @@ async def test_form_is_refused_when_it_has_too_many_fields(
     assert_problem(answer, 400, "The form has too many fields", "Send at most 20 fields.")
 
 
+@pytest.mark.parametrize(
+    ("body", "twice"),
+    [
+        ('{"name": "One", "name": "Two", "databaseTemplate": "Minimal"}', "name"),
+        (
+            '{"name": "One", "databaseTemplate": "Minimal", "protected": true, "Protected": false}',
+            "protected",
+        ),
+        ('{"name": "One", "databaseTemplate": "Minimal", "labels": {"a": "1", "a": "2"}}', "a"),
+    ],
+)
+async def test_json_is_refused_when_it_has_a_member_twice(
+    idle_api: httpx.AsyncClient, body: str, twice: str
+) -> None:
+    answer = await idle_api.post(INSTANCES, content=body, headers=JSON)
+    assert_problem(
+        answer, 400, "The body has a member twice", f"Send '{twice}' once, in one case of letters."
+    )
+
+
+def test_labels_may_differ_in_case_alone() -> None:
+    labels = {"District": "1", "district": "2"}
+    assert parsed_json(json.dumps({"labels": labels}).encode())["labels"] == labels
+
+
 async def test_json_is_refused_when_it_is_larger_than_the_setting_says(
     idle_settings: Settings, idle_api: httpx.AsyncClient
 ) -> None:

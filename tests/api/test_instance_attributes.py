@@ -104,10 +104,8 @@ async def test_names_of_members_match_in_any_case_when_attributes_are_sent(api: 
     assert (await change(api, instance_id, Protected=False)).json()["protected"] is False
 
 
-async def test_manage_neither_takes_nor_shows_attributes_when_an_instance_is_requested_there(
-    api: httpx.AsyncClient,
-) -> None:
-    body = {"name": "Of manage", "databaseTemplate": "Minimal", "protected": True, "labels": "none", "x": 1}
+async def test_manage_shows_no_attributes_when_an_instance_is_requested_there(api: httpx.AsyncClient) -> None:
+    body = {"name": "Of manage", "databaseTemplate": "Minimal", "x": 1}
     answer = await api.post(MANAGE, json=body)
     assert answer.status_code == 202
     assert len(answer.json()) == 9
@@ -134,8 +132,8 @@ async def test_manage_neither_takes_nor_shows_attributes_when_an_instance_is_req
             {"Labels": ["'Labels' must be 20 labels or fewer: there are 21."]},
         ),
         ({"labels": {"a": 5}}, {"Labels": ["The value of the label 'a' must be text."]}),
-        ({"contexts": {"a": "b"}}, {"Contexts": ["'Contexts' must be a list of objects."]}),
-        ({"contexts": ["a"]}, {"Contexts": ["'Contexts' must be a list of objects."]}),
+        ({"contexts": {"a": "b"}}, {"Contexts": ["'Contexts' must be a list of objects; [] is none."]}),
+        ({"contexts": ["a"]}, {"Contexts": ["'Contexts' must be a list of objects; [] is none."]}),
         (
             {"contexts": [context(f"k{number}", "v") for number in range(21)]},
             {"Contexts": ["'Contexts' must be 20 contexts or fewer: there are 21."]},
@@ -239,8 +237,19 @@ async def test_attributes_are_removed_when_null_is_sent(api: httpx.AsyncClient) 
         api, protected=True, description="d", labels=LABELS, contexts=contexts(k="gone")
     )
     assert faults_of(await change(api, instance_id, protected=None))
-    assert (await change(api, instance_id, description=None, labels=None, contexts=None)).status_code == 200
-    assert await attributes_of(api, instance_id) == NOTHING | {"protected": True}
+    assert (await change(api, instance_id, description=None, labels=None)).status_code == 200
+    kept = {"protected": True, "contexts": contexts(k="gone")}
+    assert await attributes_of(api, instance_id) == NOTHING | kept
+
+
+async def test_contexts_are_removed_only_when_an_empty_list_is_sent(api: httpx.AsyncClient) -> None:
+    """Null is what a program sends that has read nothing; without contexts, the ODS/API finds no instance."""
+    instance_id = await created(api, contexts=contexts(k="gone"))
+    assert faults_of(await change(api, instance_id, contexts=None)) == {
+        "Contexts": ["'Contexts' must be a list of objects; [] is none."]
+    }
+    assert (await change(api, instance_id, contexts=[])).status_code == 200
+    assert await attributes_of(api, instance_id) == NOTHING
 
 
 async def test_labels_are_refused_when_they_would_be_more_than_twenty(api: httpx.AsyncClient) -> None:

@@ -53,6 +53,41 @@ async def test_request_is_accepted_at_the_address_of_this_surface_when_it_is_val
     assert (await api.get(f"/v2/jobs/CreateInstanceJob-{number}-1")).json()["status"] == "Pending"
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("protected", True),
+        ("labels", {"district": "255901"}),
+        ("contexts", [{"contextKey": "schoolYear", "contextValue": "2027"}]),
+        ("description", "of the pilot"),
+        ("copyOf", 1),
+        ("mode", "closed"),
+        ("backupId", "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12"),
+    ],
+)
+async def test_request_is_refused_when_it_has_what_this_surface_would_ignore(
+    api: httpx.AsyncClient, member: str, value: object
+) -> None:
+    new = {"name": "Managed", "databaseTemplate": "Sample"}
+    refused = await api.post(MANAGE, json={**new, member: value})
+    assert refused.status_code == 400
+    (reason,) = refused.json()["errors"][f"{member[0].upper()}{member[1:]}"]
+    assert "is set by POST /v2/dbInstances, not by this request." in reason
+    assert (await api.get(MANAGE)).json() == []
+    assert (await api.post(MANAGE, json={**new, member: None, "tenantId": 1})).status_code == 202
+
+
+async def test_rename_is_refused_when_it_has_attributes_that_it_would_not_change(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Managed")
+    refused = await api.put(f"{MANAGE}/{job.instance_id}", json={"name": "Another", "protected": True})
+    assert refused.json()["errors"] == {
+        "Protected": ["PUT only renames an instance. PATCH changes 'protected'."]
+    }
+    assert (await api.get(f"{MANAGE}/{job.instance_id}")).json()["name"] == "Managed"
+
+
 @pytest.mark.parametrize("state", WORDS)
 async def test_status_is_told_in_the_words_of_this_surface_when_the_instance_is_in_any_state(
     api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, state: str

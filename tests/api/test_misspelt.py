@@ -100,6 +100,18 @@ async def test_member_is_named_when_a_request_for_many_has_none_of_that_name(
     assert len((await api.get("/v2/dbInstances")).json()) == 1
 
 
+async def test_reset_is_not_undone_when_null_stands_for_the_database_that_comes_back(
+    api: httpx.AsyncClient, tenant: Tenant, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    answer = await api.post(f"/v2/dbInstances/{job.instance_id}/reset/undo", json={"database": None})
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == {
+        "Database": ["'Database' must be text. Without it, the one that was replaced last comes back."]
+    }
+    assert job.job_id == await last_job(tenant, job.instance_id)
+
+
 @pytest.mark.parametrize(
     ("state", "path"),
     [
