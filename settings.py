@@ -513,7 +513,9 @@ class ServiceSettings(BaseSettings):
     )
 
     instance_management: bool = Field(
-        default=True, description="Whether instances can be managed; if not, their endpoints answer 400."
+        default=True,
+        description="Whether instances can be managed; if not, their endpoints answer 400, and the console"
+        " changes none.",
     )
     console: bool = Field(
         default=True, description="Whether the console, the page for operators, is served at `/console`."

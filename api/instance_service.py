@@ -54,7 +54,7 @@ from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
 from registry.instances.origins import FROM_TEMPLATE, Origin
 from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import Requested
-from registry.storage.errors import FieldErrors, require_valid
+from registry.storage.errors import FieldErrors, InvalidError, require_valid
 from registry.storage.listing import Page
 from registry.storage.models import DbInstance
 from registry.storage.unit_of_work import after_commit
@@ -255,6 +255,7 @@ class InstanceService:
         self._usage = usage
         self._dispatcher = dispatcher
         self._audit = audit
+        self._settings = settings
         self._templates = list(settings.template_databases)
 
     async def create(self, new: CreateRequest) -> Requested:
@@ -394,6 +395,19 @@ class InstanceService:
             instance_id,
             partial(self._instances.request_undo_reset, by=self._audit.client, database=database),
         )
+
+    async def require_may_delete_behind(self, ods_instance_id: int) -> None:
+        """Refuse to delete an instance by its ODS instance where instances are not managed.
+
+        Raises:
+            InvalidError: the ODS instance is an instance's.
+        """
+        if self._settings.instance_management:
+            return
+        if await self._queries.instance_behind(ods_instance_id) is not None:
+            raise InvalidError(
+                {"Id": ["It is an instance's, whose management has been disabled on application settings."]}
+            )
 
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:
         """Make a `request` of the instance store that needs nothing but the id, and start its job."""

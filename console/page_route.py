@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 
 from api.http import problems
 from api.http.problems import ProblemError
+from api.instance_service import require_instance_management
 from api.middleware import shedding
 from api.middleware.audit import READING
 from console.addresses import ROOT, page_url
@@ -55,16 +56,18 @@ def page_router() -> APIRouter:
     return APIRouter(prefix=ROOT, route_class=PageRoute)
 
 
-def signed_in_router() -> APIRouter:
+def signed_in_router(*, manages_instances: bool = False) -> APIRouter:
     """A router for pages of clients that are signed in; what is no reading, of those that may act.
 
     What these endpoints depend on is that of the tenant which the client has signed in to.
+
+    Args:
+        manages_instances: whether they are refused where `ODS_INSTANCE_MANAGEMENT` is off.
     """
-    return APIRouter(
-        prefix=ROOT,
-        route_class=PageRoute,
-        dependencies=[Depends(_admit), Depends(_require_permission), Depends(_attend)],
-    )
+    dependencies = [Depends(_admit), Depends(_require_permission), Depends(_attend)]
+    if manages_instances:
+        dependencies.append(Depends(require_instance_management))
+    return APIRouter(prefix=ROOT, route_class=PageRoute, dependencies=dependencies)
 
 
 class PageRoute(APIRoute):

@@ -19,6 +19,7 @@ from api.http.parsing import (
     whole_number,
 )
 from api.http.problems import found
+from api.idempotency import OF_ADMIN_API, JobRoute
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import ContextAnswer
 from api.security.tokens import bearer_token
@@ -28,7 +29,10 @@ from registry.ods_instances.parts import CONTEXT, ContextDraft
 from registry.storage.listing import Page
 
 router = APIRouter(
-    prefix="/v2/odsInstanceContexts", tags=["OdsInstanceContexts"], dependencies=[Depends(bearer_token)]
+    prefix="/v2/odsInstanceContexts",
+    tags=["OdsInstanceContexts"],
+    dependencies=[Depends(bearer_token), OF_ADMIN_API],
+    route_class=JobRoute,
 )
 
 _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)

@@ -143,6 +143,7 @@ async def delete_ods_instance(
     audit: AuditContextDep,
 ) -> Done:
     """Remove the ODS instance; if this service made its database, its instance is deleted, too."""
+    await service.require_may_delete_behind(instance_id)
     await final_backups.require_possible_behind(instance_id)
     requested = await ods_instances.delete(instance_id, audit.client)
     if requested is not None:

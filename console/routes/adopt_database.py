@@ -12,7 +12,7 @@ from console.session import ACTING
 from console.views.instance import InstanceId
 from settings import MAX_DATABASE_NAME_BYTES
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 _Database = Annotated[str | None, Query(min_length=1, max_length=MAX_DATABASE_NAME_BYTES)]
 

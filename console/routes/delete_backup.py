@@ -12,7 +12,7 @@ from console.page_route import signed_in_router
 from console.session import ActingDep
 from console.views.backups import BackupPage, BackupsViewDep
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 
 @router.get("/backups/{backup_id}/delete")

@@ -17,7 +17,7 @@ from console.texts import t
 from console.views.delete_instances import DeletionPage, DeletionViewDep, request_of
 from console.views.instance import InstanceId
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 _FIELDS = {"Id": ""}
 

@@ -11,7 +11,7 @@ from console.page_route import signed_in_router
 from console.session import ACTING
 from console.views.instance import InstanceId, InstanceView, InstanceViewDep
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 
 @router.get("/instances/{instance_id}/snapshots/{snapshot_id}/delete", dependencies=[ACTING])

@@ -15,7 +15,7 @@ from console.texts import t
 from console.views.instance import InstanceHead, InstanceId, InstanceViewDep
 from console.views.key_values import contexts_of, labels_of, text_of
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 _FIELDS = {
     "Protected": "protected",

@@ -16,7 +16,7 @@ from console.session import ActingDep
 from console.views.new_instance import FIELDS, NewInstanceViewDep
 from console.views.origins import DryRun, OriginView, OriginViewDep, chosen_errors, chosen_plan
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 
 @router.get("/instances/new")

@@ -16,7 +16,7 @@ from console.views.delete_instances import DeletionPage, DeletionViewDep
 from console.views.instance import InstanceId
 from registry.instances.status import Operation
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 _FINAL_BACKUP = "final_backup"
 _FIELDS = {"FinalBackup": _FINAL_BACKUP}

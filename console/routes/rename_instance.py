@@ -13,7 +13,7 @@ from console.session import ActingDep
 from console.views.instance import InstanceId, InstanceViewDep
 from registry.storage.models import DbInstance
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 _FIELDS = {"Name": "name"}
 

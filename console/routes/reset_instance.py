@@ -16,7 +16,7 @@ from console.views.instance import InstanceId
 from console.views.origins import ORIGIN_FIELDS, DryRun, chosen_errors
 from console.views.reset_instance import ResetPage, ResetViewDep
 
-router = signed_in_router()
+router = signed_in_router(manages_instances=True)
 
 
 @router.get("/instances/{instance_id}/reset")

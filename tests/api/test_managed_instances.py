@@ -242,6 +242,25 @@ async def test_every_request_is_refused_when_the_feature_is_switched_off(
     assert "disabled on application settings" in message
 
 
+async def test_instance_is_not_deleted_by_its_ods_instance_when_the_feature_is_switched_off(
+    settings: Settings, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Managed")
+    other = await rows.fetchval(
+        "INSERT INTO dbo.odsinstances (name, instancetype, connectionstring) VALUES ('Other', 'ODS', 'x')"
+        " RETURNING odsinstanceid"
+    )
+    unmanaged = settings.model_copy(update={"instance_management": False})
+    async with running(unmanaged, NOBODY) as app, client_of(app, headers=bearer(unmanaged)) as client:
+        refused = await client.delete(f"/v2/odsInstances/{job.ods_instance_id}")
+        assert refused.status_code == 400
+        assert refused.json()["errors"] == {
+            "Id": ["It is an instance's, whose management has been disabled on application settings."]
+        }
+        assert (await client.delete(f"/v2/odsInstances/{other}")).status_code == 200
+    assert await rows.fetchval("SELECT status FROM adminapi.dbinstances") == "Completed"
+
+
 @pytest.fixture(scope="module")
 async def switched_off(idle_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an API that does not manage instances."""

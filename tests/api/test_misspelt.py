@@ -288,6 +288,18 @@ async def test_every_change_that_this_service_alone_has_refuses_unknown_paramete
                 assert list(answer.json()["errors"]) == [named], (verb, path, query)
 
 
+async def test_every_change_without_a_dry_run_refuses_one(
+    idle_app: FastAPI, idle_api: httpx.AsyncClient
+) -> None:
+    changes = [(verb, path) for verb, path, known in changes_of(idle_app) if "dryRun" not in known]
+    changes = [(verb, path) for verb, path in changes if not path.startswith("/connect/")]
+    assert len(changes) > 25
+    for verb, path in changes:
+        answer = await idle_api.request(verb, f"{re.sub('{.*?}', '1', path)}?dryRun=true", json={})
+        assert answer.status_code == 400, (verb, path)
+        assert list(answer.json()["errors"]) == ["DryRun"], (verb, path)
+
+
 async def test_every_change_refuses_a_parameter_that_is_given_twice(
     idle_app: FastAPI, idle_api: httpx.AsyncClient
 ) -> None:

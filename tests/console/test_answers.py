@@ -8,8 +8,10 @@ from time import monotonic
 import asyncpg
 import httpx
 import pytest
+from fastapi.routing import iter_route_contexts
 
 from api.middleware import shedding
+from console.app import router
 from console.static_files import static_files
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
@@ -119,6 +121,28 @@ async def test_there_is_no_console_when_it_is_switched_off(settings: Settings, s
     async with serve(settings.model_copy(update={"console": False})) as server, visitor(server) as client:
         assert (await client.get("/console")).status_code == 404
         assert (await client.get("/", headers={"Accept": "text/html"})).status_code == 200
+
+
+async def test_nothing_of_an_instance_is_changed_when_instances_are_not_managed(
+    settings: Settings, clients: None, serve: Serve
+) -> None:
+    changes = [
+        re.sub("{.*?}", "1", str(route.path))
+        for route in iter_route_contexts(router.routes)
+        if "POST" in (route.methods or ())
+    ]
+    of_instances = [path for path in changes if re.match("/console/(instances|trash|backups)", path)]
+    assert len(of_instances) > 15
+    unmanaged = settings.model_copy(update={"instance_management": False})
+    async with serve(unmanaged) as server, visitor(server) as client:
+        await sign_in(client)
+        page = await client.get("/console/instances")
+        token = re.search(r'name="csrf" value="(\w+)"', page.text)
+        assert token
+        for path in of_instances:
+            answer = await client.post(path, data={"csrf": token[1]})
+            assert answer.status_code == 400, path
+            assert "disabled on application settings" in answer.text, path
 
 
 async def test_the_secret_of_a_session_is_not_in_the_registry_when_a_client_signs_in(
