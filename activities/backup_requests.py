@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from backups.manifest import RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
+from backups.manifest import MONETARY_LOCALE, RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
 from databases.change_sign import read_sign
 from databases.errors import DatabaseFaultError
 from databases.inner_rights import Rights, read_rights
@@ -18,7 +18,7 @@ _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""
 _ID = "backupId"
 _RIGHTS = "rights"
-_ADDED = {_ID, "instanceId", _RIGHTS, "locale", _SIGN, RECIPIENTS}
+_ADDED = {_ID, "instanceId", _RIGHTS, "locale", _SIGN, RECIPIENTS, MONETARY_LOCALE}
 """The members of a manifest's details that are not among those of the row."""
 
 

@@ -18,6 +18,7 @@ from backups.forms import Form, read_form, require_same_form
 from backups.layout import dump_of, manifest_of, marker_of
 from backups.manifest import (
     FORMAT_VERSION,
+    MONETARY_LOCALE,
     RECIPIENTS,
     BackupKey,
     BackupKind,
@@ -31,6 +32,7 @@ from backups.snapshots import Database, Snapshot, Table, snapshot
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, has_dump
 from databases.statements import fetch_rows
+from programs.postgres import READS_AS_WRITTEN
 
 _CLEANUP_SECONDS = 10
 _FACTS = """
@@ -207,7 +209,7 @@ async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]
 def _manifest(
     request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, recipients: Sequence[str]
 ) -> Manifest:
-    details = dict(request.details)
+    details = {**request.details, MONETARY_LOCALE: READS_AS_WRITTEN["lc_monetary"]}
     if recipients:
         details[RECIPIENTS] = [*sorted(set(recipients))]
     return Manifest(

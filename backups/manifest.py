@@ -25,6 +25,12 @@ RECIPIENTS = "recipients"
 It is there, and no field of the manifest, so that releases that do not know it read the manifest as well.
 """
 
+MONETARY_LOCALE = "monetaryLocale"
+"""The member of a backup's details that has the locale in which the dump has amounts of the type `money`.
+
+Without it, that is the one that the database had then. It is among the details as `RECIPIENTS` is.
+"""
+
 _Count = Annotated[int, Field(ge=0)]
 _STRICT = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
 
@@ -88,7 +94,7 @@ class BackupRequest:
         kind: why it is made.
         template: the template that the instance was made of; None if that is not known.
         details: contexts, labels, a description: what the caller wants to have back; nothing here reads it.
-            If the backup is encrypted, `RECIPIENTS` is added.
+            `MONETARY_LOCALE` is added, and `RECIPIENTS` if the backup is encrypted.
     """
 
     key: BackupKey

@@ -15,7 +15,7 @@ from backups.client_programs import ClientProgram, find_program, major
 from backups.encryption import decrypting
 from backups.errors import BackupFaultError, explained_by, translate_database_faults
 from backups.layout import dump_of
-from backups.manifest import Manifest
+from backups.manifest import MONETARY_LOCALE, Manifest
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import Database
 from backups.storage import BackupStore
@@ -98,7 +98,7 @@ async def restore(
                 explained_by(
                     partial(fetch_value, session, "SELECT 1"), partial(require_writes, database, dsn)
                 ),
-                _loading(program, dsn, database.name, flow, monitor) as running,
+                _loading(_pg_restore(program, dsn, database.name, manifest), flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):
                 await _feed(flow, running, chunks, manifest.size_bytes, monitor)
@@ -175,15 +175,19 @@ async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> 
     return program
 
 
+def _pg_restore(program: ClientProgram, dsn: str, database: str, manifest: Manifest) -> Command:
+    settings = SESSION_SETTINGS
+    if (
+        MONETARY_LOCALE not in manifest.details
+    ):  # it is the database's, which the server most likely has still
+        settings = {name: value for name, value in settings.items() if name not in READS_AS_WRITTEN}
+    address = f"--dbname={client_address(dsn, database, program_name('pg_restore', database))}"
+    return Command("pg_restore", (program.path, *OPTIONS, address), client_environment(dsn, settings))
+
+
 @asynccontextmanager
-async def _loading(
-    program: ClientProgram, dsn: str, database: str, flow: Channel, monitor: Monitor
-) -> AsyncIterator[Process]:
+async def _loading(command: Command, flow: Channel, monitor: Monitor) -> AsyncIterator[Process]:
     """pg_restore, which loads what the channel gives; at the end of the body it has ended, or is killed."""
-    application = program_name("pg_restore", database)
-    address = f"--dbname={client_address(dsn, database, application)}"
-    environment = client_environment(dsn, SESSION_SETTINGS)
-    command = Command("pg_restore", (program.path, *OPTIONS, address), environment)
     running = await process.start(command, monitor.log, stdin=flow.reading.fileno())
     flow.reading.close()
     try:

@@ -34,6 +34,11 @@ def console(
     stack = None if has_settings() else DataFolder(data_dir).running_stack()
     url = (api_url or (stack["api"]["url"] if stack else "")).rstrip("/")
     chosen = client or (stack["client"]["id"] if stack else None)
+    if stack and url != stack["api"]["url"]:
+        raise CommandError(
+            f"The stack in {data_dir} serves at {stack['api']['url']}; another API shall not see a link that"
+            f" signs in there. Unset ODS_API_URL, or set the settings of the installation at {url}."
+        )
     if not url or chosen is None:
         raise CommandError("Say with --api-url where the API is, and with --client which client signs in.")
 

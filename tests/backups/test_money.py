@@ -2,10 +2,12 @@
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backups import dumping
 from backups.backing_up import back_up
 from backups.copying import copy_contents
 from backups.layout import dump_of
@@ -100,3 +102,19 @@ async def test_amounts_are_the_same_when_a_database_is_restored_or_copied_into_a
     restore_by_hand(folder / dump_of(wanted.key, encrypted=False), databases["restored_by_hand"])
     for name in EMPTY:
         assert await amounts(databases[name]) == AMOUNTS, name
+
+
+async def test_amounts_are_the_same_when_an_earlier_release_has_dumped_them_in_the_locale_of_the_database(
+    databases: dict[str, Database],
+    folder_store: BackupStore,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paid, restored = databases["paid"], databases["restored"]
+    monkeypatch.setattr(dumping, "_SESSION_SETTINGS", {})
+    made = await back_up(paid, folder_store, wanted, monitor)
+    async with session(paid.server.dsn) as maintenance:
+        await maintenance.execute(f"ALTER DATABASE restored SET lc_monetary TO '{LOCALE}'")
+    await restore(folder_store, replace(made, details=wanted.details), restored, monitor)
+    assert await amounts(restored) == AMOUNTS

@@ -54,6 +54,14 @@ def test_the_command_says_so_when_there_is_no_such_client(ods: Ods, stack: DataF
     assert "No client has the id unknown" in run.stderr
 
 
+def test_no_link_of_the_stack_leads_to_another_api(ods: Ods, stack: DataFolder, browser: Path) -> None:
+    elsewhere = {"ODS_API_URL": "http://127.0.0.1:9", "BROWSER": f"{browser} %s"}
+    run = ods("console", "--data-dir", stack.path, **elsewhere)
+    assert run.returncode == 1
+    assert "another API shall not see a link" in " ".join(run.stderr.split())
+    assert not (browser.parent / "opened").exists()
+
+
 def test_the_command_says_so_when_no_stack_runs(ods: Ods, tmp_path: Path) -> None:
     run = ods("console", "--data-dir", tmp_path, BROWSER="false")
     assert run.returncode == 1
