@@ -177,9 +177,7 @@ async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> 
 
 def _pg_restore(program: ClientProgram, dsn: str, database: str, manifest: Manifest) -> Command:
     settings = SESSION_SETTINGS
-    if (
-        MONETARY_LOCALE not in manifest.details
-    ):  # it is the database's, which the server most likely has still
+    if MONETARY_LOCALE not in manifest.details:  # that of the database, which most likely has it still
         settings = {name: value for name, value in settings.items() if name not in READS_AS_WRITTEN}
     address = f"--dbname={client_address(dsn, database, program_name('pg_restore', database))}"
     return Command("pg_restore", (program.path, *OPTIONS, address), client_environment(dsn, settings))
