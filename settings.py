@@ -948,7 +948,7 @@ def load_settings(*, tenants_needed: bool = True) -> AnySettings:
     Raises:
         InvalidSettingsError: naming each variable that is missing or has an unusable value.
     """
-    several = not os.environ.keys().isdisjoint({"ODS_TENANTS", "ODS_TENANTS_FILE"})
+    several = not os.environ.keys().isdisjoint(variables_of("tenants"))
     settings = MultiTenantSettings.load() if several else Settings.load()
     if tenants_needed and not settings.tenants:
         raise InvalidSettingsError(f"{_variable('tenants')}: must name at least one tenant")

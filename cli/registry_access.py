@@ -17,9 +17,16 @@ from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from registry.rights.missing import MissingRightsError
 from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, AnySettings, InvalidSettingsError, Settings, load_settings
+from settings import (
+    DEFAULT_TENANT,
+    AnySettings,
+    InvalidSettingsError,
+    Settings,
+    load_settings,
+    variables_of,
+)
 
-_SETTINGS = ("ODS_ADMIN_DSN", "ODS_TENANTS")
+_SETTINGS = variables_of("admin_dsn") | variables_of("tenants")
 _UNDEFINED = {"42P01", "42703"}
 
 
@@ -52,7 +59,8 @@ class RegistryAccess:
                 used, or none says which tenant.
         """
         if has_settings():
-            require_no_folder(data_dir, f"{' or '.join(_SETTINGS)} another installation")
+            given = sorted(_SETTINGS & os.environ.keys())
+            require_no_folder(data_dir, f"{' and '.join(given)} another installation")
             settings = settings_of_environment()
             tenant = _tenant(settings)
             own = settings.tenants[tenant]
@@ -94,8 +102,8 @@ class RegistryAccess:
 
 
 def has_settings() -> bool:
-    """Whether the environment has the settings of an installation."""
-    return any(name in os.environ for name in _SETTINGS)
+    """Whether the environment has the settings of an installation, or names files that hold them."""
+    return not _SETTINGS.isdisjoint(os.environ)
 
 
 def settings_of_environment() -> AnySettings:

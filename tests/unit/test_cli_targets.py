@@ -1,14 +1,24 @@
 """A command works on the installation that its words name; if two are named, on none."""
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.api_access import connect
 from cli.options import DEFAULT_DATA_DIR
-from cli.registry_access import RegistryAccess
+from cli.registry_access import RegistryAccess, has_settings
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
+
+STACK = {
+    "api": {"url": "http://127.0.0.1:8000"},
+    "client": {"id": "demo", "secret": "of the stack"},
+    "postgres": {"admin_dsn": "postgresql://stack", "master_dsn": "postgresql://stack"},
+}
+INSTALLATION = ("ODS_ADMIN_DSN", "ODS_ADMIN_DSN_FILE", "ODS_TENANTS", "ODS_TENANTS_FILE")
 
 
 def test_no_api_is_called_when_the_folder_names_another_one(tmp_path: Path) -> None:
@@ -18,17 +28,53 @@ def test_no_api_is_called_when_the_folder_names_another_one(tmp_path: Path) -> N
 
 
 def test_secret_of_the_stack_here_is_kept_when_another_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    stack = {"api": {"url": "http://127.0.0.1:8000"}, "client": {"id": "demo", "secret": "of the stack"}}
-    monkeypatch.setattr(DataFolder, "running_stack", lambda _: stack)
+    monkeypatch.setattr(DataFolder, "running_stack", lambda _: STACK)
     for name in ("ODS_CLIENT_ID", "ODS_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(CommandError, match=r"to those of a client of http://127\.0\.0\.1:1"):
         connect("http://127.0.0.1:1", DEFAULT_DATA_DIR)
 
 
-def test_no_registry_is_used_when_the_folder_names_another_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that runs in each folder, beside an environment without settings."""
+    monkeypatch.setattr(DataFolder, "running_stack", lambda _: STACK)
+    for name in [name for name in os.environ if name.startswith("ODS_")]:
+        monkeypatch.delenv(name)
+
+
+def give(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], name: str, folder: Path) -> str:
+    """Set the settings of another installation, `name` among them; returns its registry's DSN."""
+    dsn: str = values["admin_dsn"]
+    service = {"encryption_key", "token_signing_key"}
+    own = {key: value for key, value in values.items() if key not in service}
+    if "TENANTS" in name:
+        monkeypatch.setenv("ODS_TENANT", "district1")
+    given = json.dumps({"district1": own}) if "TENANTS" in name else dsn
+    others = service if "TENANTS" in name else values.keys() - {"admin_dsn"}
+    if name.endswith("_FILE"):
+        (folder / "value").write_text(given)
+        given = str(folder / "value")
+    for variable, value in {name: given, **{f"ODS_{key.upper()}": values[key] for key in others}}.items():
+        monkeypatch.setenv(variable, value)
+    return dsn
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("name", INSTALLATION)
+def test_installation_of_the_settings_is_meant_when_a_stack_runs_here(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("ODS_ADMIN_DSN", "postgresql://u:p@127.0.0.1:1/d")
-    with pytest.raises(CommandError, match=r"--data-dir names the stack in .*, but ODS_ADMIN_DSN"):
+    dsn = give(monkeypatch, values, name, tmp_path)
+    assert has_settings()
+    assert RegistryAccess.find(DEFAULT_DATA_DIR).dsn == dsn
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("name", INSTALLATION)
+def test_no_registry_is_used_when_the_folder_names_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv(name, "another")
+    with pytest.raises(CommandError, match=rf"--data-dir names the stack in .*, but {name} another"):
         RegistryAccess.find(tmp_path)
