@@ -55,6 +55,10 @@ _CHANGED = (
     "Another job of the instance {id} ({name}) has begun since its name was asked for. Nothing was done. Look"
     " at `ods job list --instance {id}`, then ask again."
 )
+_NOT_WITH_FILE = (
+    "With --from-csv, the file says all about each instance. Leave out the options that describe one, or make"
+    " them columns of the file."
+)
 CopyOf = Annotated[
     str | None,
     typer.Option(
@@ -102,7 +106,8 @@ def create(  # noqa: PLR0913 - a command line's options
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Create an instance for each line of the file, instead of one with NAME and options.",
+            help="Create an instance for each line of the file, which says all about it, instead of one with"
+            " NAME and options.",
             show_default=False,
         ),
     ] = None,
@@ -132,6 +137,9 @@ def create(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Create an instance, or those that a file describes."""
     if from_csv is not None and name is None:
+        options = (template, copy_of, mode, protected, label, context, description, backup)
+        if any(option is not None for option in options):
+            raise CommandError(_NOT_WITH_FILE)
         with connect(api_url, data_dir) as api:
             sheet = read_sheet(from_csv, api.id_named)
             rows = plan(api, sheet)

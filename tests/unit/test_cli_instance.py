@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,4 +222,30 @@ def test_new_name_is_refused_when_several_instances_are_to_come_back(api: _Api) 
 def test_there_is_no_name_to_ask_for_when_there_is_no_such_instance(api: _Api) -> None:
     answer = CliRunner().invoke(instance.app, ["purge", "8"], input="Grand Bend\n")
     assert "no instance 8" in str(answer.exception)
+    assert api.done == []
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["made", "dry run"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--protected"],
+        ["--unprotected"],
+        ["--template", "Sample"],
+        ["--copy-of", "7"],
+        ["--mode", "closed"],
+        ["--label", "pilot=yes"],
+        ["--context", "schoolYear=2027"],
+        ["--description", ""],
+        ["--backup", "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12"],
+    ],
+    ids=lambda option: option[0],
+)
+def test_no_file_is_read_when_an_option_says_what_only_its_lines_can(
+    api: _Api, option: list[str], dry: list[str], tmp_path: Path
+) -> None:
+    words = ["create", "--from-csv", str(tmp_path / "instances.csv"), *option, *dry]
+    answer = CliRunner().invoke(instance.app, words)
+    assert isinstance(answer.exception, CommandError)
+    assert "the file says all about each instance" in str(answer.exception)
     assert api.done == []
