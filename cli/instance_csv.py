@@ -245,13 +245,10 @@ def _pairs(column: str, given: Mapping[str, str], wrong: list[str]) -> dict[str,
     """The keys and values in a field, separated by semicolons; what is wrong is added to `wrong`."""
     texts = [text.strip() for text in given.get(column, "").split(_SEPARATOR) if text.strip()]
     try:
-        pairs = key_values(texts)
+        return key_values(texts)
     except CommandError as error:
         wrong.append(f"In the column {column}: {error}")
         return {}
-    if len(pairs) < len(texts):
-        wrong.append(f"In the column {column}: a key is there twice.")
-    return pairs
 
 
 def _doubled(lines: Sequence[Line]) -> Iterator[_Fault]:

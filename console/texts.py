@@ -265,6 +265,7 @@ _TEXTS = {
     "edit.heading": "Change {name}",
     "edit.protected": "Protected",
     "edit.button": "Save",
+    "labels.twice": "The key '{label}' is there twice. Give it once.",
     "edit.overtaken": "Another client has changed this since the page was opened. It is now: {now}. Nothing"
     " was saved. Save again to have what is typed here.",
     "edit.nothing": "nothing",

@@ -53,15 +53,15 @@ async def edit(
         errors = {name: [t("edit.overtaken", now=there[name] or t("edit.nothing"))] for name in overtaken}
         state = FormState({**form, **_as_shown(there)}, errors)
         return _page(request, head, state, HTTPStatus.CONFLICT)
-    of_form = {
-        "protected": form.get("protected") == "true",
-        "description": form.get("description", "").strip() or None,
-        "labels": labels_of(form.get("labels", ""), head.row.labels or {}),
-        "contexts": contexts_of(form.get("contexts", "")),
-    }
-    body = Properties({name: of_form[name] for name in changed})
     try:
+        of_form = {
+            "protected": form.get("protected") == "true",
+            "description": form.get("description", "").strip() or None,
+            "labels": labels_of(form.get("labels", ""), head.row.labels or {}),
+            "contexts": contexts_of(form.get("contexts", "")),
+        }
         if changed:
+            body = Properties({name: of_form[name] for name in changed})
             await service.change_attributes(instance_id, body)
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, _FIELDS)

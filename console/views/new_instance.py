@@ -1,6 +1,7 @@
 """What the page *New instance* shows, and the request for an instance that its form makes."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -8,9 +9,11 @@ from fastapi import Depends
 from api.bulk_service import BulkServiceDep
 from api.dependencies import ServerLooksDep
 from api.http.parsing import Properties
+from api.schemas.plans import Plan
 from console.views.key_values import contexts_of, labels_of
 from console.views.origins import ORIGIN_FIELDS, DryRun, OriginViewDep
 from registry.instances.naming import database_name, name_errors
+from registry.storage.errors import InvalidError
 from tenants.drift.findings import Drift, DriftKind
 
 FIELDS = {
@@ -38,7 +41,11 @@ class NewInstanceView:
         self._origins = origins
 
     async def request(self, form: Mapping[str, str]) -> Properties[Any]:
-        """The body that the API would be sent for the same instance."""
+        """The body that the API would be sent for the same instance.
+
+        Raises:
+            InvalidError: the labels cannot be read.
+        """
         body: dict[str, Any] = {
             "name": form.get("name", ""),
             "description": form.get("description", "").strip() or None,
@@ -50,7 +57,11 @@ class NewInstanceView:
 
     async def plan(self, form: Mapping[str, str]) -> DryRun:
         """What the request would do."""
-        plan = await self._bulk.plan_create(await self.request(form))
+        try:
+            plan = await self._bulk.plan_create(await self.request(form))
+        except InvalidError as refusal:
+            status = HTTPStatus.BAD_REQUEST
+            plan = Plan(status=status, errors=refusal.errors, instances=[], size_bytes=None, free_bytes=None)
         planned = [job.database_name for job in plan.instances if job.database_name]
         database = planned[0] if planned else self._database(form)
         return DryRun(plan, database, self._in_the_way(database), await self._origins.source_of(plan))

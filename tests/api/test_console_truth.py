@@ -1,4 +1,4 @@
-"""Pages of the console say what is so of databases that are not an instance's own."""
+"""Pages of the console say what is so: of databases that are not an instance's own, and of labels."""
 
 import re
 from collections.abc import AsyncIterator
@@ -155,3 +155,28 @@ async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_
     assert "It can be created." in read(await browser.post(path, data=typed | {"name": f"{name} b"}))
     card = drift[drift.index(in_the_way) :]
     assert "then leave it alone, and choose another name. If nothing uses it, and its data" in card
+
+
+async def test_labels_are_refused_when_a_key_is_typed_twice(
+    browser: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", name)
+    edit = f"/console/instances/{job.instance_id}/edit"
+    token = csrf_of(await browser.get("/console/instances/new"))
+    typed = {"csrf": token, "labels": "backup=weekly\nbackup=never"}
+    new = typed | {"origin": "template", "template": "Minimal", "name": f"{name} b"}
+    plan = await browser.post("/console/instances/new/plan", data=new)
+    refused = [
+        await browser.post("/console/instances/new", data=new),
+        await browser.post(edit, data=typed | {"description": "changed as well"}),
+    ]
+    assert "It can be created." not in read(plan)
+    assert [page.status_code for page in refused] == [400, 400]
+    for page in (plan, *refused):
+        assert "The key 'backup' is there twice. Give it once." in unescape(page.text)
+    assert "backup=never" in refused[1].text
+    listed = await shown(browser, "/instances")
+    assert (name in listed, f"{name} b" in listed) == (True, False)
+    there = await shown(browser, f"/instances/{job.instance_id}")
+    assert "never" not in there
+    assert "changed as well" not in there

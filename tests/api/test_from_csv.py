@@ -171,7 +171,16 @@ async def test_everything_that_is_wrong_is_told_with_its_line_and_nothing_made(
     rows: asyncpg.Connection, tmp_path: Path
 ) -> None:
     assert (await ran(sheet(tmp_path, "name", "Taken"))).exit_code == 0
-    lines = ["Fine,,", "a!,,", "Taken,,", "b,oops,", "c", "d,,perhaps", *(f"n {it},," for it in range(20))]
+    lines = [
+        "Fine,,",
+        "a!,,",
+        "Taken,,",
+        "b,oops,",
+        "c",
+        "d,,perhaps",
+        "e,a=1;b=;a=2,",
+        *(f"n {it},," for it in range(20)),
+    ]
     answer = await ran(sheet(tmp_path, "name,labels,protected", *lines, "Fine,,", "Template,,"))
 
     assert isinstance(answer.exception, CommandError)
@@ -182,11 +191,13 @@ async def test_everything_that_is_wrong_is_told_with_its_line_and_nothing_made(
         "line 5",
         "line 6",
         "line 7",
-        "line 28",
+        "line 8",
+        "line 29",
     ]
     assert told[0] == "line 3: 'Name' must contain only letters, numbers, spaces and underscores."
     assert told[1] == "line 4: An instance named 'Taken' already exists. Choose another name."
-    assert told[5] == "line 28: The name 'Fine' is that of line 2 as well."
+    assert told[5] == "line 8: In the column labels: The key 'a' is there twice. Give it once."
+    assert told[6] == "line 29: The name 'Fine' is that of line 2 as well."
     assert await _names(rows) == ["Taken"]
 
 
