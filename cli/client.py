@@ -163,11 +163,13 @@ class AdminApi:
 
     def undo_reset(self, instance: int, database: str | None) -> Json:
         """Request that an instance gets a database back that was replaced: this one, or the last."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/reset/undo", json={"database": database})
+        named = {} if database is None else {"database": database}
+        return self._object("POST", f"/v2/dbInstances/{instance}/reset/undo", json=named)
 
     def undelete(self, instance: int, name: str | None) -> Json:
         """Request that an instance comes back from the trash, under another `name` if there is one."""
-        return self._object("POST", f"/v2/dbInstances/{instance}/undelete", json={"name": name})
+        named = {} if name is None else {"name": name}
+        return self._object("POST", f"/v2/dbInstances/{instance}/undelete", json=named)
 
     def trash(self) -> Iterator[Json]:
         """All instances in the trash."""
@@ -199,8 +201,9 @@ class AdminApi:
 
     def adopt(self, instance: int, name: str | None = None, *, earlier: bool = False) -> Json:
         """Hand that database over to the instance, with `earlier` also if another was published later."""
-        body = {"databaseName": name, **({"earlier": True} if earlier else {})}
-        return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json=body)
+        named: Json = {} if name is None else {"databaseName": name}
+        named |= {"earlier": True} if earlier else {}
+        return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json=named)
 
     def instance(self, instance: int) -> Json:
         """A live instance."""

@@ -15,9 +15,14 @@ from embedded.errors import CommandError
 class _Limited(BaseHTTPRequestHandler):
     refusals: list[str] = []  # noqa: RUF012 - set by each test
     tokens = 0
+    bodies: list[object] = []  # noqa: RUF012 - emptied before each test
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/connect/token":
+            _Limited.bodies.append(json.loads(body))
+            self._answer(202, {"id": 7}, {})
+            return
         _Limited.tokens += 1
         if self.refusals:
             pause = self.refusals.pop(0)
@@ -42,7 +47,7 @@ class _Limited(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api() -> Iterator[AdminApi]:
-    _Limited.tokens = 0
+    _Limited.tokens, _Limited.bodies = 0, []
     with ThreadingHTTPServer(("127.0.0.1", 0), _Limited) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         with AdminApi(f"http://127.0.0.1:{server.server_port}", "a-client", "a-secret") as api:
@@ -77,3 +82,12 @@ def test_nothing_is_listed_when_what_is_asked_for_is_empty(
     with pytest.raises(CommandError, match="asked for is empty"):
         api.jobs(1, status=[""])
     assert _Limited.tokens == 0
+
+
+def test_body_names_only_what_is_given_when_an_instance_or_its_database_comes_back(api: AdminApi) -> None:
+    for name in (None, "Grand Bend"):
+        api.undelete(7, name)
+        api.undo_reset(7, name)
+        api.adopt(7, name)
+    named = [{"name": "Grand Bend"}, {"database": "Grand Bend"}, {"databaseName": "Grand Bend"}]
+    assert _Limited.bodies == [{}, {}, {}, *named]
