@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, DataDir
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, DataDir, require_given
 from cli.output import say
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
@@ -17,6 +17,7 @@ def console(
         str | None,
         typer.Option(
             envvar="ODS_CLIENT_ID",
+            callback=require_given,
             help="Id of the client to sign in; by default the stack's own.",
             show_default=False,
         ),

@@ -536,8 +536,7 @@ def _origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:
         CommandError: there is no instance of the name that shall be copied.
     """
     named = _named_origin(api, given, copy_of)
-    is_named = copy_of is not None or given["databaseTemplate"] or given["backupId"]
-    return named if is_named else named | {"databaseTemplate": Template.MINIMAL}
+    return named if named.keys() - {"mode"} else named | {"databaseTemplate": Template.MINIMAL}
 
 
 def _named_origin(api: AdminApi, given: Json, copy_of: str | None) -> Json:

@@ -16,6 +16,18 @@ DEFAULT_TEMPORAL_UI_PORT = 8233
 _LOWEST_PORT = 1
 _HIGHEST_PORT = 65_535
 
+
+def require_given(parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """The value of an option; an empty one would count as none, and another service or client be meant.
+
+    Raises:
+        CommandError: it is empty.
+    """
+    if value == "":
+        raise CommandError(f"{parameter.opts[0]} is empty. Is a variable not set?")
+    return value
+
+
 DataDir = Annotated[Path, typer.Option(help="Folder of the stack.", file_okay=False)]
 ApiPort = Annotated[int, typer.Option(min=_LOWEST_PORT, max=_HIGHEST_PORT, help="Port of the API.")]
 TemporalPort = Annotated[int, typer.Option(min=_LOWEST_PORT, max=_HIGHEST_PORT, help="Port of Temporal.")]
@@ -51,13 +63,19 @@ ApiUrl = Annotated[
     str | None,
     typer.Option(
         envvar="ODS_API_URL",
+        callback=require_given,
         help="Address of the API (credentials: ODS_CLIENT_ID, ODS_CLIENT_SECRET); by default the stack's.",
         show_default=False,
     ),
 ]
 Tenant = Annotated[
     str | None,
-    typer.Option(envvar="ODS_TENANT", help="The tenant, where the API serves several.", show_default=False),
+    typer.Option(
+        envvar="ODS_TENANT",
+        callback=require_given,
+        help="The tenant, where the API serves several.",
+        show_default=False,
+    ),
 ]
 Ids = Annotated[bool, typer.Option("--ids", help="Print only ids, one in each line, for other commands.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

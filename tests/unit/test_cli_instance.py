@@ -38,6 +38,12 @@ class _Api:
     def instance(self, number: int) -> dict[str, Any]:
         return {"id": number, "deleteDropsDatabase": self.drops}
 
+    def create(self, name: str, _: None, attributes: dict[str, Any]) -> dict[str, Any]:
+        origins = ("databaseTemplate", "backupId", "copyOf")
+        words = [f"{key} {attributes[key]}" for key in origins if key in attributes]
+        self.done.append(" ".join(["create", name, *words]))
+        return {"id": 7}
+
     def delete(self, number: int) -> dict[str, Any]:
         self.done.append(f"delete {number}")
         return {"id": number, "purgeAfter": None}
@@ -249,3 +255,21 @@ def test_no_file_is_read_when_an_option_says_what_only_its_lines_can(
     assert isinstance(answer.exception, CommandError)
     assert "the file says all about each instance" in str(answer.exception)
     assert api.done == []
+
+
+@pytest.mark.parametrize(
+    ("options", "origin"),
+    [
+        ([], "databaseTemplate Minimal"),
+        (["--mode", "closed"], "databaseTemplate Minimal"),
+        (["--template", ""], "databaseTemplate "),
+        (["--backup", ""], "backupId "),
+        (["--copy-of", "Grand Bend"], "copyOf 7"),
+    ],
+    ids=str,
+)
+def test_instance_is_of_minimal_only_when_no_origin_is_named_for_it(
+    api: _Api, options: list[str], origin: str
+) -> None:
+    assert CliRunner().invoke(instance.app, ["create", "New", *options]).exit_code == 0
+    assert api.done == [f"create New {origin}"]

@@ -2,12 +2,16 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from cli import api_access
 from cli.api_access import connect
+from cli.main import _commands
 from cli.options import DEFAULT_DATA_DIR
 from cli.registry_access import RegistryAccess, has_settings
 from embedded.data_folder import DataFolder
@@ -78,3 +82,36 @@ def test_no_registry_is_used_when_the_folder_names_another_one(
     monkeypatch.setenv(name, "another")
     with pytest.raises(CommandError, match=rf"--data-dir names the stack in .*, but {name} another"):
         RegistryAccess.find(tmp_path)
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["instance", "list", "--api-url", ""], "--api-url"),
+        (["sweep", "--api-url", ""], "--api-url"),
+        (["console", "--api-url", ""], "--api-url"),
+        (["console", "--client", ""], "--client"),
+        (["--tenant", "", "instance", "list"], "--tenant"),
+        (["keys", "rotate", "--tenant", ""], "--tenant"),
+        (["grants", "--tenant", ""], "--tenant"),
+    ],
+    ids=str,
+)
+def test_no_installation_is_meant_when_an_option_is_empty(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], option: str
+) -> None:
+    monkeypatch.setenv("ODS_API_URL", "http://127.0.0.1:9")
+    answer = CliRunner().invoke(_commands, words)
+    assert isinstance(answer.exception, CommandError)
+    assert str(answer.exception) == f"{option} is empty. Is a variable not set?"
+
+
+@pytest.mark.usefixtures("stack")
+def test_stack_here_is_meant_when_variables_are_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ODS_API_URL", "ODS_CLIENT_ID", "ODS_TENANT"):
+        monkeypatch.setenv(name, "")
+    addresses: list[str] = []
+    monkeypatch.setattr(api_access, "AdminApi", lambda url, *_: nullcontext(addresses.append(url)))
+    CliRunner().invoke(_commands, ["sweep"])
+    assert addresses == ["http://127.0.0.1:8000"]
