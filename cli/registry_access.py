@@ -79,7 +79,7 @@ class RegistryAccess:
                 postgres["admin_dsn"],
                 always_open=True,
                 master_dsn=postgres["master_dsn"],
-                backup_url=folder.backup_url(),
+                backup_url=stack["backups"]["url"],
             )
         raise CommandError(
             f"{folder.why_no_stack()} For another installation, set its settings, such as ODS_ADMIN_DSN, as"

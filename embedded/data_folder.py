@@ -98,6 +98,12 @@ class ClientEntry(TypedDict):
     secret: str
 
 
+class BackupsEntry(TypedDict):
+    """Where the backups are."""
+
+    url: str
+
+
 class StackFile(TypedDict):
     """`stack.json`: how to reach a running stack, for its operator and for other commands."""
 
@@ -105,6 +111,7 @@ class StackFile(TypedDict):
     worker: WorkerEntry
     temporal: TemporalEntry
     postgres: PostgresEntry
+    backups: BackupsEntry
     client: ClientEntry
 
 
@@ -152,7 +159,7 @@ class DataFolder:
         return folder
 
     def backup_url(self) -> str:
-        """Where the stack's backups are: in that folder, unless the environment says where."""
+        """Where a stack that starts has its backups: in that folder, unless the environment says where."""
         if "ODS_BACKUP_URL" in os.environ:
             return os.environ["ODS_BACKUP_URL"]
         return self.backups().as_uri()

@@ -242,6 +242,7 @@ class _Stack:
                     "pid": pids["temporal"],
                 },
                 postgres=self._server.entry(pids),
+                backups={"url": self._folder.backup_url()},
                 client={"id": secrets.client_id, "secret": secrets.client_secret},
             )
         )

@@ -144,6 +144,7 @@ class _Stack:
                     "master_dsn": self._pair.dsn("postgres") + _READ_WRITE,
                     "pid": self._pair.primary.pid,
                 },
+                backups={"url": self._folder.backups().as_uri()},
                 client={"id": self._secrets.client_id, "secret": self._secrets.client_secret},
             )
         )

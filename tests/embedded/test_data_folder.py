@@ -18,6 +18,7 @@ STACK = StackFile(
     worker={"pid": 2},
     temporal={"address": "127.0.0.1:3", "ui": "http://127.0.0.1:4", "namespace": "default", "pid": 3},
     postgres={"admin_dsn": "postgresql://a", "master_dsn": "postgresql://b", "pid": 4},
+    backups={"url": "file:///e"},
     client={"id": "c", "secret": "d"},
 )
 

@@ -102,6 +102,7 @@ def test_stack_file_is_private_and_complete_when_the_stack_serves(stack: DataFol
         "worker": {"metrics", "pid"},
         "temporal": {"address", "ui", "namespace", "pid"},
         "postgres": {"admin_dsn", "master_dsn", "pid"},
+        "backups": {"url"},
         "client": {"id", "secret"},
     }
 

@@ -19,6 +19,7 @@ from embedded.errors import CommandError
 
 STACK = {
     "api": {"url": "http://127.0.0.1:8000"},
+    "backups": {"url": "file:///of-the-stack"},
     "client": {"id": "demo", "secret": "of the stack"},
     "postgres": {"admin_dsn": "postgresql://stack", "master_dsn": "postgresql://stack"},
 }
@@ -72,6 +73,14 @@ def test_installation_of_the_settings_is_meant_when_a_stack_runs_here(
     dsn = give(monkeypatch, values, name, tmp_path)
     assert has_settings()
     assert RegistryAccess.find(DEFAULT_DATA_DIR).dsn == dsn
+
+
+@pytest.mark.usefixtures("stack")
+def test_store_is_that_of_the_stack_when_the_environment_of_a_command_has_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ODS_BACKUP_URL", "file:///another")
+    assert RegistryAccess.find(tmp_path).backup_url == "file:///of-the-stack"
 
 
 @pytest.mark.usefixtures("stack")
