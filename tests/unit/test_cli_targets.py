@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,11 @@ def test_stack_here_is_meant_when_variables_are_empty(monkeypatch: pytest.Monkey
     for name in ("ODS_API_URL", "ODS_CLIENT_ID", "ODS_TENANT"):
         monkeypatch.setenv(name, "")
     addresses: list[str] = []
-    monkeypatch.setattr(api_access, "AdminApi", lambda url, *_: nullcontext(addresses.append(url)))
+
+    def client_of(url: str, *_: object) -> AbstractContextManager[None]:
+        addresses.append(url)
+        return nullcontext()
+
+    monkeypatch.setattr(api_access, "AdminApi", client_of)
     CliRunner().invoke(_commands, ["sweep"])
     assert addresses == ["http://127.0.0.1:8000"]
