@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cli.client import AdminApi
-from cli.options import require_no_folder
+from cli.options import require_no_folder, require_no_other_tenant
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from secret_files import UnreadableSecretError, from_environment
@@ -20,7 +20,8 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
 
     Raises:
         CommandError: there is no address or no client, the address is none of HTTP, both name an API and not
-            the same one, or ODS_CLIENT_SECRET_FILE cannot be used.
+            the same one, or ODS_CLIENT_SECRET_FILE cannot be used; or another tenant is named than the API's
+            only one.
     """
     folder = DataFolder(data_dir)
     stack = folder.running_stack()
@@ -38,7 +39,10 @@ def connect(api_url: str | None, data_dir: Path) -> AdminApi:
     if client_id is None or client_secret is None:
         raise CommandError(f"Set ODS_CLIENT_ID and ODS_CLIENT_SECRET to those of a client of {url}.")
     token_url, tenant = os.environ.get("ODS_TOKEN_URL"), os.environ.get("ODS_TENANT")
-    return AdminApi(url, client_id, client_secret, token_url, tenant)
+    api = AdminApi(url, client_id, client_secret, token_url, tenant)
+    if tenant and api.has_one_tenant():  # it would not look at the name
+        require_no_other_tenant(f"The API at {url}")
+    return api
 
 
 def _client_secret() -> str | None:

@@ -102,6 +102,14 @@ class AdminApi:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
+    def has_one_tenant(self) -> bool:
+        """Whether the API says that it has one tenant, whatever a request names; no if it does not tell."""
+        try:
+            answer = self._request("GET", "/v2/tenancy", auth=None)
+        except CommandError:
+            return False
+        return _members(answer).get("tenants") == []
+
     def create(self, name: str, template: str | None, attributes: Json | None = None) -> Json:
         """Request an instance with these attributes; the answer names its job.
 
@@ -491,21 +499,21 @@ def _are_complete(spares: Json) -> bool:
 def _refusal(answer: httpx.Response) -> RefusalError:
     pause = answer.headers.get("Retry-After", "")
     is_busy = answer.status_code == HTTPStatus.CONFLICT and pause.isdecimal()
-    return RefusalError(_reason(answer), _problem(answer).get("errors", {}), int(pause) if is_busy else None)
+    return RefusalError(_reason(answer), _members(answer).get("errors", {}), int(pause) if is_busy else None)
 
 
-def _problem(answer: httpx.Response) -> Json:
-    """What the API tells of a refusal; nothing, if the answer is not the API's."""
+def _members(answer: httpx.Response) -> Json:
+    """The members of the object that the API answers; none, if the answer is not the API's."""
     with suppress(ValueError):
-        problem = answer.json()
-        if isinstance(problem, dict):
-            return problem
+        members = answer.json()
+        if isinstance(members, dict):
+            return members
     return {}
 
 
 def _reason(answer: httpx.Response) -> str:
     """The reason of a refusal, in one line."""
-    problem = _problem(answer)
+    problem = _members(answer)
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
     sentences = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
     if answer.status_code == HTTPStatus.FORBIDDEN:

@@ -1,5 +1,6 @@
 """The options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from embedded.errors import CommandError
 from embedded.postgres_binaries import PostgresVersion
+from settings import DEFAULT_TENANT
 
 DEFAULT_DATA_DIR = Path(".ods")
 DEFAULT_API_PORT = 8000
@@ -103,3 +105,20 @@ def require_no_folder(data_dir: Path, other: str) -> None:
     """
     if data_dir != DEFAULT_DATA_DIR:
         raise CommandError(f"--data-dir names the stack in {data_dir}, but {other}. Leave one of both out.")
+
+
+def require_no_other_tenant(where: str) -> None:
+    """Refuse a tenant that the command names where there is one, which needs no name: another is meant.
+
+    Args:
+        where: what has one tenant.
+
+    Raises:
+        CommandError: --tenant or ODS_TENANT names another one.
+    """
+    tenant = os.environ.get("ODS_TENANT", "")
+    if tenant.lower() not in {"", DEFAULT_TENANT}:
+        raise CommandError(
+            f"{where} has one tenant, which needs no name, and none with the name {tenant}. Check which"
+            " service you mean, or leave out --tenant and ODS_TENANT."
+        )

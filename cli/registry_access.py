@@ -12,7 +12,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from cli.options import require_no_folder
+from cli.options import require_no_folder, require_no_other_tenant
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 from registry.rights.missing import MissingRightsError
@@ -56,7 +56,7 @@ class RegistryAccess:
 
         Raises:
             CommandError: there is neither, or a folder is named beside the settings; a setting cannot be
-                used, or none says which tenant.
+                used, none says which tenant, or there is one and another is named.
         """
         if has_settings():
             given = sorted(_SETTINGS & os.environ.keys())
@@ -74,6 +74,7 @@ class RegistryAccess:
             )
         folder = DataFolder(data_dir)
         if stack := folder.running_stack():
+            require_no_other_tenant(f"The stack in {data_dir}")
             postgres = stack["postgres"]
             return cls(
                 postgres["admin_dsn"],
@@ -148,6 +149,7 @@ def operator() -> str:
 
 def _tenant(settings: AnySettings) -> str:
     if not settings.multi_tenant:
+        require_no_other_tenant("The installation of ODS_ADMIN_DSN")
         return DEFAULT_TENANT
     wanted = os.environ.get("ODS_TENANT", "")
     for name in settings.tenants:

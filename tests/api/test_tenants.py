@@ -362,6 +362,21 @@ async def test_client_is_added_to_the_tenant_that_is_named_when_there_are_severa
         assert (code, "tenant1, Tenant-2" in printed) == (1, True), printed
 
 
+async def test_command_line_names_no_other_tenant_when_there_is_one(settings: Settings) -> None:
+    client = {"ODS_CLIENT_ID": "an-app", "ODS_CLIENT_SECRET": SECRET}
+    async with server.serving(settings) as serving:
+        form = {"ClientId": "an-app", "ClientSecret": SECRET, "DisplayName": "A client"}
+        async with httpx.AsyncClient(base_url=serving.url, headers={"tenant": "a-gateway-says"}) as stranger:
+            assert (await stranger.post("/connect/register", data=form)).status_code == 200
+        listing = ("instance", "list", "--json")
+        for tenant in ("", "default"):
+            assert await _ods(serving.url, *listing, **client, ODS_TENANT=tenant) == (0, "[]\n")
+        code, printed = await _ods(serving.url, "--tenant", "tenant1", *listing, **client)
+    assert (code, "has one tenant" in printed) == (1, True), printed
+    code, printed = await _ods("", "--tenant", "tenant1", "client", "list", **environment(settings))
+    assert (code, "has one tenant" in printed) == (1, True), printed
+
+
 async def test_other_registries_are_migrated_when_one_is_away(
     settings: Settings, postgres: EmbeddedPostgres
 ) -> None:

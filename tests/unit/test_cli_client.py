@@ -16,6 +16,7 @@ class _Limited(BaseHTTPRequestHandler):
     refusals: list[str] = []  # noqa: RUF012 - set by each test
     tokens = 0
     bodies: list[object] = []  # noqa: RUF012 - emptied before each test
+    tenancy: tuple[int, object] = (404, {})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -31,9 +32,13 @@ class _Limited(BaseHTTPRequestHandler):
             self._answer(200, {"access_token": "a-token"}, {})
 
     def do_GET(self) -> None:
-        self._answer(200, {"id": 7}, {})
+        if self.path == "/v2/tenancy":
+            assert "Authorization" not in self.headers
+            self._answer(*self.tenancy, {})
+        else:
+            self._answer(200, {"id": 7}, {})
 
-    def _answer(self, status: int, content: dict[str, object], headers: dict[str, str]) -> None:
+    def _answer(self, status: int, content: object, headers: dict[str, str]) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(body))}).items():
@@ -91,3 +96,28 @@ def test_body_names_only_what_is_given_when_an_instance_or_its_database_comes_ba
         api.adopt(7, name)
     named = [{"name": "Grand Bend"}, {"database": "Grand Bend"}, {"databaseName": "Grand Bend"}]
     assert _Limited.bodies == [{}, {}, {}, *named]
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "has_one"),
+    [
+        (200, {"tenants": []}, True),
+        (200, {"tenants": ["district1"]}, False),
+        (200, {}, False),
+        (200, [], False),
+        (200, "a page of something else", False),
+        (404, {"title": "Not found."}, False),
+        (503, {"message": "This service is for several tenants, and none is configured."}, False),
+    ],
+)
+def test_api_has_one_tenant_when_it_says_so(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch, *, status: int, content: object, has_one: bool
+) -> None:
+    monkeypatch.setattr(_Limited, "tenancy", (status, content))
+    assert api.has_one_tenant() is has_one
+    assert _Limited.tokens == 0
+
+
+def test_nothing_is_known_of_tenants_when_no_api_answers() -> None:
+    with AdminApi("http://127.0.0.1:1", "a-client", "a-secret") as nowhere:
+        assert not nowhere.has_one_tenant()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cli import api_access
 from cli.api_access import connect
+from cli.client import AdminApi
 from cli.main import _commands
 from cli.options import DEFAULT_DATA_DIR
 from cli.registry_access import RegistryAccess, has_settings
@@ -129,3 +130,39 @@ def test_stack_here_is_meant_when_variables_are_empty(monkeypatch: pytest.Monkey
     monkeypatch.setattr(api_access, "AdminApi", client_of)
     CliRunner().invoke(_commands, ["sweep"])
     assert addresses == ["http://127.0.0.1:8000"]
+
+
+@pytest.mark.usefixtures("stack")
+def test_no_api_is_used_when_it_has_one_tenant_and_another_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(AdminApi, "has_one_tenant", lambda _: True)
+    for tenant in ("", "default", "DEFAULT"):
+        monkeypatch.setenv("ODS_TENANT", tenant)
+        connect(None, DEFAULT_DATA_DIR)
+    monkeypatch.setenv("ODS_TENANT", "district2")
+    with pytest.raises(
+        CommandError, match=r"^The API at http://127\.0\.0\.1:8000 has one tenant, .* district2"
+    ):
+        connect(None, DEFAULT_DATA_DIR)
+    monkeypatch.setattr(AdminApi, "has_one_tenant", lambda _: False)
+    connect(None, DEFAULT_DATA_DIR)
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize(
+    ("name", "where"), [("ODS_ADMIN_DSN", "The installation of ODS_ADMIN_DSN"), (None, r"The stack in \.ods")]
+)
+def test_no_registry_is_used_when_it_has_one_tenant_and_another_is_named(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], tmp_path: Path, name: str | None, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    DEFAULT_DATA_DIR.mkdir()
+    if name is not None:
+        give(monkeypatch, values, name, tmp_path)
+    for tenant in ("", "default", "DEFAULT"):
+        monkeypatch.setenv("ODS_TENANT", tenant)
+        assert RegistryAccess.find(DEFAULT_DATA_DIR).tenant == "default"
+    monkeypatch.setenv("ODS_TENANT", "district2")
+    with pytest.raises(CommandError, match=f"^{where} has one tenant, .* the name district2"):
+        RegistryAccess.find(DEFAULT_DATA_DIR)
