@@ -99,6 +99,52 @@ def _errors_by_property(error: Exception) -> Mapping[str, Sequence[str]]:
     return faults_of(error)
 
 
+def as_shown(now: Mapping[str, str]) -> dict[str, str]:
+    """What a page shows in its fields, for the hidden ones beside them: others may change it since.
+
+    Args:
+        now: what is there, by the names of the fields.
+    """
+    return {_shown(name): text for name, text in now.items()}
+
+
+def is_touched(form: Mapping[str, str], name: str) -> bool:
+    """Whether the field says something else than the page has shown in it."""
+    return not _is_same(form.get(name, ""), form.get(_shown(name), ""))
+
+
+def overtaken(form: Mapping[str, str], now: Mapping[str, str]) -> FormState | None:
+    """The form again, if others have changed what its page has shown; None if they have not.
+
+    Args:
+        form: the form as it was sent.
+        now: what is there, by the names of the fields that would be saved.
+    """
+    others = {
+        name: text
+        for name, text in now.items()
+        if not any(_is_same(text, form.get(field, "")) for field in (_shown(name), name))
+    }
+    if not others:
+        return None
+    errors = {name: [t("form.overtaken", now=text or t("form.nothing"))] for name, text in others.items()}
+    return FormState({**form, **as_shown(others)}, errors)
+
+
+def _shown(name: str) -> str:
+    return f"shown_{name}"
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two texts of a field say the same."""
+    return _lines(one) == _lines(other)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a field, which browsers end otherwise than this page."""
+    return [line.strip() for line in text.strip().splitlines()]
+
+
 def not_confirmed(form: Mapping[str, str], told: str | None, wanted: str) -> dict[str, list[str]]:
     """Why the client has not confirmed what the page does, which drops a database, or may.
 

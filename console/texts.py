@@ -85,6 +85,9 @@ _TEXTS = {
     "form.error_title": "Error:",
     "form.told_otherwise": "What this would do has changed since the page was opened. Nothing was done. Read"
     " what it would do now, then confirm it again.",
+    "form.overtaken": "Another client has changed this since the page was opened. It is now: {now}. Nothing"
+    " was saved. Send the form again to have what is typed here.",
+    "form.nothing": "nothing",
     "form.errors": "There is a problem",
     "form.kept": "You were signed out while you typed. Here it is again: check it, and send it once more.",
     "form.leave": "Leave it as it is",
@@ -266,9 +269,6 @@ _TEXTS = {
     "edit.protected": "Protected",
     "edit.button": "Save",
     "labels.twice": "The key '{label}' is there twice. Give it once.",
-    "edit.overtaken": "Another client has changed this since the page was opened. It is now: {now}. Nothing"
-    " was saved. Save again to have what is typed here.",
-    "edit.nothing": "nothing",
     "rename.link": "Rename",
     "rename.heading": "Rename {name}",
     "rename.what": "Its database and its ODS instance get the name as well. Open sessions are ended.",

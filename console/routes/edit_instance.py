@@ -1,17 +1,15 @@
 """*Change*: protection, description, labels and contexts of an instance."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import Request, Response
 
 from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
-from console.forms import REFUSED, FormState, refusal_of, shown_form
+from console.forms import REFUSED, FormState, as_shown, is_touched, overtaken, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
-from console.texts import t
 from console.views.instance import InstanceHead, InstanceId, InstanceViewDep
 from console.views.key_values import contexts_of, labels_of, text_of
 
@@ -34,7 +32,7 @@ async def show_form(
     """The page."""
     head = await view.head(instance_id)
     there = _there(head)
-    return _page(request, head, await shown_form(request, acting, {**there, **_as_shown(there)}))
+    return _page(request, head, await shown_form(request, acting, {**there, **as_shown(there)}))
 
 
 @router.post("/instances/{instance_id}/edit")
@@ -48,17 +46,15 @@ async def edit(
     """Change what the client has changed on the page: others may have changed the rest since."""
     head = await view.head(instance_id)
     there = _there(head)
-    changed = [name for name in there if not _is_same(form.get(name, ""), form.get(_shown(name), ""))]
-    if overtaken := [name for name in changed if _is_overtaken(name, form, there)]:
-        errors = {name: [t("edit.overtaken", now=there[name] or t("edit.nothing"))] for name in overtaken}
-        state = FormState({**form, **_as_shown(there)}, errors)
-        return _page(request, head, state, HTTPStatus.CONFLICT)
+    changed = [name for name in there if is_touched(form, name)]
+    if again := overtaken(form, {name: there[name] for name in changed}):
+        return _page(request, head, again, HTTPStatus.CONFLICT)
     try:
         of_form = {
             "protected": form.get("protected") == "true",
-            "description": form.get("description", "").strip() or None,
+            "description": form.get("description", "").strip().replace("\r\n", "\n") or None,
             "labels": labels_of(form.get("labels", ""), head.row.labels or {}),
-            "contexts": contexts_of(form.get("contexts", "")),
+            "contexts": contexts_of(form.get("contexts", ""), _contexts(head)),
         }
         if changed:
             body = Properties({name: of_form[name] for name in changed})
@@ -75,31 +71,12 @@ def _there(head: InstanceHead) -> dict[str, str]:
         "protected": "true" if head.row.is_protected else "",
         "description": head.row.description or "",
         "labels": text_of((head.row.labels or {}).items()),
-        "contexts": text_of((one.context_key, one.context_value) for one in head.described.contexts),
+        "contexts": text_of(_contexts(head)),
     }
 
 
-def _shown(name: str) -> str:
-    return f"shown_{name}"
-
-
-def _as_shown(there: Mapping[str, str]) -> dict[str, str]:
-    return {_shown(name): text for name, text in there.items()}
-
-
-def _is_overtaken(name: str, form: Mapping[str, str], there: Mapping[str, str]) -> bool:
-    """Whether a field that the client has changed says something else by now, which the page did not show."""
-    return not any(_is_same(there[name], form.get(field, "")) for field in (_shown(name), name))
-
-
-def _is_same(one: str, other: str) -> bool:
-    """Whether two texts of a field say the same."""
-    return _lines(one) == _lines(other)
-
-
-def _lines(text: str) -> list[str]:
-    """The lines of a field, which browsers end otherwise than this page."""
-    return [line.strip() for line in text.strip().splitlines()]
+def _contexts(head: InstanceHead) -> list[tuple[str, str]]:
+    return [(one.context_key, one.context_value) for one in head.described.contexts]
 
 
 def _page(

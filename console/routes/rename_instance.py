@@ -6,7 +6,7 @@ from fastapi import Request, Response
 
 from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
-from console.forms import REFUSED, FormState, refusal_of, shown_form
+from console.forms import REFUSED, FormState, as_shown, overtaken, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -24,7 +24,8 @@ async def show_form(
 ) -> Response:
     """The page."""
     row = await view.row(instance_id)
-    return _page(request, row, await shown_form(request, acting, {"name": row.name}))
+    there = {"name": row.name}
+    return _page(request, row, await shown_form(request, acting, {**there, **as_shown(there)}))
 
 
 @router.post("/instances/{instance_id}/rename")
@@ -35,12 +36,15 @@ async def rename(
     view: InstanceViewDep,
     service: InstanceServiceDep,
 ) -> Response:
-    """Request the name."""
+    """Request the name, unless the instance has another one by now than the page has shown."""
+    row = await view.row(instance_id)
+    if again := overtaken(form, {"name": row.name}):
+        return _page(request, row, again, HTTPStatus.CONFLICT)
     try:
         await service.rename(instance_id, Properties({"name": form.get("name", "")}))
     except REFUSED as error:
         refused, status = refusal_of(request, FormState(form), error, _FIELDS)
-        return _page(request, await view.row(instance_id), refused, status)
+        return _page(request, row, refused, status)
     return see_other(request, f"/instances/{instance_id}")
 
 

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 
 from api.http.parsing import Form, Properties
 from api.instance_service import InstanceServiceDep
-from console.forms import REFUSED, FormState, refusal_of, shown_form
+from console.forms import REFUSED, FormState, as_shown, overtaken, refusal_of, shown_form
 from console.page import render, see_other
 from console.page_route import signed_in_router
 from console.session import ActingDep
@@ -24,7 +24,8 @@ async def show_form(
 ) -> Response:
     """The page."""
     row = await view.row(instance_id)
-    return _page(request, row, await shown_form(request, acting, {"name": row.name}))
+    there = {"name": row.name}
+    return _page(request, row, await shown_form(request, acting, {**there, **as_shown(there)}))
 
 
 @router.post("/trash/{instance_id}/undelete")
@@ -35,8 +36,10 @@ async def undelete(
     view: InstanceViewDep,
     service: InstanceServiceDep,
 ) -> Response:
-    """Request that the instance comes back."""
+    """Request that the instance comes back, unless it has another name by now than the page has shown."""
     row = await view.row(instance_id)
+    if again := overtaken(form, {"name": row.name}):
+        return _page(request, row, again, HTTPStatus.CONFLICT)
     name = form.get("name", "")
     try:
         await service.undelete(instance_id, Properties({} if name.strip() == row.name else {"name": name}))

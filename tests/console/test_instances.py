@@ -172,6 +172,84 @@ async def test_only_what_a_person_has_changed_is_saved_when_others_change_the_re
     await expect(page.get_by_role("definition").filter(has_text=re.compile("^12$"))).to_be_visible()
 
 
+async def test_what_a_person_has_not_touched_stays_when_the_page_is_sent_again(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Grand Bend")
+    page = person.page
+    await page.goto(f"/console/instances/{job.instance_id}/edit")
+    await page.get_by_label("Contexts").fill("districtId=12")
+    of_others = AttributeChanges(protected=True, labels={"year": "2027"}, contexts={"districtId": "13"})
+    await instances.change_attributes(job.instance_id, of_others)
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("alert")).to_contain_text("It is now: districtId=13")
+    await page.get_by_role("button", name="Save").click()
+    await person.sees_heading("Grand Bend")
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert (row.is_protected, row.labels) == (True, {"year": "2027"})
+    await expect(page.get_by_role("definition").filter(has_text=re.compile("^12$"))).to_be_visible()
+
+
+async def test_contexts_and_lines_stay_as_they_are_when_a_form_writes_them_otherwise(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Grand Bend")
+    contexts = {"a=b": "c", "a": "b=c", "note": "one\ntwo", " blank ": " both ", "k": "v"}
+    of_others = AttributeChanges(contexts=contexts, description="of the north\nand the south")
+    await instances.change_attributes(job.instance_id, of_others)
+    page = person.page
+    await page.goto(f"/console/instances/{job.instance_id}/edit")
+    field = page.get_by_label("Contexts")
+    await field.fill("new=1\n" + (await field.input_value()).replace("k=v", "k=w"))
+    await page.get_by_role("button", name="Save").click()
+    await person.sees_heading("Grand Bend")
+    saved = await queries.contexts_of(job.ods_instance_id)
+    assert {row.key: row.value for row in saved} == contexts | {"new": "1", "k": "w"}
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert row.description == "of the north\nand the south"
+
+
+async def test_an_instance_is_not_renamed_when_another_client_has_renamed_it_since_the_page_was_opened(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Completed", "Grand Bend")
+    page = person.page
+    await page.goto(f"/console/instances/{job.instance_id}/rename")
+    rename = (await instances.request_rename(job.instance_id, "Glendale")).job
+    await job_store.begin(rename)
+    await job_store.finish_rename(rename, CONNECTION_STRING)
+    await page.get_by_role("button", name="Rename").click()
+    await expect(page.get_by_role("alert")).to_contain_text("It is now: Glendale")
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert (row.name, row.job_number) == ("Glendale", rename.number)
+    await page.get_by_label("New name").fill("Ashgrove")
+    await page.get_by_role("button", name="Rename").click()
+    await person.sees_heading("Glendale")
+    await expect(page.get_by_role("region", name="Jobs").get_by_role("row")).to_have_count(4)
+
+
+async def test_an_instance_does_not_come_back_under_an_earlier_name_when_it_has_another_by_now(
+    person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
+) -> None:
+    job = await bring_to(instances, job_store, "Deleted", "Grand Bend")
+    page = person.page
+    await page.goto(f"/console/trash/{job.instance_id}/undelete")
+    undelete = (await instances.request_undelete(job.instance_id, "Glendale")).job
+    await job_store.begin(undelete)
+    await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    again = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(again)
+    await job_store.finish_delete(again)
+    await page.get_by_role("button", name="Undelete").click()
+    await expect(page.get_by_role("alert")).to_contain_text("It is now: Glendale")
+    row = await queries.any_instance(job.instance_id)
+    assert row is not None
+    assert (row.status, row.job_number) == (InstanceStatus.DELETED, again.number)
+
+
 async def test_nothing_is_purged_when_the_instance_was_deleted_again_since_the_page_was_opened(
     person: Person, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries
 ) -> None:
