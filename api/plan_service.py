@@ -20,7 +20,7 @@ from backups.errors import BackupFaultError
 from registry.instances.deletes import Delete
 from registry.instances.naming import database_name
 from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
-from registry.instances.status import Operation, traits
+from registry.instances.status import Operation, drops_database, traits
 from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 
@@ -82,6 +82,7 @@ class PlanService:
                 name=one.name,
                 database_name=database_name(one.name, one.template),
                 database_template=one.template,
+                drops_database=False,
                 copy_of=one.origin.instance_id if isinstance(one.origin, CopyOrigin) else None,
                 backup_id=one.origin.backup_id if isinstance(one.origin, BackupOrigin) else None,
                 size_bytes=sizes.get(name) if name else size,
@@ -133,6 +134,7 @@ class PlanService:
             name=row.name,
             database_name=row.database_name,
             database_template=template,
+            drops_database=self._instances.deletes.drops_at_delete(row),
             copy_of=origin.instance_id if isinstance(origin, CopyOrigin) else None,
             backup_id=origin.backup_id if isinstance(origin, BackupOrigin) else None,
             size_bytes=sizes.get(name) if name else size,
@@ -195,6 +197,7 @@ class PlanService:
                 name=row.name,
                 database_name=names[row.id],
                 database_template=row.database_template,
+                drops_database=drops_database(way, purge_follows=False),
                 size_bytes=sizes.get(names[row.id] or ""),
                 estimated_seconds=None if backs_up else await self._seconds(way, row.database_template),
                 final_backup=self._final_backups.plan(row, sizes.get(names[row.id] or ""))

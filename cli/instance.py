@@ -21,6 +21,7 @@ from cli.instance_output import (
     show_plan,
     show_reset_plan,
     show_usage,
+    what_becomes_of_the_database,
 )
 from cli.key_values import key_values, label_changes
 from cli.options import (
@@ -376,7 +377,7 @@ def reset(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Replace the database of an instance: by a fresh clone, a copy of another one, or a backup.
 
-    `undo-reset` brings back what it replaces.
+    `undo-reset` brings back what it replaces, unless ODS_TRASH_DAYS is 0.
     """
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
@@ -385,7 +386,7 @@ def reset(  # noqa: PLR0913 - a command line's options
             show_reset_plan(api.plan_reset(number, origin), as_json=as_json)
             return
         if not yes:
-            _require_name(api, _row(api, number), "All that was written into the instance is replaced.")
+            _require_name_to_replace(api, number, "All that was written into the instance is replaced.")
         show_noticed(api, api.reset(number, origin), wait=wait, as_json=as_json)
 
 
@@ -407,11 +408,14 @@ def undo_reset(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Bring back a database that a reset has replaced, by default the last, in place of the one of now."""
+    """Bring back a database that a reset has replaced, by default the last, in place of the one of now.
+
+    A further `undo-reset` brings that back, unless ODS_TRASH_DAYS is 0.
+    """
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
-            _require_name(api, _row(api, number), "All that was written since the reset is replaced.")
+            _require_name_to_replace(api, number, "All that was written since the reset is replaced.")
         show_accepted(api, api.undo_reset(number, database), wait=wait, as_json=as_json)
 
 
@@ -573,6 +577,13 @@ def _require_name(api: AdminApi, row: Json, consequence: str) -> None:
         raise CommandError(f"The instance {row['id']} has another name. Nothing was done.")
     if _row(api, row["id"])["jobId"] != row["jobId"]:
         raise CommandError(_CHANGED.format(**row))
+
+
+def _require_name_to_replace(api: AdminApi, instance: int, consequence: str) -> None:
+    """As `_require_name`, saying what becomes of the database that is replaced: the same as at a delete."""
+    row = _row(api, instance)
+    becomes = what_becomes_of_the_database(drops=row["deleteDropsDatabase"])
+    _require_name(api, row, f"{consequence} {becomes}")
 
 
 def _ask_whether_to_adopt(found: Json, *, quietly: bool) -> None:

@@ -74,8 +74,17 @@ def show_reset_plan(plan: Json, *, as_json: bool) -> None:
         show_json(plan)
         return
     show_list(plan["instances"], _RESET_COLUMNS)
+    (planned,) = plan["instances"]
+    say(what_becomes_of_the_database(drops=planned["dropsDatabase"]))
     if plan["freeBytes"] is not None:
         say(f"{plan['freeBytes']} bytes are free on the server.")
+
+
+def what_becomes_of_the_database(*, drops: bool) -> str:
+    """What a reset or its undo does to the database that it replaces."""
+    if drops:
+        return "The database that it has now will be dropped, and cannot come back."
+    return "The database that it has now goes to the trash, from which `undo-reset` brings it back."
 
 
 def show_made(made: Sequence[Json], *, as_json: bool) -> None:

@@ -31,6 +31,10 @@ class PlannedJob(ResponseModel):
     name: str
     database_name: str | None
     database_template: str
+    drops_database: bool = Field(
+        description="Whether the database that the instance has now would be dropped for good, as one that is"
+        " replaced or deleted where there is no trash. False if it goes to the trash, or stays."
+    )
     copy_of: int | None = Field(None, description="The instance that its database would be a copy of.")
     backup_id: str | None = Field(None, description="The backup that its database would be restored from.")
     size_bytes: int | None = Field(

@@ -318,6 +318,7 @@ async def test_plan_of_a_delete_tells_what_becomes_of_the_database(
     assert (plan["status"], plan["errors"]) == (202, {})
     (one,) = plan["instances"]
     assert (one["operation"], one["id"], one["databaseName"]) == (operation, made, "EdFi_Ods_a_Minimal")
+    assert one["dropsDatabase"] is (operation == "Delete")
     assert await _everything(rows) == before
 
 

@@ -528,6 +528,11 @@ async def test_delete_drops_at_once_and_is_refused_as_before_when_there_is_no_tr
         assert (await api.delete(path)).status_code == 409
         assert (await api.delete(f"/v2/odsInstanceContexts/{context}")).status_code == 200
         assert (await api.get(path)).json()["deleteDropsDatabase"] is True
+        planned = [
+            await api.post(f"{path}/reset?dryRun=true", json={}),
+            await api.delete(f"{path}?dryRun=true"),
+        ]
+        assert [plan.json()["instances"][0]["dropsDatabase"] for plan in planned] == [True, True]
         answer = await api.delete(path)
     assert (answer.status_code, answer.json()["purgeAfter"]) == (202, None)
     operation = "SELECT operation FROM adminapi.dbinstances WHERE id = $1"

@@ -242,7 +242,7 @@ async def test_plan_tells_what_the_database_would_be_made_of_and_changes_nothing
             target.instance_id,
             "Target",
         )
-        assert planned["databaseName"] == target.database
+        assert (planned["databaseName"], planned["dropsDatabase"]) == (target.database, False)
         assert plan["sizeBytes"] == planned["sizeBytes"]
     assert await everything(rows) == before
 

@@ -1,5 +1,6 @@
 """What destroys something asks for the name of the instance."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ class _Api:
             "status": "Completed",
             "operation": "Create",
             "retryDropsDatabase": True,
+            "deleteDropsDatabase": False,
             "jobId": "TrashInstanceJob-7-2",
         }
         self.later: dict[str, Any] = {}
@@ -72,7 +74,8 @@ class _Api:
         self.done.append(f"plan {number} {origin['copyOf']}")
         planned = {"name": "Grand Bend", "databaseTemplate": "Minimal", "databaseName": "EdFi_Ods"}
         origin = {"copyOf": 8, "backupId": None, "sizeBytes": 5, "estimatedSeconds": None}
-        return {"errors": self.errors, "instances": [planned | origin], "freeBytes": 8_000_000}
+        fate = {"dropsDatabase": self.row["deleteDropsDatabase"]}
+        return {"errors": self.errors, "instances": [planned | origin | fate], "freeBytes": 8_000_000}
 
     def undo_reset(self, number: int, database: str | None) -> dict[str, Any]:
         self.done.append(f"undo-reset {number}{f' {database}' if database else ''}")
@@ -201,6 +204,36 @@ def test_nothing_is_asked_for_and_nothing_done_when_a_reset_is_only_planned(api:
     refused = CliRunner().invoke(instance.app, ["reset", "7", "--copy-of", "8", "--dry-run"])
     assert str(refused.exception).splitlines() == ["It is protected.", "There is none."]
     assert api.done == ["plan 7 8", "plan 7 8"]
+
+
+@pytest.mark.parametrize("command", ["reset", "undo-reset"])
+@pytest.mark.parametrize(
+    ("drops", "said"),
+    [
+        (True, "The database that it has now will be dropped, and cannot come back."),
+        (False, "The database that it has now goes to the trash, from which `undo-reset` brings it back."),
+    ],
+)
+def test_what_becomes_of_the_database_of_now_is_said_when_a_reset_or_its_undo_replaces_it(
+    api: _Api, *, command: str, drops: bool, said: str
+) -> None:
+    api.row |= {"deleteDropsDatabase": drops}
+    asked = CliRunner().invoke(instance.app, [command, "7"], input="Grand Bend\n")
+    assert f"is replaced. {said} Type the name of the instance 7" in asked.output
+    assert api.done == [f"{command} 7"]
+    helped = CliRunner().invoke(instance.app, [command, "--help"], terminal_width=200)
+    assert "ODS_TRASH_DAYS is 0" in helped.output
+
+
+@pytest.mark.parametrize(("drops", "said"), [(True, "cannot come back."), (False, "goes to the trash")])
+def test_what_becomes_of_the_database_of_now_is_said_when_a_reset_is_only_planned(
+    api: _Api, *, drops: bool, said: str
+) -> None:
+    api.row |= {"deleteDropsDatabase": drops}
+    planned = CliRunner().invoke(instance.app, ["reset", "7", "--copy-of", "8", "--dry-run"])
+    assert said in planned.output
+    as_json = CliRunner().invoke(instance.app, ["reset", "7", "--copy-of", "8", "--dry-run", "--json"])
+    assert json.loads(as_json.output)["instances"][0]["dropsDatabase"] is drops
 
 
 def test_no_name_is_asked_for_when_a_deleted_instance_can_come_back(api: _Api) -> None:
