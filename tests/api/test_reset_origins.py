@@ -92,10 +92,6 @@ REFUSED: dict[str, tuple[dict[str, object], dict[str, list[str]]]] = {
     "no backup": ({"backupId": BACKUP}, {"BackupId": [f"There is no backup {BACKUP}."]}),
     "null": ({"backupId": None}, {"BackupId": [f"'Backup Id' {NULL}"]}),
     "null and a mode": ({"copyOf": None, "mode": "online"}, {"CopyOf": [f"'Copy Of' {NULL}"]}),
-    "null, spelled another way as well": (
-        {"backupId": BACKUP, "BackupId": None},
-        {"BackupId": [f"'Backup Id' {NULL}"]},
-    ),
     "nulls": (
         {"databaseTemplate": None, "copyOf": None, "mode": None},
         {"DatabaseTemplate": [f"'Database Template' {NULL}"], "CopyOf": [f"'Copy Of' {NULL}"]},
