@@ -11,7 +11,7 @@ import typer
 from cli.api_access import connect
 from cli.client import AdminApi, Json, completed
 from cli.fetched_files import file_in_parts, require_new
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Ids, NamesOrIds, Wait, Yes
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Ids, NamesOrIds, Wait, Yes, require_given
 from cli.output import say, show_ids, show_json, show_list, show_members
 from cli.progress_bar import Show, goes_on, progress_bar
 from cli.several import for_each
@@ -34,7 +34,12 @@ _POLL_SECONDS = 0.2
 
 BackupId = Annotated[
     str,
-    typer.Argument(metavar="BACKUP", help="Id of the backup, from `ods backup list`.", show_default=False),
+    typer.Argument(
+        metavar="BACKUP",
+        callback=require_given,
+        help="Id of the backup, from `ods backup list`.",
+        show_default=False,
+    ),
 ]
 
 

@@ -6,7 +6,7 @@ import typer
 
 from cli.api_access import connect
 from cli.following import follow_to_end
-from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir
+from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, require_given
 from cli.output import show_json, show_list, show_members
 from embedded.errors import CommandError
 from registry.instances.status import JOB_WORDS, JobStatus
@@ -24,7 +24,10 @@ _COLUMNS = {
     "errorMessage": "REASON",
 }
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.", show_default=False)]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="JOB", callback=require_given, help="Id of the job.", show_default=False),
+]
 
 
 @app.command("list")

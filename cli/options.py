@@ -20,13 +20,13 @@ _HIGHEST_PORT = 65_535
 
 
 def require_given(parameter: typer.CallbackParam, value: str | None) -> str | None:
-    """The value of an option; an empty one would count as none, and another service or client be meant.
+    """The value of an option or argument; an empty one would count as none, and something else be meant.
 
     Raises:
         CommandError: it is empty.
     """
     if value == "":
-        raise CommandError(f"{parameter.opts[0]} is empty. Is a variable not set?")
+        raise CommandError(f"{parameter.metavar or parameter.opts[0]} is empty. Is a variable not set?")
     return value
 
 

@@ -105,6 +105,8 @@ def test_no_registry_is_used_when_the_folder_names_another_one(
         (["--tenant", "", "instance", "list"], "--tenant"),
         (["keys", "rotate", "--tenant", ""], "--tenant"),
         (["grants", "--tenant", ""], "--tenant"),
+        (["backup", "delete", "", "--yes"], "BACKUP"),
+        (["job", "cancel", ""], "JOB"),
     ],
     ids=str,
 )
