@@ -222,7 +222,7 @@ ExactSelectionDep = Annotated[Selection, Depends(_exact_selection)]
 """What the contract allows on every surface: exact filters, by id."""
 SelectionDep = Annotated[Selection, Depends(_selection)]
 USAGE = "usage"
-IncludedDep = Annotated[list[str], words_of("include", [USAGE])]
+IncludedDep = Annotated[list[str], words_of("include", [USAGE], is_filter=False)]
 """What a list shows of each instance beside its row and its job."""
 
 

@@ -34,10 +34,15 @@ def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dep
     return Depends(read)
 
 
-def words_of(name: str, words: Collection[str]) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
-    """The dependency that reads the `words` under `name`, a filter that lets several values pass.
+def words_of(name: str, words: Collection[str], *, is_filter: bool = True) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
+    """The dependency that reads the `words` under `name`.
 
-    They may be repeated, or separated by commas, and are written in any case. Without any, all pass.
+    They may be repeated, or separated by commas, and are written in any case.
+
+    Args:
+        name: the parameter.
+        words: those that it may have.
+        is_filter: whether rows pass that have one of the words, and without the parameter all.
     """
     known = {word.lower(): word for word in words}
     listed = ", ".join(words)
@@ -50,9 +55,9 @@ def words_of(name: str, words: Collection[str]) -> Any:  # noqa: ANN401 - as Fas
     ) -> list[str]:
         written = [word.strip().lower() for value in values or [] for word in value.split(",")]
         chosen = {word for word in written if word}
-        # One that names nothing, as of a variable that is not set, would list all: what is done to them, is
-        # done to all.
-        if not chosen <= known.keys() or (values and not chosen):
+        # A filter that names nothing, as of a variable that is not set, would list all: what is done to them,
+        # is done to all.
+        if not chosen <= known.keys() or (is_filter and values and not chosen):
             title = pascal(name)
             raise ProblemError.invalid({title: [f"'{title}' must be one or several of {listed}."]})
         return [known[word] for word in sorted(chosen)]

@@ -96,11 +96,12 @@ def unknown_members(body: Properties[Any], known: Collection[str]) -> dict[str, 
 
 
 def member_names(body: bytes) -> list[str]:
-    """The names of the members of a JSON object, or of the fields of a form; what is neither is one name."""
+    """The names of the members of a JSON object, or of the fields of a form; other JSON is one name."""
     try:
         value = json.loads(body.strip() or b"null")
     except (ValueError, RecursionError):
-        return [name for name, _ in parse_qsl(body.decode(errors="replace"), keep_blank_values=True)]
+        text = body.decode(errors="replace")
+        return [name for name, _ in parse_qsl(text, keep_blank_values=True)] if "=" in text else []
     if isinstance(value, dict):
         return list(value)
     return [] if value is None else [str(value)]
