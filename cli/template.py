@@ -67,18 +67,26 @@ def load(  # noqa: PLR0913 - a command line's options
     access = TemplateAccess.find(data_dir)
     database = access.database(template)
     if not yes:
-        question = f"Replace the database {database} of the template {template}? Instances stay as they are."
-        typer.confirm(question, abort=True, err=True)
+        others = access.shared_with.get(database)
+        sharing = f", which the tenants {', '.join(others)} copy as well" if others else ""
+        question = f"Replace the database {database} of the template {template}{sharing}?"
+        typer.confirm(f"{question} Instances stay as they are.", abort=True, err=True)
     with progress() as show:
         work = load_template(access, template, source, jobs, show)
         loaded = asyncio.run(work)
     if as_json:
-        show_json(json.loads(loaded.mark.comment) | {"settingsLeftOut": loaded.settings_left_out})
+        further = {"settingsLeftOut": loaded.settings_left_out, "kept": loaded.kept}
+        show_json(json.loads(loaded.mark.comment) | further)
         return
     say(
         f"The template {template} is loaded (generation {loaded.mark.generation}). New instances are copies"
         " of it; `ods spares --refill` makes spares of it."
     )
+    if loaded.kept:
+        say(
+            f"The database before it, which no load had made, is kept as {loaded.kept}. If nobody needs it:"
+            f" ALTER DATABASE {loaded.kept} IS_TEMPLATE false; DROP DATABASE {loaded.kept}"
+        )
     if loaded.settings_left_out:
         say(
             f"The database before it has settings that the role of ODS_MASTER_DSN may not set:"

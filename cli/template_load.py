@@ -25,6 +25,7 @@ from registry.audit import AuditTrail, command_entry
 from registry.installation import InstallationStore
 from registry.instances.queries import InstanceQueries
 from registry.storage.errors import InstallationNotConfirmedError
+from settings import Address
 from tenants.installation_check import InstallationCheck
 
 _MEGABYTE = 1024 * 1024
@@ -39,12 +40,14 @@ class TemplateAccess:
         dsn: the maintenance database of the server, with the login that owns the ODS databases.
         templates: the name of the database behind each template.
         shares_server: whether other installations may have databases on the server.
+        shared_with: the other tenants on the server that copy a database as well, by its name.
     """
 
     registry: RegistryAccess
     dsn: str
     templates: Mapping[str, str]
     shares_server: bool
+    shared_with: Mapping[str, Sequence[str]]
 
     @classmethod
     def find(cls, data_dir: Path) -> "TemplateAccess":
@@ -55,11 +58,23 @@ class TemplateAccess:
         """
         registry = RegistryAccess.find(data_dir)
         if has_settings():
-            own = settings_of_environment().tenants[registry.tenant]
-            return cls(registry, registry.master_dsn, own.template_databases, own.shared_server)
+            tenants = settings_of_environment().tenants
+            own = tenants[registry.tenant]
+            templates, (host, port, _) = own.template_databases, Address.of(own.master_dsn)
+            others = {
+                name: other.template_databases.values()
+                for name, other in tenants.items()
+                if other is not own and Address.of(other.master_dsn)[:2] == (host, port)
+            }
+            shared_with = {
+                database: [name for name, copied in others.items() if database in copied]
+                for database in templates.values()
+            }
+            return cls(registry, registry.master_dsn, templates, own.shared_server, shared_with)
         with connect(None, data_dir) as api:
             templates = {template["name"]: template["database"] for template in api.templates()}
-        return cls(registry, _dsn_of_stack(registry, data_dir), templates, shares_server=False)
+        dsn = _dsn_of_stack(registry, data_dir)
+        return cls(registry, dsn, templates, shares_server=False, shared_with={})
 
     def database(self, template: str) -> str:
         """The database behind a template.
@@ -82,10 +97,12 @@ class LoadedTemplate:
     Attributes:
         mark: its mark.
         settings_left_out: settings of the database before it that it could not be given.
+        kept: the name that the database before it has now, if no load had made it.
     """
 
     mark: TemplateMark
     settings_left_out: Sequence[str]
+    kept: str | None
 
 
 async def load(
@@ -118,7 +135,7 @@ async def load(
                     await restore(dump, destination, lambda: _show_size(begun, show))
                 mark = await _publish(begun, jobs, show)
     await _record(access, template)
-    return LoadedTemplate(mark, begun.settings_left_out)
+    return LoadedTemplate(mark, begun.settings_left_out, begun.kept)
 
 
 async def _record(access: TemplateAccess, template: str) -> None:

@@ -2,7 +2,8 @@
 
 A database is removed only if its name is a private one of the installation, no session that loads a template
 holds the lock of that name, and it says itself that it may go: its comment names the installation, or it has
-none, is closed and empty, as a load makes it before anything else.
+none, is closed and empty, as a load makes it before anything else. A template that a load has replaced, and
+that no load had made, stays: who has made it by hand may need it still.
 """
 
 from collections.abc import Collection
@@ -139,7 +140,7 @@ async def _may_go(session: asyncpg.Connection, installation: str, row: asyncpg.R
         case TemplateState.LOADING:
             return True
         case TemplateState.REPLACED:
-            return row["oid"] not in await _copied(session)
+            return mark.generation > 0 and row["oid"] not in await _copied(session)
         case TemplateState.PUBLISHED:  # another session has given it this name
             return False
         case _:

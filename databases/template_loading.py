@@ -88,6 +88,7 @@ class TemplateLoad:
         database: the private database that is to be filled.
         is_published: whether it has the template's name by now.
         settings_left_out: settings of the replaced database that the published one could not be given.
+        kept: the private name of the replaced database, if no load had made it: nothing removes it.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class TemplateLoad:
         self.database = new_private_name(target.installation)
         self.is_published = False
         self.settings_left_out: Sequence[str] = ()
+        self.kept: str | None = None
         self._server = server
         self._session = session
         self._target = target
@@ -227,6 +229,7 @@ class TemplateLoad:
             *(await self._of_old(old) if old else ()),
             reasons=dict.fromkeys(_CHANGED, changed) | dict.fromkeys(_BUSY, busy),
         )
+        self.kept = replaced if old and not old.generation else None
 
     async def _of_old(self, old: Replaced) -> tuple[str, str, str]:
         """State and comment that the replaced database must have, and what gives ours its access."""

@@ -125,7 +125,7 @@ def access(postgres: EmbeddedPostgres, registry_dsn: str, database: str) -> Temp
     dsn = service_dsn(postgres, "postgres")
     registry = RegistryAccess(registry_dsn, always_open=True, master_dsn=dsn)
     templates = {"Sample": SAMPLE_TEMPLATE, "Loaded": database}
-    return TemplateAccess(registry, dsn, templates, shares_server=True)
+    return TemplateAccess(registry, dsn, templates, shares_server=True, shared_with={})
 
 
 @pytest.fixture
@@ -211,10 +211,12 @@ async def test_new_one_takes_the_place_of_the_old_one_when_it_is_loaded_from_an_
             await load(access, "Loaded", f"{address}/missing", 1, silent)
     assert (first.mark.generation, second.mark.generation) == (1, 2)
     assert await oid(admin, database) != old
-    (replaced,) = await private(admin, installation)
-    assert await mark_of(admin, replaced) == TemplateMark(
-        installation, "Loaded", TemplateState.REPLACED, generation=1
-    )
+    marks = {
+        await oid(admin, name): await mark_of(admin, name) for name in await private(admin, installation)
+    }
+    made_by_hand = TemplateMark(installation, "Loaded", TemplateState.REPLACED)
+    assert marks.pop(old) == made_by_hand
+    assert list(marks.values()) == [replace(made_by_hand, generation=1)]
     copy = f"Copy_{next(NUMBERS)}"
     async with server.session() as own:
         await clone(own, Copy(database, copy, CloneStrategy.AUTO), TemplateSizes())
@@ -499,9 +501,7 @@ async def test_load_is_refused_when_the_name_is_not_a_template_of_its_own(
     file = str(dumps / "ods.dump")
     with pytest.raises(CommandError, match="no template Other; there are Sample, Loaded"):
         await load(access, "Other", file, 1, silent)
-    shared = TemplateAccess(
-        access.registry, access.dsn, {"Loaded": database, "Same": database}, shares_server=True
-    )
+    shared = replace(access, templates={"Loaded": database, "Same": database})
     with pytest.raises(CommandError, match="needed for something else"):
         await load(shared, "Same", file, 1, silent)
     with pytest.raises(CommandError, match="no file or folder /nowhere"):
@@ -546,18 +546,25 @@ async def test_replaced_template_goes_with_the_last_spare_when_it_has_spares(
     async def identity() -> str:
         return installation
 
+    loaded = await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
+    (made_by_hand,) = await private(admin, installation)
+    assert loaded.kept == made_by_hand
+    assert await oid(admin, made_by_hand) == old
+    first = await oid(admin, database)
     pool = SparePool(server, identity, [database], CloneStrategy.AUTO, Limits(1, 1, 10**12))
     await pool.replenish(SpareOrder(spares.new_name(installation), database))
-    await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)
-    (kept,) = await private(admin, installation)
-    assert await oid(admin, kept) == old
-    assert (await mark_of(admin, kept)) == TemplateMark(installation, "Loaded", TemplateState.REPLACED)
+    assert (await load(access, "Loaded", str(dumps / "ods.dump"), 1, silent)).kept is None
+    (kept,) = set(await private(admin, installation)) - {made_by_hand}
+    assert await oid(admin, kept) == first
+    replaced = TemplateMark(installation, "Loaded", TemplateState.REPLACED, generation=1)
+    assert await mark_of(admin, kept) == replaced
     async with server.session() as own:
         assert await remove_leftovers(own, installation, set()) == []
         assert (await pool.prune()).removed == 1
         assert await remove_leftovers(own, installation, {kept}) == []
         assert await remove_leftovers(own, installation, set()) == [kept]
     assert not await exists(admin, kept)
+    assert await oid(admin, made_by_hand) == old
 
 
 @asynccontextmanager

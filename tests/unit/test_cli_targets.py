@@ -15,6 +15,7 @@ from cli.client import AdminApi
 from cli.main import _commands
 from cli.options import DEFAULT_DATA_DIR
 from cli.registry_access import RegistryAccess, has_settings
+from cli.template_load import TemplateAccess
 from embedded.data_folder import DataFolder
 from embedded.errors import CommandError
 
@@ -168,3 +169,26 @@ def test_no_registry_is_used_when_it_has_one_tenant_and_another_is_named(
     monkeypatch.setenv("ODS_TENANT", "district2")
     with pytest.raises(CommandError, match=f"^{where} has one tenant, .* the name district2"):
         RegistryAccess.find(DEFAULT_DATA_DIR)
+
+
+@pytest.mark.usefixtures("stack")
+def test_tenants_that_copy_the_same_template_are_named(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    own = {key: values[key] for key in ("admin_dsn", "master_dsn", "instance_connection_string")}
+    changes = {
+        "north": {},
+        "south": {},
+        "west": {"minimal_template": "Of_west"},
+        "abroad": {"master_dsn": "postgresql://service:x@elsewhere:5432/postgres"},
+    }
+    tenants = {
+        name: {**own, "admin_dsn": f"{own['admin_dsn']}_{name}", **change} for name, change in changes.items()
+    }
+    monkeypatch.setenv("ODS_TENANTS", json.dumps(tenants))
+    monkeypatch.setenv("ODS_TENANT", "north")
+    for key in ("encryption_key", "token_signing_key"):
+        monkeypatch.setenv(f"ODS_{key.upper()}", values[key])
+    access = TemplateAccess.find(DEFAULT_DATA_DIR)
+    assert access.shared_with[access.database("Minimal")] == ["south"]
+    assert access.shared_with[access.database("Sample")] == ["south", "west"]
