@@ -396,7 +396,7 @@ _TEXTS = {
     "templates.load": "Load another one, from an archive of pg_dump or SQL",
     "templates.leftovers": "Left by loads",
     "templates.leftovers_what": "Databases of loads that run or have died, and of templates that were"
-    " replaced. A pass removes them when they are not needed, and keeps what no load has made (generation 0).",
+    " replaced. A pass removes them when they are not needed, and keeps what no load made (generation 0).",
     "templates.no_leftovers": "There are none.",
     "templates.state.loading": "being loaded, or left by a load that has died",
     "templates.state.replaced": "replaced by a newer one",
