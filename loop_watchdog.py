@@ -55,22 +55,20 @@ def _watch(loop: asyncio.AbstractEventLoop, loop_thread: int, ended: threading.E
             continue
         missed += 1
         if missed * _PERIOD_SECONDS >= LIMIT_SECONDS:
-            _end_process(loop_thread)
-
-
-def _end_process(loop_thread: int) -> None:
-    # In a thread of its own: what holds up the event loop may hold the lock of the log as well.
-    writing = threading.Thread(target=_log_place, args=(loop_thread,), daemon=True)
-    writing.start()
-    writing.join(_PERIOD_SECONDS)
-    os._exit(_EXIT_STATUS)
+            # In a thread of its own: what holds up the event loop may hold the lock of the log as well.
+            writing = threading.Thread(target=_log_place, args=(loop_thread,), daemon=True)
+            writing.start()
+            writing.join(_PERIOD_SECONDS)
+            if not answered.is_set() and not ended.is_set():
+                os._exit(_EXIT_STATUS)
 
 
 def _log_place(loop_thread: int) -> None:
     frame = sys._current_frames()[loop_thread]  # noqa: SLF001 - the documented way
     (innermost,) = traceback.extract_stack(frame, limit=1)
     _logger.critical(
-        "The event loop has not answered for %d s, at %s: this process ends, to be started again.",
+        "The event loop has not answered for %d s, at %s: unless it answers now, this process ends, to be"
+        " started again.",
         LIMIT_SECONDS,
         place_name(innermost),
     )

@@ -515,7 +515,7 @@ class ServiceSettings(BaseSettings):
     instance_management: bool = Field(
         default=True,
         description="Whether instances can be managed; if not, their endpoints answer 400, and the console"
-        " changes none.",
+        " changes none of them. Jobs can be cancelled.",
     )
     console: bool = Field(
         default=True, description="Whether the console, the page for operators, is served at `/console`."

@@ -177,7 +177,7 @@ async def _managed_create_request(body: JsonObject) -> CreateRequest:
     errors = {
         pascal(name): [f"'{in_words(pascal(name))}' is set by POST /v2/dbInstances, not by this request."]
         for name in elsewhere
-        if body.get(name) is not None
+        if body.get(name)
     }
     return _valid_request(body, template_origin(body.get("databaseTemplate"), list(Template)), errors)
 
@@ -406,7 +406,11 @@ class InstanceService:
             return
         if await self._queries.instance_behind(ods_instance_id) is not None:
             raise InvalidError(
-                {"Id": ["It is an instance's, whose management has been disabled on application settings."]}
+                {
+                    "Id": [
+                        "An instance has it, and their management has been disabled on application settings."
+                    ]
+                }
             )
 
     async def change(self, instance_id: int, request: Callable[[int], Awaitable[Requested]]) -> Requested:

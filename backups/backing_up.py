@@ -32,7 +32,7 @@ from backups.snapshots import Database, Snapshot, Table, snapshot
 from backups.storage import BackupStore
 from backups.stored_backups import delete_backup, has_dump
 from databases.statements import fetch_rows
-from programs.postgres import READS_AS_WRITTEN
+from programs.postgres import MONEY_SETTINGS
 
 _CLEANUP_SECONDS = 10
 _FACTS = """
@@ -209,7 +209,7 @@ async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]
 def _manifest(
     request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, recipients: Sequence[str]
 ) -> Manifest:
-    details = {**request.details, MONETARY_LOCALE: READS_AS_WRITTEN["lc_monetary"]}
+    details = {**request.details, MONETARY_LOCALE: MONEY_SETTINGS["lc_monetary"]}
     if recipients:
         details[RECIPIENTS] = [*sorted(set(recipients))]
     return Manifest(

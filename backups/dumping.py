@@ -15,7 +15,7 @@ from backups.snapshots import Database, Table
 from backups.table_progress import TableProgress
 from databases.constants import program_name
 from programs import process
-from programs.postgres import ENDS_WITH_PROGRAM, READS_AS_WRITTEN, client_address, client_environment
+from programs.postgres import ENDS_WITH_PROGRAM, MONEY_SETTINGS, client_address, client_environment
 from programs.precedence import PRECEDENCE
 from programs.process import Command
 
@@ -36,7 +36,7 @@ _SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
         "statement_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
         **ENDS_WITH_PROGRAM,
-        **READS_AS_WRITTEN,
+        **MONEY_SETTINGS,
     }
 )
 

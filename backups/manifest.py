@@ -26,9 +26,9 @@ It is there, and no field of the manifest, so that releases that do not know it 
 """
 
 MONETARY_LOCALE = "monetaryLocale"
-"""The member of a backup's details that has the locale in which the dump has amounts of the type `money`.
+"""The member of a backup's details that is there if amounts of the type `money` are in the locale `C`.
 
-Without it, that is the one that the database had then. It is among the details as `RECIPIENTS` is.
+Without it, they are in the one that the database had then. It is among the details as `RECIPIENTS` is.
 """
 
 _Count = Annotated[int, Field(ge=0)]
@@ -93,7 +93,7 @@ class BackupRequest:
         name: the instance's name at this time.
         kind: why it is made.
         template: the template that the instance was made of; None if that is not known.
-        details: contexts, labels, a description: what the caller wants to have back; nothing here reads it.
+        details: contexts, labels, a description: what the caller wants to have back; nothing here reads that.
             `MONETARY_LOCALE` is added, and `RECIPIENTS` if the backup is encrypted.
     """
 

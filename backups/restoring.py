@@ -27,7 +27,7 @@ from programs import process
 from programs.postgres import (
     ENDS_WITH_PROGRAM,
     LOAD_SETTINGS,
-    READS_AS_WRITTEN,
+    MONEY_SETTINGS,
     client_address,
     client_environment,
 )
@@ -39,7 +39,7 @@ SESSION_SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         **LOAD_SETTINGS,
         **ENDS_WITH_PROGRAM,
-        **READS_AS_WRITTEN,
+        **MONEY_SETTINGS,
         "array_nulls": "on",
         "transform_null_equals": "off",
     }
@@ -178,7 +178,7 @@ async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> 
 def _pg_restore(program: ClientProgram, dsn: str, database: str, manifest: Manifest) -> Command:
     settings = SESSION_SETTINGS
     if MONETARY_LOCALE not in manifest.details:  # that of the database, which most likely has it still
-        settings = {name: value for name, value in settings.items() if name not in READS_AS_WRITTEN}
+        settings = {name: value for name, value in settings.items() if name not in MONEY_SETTINGS}
     address = f"--dbname={client_address(dsn, database, program_name('pg_restore', database))}"
     return Command("pg_restore", (program.path, *OPTIONS, address), client_environment(dsn, settings))
 

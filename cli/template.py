@@ -84,8 +84,9 @@ def load(  # noqa: PLR0913 - a command line's options
     )
     if loaded.kept:
         say(
-            f"The database before it, which no load had made, is kept as {loaded.kept}. If nobody needs it:"
-            f" ALTER DATABASE {loaded.kept} IS_TEMPLATE false; DROP DATABASE {loaded.kept}"
+            f"The database before it, which no load had made, is kept as {loaded.kept}. To drop it:"
+            f" psql --command 'ALTER DATABASE {loaded.kept} IS_TEMPLATE false'"
+            f" --command 'DROP DATABASE {loaded.kept}'"
         )
     if loaded.settings_left_out:
         say(

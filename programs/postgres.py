@@ -39,7 +39,7 @@ LOAD_SETTINGS: Mapping[str, str] = MappingProxyType(
 )
 """Parameters of sessions that fill a database that is still private."""
 
-READS_AS_WRITTEN: Mapping[str, str] = MappingProxyType({"lc_monetary": "C"})
+MONEY_SETTINGS: Mapping[str, str] = MappingProxyType({"lc_monetary": "C"})
 """Parameters of sessions that dump or restore: values of the type `money` are texts in a dump.
 
 pg_dump does not set it. Restored in another locale, 12,50 $ would be 1250.00, without an error.

@@ -44,8 +44,9 @@ _ONCE_A_DAY = "15 1 * * *"
 _MAKE_UP_FOR = timedelta(days=1)
 """How late what is due at a time of the day is still begun, if Temporal was away then."""
 
-_LONGEST_PASS = timedelta(days=1)
-"""A pass takes minutes, with its next runs. The next one waits for its end: one that hangs ends by itself."""
+_LONGEST_PASS = timedelta(days=7)
+"""Long enough for one that waits for workers or makes large spares. The next one waits for its end, so that
+one that hangs must end by itself."""
 
 
 class ForeignScheduleError(Exception):
@@ -109,7 +110,6 @@ async def ensure(client: Client, settings: Settings, installation: str, tenant: 
     """
     passes = [
         _Pass.every(PENDING_SWEEP, PendingSweep.__name__, settings.sweep_interval),
-        _Pass.every(RECONCILE, Reconcile.__name__, settings.reconcile_interval),
         # A worker that starts again and again shall not read all ODS databases each time.
         _Pass.every(
             EDUCATION_ORGANIZATIONS, ScheduledRefresh.__name__, settings.refresh_interval, at_start=False
@@ -126,6 +126,8 @@ async def ensure(client: Client, settings: Settings, installation: str, tenant: 
             passes.append(_Pass.at(name, _AT_TIMES[name].__name__, cron))
         else:
             await _remove(client, schedule_id(tenant, name), installation)
+    # Last: by it `are_missing` judges whether all are there.
+    passes.append(_Pass.every(RECONCILE, Reconcile.__name__, settings.reconcile_interval))
     for one in passes:
         await _ensure(client, schedule_id(tenant, one.name), one, settings.registry_queue, installation)
         if one.at_start:
@@ -160,7 +162,10 @@ async def are_missing(client: Client, tenant: str) -> bool:
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return True
-        raise
+        if (
+            error.status is not RPCStatusCode.PERMISSION_DENIED
+        ):  # what the service may not read, it cannot judge
+            raise
     return False
 
 
@@ -245,8 +250,8 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
             f" {installation}. Nothing is started until each has its own: set TEMPORAL_NAMESPACE for one of"
-            " them, or, if the other is gone, delete its schedules (temporal schedule delete --schedule-id"
-            f" {found.id})."
+            " them, or, if the other is gone with its workers, which would make it again, delete it"
+            f" (temporal schedule delete --schedule-id {found.id})."
         )
 
 

@@ -55,8 +55,8 @@ def words_of(name: str, words: Collection[str], *, is_filter: bool = True) -> An
     ) -> list[str]:
         written = [word.strip().lower() for value in values or [] for word in value.split(",")]
         chosen = {word for word in written if word}
-        # A filter that names nothing, as of a variable that is not set, would list all: what is done to them,
-        # is done to all.
+        # A filter that names nothing, as of a variable that is not set, would list all rows: a script that
+        # deletes what is listed would delete all.
         if not chosen <= known.keys() or (is_filter and values and not chosen):
             title = pascal(name)
             raise ProblemError.invalid({title: [f"'{title}' must be one or several of {listed}."]})

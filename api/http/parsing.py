@@ -8,8 +8,7 @@ interpreter's lock.
 import asyncio
 import json
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
@@ -67,11 +66,32 @@ def path_id(resource: str, name: str = "instance_id") -> Any:  # noqa: ANN401 - 
 _Value = TypeVar("_Value")
 
 
+def _distinct(members: Iterable[tuple[str, _Value]]) -> dict[str, _Value]:
+    """The members of an object. Of one that is there with two values, nothing says which one is meant.
+
+    Raises:
+        ProblemError: 400, there is one.
+    """
+    distinct: dict[str, _Value] = {}
+    for name, value in members:
+        if distinct.setdefault(name, value) != value:
+            raise ProblemError(
+                HTTPStatus.BAD_REQUEST,
+                "The body has a member twice",
+                detail=f"Send '{shown_name(name)}' once, in one case of letters.",
+            )
+    return distinct
+
+
 class Properties(Mapping[str, _Value]):
-    """The properties of a JSON object, or the fields of a form: found whatever the case of their names."""
+    """The properties of a JSON object, or the fields of a form: found whatever the case of their names.
+
+    Raises:
+        ProblemError: 400, one is there twice, with two values.
+    """
 
     def __init__(self, spelled: Mapping[str, _Value]) -> None:
-        self._values = {name.lower(): value for name, value in spelled.items()}
+        self._values = _distinct((name.lower(), value) for name, value in spelled.items())
 
     def __getitem__(self, name: str) -> _Value:
         return self._values[name.lower()]
@@ -96,12 +116,11 @@ def unknown_members(body: Properties[Any], known: Collection[str]) -> dict[str, 
 
 
 def member_names(body: bytes) -> list[str]:
-    """The names of the members of a JSON object, or of the fields of a form; other JSON is one name."""
+    """The names of the members of a JSON object, or of the fields of a form; what is neither is one name."""
     try:
         value = json.loads(body.strip() or b"null")
     except (ValueError, RecursionError):
-        text = body.decode(errors="replace")
-        return [name for name, _ in parse_qsl(text, keep_blank_values=True)] if "=" in text else []
+        return [name for name, _ in parse_qsl(body.decode(errors="replace"), keep_blank_values=True)]
     if isinstance(value, dict):
         return list(value)
     return [] if value is None else [str(value)]
@@ -205,25 +224,7 @@ def parsed_json(body: bytes) -> Properties[Any]:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not well-formed JSON") from None
     if not isinstance(value, dict | None):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body must be a JSON object")
-    _distinct([(name.lower(), None) for name in value or {}])
     return Properties(value or {})
-
-
-def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The members of an object. Of one that is there twice, the first would count for nothing.
-
-    Raises:
-        ProblemError: 400, there is one.
-    """
-    distinct = dict(members)
-    if len(distinct) < len(members):
-        twice, _ = Counter(name for name, _ in members).most_common(1)[0]
-        raise ProblemError(
-            HTTPStatus.BAD_REQUEST,
-            "The body has a member twice",
-            detail=f"Send '{shown_name(twice)}' once, in one case of letters.",
-        )
-    return distinct
 
 
 def _refuse_constant(constant: str) -> NoReturn:

@@ -61,6 +61,7 @@ async def test_form_is_refused_when_it_has_too_many_fields(
             "protected",
         ),
         ('{"name": "One", "databaseTemplate": "Minimal", "labels": {"a": "1", "a": "2"}}', "a"),
+        ('{"name": "One", "contexts": [{"contextKey": "a", "ContextKey": "b"}]}', "contextkey"),
     ],
 )
 async def test_json_is_refused_when_it_has_a_member_twice(
@@ -70,6 +71,21 @@ async def test_json_is_refused_when_it_has_a_member_twice(
     assert_problem(
         answer, 400, "The body has a member twice", f"Send '{twice}' once, in one case of letters."
     )
+
+
+async def test_none_of_many_is_made_when_one_has_a_member_twice(idle_api: httpx.AsyncClient) -> None:
+    body = '{"instances": [{"name": "One", "protected": true, "Protected": false}]}'
+    answer = await idle_api.post(f"{INSTANCES}/bulk", content=body, headers=JSON)
+    assert_problem(
+        answer, 400, "The body has a member twice", "Send 'protected' once, in one case of letters."
+    )
+
+
+def test_member_may_be_there_twice_with_one_value() -> None:
+    assert dict(parsed_json(b'{"name": "a", "Name": "a", "x": {"y": 1, "y": 1}}')) == {
+        "name": "a",
+        "x": {"y": 1},
+    }
 
 
 def test_labels_may_differ_in_case_alone() -> None:

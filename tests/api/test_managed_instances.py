@@ -74,7 +74,7 @@ async def test_request_is_refused_when_it_has_what_this_surface_would_ignore(
     (reason,) = refused.json()["errors"][f"{member[0].upper()}{member[1:]}"]
     assert "is set by POST /v2/dbInstances, not by this request." in reason
     assert (await api.get(MANAGE)).json() == []
-    assert (await api.post(MANAGE, json={**new, member: None, "tenantId": 1})).status_code == 202
+    assert (await api.post(MANAGE, json={**new, member: type(value)(), "tenantId": 1})).status_code == 202
 
 
 async def test_rename_is_refused_when_it_has_attributes_that_it_would_not_change(
@@ -255,7 +255,7 @@ async def test_instance_is_not_deleted_by_its_ods_instance_when_the_feature_is_s
         refused = await client.delete(f"/v2/odsInstances/{job.ods_instance_id}")
         assert refused.status_code == 400
         assert refused.json()["errors"] == {
-            "Id": ["It is an instance's, whose management has been disabled on application settings."]
+            "Id": ["An instance has it, and their management has been disabled on application settings."]
         }
         assert (await client.delete(f"/v2/odsInstances/{other}")).status_code == 200
     assert await rows.fetchval("SELECT status FROM adminapi.dbinstances") == "Completed"

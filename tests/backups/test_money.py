@@ -49,14 +49,16 @@ def locales() -> Iterator[str]:
 
 @pytest.fixture
 async def databases(locales: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Database]]:
-    """`paid`, whose sessions have the locale, and empty ones, whose sessions have another."""
+    """`paid`, and empty ones; the sessions of all have the locale."""
     monkeypatch.setattr("embedded.postgres._ENVIRONMENT", _ENVIRONMENT | {"LOCPATH": locales})
     async with seeded_postgres() as postgres:
         async with session(service_dsn(postgres, "postgres")) as maintenance:
             for name in ("paid", *EMPTY):
                 await maintenance.execute(f"CREATE DATABASE {name}")
+            # In the empty ones, what is read without a locale being said, is read wrong.
+            for name in ("paid", *EMPTY):
+                await maintenance.execute(f"ALTER DATABASE {name} SET lc_monetary TO '{LOCALE}'")
         async with session(service_dsn(postgres, "paid")) as inside:
-            await inside.execute(f"ALTER DATABASE paid SET lc_monetary TO '{LOCALE}'")
             await inside.execute("CREATE TABLE paid (number int, amount money)")
             rows = list(enumerate(AMOUNTS))
             await inside.executemany("INSERT INTO paid VALUES ($1, $2::text::numeric::money)", rows)
@@ -114,7 +116,5 @@ async def test_amounts_are_the_same_when_an_earlier_release_has_dumped_them_in_t
     paid, restored = databases["paid"], databases["restored"]
     monkeypatch.setattr(dumping, "_SESSION_SETTINGS", {})
     made = await back_up(paid, folder_store, wanted, monitor)
-    async with session(paid.server.dsn) as maintenance:
-        await maintenance.execute(f"ALTER DATABASE restored SET lc_monetary TO '{LOCALE}'")
     await restore(folder_store, replace(made, details=wanted.details), restored, monitor)
     assert await amounts(restored) == AMOUNTS

@@ -89,5 +89,5 @@ async def test_interval_follows_the_setting_when_a_worker_starts(
     schedule = (await _described(own_temporal)).schedule
     assert schedule.policy.catchup_window == timedelta(seconds=180)
     assert isinstance(schedule.action, ScheduleActionStartWorkflow)
-    assert schedule.action.execution_timeout == timedelta(days=1)
+    assert schedule.action.execution_timeout == timedelta(days=7)
     assert schedule.state.paused, "the operator who paused the schedule meant it"

@@ -1,13 +1,18 @@
 """Jobs that no workflow works on any more are found and go on by themselves."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
+import temporal.schedules
 from registry.instances.status import InstanceStatus, JobStatus, Template
 from settings import Settings
+from temporal.schedules import SIZES
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over
 from worker import run
@@ -99,12 +104,26 @@ async def test_jobs_and_passes_go_on_when_the_namespace_was_deleted_and_made_ane
         schedules = await _schedules(own_temporal)
         await operator.temporal("operator", "namespace", "delete", "default", "--yes")
         await operator.temporal("operator", "namespace", "create", "default")
+        monkeypatch.setattr("temporal.schedules._ensure", _failing_once(SIZES))
         job = (await operator.instances.reserve(name, Template.MINIMAL)).job
         assert await operator.ended(job, 60) is JobStatus.COMPLETED
         assert await _schedules(own_temporal) == schedules
     finally:
         stop.set()
         await working
+
+
+def _failing_once(name: str) -> Callable[..., Awaitable[None]]:
+    """What makes a schedule, but does not reach Temporal when it is to make that one for the first time."""
+    ensure, failed = temporal.schedules._ensure, list[str]()  # noqa: SLF001 - it fails here
+
+    async def failing(client: Client, identifier: str, *arguments: Any) -> None:
+        if identifier == name and not failed:
+            failed.append(name)
+            raise RPCError("away", RPCStatusCode.UNAVAILABLE, b"")
+        await ensure(client, identifier, *arguments)
+
+    return failing
 
 
 async def _schedules(client: Client) -> set[str]:

@@ -81,7 +81,7 @@ async def test_process_ends_and_tells_where_it_stood_when_its_event_loop_hangs()
     (line,) = told.decode().splitlines()
     assert "CRITICAL loop_watchdog The event loop has not answered" in line
     assert "at threading.py:" in line
-    assert "in wait: this process ends, to be started again." in line
+    assert "in wait: unless it answers now, this process ends, to be started again." in line
 
 
 async def test_process_ends_when_what_hangs_holds_the_lock_of_the_log() -> None:

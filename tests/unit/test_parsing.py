@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.http.parsing import MAX_INT32, Properties, whole_number
+from api.http.problems import ProblemError
 from registry.storage.rules import is_storable
 
 
@@ -21,8 +22,10 @@ def test_property_is_found_when_its_name_is_in_another_case(spelled: str) -> Non
     assert properties.get("name") is None
 
 
-def test_last_one_counts_when_a_property_comes_in_several_cases() -> None:
-    assert dict(Properties({"name": "a", "NAME": "b"})) == {"name": "b"}
+def test_property_is_refused_when_it_comes_in_several_cases_with_several_values() -> None:
+    assert dict(Properties({"name": "a", "NAME": "a"})) == {"name": "a"}
+    with pytest.raises(ProblemError, match="The body has a member twice"):
+        Properties({"name": "a", "NAME": "b"})
 
 
 @given(number=st.integers(-MAX_INT32, MAX_INT32))

@@ -23,6 +23,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* What the pods of all components share. */}}
 {{- define "ods.pod" -}}
 automountServiceAccountToken: false
+enableServiceLinks: false # variables ODS_… that are no setting
 {{- with .Values.serviceAccountName }}
 serviceAccountName: {{ . }}
 {{- end }}
