@@ -390,7 +390,9 @@ def test_template_of_the_stack_is_replaced_and_listed_when_one_is_loaded(
     file.write_text("".join((scripts / script).read_text() for script in seeding.SAMPLE_SCRIPTS))
     loaded = ods("template", "load", "Sample", file, "--yes", "--data-dir", stack.path)
     assert loaded.returncode == 0, loaded.stderr
-    assert loaded.stdout.splitlines()[-1].startswith("The template Sample is loaded (generation 1).")
+    *_, told, kept = loaded.stdout.splitlines()
+    assert told.startswith("The template Sample is loaded (generation 1).")
+    assert kept.startswith("The database before it, which no load had made, is kept as ods_template_")
 
     found = content(ods("template", "list", "--json", "--data-dir", stack.path))
     generations = {one["name"]: (one["ready"], one["generation"]) for one in found}

@@ -241,7 +241,9 @@ async def test_first_database_comes_back_when_an_instance_was_reset_twice(
     assert list(again.json()["errors"]) == ["Database"]
 
 
-@pytest.mark.parametrize("database", [7, ["ods_trash_1"], "", "ods_trash_1", "a\0b", "\ud800", "ö" * 99])
+@pytest.mark.parametrize(
+    "database", [None, 7, ["ods_trash_1"], "", "ods_trash_1", "a\0b", "\ud800", "ö" * 99]
+)
 async def test_undo_is_refused_when_its_body_names_no_database_of_the_instance(
     operator: Operator, api: httpx.AsyncClient, name: str, database: object
 ) -> None:
@@ -253,7 +255,7 @@ async def test_undo_is_refused_when_its_body_names_no_database_of_the_instance(
     assert answer.status_code == 400
     assert list(answer.json()["errors"]) == ["Database"]
     assert (await request("/v2/dbInstances/999999/reset/undo")).status_code == 404
-    empty = await api.post(f"/v2/dbInstances/{job.instance_id}/reset/undo", json={"database": None})
+    empty = await api.post(f"/v2/dbInstances/{job.instance_id}/reset/undo", json={})
     assert empty.status_code == 202
 
 
