@@ -31,10 +31,13 @@ _CONTEXTS: dict[str, Any] = {
 _CHOSEN_BY = "By these the ODS/API chooses it; no other instance has the same key and value."
 
 
-class NewAttributesBody(BaseModel):
+class _AttributesBody(BaseModel):
+    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
+
+
+class NewAttributesBody(_AttributesBody):
     """The documentation of the attributes in the body of a request for a new instance."""
 
-    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
     contexts: list[dict[str, str]] | None = Field(
         None, json_schema_extra={"anyOf": [_CONTEXTS, {"type": "null"}]}, description=_CHOSEN_BY
     )
@@ -44,10 +47,9 @@ class NewAttributesBody(BaseModel):
     )
 
 
-class _ChangedAttributesBody(BaseModel):
+class _ChangedAttributesBody(_AttributesBody):
     model_config = ConfigDict(extra="forbid")
 
-    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
     contexts: list[dict[str, str]] = Field([], json_schema_extra=_CONTEXTS, description=_CHOSEN_BY)
     protected: bool = Field(False, description="Whether its data can be neither deleted nor replaced.")
     labels: dict[str, str | None] | None = Field(

@@ -298,8 +298,9 @@ class InstanceService:
         """Request that the instance gets the name in `body`."""
         self._audit.instance = instance_id
         # Before the body is judged: that there is no such instance counts for more.
-        template = (await self._queries.instance(instance_id)).database_template
-        name = body.get("name")
+        instance = await self._queries.instance(instance_id)
+        await self._require_attributes(instance, body)
+        name, template = body.get("name"), instance.database_template
         errors = {
             "Name": _name_errors(name, template),
             "DatabaseTemplate": _kept_template_errors(
@@ -309,18 +310,16 @@ class InstanceService:
         require_valid(errors)
         return await self.launched(await self._instances.request_rename(instance_id, str(name).strip()))
 
-    async def require_attributes(self, instance_id: int, body: Properties[Any]) -> None:
+    async def _require_attributes(self, instance: DbInstance, body: Properties[Any]) -> None:
         """Refuse attributes that the instance does not have, for a request that changes none of them.
 
         Raises:
             InvalidError: `body` has some.
-            InstanceNotFoundError: there is no such live instance.
         """
-        self._audit.instance = instance_id
         given = [name for name in ATTRIBUTES if name in body]
         if not given:
             return
-        described = await self._descriptions.describe_one(await self._queries.instance(instance_id))
+        described = await self._descriptions.describe_one(instance)
         now = described.model_dump(mode="json", by_alias=True)
         require_valid(
             {

@@ -160,12 +160,13 @@ async def are_missing(client: Client, tenant: str) -> bool:
     try:
         await client.get_schedule_handle(schedule_id(tenant, RECONCILE)).describe()
     except RPCError as error:
-        if error.status is RPCStatusCode.NOT_FOUND:
-            return True
-        if (
-            error.status is not RPCStatusCode.PERMISSION_DENIED
-        ):  # what the service may not read, it cannot judge
-            raise
+        match error.status:
+            case RPCStatusCode.NOT_FOUND:
+                return True
+            case RPCStatusCode.PERMISSION_DENIED:  # what the service may not read, it cannot judge
+                return False
+            case _:
+                raise
     return False
 
 

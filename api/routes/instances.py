@@ -103,7 +103,6 @@ async def get_instance(instance_id: InstanceId, service: InstanceServiceDep) -> 
 )
 async def rename_instance(instance_id: InstanceId, body: JsonObject, service: InstanceServiceDep) -> Accepted:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    await service.require_attributes(instance_id, body)
     return Accepted.model_validate(await service.rename(instance_id, body))
 
 

@@ -101,7 +101,6 @@ async def rename_managed_instance(
     instance_id: ManagedId, body: JsonObject, service: InstanceServiceDep
 ) -> ManagedInstance:
     """Request that the instance gets another name, with its database and its ODS instance."""
-    await service.require_attributes(instance_id, body)
     return _managed((await service.rename(instance_id, body)).instance)
 
 

@@ -17,15 +17,8 @@ from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from embedded.postgres import _ENVIRONMENT
-from programs.postgres import client_address, client_environment, client_program
-from tests.servers import (
-    POSTGRES_VERSION,
-    product_server,
-    seeded_postgres,
-    server_folder,
-    service_dsn,
-    session,
-)
+from tests.backups.test_round_trip import call, opened
+from tests.servers import product_server, seeded_postgres, server_folder, service_dsn, session
 
 pytestmark = pytest.mark.long
 
@@ -55,8 +48,7 @@ async def databases(locales: str, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         async with session(service_dsn(postgres, "postgres")) as maintenance:
             for name in ("paid", *EMPTY):
                 await maintenance.execute(f"CREATE DATABASE {name}")
-            # In the empty ones, what is read without a locale being said, is read wrong.
-            for name in ("paid", *EMPTY):
+                # In the empty ones, what is read without a locale being said, is read wrong.
                 await maintenance.execute(f"ALTER DATABASE {name} SET lc_monetary TO '{LOCALE}'")
         async with session(service_dsn(postgres, "paid")) as inside:
             await inside.execute("CREATE TABLE paid (number int, amount money)")
@@ -69,24 +61,9 @@ async def databases(locales: str, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
 async def amounts(database: Database) -> list[str]:
     """What is in the database, with the digits that its clients read."""
-    async with session(database.server.dsn.replace("/postgres", f"/{database.name}")) as inside:
+    async with opened(database) as inside:
         rows = await inside.fetch("SELECT amount::numeric::text AS digits FROM paid ORDER BY number")
     return [row["digits"] for row in rows]
-
-
-def restore_by_hand(file: Path, database: Database) -> None:
-    """Run the command of docs/operations/backups.md."""
-    dsn = database.server.dsn
-    subprocess.run(  # noqa: S603 - PostgreSQL's own
-        [
-            client_program("pg_restore", int(POSTGRES_VERSION)),
-            *("--no-owner", "--no-privileges", "--exit-on-error"),
-            f"--dbname={client_address(dsn, database.name)}",
-            str(file),
-        ],
-        env={**client_environment(dsn, {}), "PGOPTIONS": "-c lc_monetary=C"},
-        check=True,
-    )
 
 
 async def test_amounts_are_the_same_when_a_database_is_restored_or_copied_into_another_locale(
@@ -101,7 +78,10 @@ async def test_amounts_are_the_same_when_a_database_is_restored_or_copied_into_a
     made = await back_up(paid, folder_store, wanted, monitor)
     await restore(folder_store, made, databases["restored"], monitor)
     await copy_contents(paid, databases["copied"], monitor)
-    restore_by_hand(folder / dump_of(wanted.key, encrypted=False), databases["restored_by_hand"])
+    # As docs/operations/backups.md says.
+    file, options = str(folder / dump_of(wanted.key, encrypted=False)), ("--no-owner", "--no-privileges")
+    by_hand, in_c = databases["restored_by_hand"], {"lc_monetary": "C"}
+    call("pg_restore", *options, "--exit-on-error", file, database=by_hand, settings=in_c)
     for name in EMPTY:
         assert await amounts(databases[name]) == AMOUNTS, name
 

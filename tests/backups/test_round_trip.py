@@ -4,10 +4,11 @@ import asyncio
 import json
 import stat
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 import asyncpg
@@ -70,13 +71,19 @@ async def execute(database: Database, *statements: str) -> None:
             await inside.execute(statement)
 
 
-def call(program: str, *arguments: str, database: Database, stdin: bytes | None = None) -> bytes:
-    """Run a program by hand."""
+def call(
+    program: str,
+    *arguments: str,
+    database: Database,
+    stdin: bytes | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """Run a program by hand, with these parameters of its session."""
     dsn = database.server.dsn
     address = f"--dbname={client_address(dsn, database.name)}"
     return subprocess.run(  # noqa: S603 - PostgreSQL's own
         [client_program(program, int(POSTGRES_VERSION)), *arguments, address],
-        env=client_environment(dsn, {}),
+        env=client_environment(dsn, settings),
         input=stdin,
         check=True,
         capture_output=True,
