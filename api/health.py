@@ -19,6 +19,9 @@ from api.schemas.base import ResponseModel
 _FRESH_SECONDS = 2.0
 """How long a report is given again."""
 
+_LONGEST_SECONDS = 10.0
+"""How long a check may go on, while reports are given without its answer."""
+
 _Timed = tuple[list[Result], float]
 """The results of a check, and the seconds that it took."""
 
@@ -75,7 +78,7 @@ class HealthMonitor:
         self._tenants = tenants
         self._examining: asyncio.Task[Report] | None = None
         self._fresh_until = 0.0
-        self._late: set[asyncio.Task[_Timed]] = set()
+        self._under_way: dict[Sequence[str], asyncio.Task[_Timed]] = {}
         self._since: dict[str, tuple[HealthStatus, datetime]] = {}
 
     async def report(self) -> Report:
@@ -85,16 +88,18 @@ class HealthMonitor:
         return await asyncio.shield(self._examining)  # other requests wait for it as well
 
     async def close(self) -> None:
-        """Wait for checks that have not been answered."""
-        examining = [self._examining] if self._examining else []
-        await asyncio.gather(*examining, *self._late, return_exceptions=True)
+        """Wait for a report that is being made, and end the checks that have not been answered."""
+        if self._examining is not None:
+            await asyncio.wait([self._examining])
+        late = list(self._under_way.values())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _examine(self) -> Report:
         """Check every part at once, for at most two seconds."""
-        asked = {asyncio.create_task(_timed(check)): check for check in checks(self._tenants)}
+        asked = {self._asked(check): check for check in checks(self._tenants)}
         _, late = await asyncio.wait(asked, timeout=TIMEOUT) if asked else (set(), set())
-        for task in late:
-            self._abandon(task)
         at = datetime.now(UTC)
         parts = [
             Part(result, seconds, self._seen_since(result, at))
@@ -113,16 +118,26 @@ class HealthMonitor:
         self._since[result.name] = result.status, since
         return since
 
-    def _abandon(self, task: asyncio.Task[_Timed]) -> None:
-        """Cancel `task` without waiting until it has closed its connections."""
-        task.cancel()
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+    def _asked(self, check: Check) -> asyncio.Task[_Timed]:
+        """The answer to `check`, which an earlier examination may be waiting for.
+
+        A check that is late goes on for the next report. If it were ended, and asked anew, many tenants whose
+        connections open more slowly than a report is given would never be connected.
+        """
+        names = tuple(check.names)
+        if (task := self._under_way.get(names)) is None:
+            task = self._under_way[names] = asyncio.create_task(_timed(check))
+            task.add_done_callback(lambda _: self._under_way.pop(names))
+        return task
 
 
 async def _timed(check: Check) -> _Timed:
     begun = monotonic()
-    results = await check.results()
+    try:
+        async with asyncio.timeout(_LONGEST_SECONDS):
+            results = await check.results()
+    except TimeoutError:
+        results = check.unanswered()
     return results, monotonic() - begun
 
 

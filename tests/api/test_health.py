@@ -203,16 +203,19 @@ async def test_head_is_answered_like_get_without_a_body(contract: Server, path: 
 
 
 class Counting:
-    """A part that is asked."""
+    """A part that is asked, and answers when it may."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.begun = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def find(self) -> dict[str, str]:
         self.asked += 1
         self.begun.set()
         await asyncio.sleep(0.05)
+        await self.may_answer.wait()
         return {}
 
 
@@ -240,6 +243,36 @@ async def test_parts_are_asked_once_when_many_probe_at_once(
         async def is_asked_again() -> bool:
             await client.get("/health")
             return counting.asked == 2
+
+        await wait_until(is_asked_again, 5)
+
+
+async def test_part_that_is_late_is_asked_once_until_it_answers(
+    idle_settings: Settings, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting.may_answer.clear()
+    monkeypatch.setattr(health, "TIMEOUT", 0.1)
+    async with running(idle_settings, NOBODY) as app, client_of(app) as client:
+        assert await statuses(client) == {"database": "Unhealthy"}
+        assert await statuses(client) == {"database": "Unhealthy"}
+
+        monkeypatch.setattr(health, "TIMEOUT", 10.0)
+        counting.may_answer.set()
+        assert await statuses(client) == {"database": "Healthy"}
+        assert counting.asked == 1
+
+
+async def test_part_that_never_answers_is_asked_again(
+    idle_settings: Settings, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting.may_answer.clear()
+    monkeypatch.setattr(health, "TIMEOUT", 0.1)
+    monkeypatch.setattr(health, "_LONGEST_SECONDS", 0.2)
+    async with running(idle_settings, NOBODY) as app, client_of(app) as client:
+
+        async def is_asked_again() -> bool:
+            assert await statuses(client) == {"database": "Unhealthy"}
+            return counting.asked > 1
 
         await wait_until(is_asked_again, 5)
 
