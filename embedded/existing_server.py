@@ -39,6 +39,7 @@ SELECT current_setting('server_version_num')::integer / 10000 AS version,
     pg_has_role('pg_read_all_stats', 'USAGE') AS sees_sessions,
     quote_ident(current_user) AS role
 """
+_HAS_CLIENT = "SELECT EXISTS (SELECT FROM adminapi.applications WHERE clientid = $1)"
 _PREPARING = 0x4F6453736565
 """The lock of a stack that prepares the server."""
 _KEY = "ODS_ENCRYPTION_KEY"
@@ -118,14 +119,25 @@ class ExistingServer:
                 "The role of --postgres may not see how the databases are used;"
                 f" run `GRANT pg_read_all_stats TO {row['role']}` as a superuser, then start again."
             )
-        record = self._folder.existing_server()
-        if record is not None and record["system"] != row["system"]:
+        record = self._folder.existing_server() or {"system": row["system"], "made": []}
+        if record["system"] != row["system"] and not await self._has_own_client():
             raise CommandError(
                 f"The stack in {self._folder.path} works on another server than that of --postgres;"
                 " name that one, or choose another folder with --data-dir."
             )
-        self._record = record or {"system": row["system"], "made": []}
+        self._record = {**record, "system": row["system"]}
         self._folder.store_existing_server(self._record)
+
+    async def _has_own_client(self) -> bool:
+        """Whether the stack's registry is on the server, as after pg_upgrade or a restore from dumps.
+
+        API and worker change nothing there until the operator has confirmed that it is not a copy.
+        """
+        try:
+            async with self._connected(REGISTRY_DATABASE) as session:
+                return bool(await session.fetchval(_HAS_CLIENT, self._secrets.client_id))
+        except (CommandError, asyncpg.PostgresError):
+            return False
 
     async def prepare(self, settings: Settings) -> None:
         """Make the registry, its tables and the templates, where they are missing, and say what was made.

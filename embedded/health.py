@@ -2,6 +2,9 @@
 
 import httpx
 
+_INSTALLATION = "installation"
+"""The part that is not well while the operator must confirm something."""
+
 
 class HealthProbe:
     """Asks the API how the service is.
@@ -23,6 +26,15 @@ class HealthProbe:
         report = answer.json()
         self._found = [part for part in report.get("results", []) if part["status"] != "Healthy"]
         return answer.is_success and report.get("status") == "Healthy"
+
+    async def is_started(self) -> bool:
+        """Whether every part is well, or waits for the operator, whose commands need the stack."""
+        return await self.is_healthy() or bool(self.obstacle)
+
+    @property
+    def obstacle(self) -> str:
+        """What the operator must confirm before anything is changed, when the API last answered; or empty."""
+        return next((part.get("detail", "") for part in self._found if part["name"] == _INSTALLATION), "")
 
     @property
     def explanation(self) -> str:

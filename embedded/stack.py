@@ -117,8 +117,8 @@ class _Stack:
             try:
                 await self._start_postgres(settings)
                 await self._start_temporal(settings)
-                await self._start_service(settings)
-                self._announce(await self._console(settings))
+                obstacle = await self._start_service(settings)
+                self._announce(await self._console(settings), obstacle)
                 await asyncio.Event().wait()
             finally:
                 self._is_serving = False
@@ -167,7 +167,8 @@ class _Stack:
         await self._supervisor.start(self._temporal.command(codec))
         await self._supervisor.wait_until(self._temporal.serves, "answer from Temporal")
 
-    async def _start_service(self, settings: Settings) -> None:
+    async def _start_service(self, settings: Settings) -> str:
+        """Start worker and API; returns what the operator must confirm first, or nothing."""
         self._report("Starting the worker and the API ...")
         await self._supervisor.start(_worker(settings.shutdown_timeout, self._worker_metrics))
         await self._supervisor.start(_api(self._api_port, self._api_metrics))
@@ -175,9 +176,10 @@ class _Stack:
             await self._supervisor.wait_until(lambda: self._registers(client), "answer from the API")
             health = HealthProbe(client)
             try:
-                await self._supervisor.wait_until(health.is_healthy, "healthy service")
+                await self._supervisor.wait_until(health.is_started, "healthy service")
             except CommandError as error:
                 raise CommandError(f"{error} {health.explanation}".strip()) from None
+            return health.obstacle
 
     async def _registers(self, client: httpx.AsyncClient) -> bool:
         form = {
@@ -202,10 +204,12 @@ class _Stack:
             link = f"{self._api_url}/console"
         return f"  Console          {link}\n{_INDENT}(signs in once, within 5 minutes; later: ods console)\n"
 
-    def _announce(self, console: str) -> None:
+    def _announce(self, console: str, obstacle: str) -> None:
         self._is_serving = True
         self._lower_priority_of_worker()
         self._publish()
+        if obstacle:
+            self._report(obstacle)
         self._report(
             f"The stack serves:\n"
             f"{console}"

@@ -14,6 +14,7 @@ from embedded import seeding
 from embedded.data_folder import DataFolder, Secrets
 from embedded.errors import CommandError
 from embedded.existing_server import ExistingServer
+from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from embedded.supervisor import Supervisor
 from tests.embedded.conftest import port_options, running
@@ -182,6 +183,44 @@ async def test_start_is_refused_when_the_folder_belongs_to_another_server(
     folder.store_secrets(Secrets.generate(5432))
     folder.store_existing_server({"system": "1", "made": []})
     assert "works on another server than that of --postgres" in up(ods, folder, dsn(server, role))
+
+
+@pytest.mark.long
+async def test_stack_serves_and_changes_nothing_until_the_operator_confirms_a_server_that_was_upgraded(
+    server: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    role: str,
+    folder: DataFolder,
+    ods: Ods,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ODS_POSTGRES", dsn(server, role))
+    log = tmp_path / "up.log"
+    async with running(folder, port_options(), log):
+        pass
+    before = folder.existing_server()
+    assert before is not None
+    # All that pg_upgrade changes for us: the system identifier of the cluster.
+    folder.store_existing_server({**before, "system": "1"})
+    async with session(server.dsn(seeding.REGISTRY_DATABASE)) as registry:
+        await registry.execute("UPDATE adminapi.installation SET registrysystem = '1', serversystem = '1'")
+
+    def create(name: str) -> subprocess.CompletedProcess[str]:
+        return ods("instance", "create", name, "--wait", "--data-dir", folder.path)
+
+    async with running(folder, port_options(), log):
+        assert folder.existing_server() == before
+        assert "This registry was copied or moved" in log.read_text()
+        assert "must be confirmed by its operator" in create("Too soon").stderr
+        confirmed = ods("installation", "confirm", "--yes", "--data-dir", folder.path)
+        assert confirmed.returncode == 0, confirmed.stderr
+
+        async def creates() -> bool:
+            return create("Grand Bend").returncode == 0
+
+        await wait_until(creates, 60)
+        assert "EdFi_Ods_Grand_Bend_Minimal" in await databases(admin)
 
 
 def test_start_is_refused_when_the_folder_has_a_server_of_its_own(

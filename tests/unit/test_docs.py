@@ -31,7 +31,7 @@ MOST_OF_A_PICTURE = 150_000
 """Bytes."""
 CODE = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 NAMED_FILE = re.compile(r"`((?:[A-Za-z_-]+/)*[A-Za-z_-]+\.(?:py|md|ya?ml|sql|toml))(?:::?\w+)?`")
-MADE_BY_THE_OPERATOR = {"docker-compose.override.yml"}
+MADE_BY_THE_OPERATOR = {"close.sql", "docker-compose.override.yml"}
 COMMAND = re.compile(r"(?<![\w/.-])(?:\.venv/bin/)?ods ((?:--tenant \w+ )?[a-z].*)")
 SUBSTITUTION = re.compile(r"\$\((.*?)\)")
 TARGET = re.compile(r"(?<![\w-])make ([a-z-]+)")

@@ -25,6 +25,18 @@ async def test_parts_are_named_with_their_reasons_when_they_are_not_well() -> No
     assert asked.explanation == "installation: Another one has databases there. temporal: no answer."
 
 
+async def test_stack_is_started_when_the_operator_must_confirm_something_or_all_is_well() -> None:
+    waiting = probe("Degraded", WELL, OBSTACLE, SILENT)
+    assert await waiting.is_started()
+    assert waiting.obstacle == "Another one has databases there."
+    well = probe("Healthy", WELL)
+    assert await well.is_started()
+    assert not well.obstacle
+    unanswered = {"name": "installation", "status": "Degraded"}
+    for parts in ([WELL, SILENT], [WELL, unanswered]):
+        assert not await probe("Degraded", *parts).is_started()
+
+
 async def test_service_is_not_healthy_when_the_api_does_not_answer() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
