@@ -239,7 +239,7 @@ async def _drop_if_due(
             if is_over or fault.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
         else:
-            await execute(session, "RESET idle_session_timeout")  # what follows may have to wait
+            await execute(session, "SET idle_session_timeout = 0")  # what follows may have to wait
             return
         await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -42,12 +42,19 @@ _FENCE_ATTEMPTS = 3
 _APPLICATION = {"application_name": APPLICATION_NAME}
 # Set once a session is open: in the first message, poolers accept the name only.
 #
-# Names without a schema are those of PostgreSQL. In an instance's database, other roles may have made a
-# function `public.format(text, text)`, which PostgreSQL would otherwise call in place of its own, with all
-# the rights of the service's role.
-_CATALOG_ONLY = {"search_path": "pg_catalog"}
+_EVERYWHERE = {
+    # Names without a schema are those of PostgreSQL. In an instance's database, other roles may have made a
+    # function `public.format(text, text)`, which PostgreSQL would otherwise call in place of its own, with
+    # all the rights of the service's role.
+    "search_path": "pg_catalog",
+    # An operator may have given limits to the role or to the server, for the sake of other programs: a large
+    # database takes longer to copy and to drop, and a lock is held by a session that has nothing else to do.
+    "statement_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
+}
 _SESSION_SETTINGS = {
-    **_CATALOG_ONLY,
+    **_EVERYWHERE,
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
     # A lock of another session does not hold up the jobs behind this one: the step fails, and is tried again.
@@ -147,7 +154,7 @@ class Server:
                 current(self._dsn),
                 database=database,
                 timeout=_CONNECT_TIMEOUT,
-                settings=_CATALOG_ONLY,
+                settings=_EVERYWHERE,
                 read_only_database=True,
                 server_settings=_APPLICATION,
             )
@@ -264,7 +271,7 @@ async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
 
 async def _reset(session: asyncpg.Connection) -> None:
     """Release all locks, and reset all settings but those that every session here has."""
-    await session.execute(f"{session.get_reset_query()}\n{setting_statements(_SESSION_SETTINGS)}")
+    await session.execute(f"{session.get_reset_query()}\n{setting_statements(session, _SESSION_SETTINGS)}")
 
 
 async def _take_fence(connection: asyncpg.Connection, key: str, longest_wait: str) -> None:

@@ -35,6 +35,7 @@ LOAD_SETTINGS: Mapping[str, str] = MappingProxyType(
         "statement_timeout": "0",
         "lock_timeout": "0",
         "idle_in_transaction_session_timeout": "0",
+        "idle_session_timeout": "0",
     }
 )
 """Parameters of sessions that fill a database that is still private."""

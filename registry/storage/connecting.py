@@ -38,6 +38,9 @@ Network routers drop connections without traffic, as during a long clone.
 _NEXT_HOST_SECONDS = 0.5
 """After this time the next host is tried as well: one that has lost its power does not even refuse."""
 
+_SINCE = {"transaction_timeout": 17}
+"""The version of PostgreSQL since which there is a parameter."""
+
 _YES = "SELECT 1"
 """The command tag of a query with one row."""
 _ANSWERS = "SELECT 1"
@@ -70,7 +73,7 @@ async def connect(
         dsn: the hosts, the login and the database.
         timeout: seconds to wait for a session, whichever host it is on.
         settings: parameters of the session, which are set once it is there: poolers refuse most of them in
-            the message that opens it.
+            the message that opens it. Those that the server does not know are left out.
         read_only_database: whether a database is good as well that a setting of its own makes read-only.
         arguments: further arguments of `asyncpg.connect`.
 
@@ -82,9 +85,9 @@ async def connect(
     wanted = question(dsn)
     if wanted == _CAN_WRITE and read_only_database:
         wanted = _SERVER_CAN_WRITE
-    greeting = f"{setting_statements(settings)}{wanted}"
     attempts = [
-        partial(_connected, host, greeting, {"timeout": timeout, **arguments}) for host in _each_host(dsn)
+        partial(_connected, host, settings, wanted, {"timeout": timeout, **arguments})
+        for host in _each_host(dsn)
     ]
     async with asyncio.timeout(timeout):
         return await attempts[0]() if len(attempts) == 1 else await _first_success(attempts)
@@ -118,9 +121,11 @@ def read_only() -> asyncpg.ReadOnlySQLTransactionError:
     return asyncpg.ReadOnlySQLTransactionError("the session is read-only")
 
 
-def setting_statements(settings: Mapping[str, str]) -> str:
-    """The SET statements for these parameters of a session, in one text."""
-    return "".join(f"SET {name} = '{value}'; " for name, value in settings.items())
+def setting_statements(session: asyncpg.Connection, settings: Mapping[str, str]) -> str:
+    """The SET statements for these parameters of a session, in one text, as far as its server knows them."""
+    version = session.get_server_version().major
+    known = {name: value for name, value in settings.items() if version >= _SINCE.get(name, version)}
+    return "".join(f"SET {name} = '{value}'; " for name, value in known.items())
 
 
 def ends_sessions(sqlstate: str | None) -> bool:
@@ -135,7 +140,9 @@ def _each_host(dsn: str) -> list[str]:
     return [address._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
 
 
-async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> asyncpg.Connection:
+async def _connected(
+    dsn: str, settings: Mapping[str, str], wanted: str, arguments: Mapping[str, Any]
+) -> asyncpg.Connection:
     if question(dsn) == _CAN_WRITE:
         # Checked below instead: asyncpg goes by what a pooler saw at its own first connection.
         arguments = {"target_session_attrs": "any", **arguments}
@@ -146,7 +153,7 @@ async def _connected(dsn: str, greeting: str, arguments: Mapping[str, Any]) -> a
     statements.observe(session)
     try:
         _keep_alive(session)
-        await require_usable(session, greeting)
+        await require_usable(session, f"{setting_statements(session, settings)}{wanted}")
     except BaseException:
         session.terminate()
         raise

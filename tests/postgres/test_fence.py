@@ -16,9 +16,10 @@ from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from databases.provisioning import CloneRequest, TemplateSizes, provision
 from databases.server import Server
+from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import FENCE_AWAITED, exists, until
-from tests.servers import MINIMAL_TEMPLATE, session
+from tests.servers import MINIMAL_TEMPLATE, NUMBERS, POSTGRES_VERSION, SERVICE_PASSWORD, service_dsn, session
 
 HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
@@ -325,3 +326,31 @@ async def test_settings_are_those_of_every_session_when_one_is_used_again(server
             await session.execute("SET client_connection_check_interval = 0; SET lock_timeout = 5")
     async with server.session() as session:
         assert await session.fetchval("SHOW lock_timeout") == "3s"
+
+
+async def test_limits_that_an_operator_has_set_for_other_programs_do_not_count_for_the_service(
+    postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> None:
+    limits = ["statement_timeout", "idle_session_timeout"]
+    if int(POSTGRES_VERSION) >= 17:
+        limits.append("transaction_timeout")
+    role = f"limited_{next(NUMBERS)}"
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{SERVICE_PASSWORD}'")
+    for limit in limits:
+        await admin.execute(f"ALTER ROLE {role} SET {limit} = '30s'")
+    limited = Server(service_dsn(postgres, "postgres").replace(seeding.SERVICE_ROLE, role))
+
+    async def found(inside: asyncpg.Connection) -> list[str]:
+        return [await inside.fetchval(f"SHOW {limit}") for limit in limits]
+
+    try:
+        async with session(limited.dsn) as other_program:
+            assert await found(other_program) == ["30s"] * len(limits)
+        for _ in range(2):  # new, and used again
+            async with limited.session() as pooled:
+                assert await found(pooled) == ["0"] * len(limits)
+        async with limited.connected("postgres") as inside:
+            assert await found(inside) == ["0"] * len(limits)
+    finally:
+        await limited.close()
+        await admin.execute(f"DROP ROLE {role}")
