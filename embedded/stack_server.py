@@ -30,6 +30,9 @@ POSTGRES_VARIABLE = "ODS_POSTGRES"
 """The variable with the DSN of an existing server: `ps` would show the password in an argument."""
 MAINTENANCE_DATABASE = "postgres"
 _HOST = "127.0.0.1"
+_RECOVERY_SECONDS = 3600
+"""How long PostgreSQL may take to answer. After a crash it opens every file first, which takes minutes for
+hundreds of databases on a slow disk; if it were stopped meanwhile, it would begin again."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class OwnServer:
         """
         await self._postgres.initialise()
         await supervisor.start(self._postgres.command())
-        await supervisor.wait_until(self._postgres.answers, "answer from PostgreSQL")
+        await supervisor.wait_until(self._postgres.answers, "answer from PostgreSQL", _RECOVERY_SECONDS)
 
     async def prepare(self, settings: Settings) -> None:
         """Make the service's roles, the registry, its tables and the templates, where they are missing.

@@ -57,15 +57,18 @@ class Supervisor:
         await child.spawn()
         self._children.append(child)
 
-    async def wait_until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    async def wait_until(
+        self, condition: Callable[[], Awaitable[bool]], what: str, seconds: float = _START_SECONDS
+    ) -> None:
         """Wait until `condition` holds.
 
         Args:
             condition: asked again and again.
             what: the condition in words, for the error.
+            seconds: for how long.
 
         Raises:
-            CommandError: it has not held within a minute, or a child dies again and again.
+            CommandError: it has not held within that time, or a child dies again and again.
         """
 
         async def holds() -> bool:
@@ -74,10 +77,10 @@ class Supervisor:
             return await condition()
 
         try:
-            await wait_until(holds, _START_SECONDS)
+            await wait_until(holds, seconds)
         except TimeoutError:
             raise CommandError(
-                f"There was no {what} within {_START_SECONDS} seconds; the logs are in {self._logs}."
+                f"There was no {what} within {seconds} seconds; the logs are in {self._logs}."
             ) from None
 
 

@@ -79,6 +79,13 @@ async def test_start_fails_with_the_last_line_of_the_log_when_a_child_cannot_run
             await supervisor.wait_until(_never, "answer")
 
 
+async def test_start_fails_when_there_is_no_answer_in_time(tmp_path: Path) -> None:
+    async with Supervisor(tmp_path, lambda _: None) as supervisor:
+        await supervisor.start(shell("silent", "exec sleep 60"))
+        with pytest.raises(CommandError, match=r"There was no answer within 0\.1 seconds; the logs are in"):
+            await supervisor.wait_until(_never, "answer", 0.1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has died")
 async def test_children_die_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     script = f"""
