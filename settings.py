@@ -477,7 +477,10 @@ class ServiceSettings(BaseSettings):
         " one](upgrading.md) gets no tasks. Without, every worker gets tasks.",
     )
     registry_concurrency: int = Field(
-        default=50, ge=1, le=1000, description="Registry activities a worker runs at once."
+        default=50,
+        ge=1,
+        le=1000,
+        description="Registry activities a worker runs at once, beside those that wait for scheduled jobs.",
     )
     ddl_concurrency: int = Field(
         default=3, ge=1, le=100, description="Databases a worker creates or drops at once."

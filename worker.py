@@ -125,6 +125,9 @@ _NAMESPACE_SECONDS = 60
 _STICKY_TIMEOUT = timedelta(milliseconds=500)
 """How long a workflow task waits for the worker that has the workflow cached, before any worker gets it."""
 _HEARTBEAT_THROTTLE = timedelta(seconds=1)
+_PASSES_THAT_WAIT = 2
+"""Activities that request what is due by the schedules of backups and of snapshots, one of each. They wait
+for the ends of jobs, which other activities of the same worker record."""
 _POLLERS = 2
 """Polls that a worker has open on a queue. If the process is suspended, the task of each poll is delayed."""
 
@@ -221,7 +224,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             SizeActivities(tenant).record_sizes,
         ],
         max_concurrent_workflow_tasks=workflow_tasks,
-        max_concurrent_activities=settings.registry_concurrency,
+        max_concurrent_activities=settings.registry_concurrency + _PASSES_THAT_WAIT,
         max_concurrent_local_activities=settings.registry_concurrency,
         max_concurrent_workflow_task_polls=_POLLERS,
         max_concurrent_activity_task_polls=_POLLERS,

@@ -52,7 +52,15 @@ def verify() -> str:
 
 
 @pytest.fixture
-def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str) -> Settings:
+def registry_concurrency() -> int:
+    """Registry activities that the worker runs at once, beside those that wait for jobs."""
+    return 50
+
+
+@pytest.fixture
+def settings(
+    postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify: str, registry_concurrency: int
+) -> Settings:
     return make_settings(
         postgres,
         registry_dsn,
@@ -60,6 +68,7 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str, store: Path, verify:
         backup_verify=verify,
         backup_cron="0 2 * * *",
         backup_keep="daily=1",
+        registry_concurrency=registry_concurrency,
     )
 
 
@@ -542,6 +551,37 @@ async def test_schedule_requests_what_was_due_at_its_time(
     await wait_until(is_requested, 30)
     await all_stored(tenant)
     assert await rows.fetchval("SELECT dueat FROM adminapi.backups") == FIRST.replace(tzinfo=None)
+
+
+@pytest.mark.parametrize("registry_concurrency", [1])
+@pytest.mark.usefixtures("workers", "schedule")
+async def test_jobs_end_while_passes_wait_for_them_when_a_worker_runs_one_registry_activity_at_once(
+    operator: Operator,
+    tenant: Tenant,
+    temporal: Client,
+    settings: Settings,
+    postgres: EmbeddedPostgres,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    for number in range(3):
+        job = await created(operator, f"{name} {number}")
+        async with session(postgres.dsn(job.database)) as superuser:  # which the service may not read
+            await superuser.execute("CREATE TABLE deployed (x int); REVOKE ALL ON deployed FROM PUBLIC")
+    both = settings.model_copy(update={"snapshot_cron": settings.backup_cron})
+    await schedules.ensure(temporal, both, INSTALLATION)
+    around, at_once = timedelta(minutes=1), ScheduleOverlapPolicy.ALLOW_ALL
+    for schedule in (schedules.BACKUPS, schedules.SNAPSHOTS):
+        handle = temporal.get_schedule_handle(schedule)
+        await handle.backfill(ScheduleBackfill(FIRST - around, FIRST + around, overlap=at_once))
+
+    async def have_failed() -> bool:
+        failed = await rows.fetchval(
+            "SELECT count(*) FROM adminapi.jobstatuses WHERE status = 'Error' AND jobid LIKE 'Backup%'"
+        )
+        return bool(failed == 3)
+
+    await wait_until(have_failed, 60)
 
 
 @pytest.mark.usefixtures("schedule")
