@@ -15,6 +15,7 @@ INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 OBJECT_IN_USE = "55006"
 UNDEFINED_DATABASE = "3D000"
+WRONG_OBJECT_TYPE = "42809"
 
 NAME_IN_USE = {"42P04", "23505"}
 """duplicate_database; unique_violation, if the other session commits its CREATE or RENAME meanwhile."""

@@ -17,6 +17,7 @@ from databases.constants import (
     LOCK_NOT_AVAILABLE,
     OBJECT_IN_USE,
     PROGRAMS,
+    WRONG_OBJECT_TYPE,
     program_name,
 )
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
@@ -173,6 +174,8 @@ async def drop_database(  # noqa: PLR0913 - which database, and what must hold
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not remove the database"
         f" '{database}' or end the sessions on it. Make it the owner and grant it pg_signal_backend; close"
         " the sessions of superusers by hand. Then retry.",
+        WRONG_OBJECT_TYPE: f"The database '{database}' is marked as a template. If it is not needed as one:"
+        f' ALTER DATABASE "{database}" IS_TEMPLATE false. Then retry.',
     }
     async with name_holder(session, database):
         if not (invalid or closed):

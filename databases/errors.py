@@ -152,7 +152,8 @@ def _fault(sqlstate: str, reasons: Mapping[str, str]) -> DatabaseFaultError:
 _GENERAL_REASONS = {
     LOCK_NOT_AVAILABLE: "Another session holds a lock that this step needs. End its transaction.",
     DISK_FULL: "The PostgreSQL server has run out of disk space. Free some.",
-    "53300": "The PostgreSQL server has no free connections. Close some, or raise max_connections.",
+    "53300": "The PostgreSQL server, or the database, has no free connections. Close some, or raise"
+    " max_connections, or the CONNECTION LIMIT of the database.",
     INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN lacks a right on the PostgreSQL server. `ods grants"
     " --check` says which.",
     READ_ONLY: "The PostgreSQL server is read-only: it is a standby, or was made one. Wait until it has"

@@ -181,6 +181,19 @@ async def test_reason_names_the_owner_when_the_database_was_given_away(
     assert await exists(admin, wanted.database)
 
 
+async def test_reason_names_the_mark_when_the_database_was_made_a_template(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await provisioned(server, wanted)
+    await admin.execute(f'ALTER DATABASE "{wanted.database}" IS_TEMPLATE true')
+    with pytest.raises(DatabaseFaultError, match=f'"{wanted.database}" IS_TEMPLATE false') as caught:
+        await dropped(server, wanted)
+    assert not caught.value.retryable
+    await admin.execute(f'ALTER DATABASE "{wanted.database}" IS_TEMPLATE false')
+    await dropped(server, wanted)
+    assert not await exists(admin, wanted.database)
+
+
 async def test_no_other_database_is_dropped_when_it_has_got_the_name_by_hand_meanwhile(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
