@@ -64,7 +64,7 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     if (made := await already_made(session, request)) is not None:
         return made
     backup = await _stored(tenant, backup_id)
-    store = open_store(tenant.settings)
+    store = await open_store(tenant.settings)
     manifest = await load_recorded(store, tenant.name, backup)
     staging = request.owner.staging_name
     with phase("clone"):

@@ -149,7 +149,7 @@ class VerificationActivities:
             following: told how far it is.
             subject: what the database is made for that it is restored to; None for what is stored.
         """
-        store = open_store(self._tenant.settings)
+        store = await open_store(self._tenant.settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
         if manifest.encrypted:
             async for _ in read_dump(store, manifest):

@@ -95,7 +95,7 @@ class BackupService:
             BackupNotFoundError: there is none, or it is deleted already.
             BackupFaultError: there is no store; the backup is in another one.
         """
-        store = open_store(self._settings)
+        store = await open_store(self._settings)
         backup = (await self._records.get(backup_id)).backup
         if forget and backup.location not in {None, self._here(store, backup)}:
             backup = await self._records.leave(backup_id)
@@ -134,7 +134,7 @@ class BackupService:
         """
         backup = await self._records.stored(backup_id)
         self._audit.instance = backup.instance_id
-        store = open_store(self._settings)
+        store = await open_store(self._settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
         return manifest.size_bytes, read_dump(store, manifest)
 
@@ -144,7 +144,7 @@ class BackupService:
         Raises:
             BackupFaultError: there is no store; the backup is in another one.
         """
-        store = open_store(self._settings)
+        store = await open_store(self._settings)
         await self._require_here(store, (await self._records.get(backup_id)).backup)
         state = await self._records.request_verification(backup_id)
         self._audit.instance = state.backup.instance_id

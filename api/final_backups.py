@@ -80,18 +80,18 @@ class FinalBackups:
         if any(self._instances.deletes.backs_up(instance, delete) for instance in instances):
             await require_backups(self._tenant)
 
-    def plan(self, instance: DbInstance, size_bytes: int | None) -> PlannedBackup:
+    async def plan(self, instance: DbInstance, size_bytes: int | None) -> PlannedBackup:
         """The backup that would be made of an instance whose database has this size."""
         encrypted = bool(self._settings.recipients)
         return PlannedBackup(
-            location=self._location(instance),
+            location=await self._location(instance),
             encrypted=encrypted,
             needed_bytes=0 if encrypted else size_bytes,
         )
 
-    def _location(self, instance: DbInstance) -> str | None:
+    async def _location(self, instance: DbInstance) -> str | None:
         try:
-            store = open_store(self._settings)
+            store = await open_store(self._settings)
         except BackupFaultError:
             return None
         return store.location(instance_folder(self._tenant.name, instance.ods_instance_id))

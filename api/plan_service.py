@@ -200,7 +200,7 @@ class PlanService:
                 drops_database=drops_database(way, purge_follows=False),
                 size_bytes=sizes.get(names[row.id] or ""),
                 estimated_seconds=None if backs_up else await self._seconds(way, row.database_template),
-                final_backup=self._final_backups.plan(row, sizes.get(names[row.id] or ""))
+                final_backup=await self._final_backups.plan(row, sizes.get(names[row.id] or ""))
                 if backs_up
                 else None,
             )

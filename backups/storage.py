@@ -9,13 +9,14 @@ import asyncio
 import atexit
 import os
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -46,6 +47,11 @@ _SETTLING_SECONDS = 0.1
 """They need some microseconds; a machine that is busy gives them their turn within this time."""
 _MOST_RETRIES = 1000
 """More than fit into the time for them."""
+_FILE_SYSTEM = ThreadPoolExecutor(thread_name_prefix="backups")
+"""Threads of their own for calls of the file system, which never return while a network file system is away:
+in those of the event loop, the names of servers are looked up as well."""
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,20 @@ class BackupStore:
         self._timeouts = timeouts or StoreTimeouts()
         _let_threads_rest_at_exit()
         self._folder = Path(unquote(urlsplit(url).path)) if urlsplit(url).scheme == "file" else None
-        with self._translated(""):
+        with translate_store_errors(self.location()):
+            self._require_folder()
             self._store = _opened(self._url, self._timeouts)
+
+    @classmethod
+    async def open(cls, url: str, timeouts: StoreTimeouts | None = None) -> Self:
+        """The store of these arguments; the event loop goes on while a network file system is away.
+
+        Raises:
+            BackupFaultError: as for the class; as an outage, the folder does not answer.
+        """
+        with _stalls_told(url):
+            async with asyncio.timeout((timeouts or StoreTimeouts()).stall):
+                return await _in_thread(cls, url, timeouts)
 
     def location(self, path: str = "") -> str:
         """The URL of an object, or of the store."""
@@ -110,7 +128,7 @@ class BackupStore:
         Raises:
             BackupFaultError: the store is away or refuses.
         """
-        with self._translated(path):
+        async with self._translated(path):
             await self._prepare(path)
             await obstore.put_async(self._store, path, content, use_multipart=False)
             await self._make_durable(path)
@@ -129,12 +147,11 @@ class BackupStore:
         """
         part = part_bytes(expected_bytes)
         source = _Stoppable(chunks, self._timeouts.stall)
-        async with aclosing(chunks):
-            with self._translated(path):
-                await self._prepare(path)
-                with _stalls_told(self.location(path)):
-                    await _upload(self._store, path, source, part)
-                await self._make_durable(path)
+        async with aclosing(chunks), self._translated(path):
+            await self._prepare(path)
+            with _stalls_told(self.location(path)):
+                await _upload(self._store, path, source, part)
+            await self._make_durable(path)
 
     async def read(self, path: str) -> bytes | None:
         """The content of an object that is small; None if it is not there.
@@ -143,7 +160,7 @@ class BackupStore:
             BackupFaultError: the store is away or refuses.
         """
         try:
-            with self._translated(path):
+            async with self._translated(path):
                 result = await obstore.get_async(self._store, path)
                 return bytes(await result.bytes_async())
         except MissingObjectError:
@@ -155,7 +172,7 @@ class BackupStore:
         Raises:
             BackupFaultError: it is not there; the store is away, refuses, or gives nothing for too long.
         """
-        with self._translated(path):
+        async with self._translated(path):
             chunks = self._chunks(path, await obstore.get_async(self._store, path))
             while True:
                 with _stalls_told(self.location(path)):
@@ -181,7 +198,7 @@ class BackupStore:
         Raises:
             BackupFaultError: the store is away or refuses.
         """
-        with self._translated(folder):
+        async with self._translated(folder):
             found = await obstore.list(self._store, folder or None).collect_async()
             return [StoredObject(it["path"], it["last_modified"], it["size"]) for it in found]
 
@@ -192,7 +209,7 @@ class BackupStore:
             BackupFaultError: the store is away or refuses.
         """
         try:
-            with self._translated(path):
+            async with self._translated(path):
                 await obstore.delete_async(self._store, path)
         except MissingObjectError:
             return
@@ -204,27 +221,38 @@ class BackupStore:
             BackupFaultError: the store is away or refuses.
         """
         if self._folder is not None:
-            with self._translated(folder):
-                await asyncio.to_thread(local_folder.remove, self._folder, self._folder / folder)
+            async with self._translated(folder):
+                await _in_thread(local_folder.remove, self._folder, self._folder / folder)
             return
         for found in await self.list_objects(folder):
             await self.delete(found.path)
 
     async def _prepare(self, path: str) -> None:
         if self._folder is not None:
-            await asyncio.to_thread(local_folder.prepare, self._folder, self._folder / path)
+            await _in_thread(local_folder.prepare, self._folder, self._folder / path)
 
     async def _make_durable(self, path: str) -> None:
         if self._folder is not None:
-            await asyncio.to_thread(local_folder.make_durable, self._folder, self._folder / path)
+            await _in_thread(local_folder.make_durable, self._folder, self._folder / path)
 
-    @contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _translated(self, path: str) -> AsyncIterator[None]:
         with translate_store_errors(self.location(path)):
-            # Otherwise a folder that is not mounted would seem to have no backups.
-            if self._folder is not None and not self._folder.is_dir():
-                raise BackupFaultError(f"{self._url} does not exist. Create or mount it.")
+            if self._folder is not None:
+                with _stalls_told(self.location()):
+                    async with asyncio.timeout(self._timeouts.stall):
+                        await _in_thread(self._require_folder)
             yield
+
+    def _require_folder(self) -> None:
+        # Otherwise a folder that is not mounted would seem to have no backups.
+        if self._folder is not None and not self._folder.is_dir():
+            raise BackupFaultError(f"{self._url} does not exist. Create or mount it.")
+
+
+async def _in_thread(call: Callable[..., _Result], *arguments: object) -> _Result:
+    """What a call returns that may wait for a file system; it goes on without us if this is cancelled."""
+    return await asyncio.get_running_loop().run_in_executor(_FILE_SYSTEM, call, *arguments)
 
 
 def part_bytes(expected_bytes: int) -> int:

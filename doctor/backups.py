@@ -39,7 +39,7 @@ async def examine_backups(subject: str, settings: Settings, tenant: str) -> Sequ
 async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
     engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
     try:
-        store = open_store(settings)
+        store = await open_store(settings)
         await store.read(_PROBE)
         await require_known(store, BackupStores(engine), tenant)
         await require_unshared(store, BackupStores(engine), tenant)

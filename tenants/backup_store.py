@@ -16,7 +16,7 @@ from tenants.tenant import Tenant
 _finished_at = attrgetter("finished_at")
 
 
-def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> BackupStore:
+async def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> BackupStore:
     """The store of backups; credentials are in the environment.
 
     Args:
@@ -31,7 +31,7 @@ def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> Bac
             "There is no store of backups. Set ODS_BACKUP_URL for the API and the workers, for example to"
             " file:///srv/backups or s3://bucket/prefix, and restart them."
         )
-    return BackupStore(settings.backup_url, timeouts)
+    return await BackupStore.open(settings.backup_url, timeouts)
 
 
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:

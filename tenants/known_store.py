@@ -48,7 +48,7 @@ async def known_store(tenant: Tenant, timeouts: StoreTimeouts | None = None) -> 
         OtherStoreError: it is another one than before.
         BackupFaultError: none is configured; it is away or refuses.
     """
-    store, stores = open_store(tenant.settings, timeouts), BackupStores(tenant.engine)
+    store, stores = await open_store(tenant.settings, timeouts), BackupStores(tenant.engine)
     if await require_known(store, stores, tenant.name) is None:
         await _require_identity(store, await stores.record(store.location(), await identify(store)))
     return store

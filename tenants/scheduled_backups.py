@@ -23,7 +23,7 @@ async def is_unchanged(tenant: Tenant, last: LastBackup) -> bool:
         async with tenant.server.connected(last.database) as session:
             if not await is_quiet(session) or await read_sign(session) != backup.change_sign:
                 return False
-        stored = await load_whole(open_store(tenant.settings), tenant.name, backup)
+        stored = await load_whole(await open_store(tenant.settings), tenant.name, backup)
         return stored is not None and stored.is_encrypted_to(tenant.settings.recipients)
     except (DatabaseFaultError, BackupFaultError) as fault:
         _logger.info("Whether %s has changed is not known: %s", backup.name, fault.reason)

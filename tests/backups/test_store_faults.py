@@ -1,5 +1,7 @@
 """Stores that are away, slow, full, missing or closed to us: what is said, and that nothing looks whole."""
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from backups.manifest import BackupRequest, Manifest
 from backups.monitoring import Monitor
 from backups.restoring import restore
 from backups.snapshots import Database
-from backups.storage import BackupStore, part_bytes
+from backups.storage import BackupStore, StoreTimeouts, part_bytes
 from backups.stored_backups import delete_backup, list_backups, load_manifest
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
@@ -221,6 +223,30 @@ async def test_reason_says_so_when_the_folder_is_gone(
         await back_up(ods, folder_store, wanted, monitor)
     with fault("does not exist", outage=False):
         BackupStore(folder.as_uri())
+
+
+async def test_others_go_on_and_the_reason_says_so_when_the_folder_never_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = StoreTimeouts(stall=1)
+    store = BackupStore(folder.as_uri(), impatient)
+    answers, is_dir = threading.Event(), Path.is_dir
+
+    def hanging(path: Path) -> bool:
+        return is_dir(path) if path != folder else answers.wait(60)
+
+    monkeypatch.setattr(Path, "is_dir", hanging)
+    try:
+        asked: list[asyncio.Future[object]] = [
+            asyncio.ensure_future(store.read("manifest.json")) for _ in range(50)
+        ]
+        asked.append(asyncio.ensure_future(BackupStore.open(folder.as_uri(), impatient)))
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "looked up"), 5) == "looked up"
+        for one in asked:
+            with fault("cannot be reached, or is too slow", outage=True):
+                await one
+    finally:
+        answers.set()
 
 
 @pytest.mark.parametrize(

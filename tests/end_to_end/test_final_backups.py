@@ -616,7 +616,7 @@ async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_pu
         refused = await ended(api, (await api.delete(path)).json()["jobId"])
         assert (refused["status"], "accept-store" in refused["errorMessage"]) == ("Error", True)
         assert [it["location"] for it in await final_backups(api)] == [None]
-        await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
+        await accept_store(await open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
         assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
         assert (await ended(api, refused["jobId"]))["status"] == "Completed"
     else:

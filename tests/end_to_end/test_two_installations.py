@@ -225,7 +225,7 @@ async def test_physical_copy_with_the_same_store_leaves_the_backups_of_the_origi
             # As docs/operations/staging-copy.md says.
             for location in foreign:
                 shutil.rmtree(location.removeprefix("file://"))
-            await accept_store(open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
+            await accept_store(await open_store(tenant.settings), BackupStores(tenant.engine), tenant.name)
             report = await cleaned(tenant)
             assert (report.left, report.recorded) == (None, 0)
             assert newest in stored(store)
