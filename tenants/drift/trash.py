@@ -307,22 +307,44 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
 
 def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> str:
     """What to do with the version if it is there under another name, which an operator has given it."""
+    others = {one.database_name for one in seen.versions}
     for database in seen.databases.values():
-        if _is_version(database.owner, version, instance):
-            return f" Its mark is on '{database.name}': give that its name back, and close it."
+        if not _is_version(database.owner, version, instance) or database.name in others:
+            continue
+        if database.name == instance.database_name:
+            return f" Its mark is on '{database.name}': do what is told of the instance's database."
+        if not _has_known_request(database.owner, instance):
+            return (
+                f" Its mark is on '{database.name}', by a job that the registry does not know: it was"
+                " restored to an earlier state. First do what is told of that."
+            )
+        return f" Its mark is on '{database.name}': give that its name back, and close it."
     return ""
+
+
+def _has_known_request(owner: Owner | None, instance: DbInstance) -> bool:
+    """Whether the registry knows the request that has put the database where it is."""
+    return owner is not None and owner.has_request_among(instance.known_requests)
 
 
 def _change_of_version(database: Database, version: InstanceVersion, instance: DbInstance) -> str | None:
     """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
     if database.invalid or database.owner is None:
         return None  # a pass goes on with the DROP when its time is over
+    number, attempt = version.publication
+    known = replace(
+        database.owner, number=number, attempt=attempt, request=None, trashed_name=instance.database_name
+    )
+    write = (
+        "If nothing uses it, write that, and it can be brought back until its time is over, at"
+        f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known)}"
+    )
     if database.owner.trashed_name is None:
-        number, attempt = version.publication
-        its = replace(database.owner, number=number, attempt=attempt, trashed_name=instance.database_name)
+        return f"does not say in its comment that it is in the trash. {write}"
+    if not _has_known_request(database.owner, instance):
         return (
-            "does not say in its comment that it is in the trash. If nothing uses it, write that, and it can"
-            f" be brought back: {_statement(database.name, its)}"
+            "was put into the trash by a job that the registry does not know, which was restored to an"
+            f" earlier state: its comment is another than the registry knows. {write}"
         )
     if database.open:
         close = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false'

@@ -1129,6 +1129,68 @@ async def test_version_comes_back_as_told_when_it_was_renamed_by_hand(
     assert await read(postgres, job) == ["old"]
 
 
+@pytest.mark.parametrize("renamed_first", [False, True])
+async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_before_it_was_live_again(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    superuser: str,
+    name: str,
+    renamed_first: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    job = await created(operator, name)
+    kept = await replaced(operator, job)
+    await write(postgres, job, "second")
+    earlier = await Snapshot.take(superuser)
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    await write(postgres, job, "after the undo")
+    again = await undo(operator, job)
+    assert await operator.ended(again) is JobStatus.COMPLETED
+    assert again.replacement is not None
+    version = again.replacement.replaced
+    await earlier.put_back(superuser, Mock())
+
+    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
+    assert f"Its mark is on '{version}', by a job that the registry does not know" in told
+    assert "give that its name back" not in told
+    if renamed_first:  # as the operator may do all the same
+        await admin.execute(f'ALTER DATABASE "{version}" RENAME TO "{kept}"')
+        version = kept
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    assert await read(postgres, job) == ["second"]
+    if renamed_first:
+        told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
+        assert "by a job that the registry does not know" in told
+        (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
+        await admin.execute(statement)
+        assert await drifts_of(tenant, kept) == {}
+    assert await operator.ended(await undo(operator, job, version)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["after the undo"]
+
+
+async def test_live_database_stays_where_it_is_when_the_registry_is_put_back_to_before_an_undo(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
+) -> None:
+    job = await created(operator, name)
+    kept = await replaced(operator, job)
+    await write(postgres, job, "second")
+    earlier = await Snapshot.take(superuser)
+    back = await undo(operator, job)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    assert back.replacement is not None
+    await write(postgres, job, "after the undo")
+    await earlier.put_back(superuser, Mock())
+
+    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
+    assert f"Its mark is on '{job.database}': do what is told of the instance's database" in told
+    assert "give that its name back" not in told
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    assert await read(postgres, job) == ["after the undo"]
+    assert await operator.ended(await undo(operator, job, back.replacement.replaced)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["second"]
+
+
 async def test_instance_comes_back_as_told_when_it_was_undeleted_under_another_name_since(
     operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
 ) -> None:
