@@ -152,6 +152,7 @@ async def dumping(
         running = await process.start(command, monitor.log, stdout=flow.writing.fileno(), stderr=PIPE)
         flow.writing.close()
         try:
+            await process.until_program_runs(running)
             with PRECEDENCE.pausing(running):
                 yield Dump(program, source, running, flow, monitor)
         finally:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 _WRAPPER = str(Path(__file__).with_name("wrapper.py"))
+_WRAPPER_POLL_SECONDS = 0.01
+"""It takes about three times as long to become the program."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,23 @@ async def start(
             env=dict(command.environment),
             start_new_session=True,
         )
+
+
+async def until_program_runs(process: Process) -> None:
+    """Wait until `process` is the program, or has ended, and is no more the wrapper.
+
+    The kernel may not end the wrapper yet if this process dies: it must not be paused, or it would stay.
+    """
+    while process.returncode is None and _may_be_wrapper(process.pid):  # noqa: ASYNC110 - another process, which sets no event
+        await asyncio.sleep(_WRAPPER_POLL_SECONDS)
+
+
+def _may_be_wrapper(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # the system has no such files
+        return False
+    return not words or os.fsencode(_WRAPPER) in words.split(b"\0")  # empty while it becomes a program
 
 
 async def stop(process: Process, command: Command) -> None:

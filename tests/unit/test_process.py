@@ -62,3 +62,18 @@ async def test_program_is_named_when_it_cannot_be_run(tmp_path: Path, program: s
     code, (line,) = await output_of(tmp_path, program)
     assert code == 127
     assert line.startswith(f"{program} cannot be run: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells of its processes on Linux only")
+async def test_program_is_waited_for_until_the_wrapper_has_become_it(tmp_path: Path) -> None:
+    command = Command("sleep", ("sleep", "600"), {"PATH": os.defpath})
+    running = await process.start(command, tmp_path / "log")
+    try:
+        await process.until_program_runs(running)
+        words = Path(f"/proc/{running.pid}/cmdline").read_bytes().split(b"\0")  # noqa: ASYNC240 - at once
+        assert words == [b"sleep", b"600", b""]
+    finally:
+        await process.stop(running, command)
+    missing = await process.start(Command("none", ("/none",), {}), tmp_path / "log")
+    await asyncio.wait_for(process.until_program_runs(missing), 10)
+    assert await missing.wait() == 127
