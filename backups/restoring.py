@@ -217,8 +217,6 @@ async def _feed(
 
 
 async def _require_empty(session: asyncpg.Connection, database: Database) -> None:
-    with translate_postgres_errors({}):
-        await session.execute("SET idle_session_timeout = 0")  # it waits until all is restored
     if await fetch_value(session, _HAS_TABLES):
         raise BackupFaultError(
             f"The database '{database.name}' is not empty. A backup is restored into an empty one."

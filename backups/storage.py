@@ -114,9 +114,8 @@ class BackupStore:
         Raises:
             BackupFaultError: as for the class; as an outage, the folder does not answer.
         """
-        with _stalls_told(url):
-            async with asyncio.timeout((timeouts or StoreTimeouts()).stall):
-                return await _in_thread(cls, url, timeouts)
+        async with _answered_within((timeouts or StoreTimeouts()).stall, url):
+            return await _in_thread(cls, url, timeouts)
 
     def location(self, path: str = "") -> str:
         """The URL of an object, or of the store."""
@@ -175,9 +174,8 @@ class BackupStore:
         async with self._translated(path):
             chunks = self._chunks(path, await obstore.get_async(self._store, path))
             while True:
-                with _stalls_told(self.location(path)):
-                    async with asyncio.timeout(self._timeouts.stall):
-                        chunk = await anext(chunks, None)
+                async with _answered_within(self._timeouts.stall, self.location(path)):
+                    chunk = await anext(chunks, None)
                 if chunk is None:
                     return
                 yield bytes(chunk)
@@ -239,9 +237,8 @@ class BackupStore:
     async def _translated(self, path: str) -> AsyncIterator[None]:
         with translate_store_errors(self.location(path)):
             if self._folder is not None:
-                with _stalls_told(self.location()):
-                    async with asyncio.timeout(self._timeouts.stall):
-                        await _in_thread(self._require_folder)
+                async with _answered_within(self._timeouts.stall, self.location()):
+                    await _in_thread(self._require_folder)
             yield
 
     def _require_folder(self) -> None:
@@ -275,6 +272,18 @@ def _stalls_told(location: str) -> Iterator[None]:
             f"The store of {location} cannot be reached, or is too slow: it took or gave nothing.",
             outage=True,
         ) from None
+
+
+@asynccontextmanager
+async def _answered_within(seconds: float, location: str) -> AsyncIterator[None]:
+    """The body ends within this time.
+
+    Raises:
+        BackupFaultError: as an outage, it has not.
+    """
+    with _stalls_told(location):
+        async with asyncio.timeout(seconds):
+            yield
 
 
 class _Stoppable:
