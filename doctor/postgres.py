@@ -27,6 +27,10 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
        current_setting('TimeZone') AS zone, extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database WHERE datname = current_database()
 """
+_COMMITS = """
+SELECT setting, source, quote_ident(current_database()) AS database, quote_ident(current_user) AS role
+FROM pg_settings WHERE name = 'synchronous_commit'
+"""
 _WHY_READ_ONLY = """
 SELECT pg_is_in_recovery() AS standby, source, quote_ident(current_database()) AS database,
        quote_ident(current_user) AS role
@@ -109,7 +113,25 @@ class Target:
             _encoding(self.subject, facts, self.address.database),
             ok(f"{self.subject}: time zone", f"{facts['zone']}; times are written in UTC whatever it is"),
             _clock(self.subject, facts["now"] - here),
+            self._commits(await one_row(session, _COMMITS)),
         ]
+
+    def _commits(self, row: asyncpg.Record) -> Finding:
+        """Whether what is committed is on the disk by then."""
+        subject = f"{self.subject}: commits"
+        if row["setting"] != "off":
+            return ok(subject, "What is committed is on the disk")
+        words = "synchronous_commit is off: a crash of the server loses what was committed last"
+        everywhere = "ALTER SYSTEM RESET synchronous_commit; SELECT pg_reload_conf();"
+        return warning(subject, words, self._places("synchronous_commit", row).get(row["source"], everywhere))
+
+    def _places(self, parameter: str, row: asyncpg.Record) -> dict[str, str]:
+        """How a parameter is reset that is set elsewhere than for the whole server, by where it is set."""
+        return {
+            "database": f"ALTER DATABASE {row['database']} RESET {parameter};",
+            "user": f"ALTER ROLE {row['role']} RESET {parameter};",
+            "client": f"remove {parameter} from {self.variable}",
+        }
 
     async def _unreachable(self, error: Exception) -> Finding:
         state = getattr(error, "sqlstate", None) or ""
@@ -154,16 +176,11 @@ class Target:
             " primary is dead and stays so: docs/operations/failover.md#after-a-crash"
         )
         if not why["standby"]:
-            places = {
-                "database": f"ALTER DATABASE {why['database']} RESET default_transaction_read_only;",
-                "user": f"ALTER ROLE {why['role']} RESET default_transaction_read_only;",
-                "client": f"remove default_transaction_read_only from {self.variable}",
-            }
             everywhere = (
                 f"name the server that has taken over in {self.variable}; only if none has:"
                 " ALTER SYSTEM RESET default_transaction_read_only; SELECT pg_reload_conf();"
             )
-            remedy = places.get(why["source"], everywhere)
+            remedy = self._places("default_transaction_read_only", why).get(why["source"], everywhere)
         kind = "a standby" if why["standby"] else "read-only"
         return fault(self.subject, f"{self._place} is {kind}: nothing can be written", remedy)
 

@@ -146,6 +146,12 @@ FAULTS = [
         'ALTER DATABASE "{registry}" RESET default_transaction_read_only;',
     ),
     Fault(
+        'ALTER DATABASE "{registry}" SET synchronous_commit = off',
+        "registry: commits",
+        "a crash of the server loses what was committed last",
+        'ALTER DATABASE "{registry}" RESET synchronous_commit;',
+    ),
+    Fault(
         "REVOKE INSERT, DELETE ON dbo.odsinstancecontexts FROM ods_service",
         "registry: rights",
         "lacks a right",
