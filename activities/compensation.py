@@ -82,8 +82,9 @@ class Compensation:
     async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
         """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
 
-        What is half dropped, the next pass drops to its end. But a version waits for the client, who may have
-        cancelled the purge for it: what is recorded as done has its versions dropped.
+        What is half dropped, the next pass drops to its end, and the client reads of it. But a version waits
+        for the client, who may have cancelled the purge for it: what is recorded as done has its versions
+        dropped.
         """
         owner, trash_name = owner_of(job), trash_database(job)
         found = await find(session, owner, trash_name)
@@ -99,7 +100,13 @@ class Compensation:
                 f" {', '.join(sorted(left))}. `ods drift` tells how it comes back. A purge of the instance"
                 " drops it, too.",
             )
-        elif not own:
+        elif own:
+            await self._tenant.jobs.explain_failure(
+                job,
+                f"The job was cancelled, but by then the database '{trash_name}' was half dropped: it cannot"
+                " come back. A pass drops the rest.",
+            )
+        else:
             await self._tenant.jobs.follow_drop(job)
 
     async def _end_replacement(

@@ -14,6 +14,7 @@ from temporalio import activity
 
 from activities.compensation import Compensation
 from activities.concurrency import ConcurrencyLimit
+from activities.dropping_to_the_end import DroppingToTheEnd
 from activities.errors import SupersededError, as_application_error
 from activities.final_backups import make_final_backup, require_final_backup
 from activities.following import Following
@@ -117,17 +118,20 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.DELETE, job)
-        _, recorded = await self._delete(
-            job,
-            lambda session, owner: dropping.drop(
-                session,
-                owner,
-                job.databases,
-                job.number,
-                published=job.published,
-                before=partial(self._fence.require_due, job),
-            ),
-            lambda _: self._tenant.jobs.finish_delete(job),
+        to_the_end = self._to_the_end(job)
+        _, recorded = await to_the_end.run(
+            self._delete(
+                job,
+                lambda session, owner: dropping.drop(
+                    session,
+                    owner,
+                    job.databases,
+                    job.number,
+                    published=job.published,
+                    before=to_the_end.before_drop,
+                ),
+                lambda _: self._tenant.jobs.finish_delete(job),
+            )
         )
         return recorded
 
@@ -191,12 +195,15 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.PURGE, job)
-        _, recorded = await self._delete(
-            job,
-            lambda session, owner: trash.purge(
-                session, owner, trash_database(job), before=partial(self._fence.require_due, job)
-            ),
-            lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
+        to_the_end = self._to_the_end(job)
+        _, recorded = await to_the_end.run(
+            self._delete(
+                job,
+                lambda session, owner: trash.purge(
+                    session, owner, trash_database(job), before=to_the_end.before_drop
+                ),
+                lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
+            )
         )
         return recorded
 
@@ -224,6 +231,7 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.PURGE_AFTER_BACKUP, job)
+        to_the_end = self._to_the_end(job)
 
         async def purge(session: asyncpg.Connection, owner: KnownOwner) -> bool:
             backup = await self._tenant.backups.final_of(job)
@@ -233,11 +241,11 @@ class DatabaseActivities:
                 trash_database(job),
                 None if backup is None else proven_state(backup),
                 partial(require_final_backup, self._tenant, job),
-                partial(self._fence.require_due, job),
+                to_the_end.before_drop,
             )
 
-        _, recorded = await self._delete(
-            job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped)
+        _, recorded = await to_the_end.run(
+            self._delete(job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped))
         )
         return recorded
 
@@ -301,6 +309,9 @@ class DatabaseActivities:
         with as_application_error():
             async with heartbeats(), self._fence.ended(job) as (session, position):
                 return await self._compensation.undo(session, job, position)
+
+    def _to_the_end(self, job: InstanceJob) -> DroppingToTheEnd:
+        return DroppingToTheEnd(partial(self._fence.require_due, job))
 
     async def _delete(
         self,

@@ -5,10 +5,13 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import httpx
+import psutil
 import pytest
+from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client
 
 from embedded.polling import wait_until
@@ -280,6 +283,67 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
     # `pg_dumpall` leaves out what is closed.
     is_as_before = "SELECT datallowconn = $2 FROM pg_database WHERE datname = $1"
     await wait_until(lambda: admin.fetchval(is_as_before, kept, state == "live"), 10)
+
+
+@asynccontextmanager
+async def holding_drops(admin: asyncpg.Connection) -> AsyncIterator[None]:
+    """Hold each DROP DATABASE up in its middle: it waits for a checkpoint that PostgreSQL does not make."""
+    checkpointer = psutil.Process(
+        await admin.fetchval("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    )
+    checkpointer.suspend()
+    try:
+        yield
+    finally:
+        checkpointer.resume()
+
+
+async def has_learned_of_cancel(temporal: Client, job: InstanceJob) -> None:
+    """Wait until the activity that runs was told that it is cancelled."""
+    workflow = temporal.get_workflow_handle(job.workflow_id)
+
+    async def learned() -> bool:
+        pending = (await workflow.describe()).raw_description.pending_activities
+        state = PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
+        asked = [one for one in pending if one.state == state]
+        return not pending or bool(asked and asked[0].last_heartbeat_time.ToDatetime() > requested_at)
+
+    requested_at = datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=1)
+    await wait_until(learned, 30)
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("state", ["live", "trash"])
+async def test_purge_is_done_when_it_is_cancelled_in_the_middle_of_its_drop(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    name: str,
+    state: str,
+) -> None:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    dropped = job.database
+    if state == "trash":
+        deletion = await operator.delete(job)
+        assert await operator.ended(deletion) is JobStatus.COMPLETED
+        dropped = str(deletion.trash_database)
+    is_half_dropped = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
+    async with holding_drops(admin):
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        await operator.starter.start(purge)
+        await wait_until(lambda: admin.fetchval(is_half_dropped, dropped), 20)
+        assert (await cancel(api, purge.job_id)).status_code == 202
+        await has_learned_of_cancel(temporal, purge)
+        running = await operator.queries.job(purge.job_id)
+        assert running is not None
+        assert running.status == JobStatus.IN_PROGRESS, "it was told as cancelled"
+    assert await operator.ended(purge) is JobStatus.COMPLETED
+    assert await databases(admin, job.mark) == set()
+    left = await operator.queries.any_instance(job.instance_id)
+    assert left is not None
+    assert (left.status, left.error_message) == (InstanceStatus.DELETED, None)
 
 
 @pytest.mark.usefixtures("workers")

@@ -816,6 +816,33 @@ async def test_database_is_dropped_when_its_drop_was_interrupted(
     assert await _names(admin, deletion) == set()
 
 
+async def test_client_reads_of_the_half_dropped_database_when_the_purge_was_cancelled_after_its_worker_died(
+    activities: Activities,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    renaming: InstanceJob,
+    admin: asyncpg.Connection,
+) -> None:
+    await job_store.fail(renaming, "gave up")
+    await ActivityEnvironment().run(activities(job_store).compensate, renaming)
+    deletion = (await instances.request_delete(renaming.instance_id)).job
+    await job_store.begin(deletion)
+    assert (await ActivityEnvironment().run(activities(job_store).trash, deletion)).finished
+    purge = (await instances.request_purge(renaming.instance_id)).job
+    await job_store.begin(purge)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", purge.trash_database)
+    assert await job_store.fail(purge, "The job was cancelled.", cancelled=True)
+
+    await ActivityEnvironment().run(activities(job_store).compensate, purge)
+
+    job, instance = await queries.job(purge.job_id), await queries.any_instance(purge.instance_id)
+    assert job is not None
+    assert instance is not None
+    for told in (job.error_message, instance.error_message):
+        assert f"'{purge.trash_database}' was half dropped: it cannot come back" in str(told)
+
+
 async def test_job_fails_with_the_setting_when_its_template_is_no_longer_among_the_settings(
     activities: Activities, instances: InstanceStore, job_store: JobStore, name: str
 ) -> None:
