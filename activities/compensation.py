@@ -67,6 +67,8 @@ class Compensation:
             await self._follow_drop(session, job)
         elif reached == FAIL[job.operation].target:
             followed = await self._compensate(session, job, owner)
+            if job.operation is Operation.DELETE and position.is_cancelled:
+                await self._explain_cancelled_delete(session, job)
         else:
             can_come_back = not deleted or position.is_in_trash
             await self._remove_private(session, job, deleted=deleted, can_come_back=can_come_back)
@@ -86,19 +88,15 @@ class Compensation:
         for the client, who may have cancelled the purge for it: what is recorded as done has its versions
         dropped.
         """
-        owner, trash_name = owner_of(job), trash_database(job)
-        found = await find(session, owner, trash_name)
-        own = {name for name, row in found.items() if name == trash_name or owner.owns(row["comment"])}
-        if not all(is_invalid(found[name]) for name in own):
+        trash_name = trash_database(job)
+        own, left, is_dropped = await self._what_is_left(session, job, trash_name)
+        if not is_dropped:
             return
-        left = [name for name in found.keys() - own if shares_instance(found[name], owner)]
         if left:
             await self._tenant.jobs.explain_failure(
                 job,
-                f"The job was cancelled, but by then the database '{trash_name}' was"
-                f" {'half dropped' if own else 'gone'}. Another one of the instance is kept:"
-                f" {', '.join(sorted(left))}. `ods drift` tells how it comes back. A purge of the instance"
-                " drops it, too.",
+                f"{_cancelled_late(trash_name, left, half=bool(own))} `ods drift` tells how it comes back. A"
+                " purge of the instance drops it, too.",
             )
         elif own:
             await self._tenant.jobs.explain_failure(
@@ -108,6 +106,33 @@ class Compensation:
             )
         else:
             await self._tenant.jobs.follow_drop(job)
+
+    async def _explain_cancelled_delete(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Tell what is left of an instance whose delete was cancelled too late for its database."""
+        own, left, is_dropped = await self._what_is_left(session, job, job.database)
+        if is_dropped and left:
+            await self._tenant.jobs.explain_failure(
+                job,
+                f"{_cancelled_late(job.database, left, half=bool(own))} `ods instance adopt"
+                f" {job.instance_id} --database NAME` brings it back. A retry drops it, too.",
+            )
+
+    @staticmethod
+    async def _what_is_left(
+        session: asyncpg.Connection, job: InstanceJob, database: str
+    ) -> tuple[set[str], set[str], bool]:
+        """The instance's own databases, those that it had before resets, and whether its own are lost.
+
+        Args:
+            session: a fenced session.
+            job: a job of the instance.
+            database: what the registry calls its own.
+        """
+        owner = owner_of(job)
+        found = await find(session, owner, database)
+        own = {name for name, row in found.items() if name == database or owner.owns(row["comment"])}
+        left = {name for name in found.keys() - own if shares_instance(found[name], owner)}
+        return own, left, all(is_invalid(found[name]) for name in own)
 
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
@@ -251,3 +276,12 @@ class Compensation:
                 "%s had failed, but its database is published: the instance is Completed.", job.job_id
             )
         return followed or None
+
+
+def _cancelled_late(database: str, left: set[str], *, half: bool) -> str:
+    """What a client reads who has cancelled a drop too late, where databases of before resets are `left`."""
+    state = "half dropped" if half else "gone"
+    return (
+        f"The job was cancelled, but by then the database '{database}' was {state}. Another one of the"
+        f" instance is kept: {', '.join(sorted(left))}."
+    )

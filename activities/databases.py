@@ -130,7 +130,7 @@ class DatabaseActivities:
                     published=job.published,
                     before=to_the_end.before_drop,
                 ),
-                lambda _: self._tenant.jobs.finish_delete(job),
+                lambda _: self._dropped(job, partial(self._tenant.jobs.finish_delete, job)),
             )
         )
         return recorded
@@ -202,7 +202,9 @@ class DatabaseActivities:
                 lambda session, owner: trash.purge(
                     session, owner, trash_database(job), before=to_the_end.before_drop
                 ),
-                lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
+                lambda dropped: self._dropped(
+                    job, partial(self._tenant.jobs.finish_purge, job, dropped=dropped)
+                ),
             )
         )
         return recorded
@@ -245,7 +247,13 @@ class DatabaseActivities:
             )
 
         _, recorded = await to_the_end.run(
-            self._delete(job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped))
+            self._delete(
+                job,
+                purge,
+                lambda dropped: self._dropped(
+                    job, partial(self._tenant.jobs.finish_purge, job, dropped=dropped)
+                ),
+            )
         )
         return recorded
 
@@ -312,6 +320,16 @@ class DatabaseActivities:
 
     def _to_the_end(self, job: InstanceJob) -> DroppingToTheEnd:
         return DroppingToTheEnd(partial(self._fence.require_due, job))
+
+    async def _dropped(self, job: InstanceJob, finish: Callable[[], Awaitable[bool]]) -> bool:
+        """Record that the job has dropped the database; before that, that it was cancelled meanwhile.
+
+        The client may want what the instance had before a reset: the registry refuses to record it then.
+        """
+        details = activity.cancellation_details()
+        if details is not None and details.cancel_requested:
+            await self._tenant.cancellations.record(job)
+        return await finish()
 
     async def _delete(
         self,

@@ -10,7 +10,7 @@ import asyncpg
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.errors import SupersededError, as_application_error
+from activities.errors import JobCancelledError, SupersededError, as_application_error
 from activities.job_owners import owner_of
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
@@ -25,7 +25,12 @@ from registry.instances.job_store import JobStore
 from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from registry.instances.status import FAIL, InstanceStatus, Operation
 from registry.rights.missing import MissingRightsError
-from registry.storage.errors import ContextTakenError, InstallationNotConfirmedError, NameTakenError
+from registry.storage.errors import (
+    CancelledDropError,
+    ContextTakenError,
+    InstallationNotConfirmedError,
+    NameTakenError,
+)
 from settings import VerifyPolicy
 
 _BACKUP_FIRST = (
@@ -239,3 +244,5 @@ def _end_of(job: InstanceJob) -> Iterator[None]:
         raise ApplicationError(str(error), type="ContextTaken", non_retryable=True) from None
     except MissingRightsError as error:
         raise ApplicationError(str(error), type="MissingRights", non_retryable=True) from None
+    except CancelledDropError:
+        raise JobCancelledError from None

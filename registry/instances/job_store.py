@@ -67,7 +67,7 @@ from registry.instances.versions import (
     record_exchange,
 )
 from registry.keeping import KEPT_IN_DOUBT, end_of
-from registry.storage.errors import ContextTakenError
+from registry.storage.errors import CancelledDropError, ContextTakenError
 from registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from settings import VerifyPolicy
@@ -338,6 +338,9 @@ class JobStore:
 
         Args:
             job: the delete; without a `trash_database`, nothing is left to come back.
+
+        Raises:
+            CancelledDropError: as for `finish_purge`, if the database was dropped.
         """
         if job.operation not in _DELETES:
             return False
@@ -355,6 +358,8 @@ class JobStore:
                     "known_number": job.number,
                     "known_attempt": job.attempt,
                 }
+            if job.operation is Operation.DELETE:
+                await _keep_versions_of_cancelled(session, job)
             took_step = await take_step(session, job, step, outcome, fencing_token(job))
             follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
             if took_step and follows:
@@ -410,6 +415,10 @@ class JobStore:
         Args:
             job: the purge.
             dropped: whether there was a database to drop; None if that is not known any more.
+
+        Raises:
+            CancelledDropError: a client has cancelled the purge, and the instance had another database before
+                a reset, which would be dropped as well.
         """
         return await self._purged(job, status.FINISH[job.operation], dropped=dropped)
 
@@ -424,6 +433,8 @@ class JobStore:
         guard = (*fencing_token(job), DbInstance.operation.in_(status.PURGES))
         purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
+            if step is not status.FOLLOW_DROP:
+                await _keep_versions_of_cancelled(session, job)
             took_step = await take_step(session, job, step, purged, (*guard, DbInstance.purged_at.is_(None)))
             if took_step:
                 await follow_delete(session, job.instance_id, kept=False)
@@ -808,5 +819,22 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
 
 def _is_kept_for_version() -> ColumnElement[bool]:
     """A client has cancelled a purge, and the instance had another database before a reset."""
-    has_version = exists().where(InstanceVersion.instance_id == DbInstance.id)
-    return and_(DbInstance.status == InstanceStatus.DELETED, has_version)
+    return and_(DbInstance.status == InstanceStatus.DELETED, _has_version())
+
+
+def _has_version() -> ColumnElement[bool]:
+    """The instance had another database before a reset."""
+    return exists().where(InstanceVersion.instance_id == DbInstance.id)
+
+
+async def _keep_versions_of_cancelled(session: AsyncSession, job: InstanceJob) -> None:
+    """Refuse to record a drop as done that a client has cancelled, too late for all but the versions.
+
+    The instance is locked: no cancel is recorded between this and the end of the transaction.
+
+    Raises:
+        CancelledDropError: a client has, and the instance had another database before a reset.
+    """
+    is_kept = select(and_(is_to_end(), _has_version())).where(*fencing_token(job))
+    if await session.scalar(is_kept.with_for_update()):
+        raise CancelledDropError

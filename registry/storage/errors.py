@@ -134,6 +134,13 @@ class InvalidError(InstanceError):
         self.errors = errors
 
 
+class CancelledDropError(Exception):
+    """A client has cancelled the drop of an instance that had another database before a reset.
+
+    What is recorded as done has that dropped as well: the client may have cancelled it for that.
+    """
+
+
 def require_granted(refusals: Sequence[RefusedError]) -> None:
     """Refuse a request for the first of these reasons, which tells of the others.
 

@@ -7,9 +7,10 @@ from unittest.mock import patch
 
 import asyncpg
 import httpx
+from temporalio import activity
 from temporalio.client import Client
 
-from databases import trash
+from databases import dropping, trash
 from databases.dropping import drop_database
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
@@ -99,7 +100,12 @@ async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
 
 
 async def purge_cancelled_after_drop(
-    api: httpx.AsyncClient, job: InstanceJob, interrupting: asyncpg.Connection | None = None
+    api: httpx.AsyncClient,
+    job: InstanceJob,
+    interrupting: asyncpg.Connection | None = None,
+    *,
+    live: bool = False,
+    temporal: Client | None = None,
 ) -> str:
     """Purge the instance, and cancel that when its database is dropped, which is not recorded; the job's id.
 
@@ -109,6 +115,8 @@ async def purge_cancelled_after_drop(
         api: the client.
         job: a job of the instance.
         interrupting: a superuser's session by which the DROP is interrupted; None: it is done.
+        live: whether the instance is live, not in the trash.
+        temporal: where it is cancelled past the API; None: by the API.
     """
     dropped = asyncio.Event()
 
@@ -117,20 +125,28 @@ async def purge_cancelled_after_drop(
         database: str,
         *,
         invalid: bool,
+        oid: str | None = None,
         before: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         if interrupting is None:
-            await drop_database(session, database, invalid=invalid, before=before)
+            await drop_database(session, database, invalid=invalid, oid=oid, before=before)
         else:
             await interrupting.execute(HALF_DROP, database)
         dropped.set()
-        await asyncio.Event().wait()  # until the activity is cancelled
+        while (details := activity.cancellation_details()) is None or not details.cancel_requested:
+            await asyncio.sleep(0.01)
+        if interrupting is not None:
+            raise asyncio.CancelledError
 
-    with patch.object(trash, "drop_database", drop):
-        purge: str = (await api.delete(f"/v2/trash/{job.instance_id}")).json()["jobId"]
+    address = f"/v2/dbInstances/{job.instance_id}?purge=true" if live else f"/v2/trash/{job.instance_id}"
+    with patch.object(dropping if live else trash, "drop_database", drop):
+        purge: str = (await api.delete(address)).json()["jobId"]
         async with asyncio.timeout(30):
             await dropped.wait()
-            assert (await api.post(f"/v2/jobs/{purge}/cancel")).status_code == 202
+            if temporal is None:
+                assert (await api.post(f"/v2/jobs/{purge}/cancel")).status_code == 202
+            else:
+                await temporal.get_workflow_handle(job.workflow_id).cancel()
             while (await api.get(f"/v2/jobs/{purge}")).json()["status"] in {"Pending", "InProgress"}:
                 await asyncio.sleep(0.03)
     return purge
