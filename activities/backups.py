@@ -12,7 +12,6 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import SupersededError, as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
-from activities.job_owners import owner_of
 from backups.backing_up import back_up, program_label
 from backups.layout import folder_of
 from backups.manifest import Manifest
@@ -28,6 +27,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus
 from registry.storage.models import Backup
 from tenants.backup_store import last_stored
+from tenants.job_owners import owner_of
 from tenants.known_store import store_for_backup
 from tenants.tenant import Tenant
 

@@ -7,12 +7,11 @@ from uuid import UUID
 
 import asyncpg
 
-from activities.job_owners import exchange_of, owner_of, trash_database, trash_job
 from backups.backing_up import program_label
 from databases import dropping, renaming, replacing, trash, trash_backup
 from databases.errors import NotOursError
 from databases.left_names import record_left
-from databases.lookup import find, find_own, has_database, is_invalid, published_by, shares_instance
+from databases.lookup import find_own, has_database, published_by
 from databases.ownership import KnownOwner
 from databases.scratch import end_scratch_programs
 from registry.instances.job_store import Position
@@ -27,6 +26,8 @@ from registry.instances.status import (
     after_failure,
 )
 from registry.storage.errors import NameTakenError
+from tenants.cancelled_drops import CancelledDrops
+from tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
 from tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Compensation:
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
+        self._cancelled_drops = CancelledDrops(tenant.jobs)
 
     async def undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:
         """Undo what the job has left, as `after_failure` says; no published database is dropped.
@@ -64,11 +66,11 @@ class Compensation:
         followed = None
         if await self._is_cancelled_purge(job, reached):
             await self._compensate(session, job, owner)
-            await self._follow_drop(session, job)
+            await self._cancelled_drops.follow(session, job)
         elif reached == FAIL[job.operation].target:
             followed = await self._compensate(session, job, owner)
             if job.operation is Operation.DELETE and position.is_cancelled:
-                await self._explain_cancelled_delete(session, job)
+                await self._cancelled_drops.follow(session, job)
         else:
             can_come_back = not deleted or position.is_in_trash
             await self._remove_private(session, job, deleted=deleted, can_come_back=can_come_back)
@@ -80,59 +82,6 @@ class Compensation:
         """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
         is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
         return is_back and not await self._tenant.jobs.is_done(job)
-
-    async def _follow_drop(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """Record a cancelled purge as done if nothing is left of the instance: its DROP was faster.
-
-        What is half dropped, the next pass drops to its end, and the client reads of it. But a version waits
-        for the client, who may have cancelled the purge for it: what is recorded as done has its versions
-        dropped.
-        """
-        trash_name = trash_database(job)
-        own, left, is_dropped = await self._what_is_left(session, job, trash_name)
-        if not is_dropped:
-            return
-        if left:
-            await self._tenant.jobs.explain_failure(
-                job,
-                f"{_cancelled_late(trash_name, left, half=bool(own))} `ods drift` tells how it comes back. A"
-                " purge of the instance drops it, too.",
-            )
-        elif own:
-            await self._tenant.jobs.explain_failure(
-                job,
-                f"The job was cancelled, but by then the database '{trash_name}' was half dropped: it cannot"
-                " come back. A pass drops the rest.",
-            )
-        else:
-            await self._tenant.jobs.follow_drop(job)
-
-    async def _explain_cancelled_delete(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """Tell what is left of an instance whose delete was cancelled too late for its database."""
-        own, left, is_dropped = await self._what_is_left(session, job, job.database)
-        if is_dropped and left:
-            await self._tenant.jobs.explain_failure(
-                job,
-                f"{_cancelled_late(job.database, left, half=bool(own))} `ods instance adopt"
-                f" {job.instance_id} --database NAME` brings it back. A retry drops it, too.",
-            )
-
-    @staticmethod
-    async def _what_is_left(
-        session: asyncpg.Connection, job: InstanceJob, database: str
-    ) -> tuple[set[str], set[str], bool]:
-        """The instance's own databases, those that it had before resets, and whether its own are lost.
-
-        Args:
-            session: a fenced session.
-            job: a job of the instance.
-            database: what the registry calls its own.
-        """
-        owner = owner_of(job)
-        found = await find(session, owner, database)
-        own = {name for name, row in found.items() if name == database or owner.owns(row["comment"])}
-        left = {name for name in found.keys() - own if shares_instance(found[name], owner)}
-        return own, left, all(is_invalid(found[name]) for name in own)
 
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
@@ -276,12 +225,3 @@ class Compensation:
                 "%s had failed, but its database is published: the instance is Completed.", job.job_id
             )
         return followed or None
-
-
-def _cancelled_late(database: str, left: set[str], *, half: bool) -> str:
-    """What a client reads who has cancelled a drop too late, where databases of before resets are `left`."""
-    state = "half dropped" if half else "gone"
-    return (
-        f"The job was cancelled, but by then the database '{database}' was {state}. Another one of the"
-        f" instance is kept: {', '.join(sorted(left))}."
-    )

@@ -20,7 +20,6 @@ from activities.final_backups import make_final_backup, require_final_backup
 from activities.following import Following
 from activities.heartbeats import heartbeats
 from activities.job_fence import JobFence
-from activities.job_owners import exchange_of, replacement_of, trash_database, trash_job
 from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
 from databases import dropping, renaming, replacing, trash, trash_backup
@@ -32,6 +31,7 @@ from metrics.job_phases import measured_job, phase
 from registry.backups.records import proven_state
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, Operation
+from tenants.job_owners import exchange_of, replacement_of, trash_database, trash_job
 from tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2

@@ -9,11 +9,11 @@ import asyncpg
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import JobCancelledError, SupersededError
-from activities.job_owners import owner_of
 from databases.ownership import KnownOwner, Owner
 from registry.instances.job_store import Position
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import AT_REST, InstanceStatus
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 
 _WAIT_OVER_SECONDS = 5

@@ -22,7 +22,8 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, Undo, after_failure
 from registry.instances.store import InstanceStore
 from registry.instances.versions import VersionPurge, VersionStore
-from tenants.cancelling import cancel_behind_fence
+from tenants.cancelled_drops import CancelledDrops
+from tenants.cancelling import after_cancel, cancel_behind_fence
 from tenants.drift.findings import Drift, is_suspect
 
 _MAX_RESULTS = 200
@@ -173,7 +174,8 @@ class ReconcileActivities:
             is_cancelled = partial(self._cancellations.is_cancelled, job)
             if await is_cancelled():
                 cancel = partial(self._cancellations.cancel_lost, job)
-                await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel)
+                follow = partial(CancelledDrops(self._job_store).follow, job=after_cancel(job))
+                await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel, follow)
                 return False
             is_running = await self._job_store.holds(job, InstanceStatus.IN_PROGRESS)
             due = await self._job_store.release(job, {} if is_running else await self._half_dropped())

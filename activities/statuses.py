@@ -11,7 +11,6 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import JobCancelledError, SupersededError, as_application_error
-from activities.job_owners import owner_of
 from databases.dropping import drop_obstacle
 from databases.errors import DatabaseFaultError
 from databases.left_names import record_left
@@ -32,6 +31,7 @@ from registry.storage.errors import (
     NameTakenError,
 )
 from settings import VerifyPolicy
+from tenants.job_owners import owner_of
 
 _BACKUP_FIRST = (
     "A backup is to be made before a database is dropped (ODS_FINAL_BACKUP), which was not known when this"

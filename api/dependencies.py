@@ -39,6 +39,7 @@ from temporal.job_canceller import JobCanceller
 from temporal.job_executions import JobExecutions
 from temporal.verification_starter import VerificationStarter
 from tenants.adoption import DatabaseAdoption
+from tenants.cancelled_drops import CancelledDrops
 from tenants.drift.detector import DriftDetector
 from tenants.tenant import Tenant
 from tenants.usage import InstanceUsage
@@ -60,6 +61,7 @@ InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.
 JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
 JobStatisticsDep = Annotated[JobStatistics, _part(lambda services: services.job_statistics)]
 JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
+CancelledDropsDep = Annotated[CancelledDrops, _part(lambda services: CancelledDrops(services.tenant.jobs))]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]

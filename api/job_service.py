@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, TypeVar, assert_never
 
+import asyncpg
 from fastapi import Depends, Query
 
 from api.dependencies import (
+    CancelledDropsDep,
     InstanceQueriesDep,
     JobCancellationsDep,
     JobCancellerDep,
@@ -33,7 +35,7 @@ from temporal.calls import answer_within
 from temporal.job_canceller import CancelOutcome
 from temporal.job_executions import JobExecution
 from temporal.job_runs import UnreadableJobError
-from tenants.cancelling import cancel_behind_fence
+from tenants.cancelling import after_cancel, cancel_behind_fence
 
 _ROUNDS = 5
 """How often a job is looked at anew that has moved on while it was about to be cancelled."""
@@ -96,6 +98,7 @@ class JobService:
         queries: InstanceQueriesDep,
         cancellations: JobCancellationsDep,
         refreshes: RefreshJobsDep,
+        drops: CancelledDropsDep,
         canceller: JobCancellerDep,
         executions: JobExecutionsDep,
         server: ServerDep,
@@ -104,6 +107,7 @@ class JobService:
         self._queries = queries
         self._cancellations = cancellations
         self._refreshes = refreshes
+        self._drops = drops
         self._canceller = canceller
         self._executions = executions
         self._server = server
@@ -238,6 +242,7 @@ class JobService:
                     attempt,
                     partial(self._cancellations.running_attempt, job),
                     partial(self._cancellations.cancel_lost, attempt),
+                    partial(self._drops.follow, job=after_cancel(attempt)),
                 )
             case _:
                 assert_never(outcome)
@@ -254,6 +259,7 @@ class JobService:
         attempt: InstanceJob,
         find: Callable[[], Awaitable[InstanceJob | None]],
         cancel: Callable[[], Awaitable[bool]],
+        follow: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
     ) -> bool:
         """Cancel an attempt past its workflow, behind the fence of its instance; false if it has moved on.
 
@@ -264,13 +270,14 @@ class JobService:
             attempt: the attempt.
             find: finds it anew, before another session that holds the fence is ended.
             cancel: records that it was cancelled; false if it has moved on.
+            follow: records what it had done by then.
         """
 
         async def is_current() -> bool:
             return await find() == attempt
 
         try:
-            return await cancel_behind_fence(self._server, attempt.mark, is_current, cancel)
+            return await cancel_behind_fence(self._server, attempt.mark, is_current, cancel, follow)
         except DatabaseFaultError:
             return await cancel()
 

@@ -36,6 +36,9 @@ from registry.storage.sessions import RegistrySessions
 CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
 
+CANCELLED_WITHOUT_WORKFLOW = "The job was cancelled."
+"""The same of one that had begun, and that no workflow worked on any more."""
+
 CANCELLED_AT_CONFIRM = (
     "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
     " its client has cancelled it since, and has used the database. Request the same again only if that is"
@@ -189,7 +192,9 @@ class JobCancellations:
             is_cancelled = await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
         return job if is_cancelled else None
 
-    async def _cancel_lost(self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED) -> bool:
+    async def _cancel_lost(
+        self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED_WITHOUT_WORKFLOW
+    ) -> bool:
         lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
         if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
             return False
@@ -201,7 +206,7 @@ class JobCancellations:
     ) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
-        step, values = await ending_before_begin(session, instance)
+        step, values = await ending_before_begin(session, instance, cancelled=reason)
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await keep_for_another_restore(session, due)
@@ -264,7 +269,7 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
 
 
 async def ending_before_begin(
-    session: AsyncSession, instance: DbInstance, refusal: str | None = None
+    session: AsyncSession, instance: DbInstance, refusal: str | None = None, *, cancelled: str = CANCELLED
 ) -> tuple[Step, Mapping[str, object]]:
     """How a job ends that is cancelled or refused before it begins: the instance's step and its columns.
 
@@ -273,11 +278,12 @@ async def ending_before_begin(
         instance: the instance, whose job waits.
         refusal: why it is refused; None if a client has cancelled it. Told of the instance as well, unless
             that is as it was before the job was requested.
+        cancelled: what is told of the instance if a client has cancelled it.
     """
     operation = Operation(instance.operation)
     if await _is_as_before(session, instance):
         return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
-    values: dict[str, object] = {"error_message": refusal or CANCELLED, "outages": 0}
+    values: dict[str, object] = {"error_message": refusal or cancelled, "outages": 0}
     if refusal is None and operation in status.PURGES:
         values |= CANCELLED_PURGE
     if operation is Operation.UNDELETE:  # the attempt is counted, and has published nothing

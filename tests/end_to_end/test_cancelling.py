@@ -26,6 +26,7 @@ from temporal.refresh_starter import RefreshStarter
 from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import reset
 from tests.ods import add_ods_instance, connection_string, ods_database
 from tests.postgres.postgres_inspection import holding_comment
 from tests.servers import MINIMAL_TEMPLATE, in_use, service_dsn, session
@@ -347,6 +348,38 @@ async def test_purge_is_done_when_it_is_cancelled_in_the_middle_of_its_drop(
 
 
 @pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("has_version", [False, True])
+async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_terminated_before_the_cancel(
+    api: httpx.AsyncClient,
+    operator: Operator,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    name: str,
+    *,
+    has_version: bool,
+) -> None:
+    job = await operator.create(name)
+    assert await operator.ended(job) is JobStatus.COMPLETED
+    if has_version:
+        assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
+    deletion = await operator.delete(job)
+    assert await operator.ended(deletion) is JobStatus.COMPLETED
+    async with holding_drops(admin):
+        purge = (await operator.instances.request_purge(job.instance_id)).job
+        await operator.starter.start(purge)
+        is_half_dropped = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
+        await wait_until(lambda: admin.fetchval(is_half_dropped, deletion.trash_database), 20)
+        await temporal.get_workflow_handle(job.workflow_id).terminate()
+        answer = await cancel(api, purge.job_id)
+    assert (answer.status_code, answer.json()["status"]) == (202, "Error")
+    words = f"by then the database '{deletion.trash_database}' was half dropped"
+    assert words in answer.json()["errorMessage"]
+    assert ("Another one of the instance is kept" in answer.json()["errorMessage"]) is has_version
+    trashed = [one for one in (await api.get("/v2/trash")).json() if one["id"] == job.instance_id]
+    assert words in str([one["errorMessage"] for one in trashed if not one["isVersion"]])
+
+
+@pytest.mark.usefixtures("workers")
 async def test_rename_is_undone_when_it_is_cancelled_while_it_waits_for_a_lock(
     api: httpx.AsyncClient, operator: Operator, admin: asyncpg.Connection, temporal: Client, name: str
 ) -> None:
@@ -444,7 +477,7 @@ async def test_job_ends_when_it_is_cancelled_and_its_workflow_was_terminated(
         await temporal.get_workflow_handle(job.workflow_id).terminate()
         answer = await cancel(api, job.job_id)
         assert (answer.status_code, answer.json()["status"]) == (202, "Error")
-    await ends_as(operator, job, InstanceStatus.ERROR, BEFORE)
+    await ends_as(operator, job, InstanceStatus.ERROR, CANCELLED)
     assert (await operator.instance(job)).attempt == 2, "the activity that may still run is superseded"
 
 

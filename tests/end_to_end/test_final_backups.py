@@ -18,7 +18,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import backup_requests, backup_verification
 from activities import final_backups as final_backup_steps
-from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from backups import figures, readiness, restoring
 from backups.backing_up import back_up
@@ -40,6 +39,7 @@ from registry.instances.status import InstanceStatus, JobStatus, Operation
 from settings import Settings
 from tenants.backup_store import open_store
 from tenants.drift.findings import DriftKind
+from tenants.job_owners import owner_of
 from tenants.known_store import accept_store, known_store
 from tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended

@@ -20,7 +20,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from activities.job_owners import owner_of
 from activities.versions import VersionActivities
 from databases import provisioning, replacing
 from databases.dropping import drop_database
@@ -41,6 +40,7 @@ from registry.storage.errors import RefusedError
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift.findings import Drift, DriftKind
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator

@@ -8,7 +8,6 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from activities.job_owners import owner_of
 from databases.ownership import Owner
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.deletes import Delete
@@ -17,6 +16,7 @@ from registry.instances.status import JobStatus, Operation
 from settings import Settings
 from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from tenants.drift.findings import DriftKind
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (

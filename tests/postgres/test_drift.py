@@ -14,7 +14,6 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from databases import provisioning
 from databases.ownership import Owner
@@ -36,6 +35,7 @@ from settings import CloneStrategy, Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.drift.detector import DriftDetector
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, is_suspect
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
 from tests.postgres.instance_states import bring_to

@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.job_owners import owner_of
 from embedded.polling import wait_until
 from metrics.catalog import (
     BACKUP_AGE,
@@ -36,6 +35,7 @@ from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError
 from settings import Settings, VerifyPolicy
 from tenants import figures
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant, open_tenants
 from tests.servers import make_tenant_settings, session
 

@@ -14,7 +14,6 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
-from activities.job_owners import owner_of
 from activities.statuses import StatusActivities
 from databases import trash
 from databases.lookup import find_own
@@ -26,6 +25,7 @@ from registry.instances.jobs import InstanceJob, JobFailure
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import InstanceStatus, Operation, Template
 from registry.instances.store import InstanceStore
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 

@@ -14,7 +14,6 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.job_owners import owner_of
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
@@ -25,6 +24,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus, Operation, Template
 from registry.instances.store import InstanceStore
 from secret_files import CurrentDsn
+from tenants.job_owners import owner_of
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import session

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 from temporalio.converter import default
 
-from activities.job_owners import owner_of
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
 from registry.instances.status import Operation
 from registry.storage.models import DbInstance
 from settings import Settings
+from tenants.job_owners import owner_of
 from tests.unit.example import JOB
 
 

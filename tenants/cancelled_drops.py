@@ -1,0 +1,104 @@
+"""What becomes of a job that was cancelled too late, when PostgreSQL had begun to remove its database."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import asyncpg
+
+from databases.lookup import find, is_invalid, shares_instance
+from registry.instances.job_store import JobStore
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import Operation
+from tenants.job_owners import owner_of, trash_database
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left of an instance whose own database is gone, or half dropped.
+
+    Attributes:
+        database: what the registry calls its own.
+        is_half_dropped: whether a DROP has begun to remove that, and has not ended.
+        versions: the names of the databases that it had before resets.
+    """
+
+    database: str
+    is_half_dropped: bool
+    versions: tuple[str, ...]
+
+    @property
+    def in_words(self) -> str:
+        """What the client reads of it."""
+        state = "half dropped" if self.is_half_dropped else "gone"
+        words = f"The job was cancelled, but by then the database '{self.database}' was {state}"
+        if self.versions:
+            return f"{words}. Another one of the instance is kept: {', '.join(self.versions)}."
+        then = "A pass drops the rest." if self.is_half_dropped else "A retry records that."
+        return f"{words}: it cannot come back. {then}"
+
+
+class CancelledDrops:
+    """Records what a client has to know of a cancelled delete or purge whose DROP had begun.
+
+    Args:
+        jobs: the jobs of the tenant's instances.
+    """
+
+    def __init__(self, jobs: JobStore) -> None:
+        self._jobs = jobs
+
+    async def follow(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Record it, if the job is one that drops, and has begun to.
+
+        A purge of which nothing is left is done: its DROP was faster. What is half dropped, the next pass
+        drops to its end. But a version waits for the client, who may have cancelled the job for it: what is
+        recorded as done has its versions dropped.
+
+        Args:
+            session: a fenced session.
+            job: the job, at the attempt that is recorded as cancelled.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        match job.operation:
+            case Operation.DELETE:
+                left = await _what_is_left(session, job, job.database) if job.published else None
+                way_back = f"`ods instance adopt {job.instance_id} --database NAME` brings it back. A retry"
+            case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+                left = await _what_is_left(session, job, trash_database(job))
+                way_back = "`ods drift` tells how it comes back. A purge of the instance"
+                if left is not None and not (left.versions or left.is_half_dropped):
+                    await self._jobs.follow_drop(job)
+                    return
+            case (
+                Operation.CREATE
+                | Operation.COPY
+                | Operation.RESTORE
+                | Operation.RENAME
+                | Operation.TRASH
+                | Operation.DETACH
+                | Operation.UNDELETE
+                | Operation.BACKUP
+                | Operation.SNAPSHOT
+                | Operation.RESET
+                | Operation.REPLACE
+                | Operation.UNDO_RESET
+            ):
+                return
+            case _:
+                assert_never(job.operation)
+        if left is not None:
+            more = f" {way_back} drops it, too." if left.versions else ""
+            await self._jobs.explain_failure(job, f"{left.in_words}{more}")
+
+
+async def _what_is_left(session: asyncpg.Connection, job: InstanceJob, database: str) -> _Left | None:
+    """What is left of the job's instance; None if its own database can be used."""
+    owner = owner_of(job)
+    found = await find(session, owner, database)
+    own = {name for name, row in found.items() if name == database or owner.owns(row["comment"])}
+    if not all(is_invalid(found[name]) for name in own):
+        return None
+    versions = sorted(name for name in found.keys() - own if shares_instance(found[name], owner))
+    return _Left(database, bool(own), tuple(versions))
