@@ -21,7 +21,7 @@ from registry.backups.rows import without_zone
 from registry.instances.adoptions import DatabaseName, LostInstance
 from registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from registry.instances.versions import ReplacedDatabase
-from registry.storage.errors import InstanceNotFoundError
+from registry.storage.errors import InstanceNotFoundError, NameTakenError
 from registry.storage.models import DbInstance, InstanceVersion
 from tenants.drift.own_databases import listed, not_exchanged, of_instance
 from tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
@@ -304,7 +304,12 @@ class DatabaseAdoption:
             await tenant.installation.require_confirmed(session)
             # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await self._needed())
-            row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
+            try:
+                row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
+            except NameTakenError as taken:
+                raise AdoptionRefusedError(
+                    "", _by_another_name(str(taken), ods_instance_id, database)
+                ) from None
         # The mark gets the number that the row has; what resets have put into the trash is recorded by that.
         return await self.adopt(row.id, database)
 
@@ -492,3 +497,14 @@ def _same(its: Collection[Database], name: str) -> list[str]:
     marks = {one.name: one.owner.database_mark for one in its if one.owner}
     same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
     return same if len(same) > 1 else []
+
+
+def _by_another_name(taken: str, ods_instance_id: int, database: str) -> str:
+    """How an instance that the registry has lost is recorded again, whose name another one has there."""
+    other = "EdFi_Ods_NAME_TEMPLATE"
+    return (
+        f"{taken.removesuffix(' Choose another name.')} It may have been deleted since the registry was"
+        " saved, and this one have got its name. Give this database another name: ALTER DATABASE"
+        f' "{database}" RENAME TO "{other}"; then `ods instance adopt {ods_instance_id} --database {other}`.'
+        " The other one comes back after that."
+    )

@@ -990,6 +990,36 @@ async def test_latest_database_comes_back_first_when_the_registry_is_put_back_to
     assert await read(postgres, job) == ["old"]
 
 
+async def test_both_come_back_when_the_registry_is_put_back_to_before_another_instance_got_the_name(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    superuser: str,
+    name: str,
+) -> None:
+    first = await created(operator, name)
+    await write(postgres, first, "first")
+    earlier = await Snapshot.take(superuser)
+    assert await operator.ended(await operator.delete(first)) is JobStatus.COMPLETED
+    trash = str((await operator.instance(first)).trash_database)
+    second = await created(operator, name)
+    await write(postgres, second, "second")
+    await earlier.put_back(superuser, Mock())
+    with pytest.raises(AdoptionRefusedError, match="Give this database another name") as refused:
+        await DatabaseAdoption(tenant).adopt(second.ods_instance_id, second.database)
+    other = f"EdFi_Ods_{name.replace(' ', '_')}_2_Minimal"
+    told = refused.value.obstacle.replace("EdFi_Ods_NAME_TEMPLATE", other)
+    (rename,) = re.findall(r'ALTER DATABASE "[^;]+', told)
+    await admin.execute(rename)
+    assert f"`ods instance adopt {second.ods_instance_id} --database {other}`" in told
+    adopted = await DatabaseAdoption(tenant).adopt(second.ods_instance_id, other)
+    await DatabaseAdoption(tenant).adopt(first.instance_id, trash)
+    assert await read(postgres, first) == ["first"]
+    assert await read(postgres, replace(second, database=adopted.database_name)) == ["second"]
+    assert await drifts_of(tenant, name, first.database, other, trash) == {}
+
+
 @dataclass(frozen=True)
 class _PutBack:
     """An instance that was reset since the registry was saved, which is put back now.
