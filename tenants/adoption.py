@@ -499,11 +499,11 @@ def _same(its: Collection[Database], name: str) -> list[str]:
     return same if len(same) > 1 else []
 
 
-def _by_another_name(taken: str, ods_instance_id: int, database: str) -> str:
+def _by_another_name(reason: str, ods_instance_id: int, database: str) -> str:
     """How an instance that the registry has lost is recorded again, whose name another one has there."""
     other = "EdFi_Ods_NAME_TEMPLATE"
     return (
-        f"{taken.removesuffix(' Choose another name.')} It may have been deleted since the registry was"
+        f"{reason.removesuffix(' Choose another name.')} It may have been deleted since the registry was"
         " saved, and this one have got its name. Give this database another name: ALTER DATABASE"
         f' "{database}" RENAME TO "{other}"; then `ods instance adopt {ods_instance_id} --database {other}`.'
         " The other one comes back after that."

@@ -64,7 +64,9 @@ class CancelledDrops:
         match job.operation:
             case Operation.DELETE:
                 left = await _what_is_left(session, job, job.database) if job.published else None
-                way_back = f"`ods instance adopt {job.instance_id} --database NAME` brings it back. A retry"
+                drop = f'DROP DATABASE "{job.database}"; then ' if left and left.is_half_dropped else ""
+                adopt = f"`ods instance adopt {job.instance_id} --database NAME`"
+                way_back = f"To bring it back: {drop}{adopt}. A retry"
             case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
                 left = await _what_is_left(session, job, trash_database(job))
                 way_back = "`ods drift` tells how it comes back. A purge of the instance"

@@ -206,7 +206,9 @@ class JobCancellations:
     ) -> bool:
         """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
         due = self._factory.next_attempt(instance)
-        step, values = await ending_before_begin(session, instance, cancelled=reason)
+        step, ending = await ending_before_begin(session, instance, cancelled=reason)
+        attempt = ending.get("attempt", due.attempt)
+        values = {**ending, "cancelled_number": due.number, "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await keep_for_another_restore(session, due)

@@ -605,9 +605,10 @@ class JobStore:
             if step.target == status.FINISH[job.operation].target:
                 return await _fail_alone(session, job, step, reason)
             outages = DbInstance.outages + 1 if outage and not recorded else 0
-            return await take_step_once(
-                session, job, step, {"error_message": reason, "outages": outages}, guard
-            )
+            values: dict[str, object] = {"error_message": reason, "outages": outages}
+            if cancelled:  # by who has asked Temporal, the registry does not know it yet
+                values |= {"cancelled_number": job.number, "cancelled_attempt": job.attempt}
+            return await take_step_once(session, job, step, values, guard)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
@@ -818,8 +819,8 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
 
 
 def _is_kept_for_version() -> ColumnElement[bool]:
-    """A client has cancelled a purge, and the instance had another database before a reset."""
-    return and_(DbInstance.status == InstanceStatus.DELETED, _has_version())
+    """A client has cancelled a drop, and the instance had another database before a reset."""
+    return and_(or_(DbInstance.status == InstanceStatus.DELETED, is_cancelled()), _has_version())
 
 
 def _has_version() -> ColumnElement[bool]:

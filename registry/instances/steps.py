@@ -141,7 +141,7 @@ def is_to_end() -> ColumnElement[bool]:
 
 
 def is_cancelled() -> ColumnElement[bool]:
-    """A client has cancelled the row's last attempt while that was under way."""
+    """A client has cancelled the row's last attempt."""
     return and_(
         DbInstance.cancelled_number.is_not_distinct_from(DbInstance.job_number),
         DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),

@@ -26,7 +26,7 @@ from temporal.refresh_starter import RefreshStarter
 from tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import reset
+from tests.end_to_end.steps import reconcile, reset
 from tests.ods import add_ods_instance, connection_string, ods_database
 from tests.postgres.postgres_inspection import holding_comment
 from tests.servers import MINIMAL_TEMPLATE, in_use, service_dsn, session
@@ -349,34 +349,50 @@ async def test_purge_is_done_when_it_is_cancelled_in_the_middle_of_its_drop(
 
 @pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("has_version", [False, True])
+@pytest.mark.parametrize("state", ["live", "trash"])
 async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_terminated_before_the_cancel(
     api: httpx.AsyncClient,
     operator: Operator,
     admin: asyncpg.Connection,
     temporal: Client,
+    settings: Settings,
     name: str,
     *,
+    state: str,
     has_version: bool,
 ) -> None:
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
+    dropped, kept = job.database, set[str]()
     if has_version:
-        assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
-    deletion = await operator.delete(job)
-    assert await operator.ended(deletion) is JobStatus.COMPLETED
+        replacing = await reset(operator, job)
+        assert await operator.ended(replacing) is JobStatus.COMPLETED
+        assert replacing.replacement is not None
+        kept.add(replacing.replacement.replaced)
+    if state == "trash":
+        deletion = await operator.delete(job)
+        assert await operator.ended(deletion) is JobStatus.COMPLETED
+        dropped = str(deletion.trash_database)
     async with holding_drops(admin):
-        purge = (await operator.instances.request_purge(job.instance_id)).job
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
         await operator.starter.start(purge)
         is_half_dropped = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
-        await wait_until(lambda: admin.fetchval(is_half_dropped, deletion.trash_database), 20)
+        await wait_until(lambda: admin.fetchval(is_half_dropped, dropped), 20)
         await temporal.get_workflow_handle(job.workflow_id).terminate()
         answer = await cancel(api, purge.job_id)
     assert (answer.status_code, answer.json()["status"]) == (202, "Error")
-    words = f"by then the database '{deletion.trash_database}' was half dropped"
+    words = f"by then the database '{dropped}' was half dropped"
     assert words in answer.json()["errorMessage"]
-    assert ("Another one of the instance is kept" in answer.json()["errorMessage"]) is has_version
-    trashed = [one for one in (await api.get("/v2/trash")).json() if one["id"] == job.instance_id]
-    assert words in str([one["errorMessage"] for one in trashed if not one["isVersion"]])
+    assert all(version in answer.json()["errorMessage"] for version in kept)
+    left = await operator.queries.any_instance(job.instance_id)
+    assert left is not None
+    assert left.error_message == answer.json()["errorMessage"]
+    await reconcile(temporal, settings)
+    if has_version:
+        assert await databases(admin, job.mark) == {dropped, *kept}
+    else:
+        assert await operator.reached(purge, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+        assert await databases(admin, job.mark) == set()
 
 
 @pytest.mark.usefixtures("workers")

@@ -682,6 +682,7 @@ async def test_version_stays_when_the_purge_of_its_instance_is_cancelled_after_i
     assert await names(admin, job.mark) == []
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
 @pytest.mark.parametrize("by_api", [True, False])
 async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_after_its_drop(
     operator: Operator,
@@ -695,21 +696,27 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     name: str,
     *,
     by_api: bool,
+    interrupted: bool,
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
     kept = await replaced(operator, job)
-    purge = await purge_cancelled_after_drop(api, job, live=True, temporal=None if by_api else temporal)
+    interrupting, asked = admin if interrupted else None, None if by_api else temporal
+    purge = await purge_cancelled_after_drop(api, job, interrupting, live=True, temporal=asked)
     async with asyncio.timeout(30):
         while f"is kept: {kept}." not in str((await operator.instance(job)).error_message):
             await asyncio.sleep(0.03)
     row = await operator.instance(job)
     assert row.status == InstanceStatus.DELETE_FAILED
     assert (await api.get(f"/v2/jobs/{purge}")).json()["errorMessage"] == row.error_message
-    assert f"`ods instance adopt {job.instance_id} --database NAME` brings it back" in str(row.error_message)
+    assert f"`ods instance adopt {job.instance_id} --database NAME`" in str(row.error_message)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == [kept]
+    assert await names(admin, job.mark) == sorted([kept, *([job.database] if interrupted else [])])
+    assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
+    if interrupted:
+        (drop,) = re.findall(r'DROP DATABASE "[^"]+"', str(row.error_message))
+        await admin.execute(drop)
     await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
     assert await read(postgres, job) == ["old"]
 
