@@ -21,6 +21,7 @@ from registry.instances.admin_api_deletes import is_recorded
 from registry.instances.jobs import InstanceJob, Replacement, job_id
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import (
+    CALLED_OFF,
     JobFactory,
     fencing_token,
     is_to_end,
@@ -121,10 +122,17 @@ class JobCancellations:
             return await session.scalar(tried) is not None
 
     async def give_up(self, job: InstanceJob) -> bool:
-        """Record that no pass tries this attempt again, which an outage has ended; false if none would."""
-        given_up = update(DbInstance).where(*fencing_token(job), is_tried_after_outage()).values(outages=0)
-        async with self._sessions.statement() as session:
-            return await session.scalar(given_up.returning(DbInstance.id)) is not None
+        """Record that a client has called off this attempt, a drop that has failed; the instance stays.
+
+        True if an outage has ended it, so that a pass would have tried it again.
+        """
+        is_tried = select(is_tried_after_outage()).where(*fencing_token(job)).with_for_update()
+        has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+        called_off = update(DbInstance).where(*fencing_token(job), has_failed)
+        async with self._sessions.transaction() as session:
+            was_tried = bool(await session.scalar(is_tried))
+            await session.execute(called_off.values(outages=0, **CALLED_OFF))
+        return was_tried
 
     async def record(self, job: InstanceJob) -> bool:
         """Record that a client has cancelled this attempt, which is under way; false if it has moved on.
@@ -224,8 +232,9 @@ async def _keep_trash(session: AsyncSession) -> None:
     await session.execute(instances.where(DbInstance.purge_follows).values(waits))
     is_over = DbInstance.purge_after < kept_until
     await session.execute(instances.where(is_over).values(purge_after=kept_until))
-    # One that an outage has ended is not tried again without its client.
-    await session.execute(update(DbInstance).where(is_tried_after_outage()).values(outages=0))
+    # One that has failed is not tried again without its client.
+    has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+    await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
     # What a pass had begun to drop, it claims again when its time is over.

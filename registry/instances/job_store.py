@@ -45,6 +45,7 @@ from registry.instances.reservations import name_taken
 from registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import (
+    CALLED_OFF,
     WAITS_FOR_NOTHING,
     Guard,
     JobFactory,
@@ -607,7 +608,7 @@ class JobStore:
             outages = DbInstance.outages + 1 if outage and not recorded else 0
             values: dict[str, object] = {"error_message": reason, "outages": outages}
             if cancelled:  # by who has asked Temporal, the registry does not know it yet
-                values |= {"cancelled_number": job.number, "cancelled_attempt": job.attempt}
+                values |= CALLED_OFF
             return await take_step_once(session, job, step, values, guard)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
@@ -819,7 +820,7 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
 
 
 def _is_kept_for_version() -> ColumnElement[bool]:
-    """A client has cancelled a drop, and the instance had another database before a reset."""
+    """A client has called a drop off, and the instance had another database before a reset."""
     return and_(or_(DbInstance.status == InstanceStatus.DELETED, is_cancelled()), _has_version())
 
 

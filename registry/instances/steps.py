@@ -140,8 +140,15 @@ def is_to_end() -> ColumnElement[bool]:
     return and_(DbInstance.status == InstanceStatus.IN_PROGRESS, is_cancelled())
 
 
+CALLED_OFF: Mapping[str, object] = {
+    "cancelled_number": DbInstance.job_number,
+    "cancelled_attempt": DbInstance.attempt,
+}
+"""Columns of a row whose last attempt a client has cancelled, or will not have tried again by itself."""
+
+
 def is_cancelled() -> ColumnElement[bool]:
-    """A client has cancelled the row's last attempt."""
+    """A client has cancelled the row's last attempt, or will not have it tried again by itself."""
     return and_(
         DbInstance.cancelled_number.is_not_distinct_from(DbInstance.job_number),
         DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),

@@ -17,7 +17,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from databases.server import Server
-from registry.instances.cancelling import CANCELLED
+from registry.instances.cancelling import CANCELLED_WITHOUT_WORKFLOW
 from registry.instances.deletes import Delete
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
@@ -190,7 +190,7 @@ async def test_stuck_job_is_not_done_again_when_its_client_has_cancelled_it(
             assert not await other.fetchval("SELECT 1 FROM pg_stat_activity WHERE pid = $1", backend)
     ended = await tenant.queries.job(job.job_id)
     assert ended is not None
-    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED)
+    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED_WITHOUT_WORKFLOW)
     assert not (await job_store.begin(replace(job, attempt=job.attempt + 1))).held
     assert not await ActivityEnvironment().run(reconcile.restart, job), "also if the activity is tried again"
     assert starts.started == []

@@ -153,7 +153,7 @@ class TrashModel(Model):
 
     def fail(self, token: Token, *, cancelled: bool = False) -> bool:
         target = _FAILED.get(self.operation, "Delete_Failed")
-        if cancelled and self.operation in _PURGES:
+        if (cancelled or self.is_called_off) and self.operation in _PURGES:
             target = "Deleted"
         if not self.is_at(token):
             return False
@@ -173,11 +173,18 @@ class TrashModel(Model):
 
     def cancel(self) -> bool:
         in_trash = {("Undelete", "Pending"), *((purge, "Pending_Delete") for purge in _PURGES)}
-        if (self.operation, self.status) not in in_trash:
-            return super().cancel()
-        self.status = "Deleted"
-        self.job, self.attempt = "Error", self.attempt + 1
+        if (self.operation, self.status) in in_trash:
+            self.status = "Deleted"
+            self.job, self.attempt = "Error", self.attempt + 1
+        elif not super().cancel():
+            return False
+        self.cancelled = (self.number, self.attempt)
         return True
+
+    @property
+    def is_called_off(self) -> bool:
+        """Whether a client has cancelled the last attempt before it began."""
+        return self.cancelled == (self.number, self.attempt)
 
 
 class TrashWalk(Walk):

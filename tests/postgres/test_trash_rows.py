@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.attributes import AttributeChanges
-from registry.instances.cancelling import CANCELLED, JobCancellations
+from registry.instances.cancelling import CANCELLED, CANCELLED_WITHOUT_WORKFLOW, JobCancellations
 from registry.instances.deletes import Delete, drops_at_retry
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
@@ -293,7 +293,8 @@ async def test_purge_is_neither_due_nor_retried_when_it_was_cancelled_but_grante
     assert (row.status, row.is_in_trash, row.purge_after) == (InstanceStatus.DELETED, True, None)
     job = await queries.job(purge.job_id)
     assert job is not None
-    assert (job.status, job.error_message) == (JobStatus.ERROR, CANCELLED)
+    reason = CANCELLED_WITHOUT_WORKFLOW if when == "has lost its workflow" else CANCELLED
+    assert (job.status, job.error_message) == (JobStatus.ERROR, reason)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = localtimestamp - interval '1 year'")
     assert not await instances.is_purge_due()
     assert await job_store.unfinished_deletes({}) == []
@@ -357,10 +358,23 @@ async def test_purge_is_finished_when_a_drop_had_begun_before_it_was_cancelled(
     assert await job_store.release(due) is None
 
 
-async def test_cancelled_purge_is_not_finished_when_the_instance_had_another_database_before_a_reset(
-    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, trashed: InstanceJob
+@pytest.mark.parametrize("state", ["live", "trash"])
+@pytest.mark.parametrize("called_off", ["cancelled", "abandoned", "cancelled again", "held"])
+async def test_drop_that_was_called_off_is_not_finished_when_the_instance_had_another_database_before_a_reset(
+    instances: InstanceStore,
+    job_store: JobStore,
+    tenant: Tenant,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+    state: str,
+    called_off: str,
 ) -> None:
-    """That would be dropped with it, and the client may have cancelled the purge for it."""
+    """That would be dropped with it, and the client may have called the drop off for it."""
+    if state == "live":
+        undelete = (await instances.request_undelete(trashed.instance_id)).job
+        assert (await job_store.begin(undelete)).held
+        assert await job_store.finish_undelete(undelete, "of no use")
     await rows.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
         " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', 'ods_trash_before', 2, 1, now(), now())",
@@ -368,10 +382,26 @@ async def test_cancelled_purge_is_not_finished_when_the_instance_had_another_dat
     )
     purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
     assert (await job_store.begin(purge)).held
-    assert await job_store.fail(purge, CANCELLED, cancelled=True)
-    half_dropped = {str(trashed.trash_database): trashed.mark}
+    match called_off:
+        case "cancelled":
+            assert await job_store.fail(purge, CANCELLED, cancelled=True)
+        case "abandoned":
+            assert await job_store.fail(purge, "The server is away.", outage=True)
+            assert await tenant.cancellations.give_up(purge)
+        case "cancelled again":
+            assert await job_store.fail(purge, "The server is away.", outage=True)
+            assert await job_store.release(purge)
+            row = await queries.job(purge.job_id)
+            assert row is not None
+            assert await tenant.cancellations.cancel_waiting(row)
+        case _:
+            assert await job_store.fail(purge, "The server is away.", outage=True)
+            await tenant.cancellations.hold_drops()
+    name = trashed.database if state == "live" else str(trashed.trash_database)
+    half_dropped = {name: trashed.mark}
     assert await job_store.unfinished_deletes(half_dropped) == []
     assert await job_store.release(purge, half_dropped) is None
+    assert await job_store.release(replace(purge, attempt=2), half_dropped) is None
 
 
 async def test_purge_is_recorded_as_done_when_it_was_cancelled_after_its_drop_and_nothing_else_was_requested(
