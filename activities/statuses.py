@@ -31,6 +31,7 @@ from registry.storage.errors import (
     NameTakenError,
 )
 from settings import VerifyPolicy
+from tenants.cancelled_drops import reason_of
 from tenants.job_owners import owner_of
 
 _BACKUP_FIRST = (
@@ -146,20 +147,22 @@ class StatusActivities:
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason; of a purge that was cancelled, `Deleted`.
 
+        The client of a drop that was cancelled too late reads so at once.
+
         That of a delete or purge is recorded behind the fence, if the server answers in time: a worker that
         was suspended in the middle of it drops nothing after clients have read that it has failed.
         """
-        job = failure.job
+        job, reason = failure.job, failure.reason
         async with AsyncExitStack() as fence:
             if FAIL[job.operation].target is InstanceStatus.DELETE_FAILED:
                 with suppress(DatabaseFaultError, SupersededError, TimeoutError):
                     async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
-                        await fence.enter_async_context(self._fence_of_given_up(job))
-            return await self._jobs.fail(
-                job, failure.reason, outage=failure.outage, cancelled=failure.cancelled
-            )
+                        session = await fence.enter_async_context(self._fence_of_given_up(job))
+                        if failure.cancelled:
+                            reason = await reason_of(session, job) or reason
+            return await self._jobs.fail(job, reason, outage=failure.outage, cancelled=failure.cancelled)
 
-    def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[object]:
+    def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """The fence of an instance whose job has given up: another session that holds it is ended soon.
 
         Not if the instance has moved on to another job or attempt, whose session that may be.

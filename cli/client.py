@@ -237,10 +237,12 @@ class AdminApi:
     def id_named(self, name_or_id: str) -> int:
         """The id that this is, if it is a number, or else of the live instance with this name.
 
+        What begins with a zero, as codes of districts do, is no id.
+
         Raises:
             UnknownInstanceError: there is none.
         """
-        is_id = name_or_id.isascii() and name_or_id.isdigit()
+        is_id = name_or_id.isascii() and name_or_id.isdigit() and not name_or_id.startswith("0")
         return int(name_or_id) if is_id else self.id_of(name_or_id)
 
     def back_up(self, instance: int) -> Json:

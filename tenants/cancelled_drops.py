@@ -8,7 +8,7 @@ import asyncpg
 from databases.lookup import find, is_invalid, shares_instance
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from registry.instances.status import PURGES, Operation
 from tenants.job_owners import owner_of, trash_database
 
 
@@ -61,38 +61,67 @@ class CancelledDrops:
         Raises:
             DatabaseFaultError: the server is away, …
         """
-        match job.operation:
-            case Operation.DELETE:
-                left = await _what_is_left(session, job, job.database) if job.published else None
-                drop = f'DROP DATABASE "{job.database}"; then ' if left and left.is_half_dropped else ""
-                adopt = f"`ods instance adopt {job.instance_id} --database NAME`"
-                way_back = f"To bring it back: {drop}{adopt}. A retry"
-            case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
-                left = await _what_is_left(session, job, trash_database(job))
-                way_back = "`ods drift` tells how it comes back. A purge of the instance"
-                if left is not None and not (left.versions or left.is_half_dropped):
-                    await self._jobs.follow_drop(job)
-                    return
-            case (
-                Operation.CREATE
-                | Operation.COPY
-                | Operation.RESTORE
-                | Operation.RENAME
-                | Operation.TRASH
-                | Operation.DETACH
-                | Operation.UNDELETE
-                | Operation.BACKUP
-                | Operation.SNAPSHOT
-                | Operation.RESET
-                | Operation.REPLACE
-                | Operation.UNDO_RESET
-            ):
-                return
-            case _:
-                assert_never(job.operation)
-        if left is not None:
-            more = f" {way_back} drops it, too." if left.versions else ""
-            await self._jobs.explain_failure(job, f"{left.in_words}{more}")
+        left = await _left_by(session, job)
+        if left is None:
+            return
+        if job.operation in PURGES and not (left.versions or left.is_half_dropped):
+            await self._jobs.follow_drop(job)
+        else:
+            await self._jobs.explain_failure(job, _reason(job, left))
+
+
+async def reason_of(session: asyncpg.Connection, job: InstanceJob) -> str | None:
+    """What the client reads who has cancelled the job; None if it has not begun to drop anything.
+
+    Args:
+        session: a fenced session.
+        job: the job.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    left = await _left_by(session, job)
+    return None if left is None else _reason(job, left)
+
+
+def _reason(job: InstanceJob, left: _Left) -> str:
+    if not left.versions:
+        return left.in_words
+    if job.operation in PURGES:
+        return f"{left.in_words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
+    instance = f"ods instance {{}} {job.instance_id}"
+    drop = f'DROP DATABASE "{job.database}"; ' if left.is_half_dropped else ""
+    adopt, delete, undelete = (instance.format(verb) for verb in ("adopt", "delete", "undelete"))
+    return (
+        f"{left.in_words} Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database"
+        f" NAME`; `{delete}`; `{undelete}`. A retry drops it, too."
+    )
+
+
+async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | None:
+    """What is left of the job's instance; None if the job does not drop, or has not begun to."""
+    match job.operation:
+        case Operation.DELETE:
+            return await _what_is_left(session, job, job.database) if job.published else None
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+            return await _what_is_left(session, job, trash_database(job))
+        case (
+            Operation.CREATE
+            | Operation.COPY
+            | Operation.RESTORE
+            | Operation.RENAME
+            | Operation.TRASH
+            | Operation.DETACH
+            | Operation.UNDELETE
+            | Operation.BACKUP
+            | Operation.SNAPSHOT
+            | Operation.RESET
+            | Operation.REPLACE
+            | Operation.UNDO_RESET
+        ):
+            return None
+        case _:
+            assert_never(job.operation)
 
 
 async def _what_is_left(session: asyncpg.Connection, job: InstanceJob, database: str) -> _Left | None:

@@ -127,9 +127,12 @@ class OriginView:
         return {state.backup.id: state.backup for state in states if state.backup.stored_id is not None}
 
     async def _source(self, typed: str) -> str | int:
-        """The id of the instance with the name that was typed; else what was typed. A number is an id."""
+        """The id of the instance with the name that was typed; else what was typed. A number is an id.
+
+        What begins with a zero, as codes of districts do, is none.
+        """
         typed = typed.strip()
-        if typed.isascii() and typed.isdigit():
+        if typed.isascii() and typed.isdigit() and not typed.startswith("0"):
             return typed
         chosen = InstanceFilter(name=typed, statuses=LISTED)
         if not typed or not chosen.is_storable:

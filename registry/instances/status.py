@@ -446,7 +446,10 @@ def next_step(status: InstanceStatus) -> str:
         case InstanceStatus.PENDING_DELETE:
             step = "Its deletion is about to start; wait until it is Deleted."
         case InstanceStatus.DELETE_FAILED:
-            step = "Retry the deletion."
+            step = (
+                "Retry the deletion. Or, to keep the database, unless ODS_TRASH_DAYS is 0: delete the"
+                " instance to the trash, and undelete it."
+            )
         case InstanceStatus.DELETED:
             step = "Undelete or purge it if it is in the trash, or create another instance."
         case _:

@@ -121,3 +121,13 @@ def test_api_has_one_tenant_when_it_says_so(
 def test_nothing_is_known_of_tenants_when_no_api_answers() -> None:
     with AdminApi("http://127.0.0.1:1", "a-client", "a-secret") as nowhere:
         assert not nowhere.has_one_tenant()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_id"), [("58", True), ("0058", False), ("0", False), ("District 58", False)]
+)
+def test_text_is_an_id_when_it_is_a_number_as_ids_are_written(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch, text: str, *, is_id: bool
+) -> None:
+    monkeypatch.setattr(AdminApi, "id_of", lambda _, name: {text: 7}[name])
+    assert api.id_named(text) == (58 if is_id else 7)
