@@ -89,12 +89,25 @@ def _reason(job: InstanceJob, left: _Left) -> str:
         return left.in_words
     if job.operation in PURGES:
         return f"{left.in_words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
-    instance = f"ods instance {{}} {job.instance_id}"
-    drop = f'DROP DATABASE "{job.database}"; ' if left.is_half_dropped else ""
-    adopt, delete, undelete = (instance.format(verb) for verb in ("adopt", "delete", "undelete"))
+    half_dropped = job.database if left.is_half_dropped else None
+    return f"{left.in_words} {way_back_of_live(job.instance_id, half_dropped)}"
+
+
+def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:
+    """How an instance comes back whose delete has failed, and of which only a version is left.
+
+    Args:
+        instance_id: the instance.
+        half_dropped: its own database, if a DROP has begun to remove that.
+        version: the database that it had before a reset.
+    """
+    drop = "" if half_dropped is None else f'DROP DATABASE "{half_dropped}"; '
+    adopt, delete, undelete = (
+        f"ods instance {verb} {instance_id}" for verb in ("adopt", "delete", "undelete")
+    )
     return (
-        f"{left.in_words} Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database"
-        f" NAME`; `{delete}`; `{undelete}`. A retry drops it, too."
+        f"Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database {version}`;"
+        f" `{delete}`; `{undelete}`. A retry drops it, too."
     )
 
 

@@ -153,7 +153,7 @@ class DbInstance(_HasOrigin, Base):
     # The attempt at the job before a delete: the latest that can have published the database.
     known_number: Mapped[int | None] = mapped_column("knownnumber")
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")
-    # The attempt at its job that a client has cancelled last while it ran. Of no other attempt this tells.
+    # The attempt at its job that a client has called off last. Of no other attempt this tells.
     cancelled_number: Mapped[int | None] = mapped_column("cancellednumber")
     cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
     # Which generation of its template the database is a copy of, if that is known.
@@ -229,6 +229,12 @@ class DbInstance(_HasOrigin, Base):
         # Word by word as in `_LIVE`, so that the indexes serve queries with it.
         others = (cls.operation != operation for operation in NOT_LIVE)
         return and_(cls.status != InstanceStatus.DELETED, *others)
+
+    @property
+    def is_delete_called_off(self) -> bool:
+        """Whether its delete has failed, and a client has cancelled or abandoned that."""
+        called_off = (self.cancelled_number, self.cancelled_attempt)
+        return self.status == InstanceStatus.DELETE_FAILED and called_off == (self.job_number, self.attempt)
 
     @hybrid_property
     def has_names(self) -> bool:

@@ -713,6 +713,8 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == sorted([kept, *([job.database] if interrupted else [])])
     assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
+    told = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
+    assert ways.format(job.instance_id).replace("NAME", kept) in told
     if interrupted:
         (drop,) = re.findall(r'DROP DATABASE "[^"]+"', str(row.error_message))
         await admin.execute(drop)
