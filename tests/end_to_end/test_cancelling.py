@@ -390,6 +390,7 @@ async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_term
     await reconcile(temporal, settings)
     if has_version:
         assert await databases(admin, job.mark) == {dropped, *kept}
+        await admin.execute(f'DROP DATABASE "{dropped}"')
     else:
         assert await operator.reached(purge, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
         assert await databases(admin, job.mark) == set()

@@ -841,6 +841,7 @@ async def test_client_reads_of_the_half_dropped_database_when_the_purge_was_canc
     assert instance is not None
     for told in (job.error_message, instance.error_message):
         assert f"'{purge.trash_database}' was half dropped: it cannot come back" in str(told)
+    await admin.execute(f'DROP DATABASE "{purge.trash_database}"')
 
 
 async def test_job_fails_with_the_setting_when_its_template_is_no_longer_among_the_settings(
