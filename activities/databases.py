@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
@@ -38,6 +38,8 @@ _FINISH_SECONDS = 2
 _logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+_Before: TypeAlias = Callable[[], Awaitable[object]]
+"""As for `databases.dropping.drop_database`."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +120,13 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.DELETE, job)
-        to_the_end = self._to_the_end(job)
-        _, recorded = await to_the_end.run(
-            self._delete(
-                job,
-                lambda session, owner: dropping.drop(
-                    session,
-                    owner,
-                    job.databases,
-                    job.number,
-                    published=job.published,
-                    before=to_the_end.before_drop,
-                ),
-                lambda _: self._dropped(job, partial(self._tenant.jobs.finish_delete, job)),
-            )
+        return await self._drop(
+            job,
+            lambda session, owner, before: dropping.drop(
+                session, owner, job.databases, job.number, published=job.published, before=before
+            ),
+            lambda _: self._tenant.jobs.finish_delete(job),
         )
-        return recorded
 
     @activity.defn
     async def trash(self, job: InstanceJob) -> TrashResult:
@@ -195,19 +188,11 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.PURGE, job)
-        to_the_end = self._to_the_end(job)
-        _, recorded = await to_the_end.run(
-            self._delete(
-                job,
-                lambda session, owner: trash.purge(
-                    session, owner, trash_database(job), before=to_the_end.before_drop
-                ),
-                lambda dropped: self._dropped(
-                    job, partial(self._tenant.jobs.finish_purge, job, dropped=dropped)
-                ),
-            )
+        return await self._drop(
+            job,
+            lambda session, owner, before: trash.purge(session, owner, trash_database(job), before=before),
+            lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
-        return recorded
 
     @activity.defn
     async def back_up_trash(self, job: InstanceJob) -> bool:
@@ -233,9 +218,8 @@ class DatabaseActivities:
             ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         _require(Operation.PURGE_AFTER_BACKUP, job)
-        to_the_end = self._to_the_end(job)
 
-        async def purge(session: asyncpg.Connection, owner: KnownOwner) -> bool:
+        async def purge(session: asyncpg.Connection, owner: KnownOwner, before: _Before) -> bool:
             backup = await self._tenant.backups.final_of(job)
             return await trash_backup.purge_backed_up(
                 session,
@@ -243,19 +227,12 @@ class DatabaseActivities:
                 trash_database(job),
                 None if backup is None else proven_state(backup),
                 partial(require_final_backup, self._tenant, job),
-                to_the_end.before_drop,
+                before,
             )
 
-        _, recorded = await to_the_end.run(
-            self._delete(
-                job,
-                purge,
-                lambda dropped: self._dropped(
-                    job, partial(self._tenant.jobs.finish_purge, job, dropped=dropped)
-                ),
-            )
+        return await self._drop(
+            job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped)
         )
-        return recorded
 
     @activity.defn
     async def rename(self, job: InstanceJob) -> None:
@@ -318,18 +295,38 @@ class DatabaseActivities:
             async with heartbeats(), self._fence.ended(job) as (session, position):
                 return await self._compensation.undo(session, job, position)
 
-    def _to_the_end(self, job: InstanceJob) -> DroppingToTheEnd:
-        return DroppingToTheEnd(partial(self._fence.require_due, job))
+    async def _drop(
+        self,
+        job: InstanceJob,
+        work: Callable[[asyncpg.Connection, KnownOwner, _Before], Awaitable[_Result]],
+        finish: Callable[[_Result], Awaitable[bool]],
+    ) -> bool:
+        """As `_delete`, for a job that drops: from its DROP on, it is not cancelled; true if it is recorded.
 
-    async def _dropped(self, job: InstanceJob, finish: Callable[[], Awaitable[bool]]) -> bool:
-        """Record that the job has dropped the database; before that, that it was cancelled meanwhile.
+        That it was cancelled meanwhile is recorded first. The client may want what the instance had before a
+        reset: the registry refuses to record the drop then.
 
-        The client may want what the instance had before a reset: the registry refuses to record it then.
+        Args:
+            job: a job that drops its instance's database.
+            work: drops the database of this owner, on the fenced session; the last is its `before`.
+            finish: records what `work` tells.
+
+        Raises:
+            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
-        details = activity.cancellation_details()
-        if details is not None and details.cancel_requested:
-            await self._tenant.cancellations.record(job)
-        return await finish()
+        to_the_end = DroppingToTheEnd(partial(self._fence.require_due, job))
+
+        async def record(result: _Result) -> bool:
+            details = activity.cancellation_details()
+            if details is not None and details.cancel_requested:
+                await self._tenant.cancellations.record(job)
+            return await finish(result)
+
+        dropping_it = self._delete(
+            job, lambda session, owner: work(session, owner, to_the_end.before_drop), record
+        )
+        _, recorded = await to_the_end.run(dropping_it)
+        return recorded
 
     async def _delete(
         self,
