@@ -13,7 +13,6 @@ from sqlalchemy import (
     and_,
     case,
     exists,
-    false,
     func,
     literal,
     not_,
@@ -50,7 +49,7 @@ class AdminApiDeletes:
     def to_the_trash(self) -> ColumnElement[bool]:
         """Those that no job is recorded of yet, and that move the database to the trash.
 
-        They are those of which `InstanceStore.way_to_delete` says so: what never had a database, by the
+        They are those of which `DeleteRules.way` says so: what never had a database, by the
         registry, goes there as well, but not to be backed up.
         """
         new = and_(
@@ -61,7 +60,9 @@ class AdminApiDeletes:
         )
         if self.trash:
             return new
-        return and_(new, DbInstance.published_at.is_not(None)) if self.final_backup else false()
+        # A delete that has failed may have been requested with a backup.
+        backs_up = or_(literal(self.final_backup), DbInstance.purge_follows)
+        return and_(new, DbInstance.published_at.is_not(None), backs_up)
 
     def moved_to_trash(self) -> Update:
         """Let these move the databases to the trash.
@@ -78,6 +79,7 @@ class AdminApiDeletes:
                 trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
                 purge_after=UTC_NOW + literal(self.trash or NEVER_BY_ITSELF, Interval),
                 purge_follows=not self.trash,
+                deleted_by=None,
             )
         )
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from registry.instances.status import Operation, traits
+from registry.instances.status import PURGES, InstanceStatus, Operation, traits
 from registry.storage.models import RENAMED_TABLE
 
 
@@ -66,31 +66,56 @@ _DELETES = ", ".join(
     for operation in Operation
     if not traits(operation).publishes and not traits(operation).keeps_instance
 )
+_PURGES = ", ".join(f"'{operation}'" for operation in PURGES)
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
 # Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. A delete that
-# another product asks for is a job of its own, as one that a client of this service asks for; one that failed
-# goes on.
+# another product asks for is a job of its own, as one that a client of this service asks for. A delete that
+# runs goes on, cancelled or not. So does one that failed, unless it was to drop the database: the other
+# product does not ask for that, and the client that did may have called it off. What was to be purged from
+# the trash stays there.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     is_ours boolean := NEW.state IS NOT NULL;
     is_theirs boolean := NOT is_ours;
+    goes_on boolean := false;
+    stays_in_trash boolean := false;
+    is_retry_of_drop boolean := false;
     is_next_job boolean := false;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         is_ours := NEW.state <> OLD.state;
         is_theirs := NOT is_ours AND NEW.status <> OLD.status
             AND NEW.status NOT IN (NEW.state, adminapi.managed_status(NEW.state, NEW.operation));
-        is_next_job := is_theirs AND OLD.jobnumber > 0 AND NEW.status LIKE '%Delete%'
-            AND NEW.operation = OLD.operation
-            AND (OLD.state = 'Completed' OR NEW.operation NOT IN ({_DELETES}));
+        IF is_theirs AND OLD.jobnumber > 0 AND NEW.operation = OLD.operation
+            AND NEW.status LIKE '%Delete%'
+        THEN
+            goes_on := OLD.state = '{InstanceStatus.IN_PROGRESS}' AND OLD.operation IN ({_DELETES})
+                AND adminapi.state_of_status(NEW.status) = '{InstanceStatus.PENDING_DELETE}';
+            stays_in_trash := OLD.operation IN ({_PURGES})
+                AND OLD.state IN ('{InstanceStatus.DELETE_FAILED}', '{InstanceStatus.DELETED}');
+            is_retry_of_drop := OLD.state = '{InstanceStatus.DELETE_FAILED}'
+                AND adminapi.state_of_status(NEW.status) <> OLD.state
+                AND (OLD.operation = '{Operation.DELETE}'
+                    OR (OLD.operation = '{Operation.TRASH}' AND OLD.purgefollows));
+            is_next_job := is_retry_of_drop
+                OR OLD.state = '{InstanceStatus.COMPLETED}' OR OLD.operation NOT IN ({_DELETES});
+        END IF;
     ELSIF NEW.status IS NOT NULL THEN
         is_ours := false;
     END IF;
     IF is_ours THEN
         NEW.status := CASE WHEN '{Words.MANAGE}' = TG_ARGV[0] OR TG_TABLE_NAME = '{RENAMED_TABLE}'
             THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
+    ELSIF goes_on THEN
+        NEW.status := OLD.status;
+    ELSIF stays_in_trash THEN
+        NEW.state := '{InstanceStatus.DELETED}';
+        NEW.status := NEW.state;
+        NEW.purgeafter := NULL;
+        NEW.outages := 0;
+        NEW.errormessage := NULL;
     ELSIF is_theirs THEN
         NEW.state := adminapi.state_of_status(NEW.status);
         NEW.operation := CASE

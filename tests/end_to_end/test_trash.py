@@ -16,6 +16,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
+from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.deletes import Delete
 from registry.instances.jobs import InstanceJob
@@ -438,6 +439,44 @@ async def test_instance_is_not_in_the_trash_when_an_admin_api_has_deleted_it_wit
     await operator.starter.start(due)
     assert await operator.ended(due) is JobStatus.COMPLETED
     assert not (await operator.instance(job)).is_in_trash
+
+
+@pytest.mark.parametrize("purge", [PURGE, Delete(Operation.DELETE, final_backup=True)])
+@pytest.mark.parametrize("is_in_trash", [True, False])
+async def test_instance_comes_back_when_an_admin_api_has_deleted_it_after_a_cancelled_purge(
+    operator: Operator,
+    rows: asyncpg.Connection,
+    postgres: EmbeddedPostgres,
+    temporal: Client,
+    settings: Settings,
+    name: str,
+    purge: Delete,
+    *,
+    is_in_trash: bool,
+) -> None:
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        await tenant.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    if is_in_trash:
+        await deleted(operator, job)
+    cancelled = (await operator.instances.request_delete(job.instance_id, purge)).job
+    assert (await operator.jobs.begin(cancelled)).held
+    assert await operator.jobs.fail(cancelled, "The job was cancelled.", cancelled=True)
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id = $1", job.instance_id
+    )
+    await sweep(temporal, settings)
+
+    async def is_deleted() -> bool:
+        return (await operator.instance(job)).status == InstanceStatus.DELETED
+
+    await wait_until(is_deleted, 30)
+    await reconcile(temporal, settings)
+    gone = await operator.instance(job)
+    assert (gone.is_in_trash, gone.purge_follows) == (True, False)
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    async with session(service_dsn(postgres, job.database)) as tenant:
+        assert await tenant.fetchval("SELECT answer FROM treasure") == 42
 
 
 async def test_trash_is_listed_with_size_client_and_time(
