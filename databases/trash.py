@@ -26,7 +26,7 @@ from registry.instances.naming import is_reset_name, is_trash_name
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
 _CLOSE = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS false", _COMMENT)
 _OPEN = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", _COMMENT)
-_IS_LEFT = "The instance's database does not exist, but what it had before a reset is in the trash, as '{}'."
+_IS_LEFT = "The instance's database {}, but what it had before a reset is in the trash, as '{}'."
 _LET_GO = ("ALTER DATABASE %2$I ALLOW_CONNECTIONS true", "COMMENT ON DATABASE %2$I IS NULL")
 
 
@@ -89,7 +89,7 @@ async def put(
     if job.trash in found:
         raise _in_the_way(found[job.trash], owner, database)
     if drop_invalid and is_invalid(found[database]):
-        _require_no_version(found, owner)
+        _require_no_version(found, owner, half_dropped=database)
         await drop_database(session, database, invalid=True)
         return False
     trashing = replace(
@@ -286,18 +286,26 @@ def _require_no_staging(found: DatabaseRows, owner: Owner) -> None:
         )
 
 
-def _require_no_version(found: DatabaseRows, owner: Owner) -> None:
+def _require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | None = None) -> None:
     """Refuse a delete that leaves nothing to come back, while there is what the instance had before a reset.
+
+    Args:
+        found: the databases of the instance.
+        owner: the instance.
+        half_dropped: its own database, if a DROP has begun to remove that; None: there is none.
 
     Raises:
         DisagreementError: there is such a database.
     """
     if (name := _version_in(found, owner)) is not None:
+        state, drop = "does not exist", ""
+        if half_dropped is not None:
+            state, drop = f"'{half_dropped}' is half dropped", f'DROP DATABASE "{half_dropped}" by hand, '
         raise DisagreementError(
             name,
-            f"{_IS_LEFT.format(name)} Nothing was done. To keep that, hand it to the instance (`ods instance"
-            f" adopt ID --database {name}`), then retry the delete; or drop all that is left: DELETE with"
-            " ?purge=true, or `ods instance purge ID --live`.",
+            f"{_IS_LEFT.format(state, name)} Nothing was done. To keep that, {drop}hand it to the instance"
+            f" (`ods instance adopt ID --database {name}`), then retry the delete; or drop all that is left:"
+            " DELETE with ?purge=true, or `ods instance purge ID --live`.",
         )
 
 
@@ -311,8 +319,8 @@ async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner)
     if (name := _version_in(await find(session, owner), owner)) is not None:
         raise DisagreementError(
             name,
-            f"{_IS_LEFT.format(name)} No backup can be made of it, and nothing was dropped. `ods drift` tells"
-            " how it comes back; or drop it as well: purge the instance without a backup.",
+            f"{_IS_LEFT.format('does not exist', name)} No backup can be made of it, and nothing was dropped."
+            " `ods drift` tells how it comes back; or drop it as well: purge the instance without a backup.",
         )
 
 

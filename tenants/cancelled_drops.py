@@ -11,6 +11,9 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import PURGES, Operation
 from tenants.job_owners import owner_of, trash_database
 
+RETRY_DROPS = "A retry drops it, too."
+"""What becomes of a version if a drop is retried that was called off."""
+
 
 @dataclass(frozen=True)
 class _Left:
@@ -90,7 +93,7 @@ def _reason(job: InstanceJob, left: _Left) -> str:
     if job.operation in PURGES:
         return f"{left.in_words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
     half_dropped = job.database if left.is_half_dropped else None
-    return f"{left.in_words} {way_back_of_live(job.instance_id, half_dropped)}"
+    return f"{left.in_words} {way_back_of_live(job.instance_id, half_dropped)} {RETRY_DROPS}"
 
 
 def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:
@@ -107,7 +110,7 @@ def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = 
     )
     return (
         f"Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database {version}`;"
-        f" `{delete}`; `{undelete}`. A retry drops it, too."
+        f" `{delete}`; `{undelete}`."
     )
 
 

@@ -814,7 +814,9 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     """Whether a delete that has failed is tried again without the operator, as `unfinished_deletes` says."""
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
-    drops = DbInstance.operation.in_((Operation.DELETE, Operation.TRASH, *status.PURGES))
+    # A delete to the trash does not drop what is half dropped if that leaves a version, and would fail again.
+    is_trashed = and_(DbInstance.operation == Operation.TRASH, ~_has_version())
+    drops = or_(is_trashed, DbInstance.operation.in_((Operation.DELETE, *status.PURGES)))
     has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())
     return or_(is_tried_after_outage(), has_begun)
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from registry.instances.status import PURGES, InstanceStatus, Operation, traits
+from registry.instances.status import PURGES, Operation, traits
 from registry.storage.models import RENAMED_TABLE
 
 
@@ -69,38 +69,45 @@ _DELETES = ", ".join(
 _PURGES = ", ".join(f"'{operation}'" for operation in PURGES)
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
-# Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. A delete that
-# another product asks for is a job of its own, as one that a client of this service asks for. A delete that
-# runs goes on, cancelled or not. So does one that failed, unless it was to drop the database: the other
-# product does not ask for that, and the client that did may have called it off. What was to be purged from
-# the trash stays there.
+# Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. What another
+# product tells of a create or delete of its own is followed while this service has not begun that. Otherwise
+# a row takes no word but that of a delete: not while a delete waits or runs, nor if the instance is deleted,
+# perhaps in the trash. A delete is a job of its own, as one that a client of this service asks for. One that
+# failed goes on, unless it was to drop the database: the other product does not ask for that, and the client
+# that did may have called it off.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     is_ours boolean := NEW.state IS NOT NULL;
     is_theirs boolean := NOT is_ours;
-    goes_on boolean := false;
-    stays_in_trash boolean := false;
-    is_retry_of_drop boolean := false;
+    asks_for_delete boolean;
+    is_ignored boolean;
+    drops boolean;
     is_next_job boolean := false;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         is_ours := NEW.state <> OLD.state;
         is_theirs := NOT is_ours AND NEW.status <> OLD.status
             AND NEW.status NOT IN (NEW.state, adminapi.managed_status(NEW.state, NEW.operation));
-        IF is_theirs AND OLD.jobnumber > 0 AND NEW.operation = OLD.operation
-            AND NEW.status LIKE '%Delete%'
+        IF is_theirs AND OLD.jobnumber > 0
+            AND (NEW.operation, NEW.jobnumber, NEW.attempt) = (OLD.operation, OLD.jobnumber, OLD.attempt)
         THEN
-            goes_on := OLD.state = '{InstanceStatus.IN_PROGRESS}' AND OLD.operation IN ({_DELETES})
-                AND adminapi.state_of_status(NEW.status) = '{InstanceStatus.PENDING_DELETE}';
-            stays_in_trash := OLD.operation IN ({_PURGES})
-                AND OLD.state IN ('{InstanceStatus.DELETE_FAILED}', '{InstanceStatus.DELETED}');
-            is_retry_of_drop := OLD.state = '{InstanceStatus.DELETE_FAILED}'
-                AND adminapi.state_of_status(NEW.status) <> OLD.state
-                AND (OLD.operation = '{Operation.DELETE}'
-                    OR (OLD.operation = '{Operation.TRASH}' AND OLD.purgefollows));
-            is_next_job := is_retry_of_drop
-                OR OLD.state = '{InstanceStatus.COMPLETED}' OR OLD.operation NOT IN ({_DELETES});
+            asks_for_delete := NEW.status = 'DeleteInProgress'
+                OR adminapi.state_of_status(NEW.status) = 'Pending_Delete';
+            is_ignored := CASE OLD.state
+                WHEN 'Deleted' THEN true
+                WHEN 'Delete_Failed' THEN OLD.operation IN ({_PURGES}) OR NOT asks_for_delete
+                WHEN 'Completed' THEN NEW.status NOT LIKE '%Delete%'
+                WHEN 'Error' THEN NEW.status NOT LIKE '%Delete%'
+                ELSE OLD.operation IN ({_DELETES}) AND (OLD.operation <> 'Delete' OR OLD.attempt > 0)
+            END;
+            IF is_ignored THEN
+                NEW.status := OLD.status;
+                RETURN NEW;
+            END IF;
+            drops := OLD.operation = 'Delete' OR (OLD.operation = 'Trash' AND OLD.purgefollows);
+            is_next_job := NEW.status LIKE '%Delete%' AND (OLD.operation NOT IN ({_DELETES})
+                OR OLD.state = 'Completed' OR (OLD.state = 'Delete_Failed' AND drops));
         END IF;
     ELSIF NEW.status IS NOT NULL THEN
         is_ours := false;
@@ -108,14 +115,6 @@ BEGIN
     IF is_ours THEN
         NEW.status := CASE WHEN '{Words.MANAGE}' = TG_ARGV[0] OR TG_TABLE_NAME = '{RENAMED_TABLE}'
             THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
-    ELSIF goes_on THEN
-        NEW.status := OLD.status;
-    ELSIF stays_in_trash THEN
-        NEW.state := '{InstanceStatus.DELETED}';
-        NEW.status := NEW.state;
-        NEW.purgeafter := NULL;
-        NEW.outages := 0;
-        NEW.errormessage := NULL;
     ELSIF is_theirs THEN
         NEW.state := adminapi.state_of_status(NEW.status);
         NEW.operation := CASE

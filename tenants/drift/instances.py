@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from databases.inspection import Database
-from registry.instances.status import AT_REST
+from registry.instances.deletes import drops_at_retry
+from registry.instances.status import AT_REST, InstanceStatus, Operation
 from registry.storage.models import DbInstance
-from tenants.cancelled_drops import way_back_of_live
+from tenants.cancelled_drops import RETRY_DROPS, way_back_of_live
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from tenants.drift.own_databases import (
     listed,
@@ -131,20 +132,24 @@ def _other_database(seen: Snapshot, database: Database, instance: DbInstance) ->
     return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
 
 
-def deletes_called_off(seen: Snapshot) -> Iterator[Drift]:
-    """Instances whose delete was called off too late, of which what they had before a reset is left."""
+def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
+    """Instances whose delete no pass goes on with, of which only what they had before a reset is left."""
     for instance in seen.instances:
         database = seen.databases.get(instance.database_name)
-        if not (instance.is_delete_called_off and _is_lost(database, instance)):
+        has_failed = instance.status == InstanceStatus.DELETE_FAILED and instance.operation == Operation.TRASH
+        if not ((has_failed or instance.is_delete_called_off) and _is_lost(database, instance)):
             continue
         if (before := newest_version(seen, instance)) is not None:
             half_dropped = None if database is None else database.name
             state = "does not exist" if half_dropped is None else "is half dropped"
+            why = "was called off" if instance.is_delete_called_off else "has failed"
             words = (
-                f"Its delete was called off, but its database '{instance.database_name}' {state}. What it had"
-                " before a reset is kept."
+                f"Its delete {why}, but its database '{instance.database_name}' {state}. What it had before a"
+                " reset is kept."
                 f" {way_back_of_live(instance.id, half_dropped, before.database_name)}"
             )
+            if drops_at_retry(instance):
+                words += f" {RETRY_DROPS}"
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
 
 

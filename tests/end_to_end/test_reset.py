@@ -46,6 +46,7 @@ from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
     COMMENT,
+    HALF_DROP,
     comment,
     created,
     drifts_of,
@@ -720,6 +721,39 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
         await admin.execute(drop)
     await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    undelete = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(undelete)
+    assert await operator.ended(undelete) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
+async def test_version_comes_back_as_told_when_a_delete_to_the_trash_finds_the_own_database_half_dropped(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    kept = await replaced(operator, job)
+    await admin.execute(HALF_DROP, job.database)
+    delete = await operator.delete(job)
+    assert await operator.ended(delete) is JobStatus.ERROR
+    error = await reason(operator, delete)
+    assert f"The instance's database '{job.database}' is half dropped" in error
+    for _ in range(2):
+        assert "0 jobs restarted" in await reconcile(temporal, settings)
+    told = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
+    for words in (error, told):
+        assert f'DROP DATABASE "{job.database}"' in words
+        assert f"`ods instance adopt {job.instance_id if words is told else 'ID'} --database {kept}`" in words
+    assert "A retry drops it" not in told
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
+    assert await operator.ended(await operator.retry(delete)) is JobStatus.COMPLETED
     undelete = (await operator.instances.request_undelete(job.instance_id)).job
     await operator.starter.start(undelete)
     assert await operator.ended(undelete) is JobStatus.COMPLETED

@@ -28,7 +28,7 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift.findings import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, names, purge_cancelled_after_drop, reconcile
+from tests.end_to_end.steps import created, drifts_of, names, purge_cancelled_after_drop, reconcile
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
 from tests.servers import service_dsn, session
@@ -423,7 +423,7 @@ async def test_instance_without_a_database_can_be_purged_when_its_undelete_has_f
     assert await operator.ended(purge) is JobStatus.COMPLETED
 
 
-async def test_instance_is_not_in_the_trash_when_an_admin_api_has_deleted_it_without_a_database(
+async def test_instance_without_its_database_can_be_purged_when_an_admin_api_has_deleted_it_once_more(
     operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
 ) -> None:
     """Its database in the trash was dropped by hand, and an undelete has failed for that."""
@@ -435,9 +435,12 @@ async def test_instance_is_not_in_the_trash_when_an_admin_api_has_deleted_it_wit
         "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
     )
     await tenant.jobs.follow_admin_api()
-    (due,) = await tenant.jobs.waiting_jobs(0, 10)
-    await operator.starter.start(due)
-    assert await operator.ended(due) is JobStatus.COMPLETED
+    assert await tenant.jobs.waiting_jobs(0, 10) == []
+    assert (await operator.instance(job)).is_in_trash
+    assert DriftKind.TRASH_WITHOUT_DATABASE in await drifts_of(tenant, name)
+    purge = (await operator.instances.request_purge(job.instance_id)).job
+    await operator.starter.start(purge)
+    assert await operator.ended(purge) is JobStatus.COMPLETED
     assert not (await operator.instance(job)).is_in_trash
 
 

@@ -86,29 +86,59 @@ async def test_backup_is_not_left_out_when_an_admin_api_asks_for_a_delete_after_
     assert job.purge_follows is delete.final_backup
 
 
-@pytest.mark.parametrize("word", [*WORDS, "DeleteFailed"])
-@pytest.mark.parametrize("cancelled", [True, False])
-@pytest.mark.parametrize("purge", [DROP, WITH_BACKUP])
-async def test_database_stays_in_the_trash_when_an_admin_api_asks_for_a_delete_after_its_purge_has_failed(
-    ed_fi_admin: EdFiAdmin, purge: Delete, word: str, *, cancelled: bool
+OTHER_WORDS = ["DeleteFailed", "DeleteError", "Deleted", "InProgress", "Error", "Pending", "Created"]
+ALL_WORDS = [*WORDS, *OTHER_WORDS]
+
+
+async def seen(ed_fi_admin: EdFiAdmin) -> dict[str, object]:
+    """What the registry has of the only instance, but for the word that the Admin API reads and writes."""
+    row = await ed_fi_admin.sql.fetchrow("SELECT * FROM adminapi.dbinstances")
+    return {column: value for column, value in (row or {}).items() if column != "status"}
+
+
+async def in_trash(instances: InstanceStore, job_store: JobStore, state: str) -> InstanceJob:
+    """An instance in the trash whose last job is a delete, or an undelete or purge that came to nothing."""
+    trashed = await bring_to(instances, job_store, "Deleted", "Ours")
+    match state:
+        case "trashed":
+            return trashed
+        case "undelete failed":
+            job = (await instances.request_undelete(trashed.instance_id)).job
+            assert (await job_store.begin(job)).held
+            assert await job_store.fail(job, "It has failed.")
+            await job_store.end_undo(job)
+        case "purge failed" | "purge cancelled":
+            job = await begun(instances, job_store, trashed.instance_id, DROP)
+            assert await job_store.fail(job, "It has ended.", cancelled=state == "purge cancelled")
+        case "backup before the purge failed":
+            job = await begun(instances, job_store, trashed.instance_id, WITH_BACKUP)
+            assert await job_store.fail(job, "It has ended.")
+        case _:
+            raise AssertionError(state)
+    return job
+
+
+@pytest.mark.parametrize("trash", [WEEK, NO_TRASH], ids=["trash", "no trash"])
+@pytest.mark.parametrize(
+    "state",
+    ["trashed", "undelete failed", "purge failed", "purge cancelled", "backup before the purge failed"],
+)
+async def test_instance_in_the_trash_stays_as_it_is_when_an_admin_api_writes_a_word(
+    ed_fi_admin: EdFiAdmin, state: str, trash: timedelta
 ) -> None:
     await ed_fi_admin.install()
-    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
-    trashed = await bring_to(instances, job_store, "Deleted", "Ours")
-    failed = await begun(instances, job_store, trashed.instance_id, purge)
-    assert await job_store.fail(failed, "It has failed, or was cancelled.", cancelled=cancelled)
-    await write(ed_fi_admin, word)
-    assert await due(job_store) == []
-    assert await ed_fi_admin.status("Ours") == "Deleted"
-    row = await InstanceQueries(ed_fi_admin.engine).any_instance(trashed.instance_id)
-    assert row is not None
-    assert (row.status, row.is_in_trash, row.purge_after) == ("Deleted", True, None)
-    assert not await instances.is_purge_due()
-    undelete = (await instances.request_undelete(trashed.instance_id)).job
+    before = await in_trash(*stores(ed_fi_admin.engine, trash=WEEK), state)
+    instances, job_store = stores(ed_fi_admin.engine, trash=trash)
+    row = await seen(ed_fi_admin)
+    for word in ALL_WORDS:
+        await write(ed_fi_admin, word)
+        assert await due(job_store) == []
+        assert await seen(ed_fi_admin) == row
+    undelete = (await instances.request_undelete(before.instance_id)).job
     assert (await job_store.begin(undelete)).held
 
 
-async def test_nothing_is_done_when_an_admin_api_asks_for_a_delete_after_a_purge(
+async def test_nothing_is_done_when_an_admin_api_writes_a_word_after_a_purge(
     ed_fi_admin: EdFiAdmin,
 ) -> None:
     await ed_fi_admin.install()
@@ -116,24 +146,73 @@ async def test_nothing_is_done_when_an_admin_api_asks_for_a_delete_after_a_purge
     trashed = await bring_to(instances, job_store, "Deleted", "Ours")
     purge = await begun(instances, job_store, trashed.instance_id, DROP)
     assert await job_store.finish_purge(purge)
-    await write(ed_fi_admin, "PendingDelete")
-    assert await due(job_store) == []
-    assert await ed_fi_admin.status("Ours") == "Deleted"
+    row = await seen(ed_fi_admin)
+    for word in ALL_WORDS:
+        await write(ed_fi_admin, word)
+        assert await due(job_store) == []
+        assert await seen(ed_fi_admin) == row
+
+
+@pytest.mark.parametrize("delete", [DROP, WITH_BACKUP])
+async def test_cancelled_purge_of_a_live_instance_stays_so_when_an_admin_api_writes_a_word_but_a_delete(
+    ed_fi_admin: EdFiAdmin, delete: Delete
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    created = await bring_to(instances, job_store, "Completed", "Ours")
+    failed = await begun(instances, job_store, created.instance_id, delete)
+    assert await job_store.fail(failed, "The job was cancelled.", cancelled=True)
+    row = await seen(ed_fi_admin)
+    for word in OTHER_WORDS:
+        await write(ed_fi_admin, word)
+        assert await due(job_store) == []
+        assert await seen(ed_fi_admin) == row
+
+
+@pytest.mark.parametrize("state", ["Completed", "Completed_Rename", "Error", "Error_Rename"])
+async def test_instance_at_rest_stays_as_it_is_when_an_admin_api_writes_a_word_but_a_delete(
+    ed_fi_admin: EdFiAdmin, state: str
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    await bring_to(instances, job_store, state, "Ours")
+    row = await seen(ed_fi_admin)
+    for word in ("InProgress", "Error", "Pending", "Created", "CreateInProgress"):
+        await write(ed_fi_admin, word)
+        assert await due(job_store) == []
+        assert await seen(ed_fi_admin) == row
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "runs"])
+@pytest.mark.parametrize("purge", [DROP, WITH_BACKUP])
+async def test_purge_from_the_trash_goes_on_when_an_admin_api_writes_a_word(
+    ed_fi_admin: EdFiAdmin, purge: Delete, *, waits: bool
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    trashed = await bring_to(instances, job_store, "Deleted", "Ours")
+    job = (await instances.request_delete(trashed.instance_id, purge)).job
+    if not waits:
+        assert (await job_store.begin(job)).held
+    row = await seen(ed_fi_admin)
+    for word in ALL_WORDS:
+        await write(ed_fi_admin, word)
+        assert await seen(ed_fi_admin) == row
 
 
 @pytest.mark.parametrize("delete", [Delete(Operation.TRASH), Delete(Operation.DETACH), DROP, WITH_BACKUP])
-async def test_delete_that_runs_goes_on_when_an_admin_api_asks_for_another(
+async def test_delete_that_runs_goes_on_when_an_admin_api_writes_a_word(
     ed_fi_admin: EdFiAdmin, delete: Delete
 ) -> None:
     await ed_fi_admin.install()
     instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
     created = await bring_to(instances, job_store, "Completed", "Ours")
     job = await begun(instances, job_store, created.instance_id, delete)
-    await write(ed_fi_admin, "PendingDelete")
-    await job_store.follow_admin_api()
-    assert await job_store.waiting_jobs(0, 10) == []
-    assert await job_store.running_jobs(0, 10) == [job]
-    assert await ed_fi_admin.status("Ours") == "InProgress"
+    for word in ALL_WORDS:
+        await write(ed_fi_admin, word)
+        await job_store.follow_admin_api()
+        assert await job_store.waiting_jobs(0, 10) == []
+        assert await job_store.running_jobs(0, 10) == [job]
     assert await job_store.finish_delete(job)
 
 

@@ -1,0 +1,160 @@
+"""Drops that were called off, at any stage and in any way: what stays when passes and an Admin API go on."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from typing import assert_never
+
+import asyncpg
+import pytest
+from temporalio.client import Client
+
+from embedded.polling import wait_until
+from registry.instances.cancelling import JobCancellations
+from registry.instances.deletes import Delete
+from registry.instances.jobs import InstanceJob
+from registry.instances.status import AT_REST, JobStatus, Operation
+from settings import Settings
+from tenants.tenant import Tenant
+from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import HALF_DROP, created, names, reconcile, reset
+from workflows.pending_sweep import PendingSweep
+
+pytestmark = [pytest.mark.usefixtures("workers"), pytest.mark.long]
+
+DROP, BACKED_UP = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
+
+
+class Stage(StrEnum):
+    """How far the DROP of the instance's own database has got when it is called off."""
+
+    NOT_BEGUN = "not begun"
+    HALF_DROPPED = "half dropped"
+    DROPPED = "dropped"
+
+
+class Way(StrEnum):
+    """How it is called off."""
+
+    WHILE_IT_RUNS = "cancelled while it runs"
+    WITHOUT_WORKFLOW = "cancelled without a workflow"
+    BY_THE_PASS = "recorded as cancelled, for the pass"
+    BEFORE_ITS_RETRY = "cancelled while its retry waits"
+    ABANDONED = "abandoned after an outage"
+    CONFIRMED_RUNNING = "confirmed while it runs"
+    CONFIRMED_FAILED = "confirmed after an outage"
+
+
+async def call_off(operator: Operator, cancellations: JobCancellations, job: InstanceJob, way: Way) -> None:
+    """Call off the drop `job`, which is in progress, and which no workflow carries out."""
+    match way:
+        case Way.WHILE_IT_RUNS:
+            assert await operator.jobs.fail(job, "The job was cancelled.", cancelled=True)
+        case Way.WITHOUT_WORKFLOW:
+            assert await cancellations.cancel_lost(job)
+        case Way.BY_THE_PASS:
+            assert await cancellations.record(job)
+        case Way.BEFORE_ITS_RETRY:
+            assert await operator.jobs.fail(job, "It has failed.")
+            assert (await operator.instances.request_retry(job.instance_id)).job.attempt == 2
+            row = await operator.queries.job(job.job_id)
+            assert row is not None
+            assert await cancellations.cancel_waiting(row)
+        case Way.ABANDONED:
+            assert await operator.jobs.fail(job, "The server was away.", outage=True)
+            assert await cancellations.give_up(job)
+        case Way.CONFIRMED_RUNNING:
+            assert len(await cancellations.hold_drops()) == 1
+        case Way.CONFIRMED_FAILED:
+            assert await operator.jobs.fail(job, "The server was away.", outage=True)
+            assert await cancellations.hold_drops() == []
+        case _:
+            assert_never(way)
+
+
+@pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("delete", [DROP, BACKED_UP], ids=["drop", "backed up"])
+@pytest.mark.parametrize("is_in_trash", [True, False], ids=["trash", "live"])
+@pytest.mark.parametrize("has_version", [True, False], ids=["version", "alone"])
+async def test_what_can_be_used_stays_when_its_drop_was_called_off(
+    operator: Operator,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    temporal: Client,
+    settings: Settings,
+    name: str,
+    way: Way,
+    stage: Stage,
+    delete: Delete,
+    *,
+    is_in_trash: bool,
+    has_version: bool,
+) -> None:
+    job = await created(operator, name)
+    own, version = job.database, None
+    if has_version:
+        replacing = await reset(operator, job)
+        assert await operator.ended(replacing) is JobStatus.COMPLETED
+        assert replacing.replacement is not None
+        version = replacing.replacement.replaced
+    if is_in_trash:
+        deletion = await operator.delete(job)
+        assert await operator.ended(deletion) is JobStatus.COMPLETED
+        own = str(deletion.trash_database)
+    drop = (await operator.instances.request_delete(job.instance_id, delete)).job
+    assert (await operator.jobs.begin(drop)).held
+    await _bring_to(admin, own, stage)
+    kept = {version} - {None} | ({own} if stage is Stage.NOT_BEGUN else set())
+    await call_off(operator, tenant.cancellations, drop, way)
+
+    async def is_at_rest() -> bool:
+        row = await operator.queries.any_instance(job.instance_id)
+        return row is not None and row.status in AT_REST
+
+    passes = _passes(temporal, settings, is_at_rest)
+    await passes()
+    assert kept <= set(await names(admin, job.mark))
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id = $1", job.instance_id
+    )
+    await passes()
+    left = set(await names(admin, job.mark))
+    assert {version} - {None} <= left
+    row = await operator.queries.any_instance(job.instance_id)
+    assert row is not None
+    if stage is Stage.NOT_BEGUN:
+        assert row.is_in_trash
+        assert row.trash_database in left
+    await admin.execute(f'DROP DATABASE IF EXISTS "{own}"')
+    for database in left:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{database}"')
+
+
+def _passes(
+    temporal: Client, settings: Settings, is_at_rest: Callable[[], Awaitable[bool]]
+) -> Callable[[], Awaitable[None]]:
+    """What the service does by itself: sweeps and reconcile passes, until nothing is under way."""
+
+    async def passes() -> None:
+        for _ in range(2):
+            await temporal.execute_workflow(
+                PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
+            )
+            await reconcile(temporal, settings)
+            await wait_until(is_at_rest, 30)
+
+    return passes
+
+
+async def _bring_to(admin: asyncpg.Connection, database: str, stage: Stage) -> None:
+    match stage:
+        case Stage.NOT_BEGUN:
+            pass
+        case Stage.HALF_DROPPED:
+            await admin.execute(HALF_DROP, database)
+        case Stage.DROPPED:
+            await admin.execute(f'DROP DATABASE "{database}"')
+        case _:
+            assert_never(stage)
