@@ -202,7 +202,7 @@ class JobRoute(APIRoute):
 
 
 def _letters(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower()
+    return "".join(filter(str.isalpha, name)).lower()
 
 
 async def _once(request: Request, key: str, handler: _Handler, question: _Question | None) -> Response:

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -22,6 +23,9 @@ from tests.postgres.instance_states import bring_to
         ("Completed", "POST", "/v2/dbInstances/{id}/reset?dry-run=true"),
         ("Completed", "POST", "/v2/dbInstances/bulk/delete?dry_run=true"),
         ("Completed", "DELETE", "/v2/dbInstances/{id}?_=1&dry-run=true"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?Dry%20Run=true"),
+        ("Completed", "DELETE", "/v2/dbInstances/{id}?dryRun[]=true"),
+        ("Completed", "DELETE", "/v2/odsInstances/manage/{id}?purge[0]=false"),
         ("Completed", "DELETE", "/v2/dbInstances/{id}?purge=true&api-version=2"),
         ("Completed", "DELETE", "/v2/dbInstances/{id}?Idempotency-Key=abc"),
         ("Completed", "PUT", "/v2/dbInstances/{id}?api-version=2"),
@@ -44,7 +48,7 @@ async def test_parameter_is_named_when_there_is_none_of_that_name(
     answer = await api.request(verb, path.format(id=job.instance_id), json={"ids": [job.instance_id]})
     assert answer.status_code == 400
     misspelt = path.rpartition("=")[0].replace("?", "&").rpartition("&")[2]
-    assert list(answer.json()["errors"]) == [misspelt]
+    assert list(answer.json()["errors"]) == [unquote(misspelt)]
     assert job.job_id == await last_job(tenant, job.instance_id)
 
 
