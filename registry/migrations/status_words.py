@@ -81,6 +81,7 @@ DECLARE
     is_ours boolean := NEW.state IS NOT NULL;
     is_theirs boolean := NOT is_ours;
     asks_for_delete boolean;
+    may_be_theirs boolean;
     is_ignored boolean;
     drops boolean;
     is_next_job boolean := false;
@@ -94,12 +95,13 @@ BEGIN
         THEN
             asks_for_delete := NEW.status = 'DeleteInProgress'
                 OR adminapi.state_of_status(NEW.status) = 'Pending_Delete';
+            may_be_theirs := OLD.attempt = 0 AND OLD.operation IN ('Create', 'Delete');
             is_ignored := CASE OLD.state
                 WHEN 'Deleted' THEN true
                 WHEN 'Delete_Failed' THEN OLD.operation IN ({_PURGES}) OR NOT asks_for_delete
                 WHEN 'Completed' THEN NEW.status NOT LIKE '%Delete%'
                 WHEN 'Error' THEN NEW.status NOT LIKE '%Delete%'
-                ELSE OLD.operation IN ({_DELETES}) AND (OLD.operation <> 'Delete' OR OLD.attempt > 0)
+                ELSE NOT may_be_theirs AND (OLD.operation IN ({_DELETES}) OR NEW.status NOT LIKE '%Delete%')
             END;
             IF is_ignored THEN
                 NEW.status := OLD.status;
