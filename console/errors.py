@@ -9,9 +9,11 @@ class SignInNeededError(Exception):
     Args:
         path: the page that was asked for, with its query, without the service's prefix.
         typed: the fields of the form that was sent, which must not be lost; none if nothing was sent.
+        tenant: the tenant to whose client the form was shown; empty if that is not known.
     """
 
-    def __init__(self, path: str, typed: Mapping[str, str]) -> None:
+    def __init__(self, path: str, typed: Mapping[str, str], tenant: str) -> None:
         super().__init__(path)
         self.path = path
         self.typed = typed
+        self.tenant = tenant

@@ -17,7 +17,7 @@ from console.attention import attention_of
 from console.errors import SignInNeededError
 from console.page import render
 from console.session import SessionDep, is_stream, require_may_act
-from console.sign_in_page import render_sign_in
+from console.sign_in_page import TypedForm, render_sign_in
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -104,8 +104,9 @@ def _sign_in(request: Request, error: SignInNeededError) -> Response:
     if _SCRIPT_HEADER in request.headers or is_stream(request):  # the open page says so itself
         return Response(status_code=HTTPStatus.UNAUTHORIZED)
     if error.typed:
+        typed = TypedForm(error.tenant, error.typed)
         return render_sign_in(
-            request, HTTPStatus.UNAUTHORIZED, after=error.path.removeprefix(ROOT), typed=error.typed
+            request, HTTPStatus.UNAUTHORIZED, after=error.path.removeprefix(ROOT), typed=typed
         )
     after = error.path.removeprefix(ROOT)
     address = page_url(request, "/sign-in", after=after)

@@ -28,7 +28,7 @@ from api.middleware.route_table import path_of
 from api.middleware.tenancy import tenancy
 from api.security.client_states import FRESH_SECONDS
 from api.services import Services
-from console.csrf import FIELD, require_token, token_of
+from console.csrf import FIELD, require_token, tenant_of, token_of
 from console.errors import SignInNeededError
 from console.issuer import rules_of
 from console.texts import t
@@ -37,6 +37,8 @@ from registry.console_sessions import LONGEST, Identity, OpenSession
 
 LIVE_HEADER = "console-live"
 """The page's script sends it when it fetches by itself what has changed: that is no use of the session."""
+TENANT_HEADER = "console-tenant"
+"""The tenant for which the page was made, as its script sends it with all that it fetches into the page."""
 
 _ID_BYTES = 32
 _COOKIE = "ods-console"
@@ -68,7 +70,7 @@ class Session:
     @property
     def csrf_token(self) -> str:
         """The token for the forms of its pages."""
-        return token_of(self.id)
+        return token_of(self.id, self.services.tenant.name)
 
     @property
     def digest(self) -> bytes:
@@ -85,12 +87,13 @@ async def _session(request: Request, form: Form) -> Session:
     """
     session = await find_session(request)
     if session is None:
-        raise SignInNeededError(_asked(request), {name: form[name] for name in form if name != FIELD})
+        typed = {name: form[name] for name in form if name != FIELD}
+        raise SignInNeededError(_asked(request), typed, tenant_of(form))
     request.scope["state"]["services"] = session.services
     request.scope["state"]["console_session"] = session
     audit_context(request).client = session.client
     if request.method not in READING:
-        require_token(form, session.id)
+        require_token(form, session.id, session.services.tenant.name)
     return session
 
 
@@ -132,7 +135,10 @@ def session_of(connection: HTTPConnection) -> Session | None:
 
 
 async def find_session(request: HTTPConnection) -> Session | None:
-    """The session that the request's cookie names; None if there is none, or it has ended."""
+    """The session that the request's cookie names; None if there is none, or it has ended.
+
+    None as well if a page asks that was made for another tenant, to which the browser was signed in before.
+    """
     return await _find_session(request, is_use=_is_use(request))
 
 
@@ -143,9 +149,9 @@ async def signed_in_client(request: HTTPConnection) -> str | None:
 
 
 async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | None:
-    tenant, _, session_id = request.cookies.get(cookie_name(request), "").partition(".")
+    tenant, session_id = _cookie_of(request)
     services = tenancy(request).named(tenant) if session_id else None
-    if services is None:
+    if services is None or request.headers.get(TENANT_HEADER, tenant) != tenant:
         return None
     sessions = services.console_sessions if is_use else services.session_states
     found = await sessions.find(_digest(session_id))
@@ -155,6 +161,17 @@ async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | N
         await services.console_sessions.note_use(_digest(session_id))
     is_person = found.identity.scope is not None
     return Session(services, found.identity.name, is_person, may_act, session_id, found.kept)
+
+
+def tenant_of_cookie(request: HTTPConnection) -> str:
+    """The tenant that the browser was signed in to last, by its cookie; empty if it has none."""
+    return _cookie_of(request)[0]
+
+
+def _cookie_of(request: HTTPConnection) -> tuple[str, str]:
+    """The tenant and the id of the session that the request's cookie names; both empty if it has none."""
+    tenant, _, session_id = request.cookies.get(cookie_name(request), "").partition(".")
+    return tenant, session_id
 
 
 async def begin_session(

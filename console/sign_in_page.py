@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Self
@@ -15,15 +16,42 @@ from api.middleware.tenancy import tenancy
 from api.services import Services
 from console.addresses import ROOT, own_path
 from console.csrf import require_token, token_of
-from console.forms import EMPTY, FormState
+from console.forms import FormState
 from console.issuer import SignInIssuer
 from console.page import render
-from console.session import cookie_name, keeps_cookies, set_cookie
+from console.session import cookie_name, keeps_cookies, set_cookie, tenant_of_cookie
 from console.texts import t
 from settings import AnySettings
 
 _SECRET_BYTES = 32
 _VISIT_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class TypedForm:
+    """The form that was sent when no client was signed in.
+
+    Attributes:
+        tenant: the tenant to whose client it was shown; empty if that is not known.
+        fields: what was typed.
+    """
+
+    tenant: str
+    fields: Mapping[str, str]
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """The form that the page for signing in has kept; None if it has kept none."""
+        try:
+            kept = json.loads(text)
+            return cls(str(kept["tenant"]), {str(name): str(it) for name, it in kept["fields"].items()})
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            return None
+
+    @property
+    def text(self) -> str:
+        """The form, as the page for signing in keeps it."""
+        return json.dumps({"tenant": self.tenant, "fields": dict(self.fields)})
 
 
 class SignInRefusedError(Exception):
@@ -58,8 +86,8 @@ def render_sign_in(
     status: HTTPStatus = HTTPStatus.OK,
     *,
     after: str = "",
-    typed: Mapping[str, str] | None = None,
-    form: FormState = EMPTY,
+    typed: TypedForm | None = None,
+    form: FormState | None = None,
 ) -> Response:
     """The page.
 
@@ -67,11 +95,13 @@ def render_sign_in(
         request: the request that is answered.
         status: the status of the answer.
         after: the page that follows, its path below the console; empty for the first one.
-        typed: the fields of the form that was sent there when no client was signed in.
+        typed: the form that was sent there when no client was signed in.
         form: what was typed into the page itself, and what is wrong with it.
     """
     settings: AnySettings = request.app.state.settings
     issuer = issuer_of(request)
+    tenants = tenancy(request)
+    tenant = typed.tenant if typed else tenant_of_cookie(request)
     visit = visit_of(request) or secrets.token_urlsafe(_SECRET_BYTES)
     response = render(
         request,
@@ -79,9 +109,10 @@ def render_sign_in(
         status,
         csrf_token=token_of(visit),
         after=after,
-        typed=json.dumps(dict(typed)) if typed else "",
-        form=form,
-        tenants=[(name, name) for name in tenancy(request).names],
+        typed=typed.text if typed else "",
+        typed_in=typed.tenant if typed and tenants.multi_tenant else None,
+        form=form or FormState({"tenant": tenant}),
+        tenants=[(name, name) for name in tenants.names],
         by_client=settings.oidc_issuer is None,
         issuer=issuer.name if issuer else None,
         needs_tls=not keeps_cookies(request),
@@ -97,7 +128,7 @@ def render_refusal(request: Request, form: Mapping[str, str], refused: SignInRef
         request,
         refused.status,
         after=own_page(form.get("after", "")),
-        typed=(read_typed(form.get("typed", ""), "/") or {}).get("fields"),
+        typed=TypedForm.read(form.get("typed", "")),
         form=FormState({name: form[name] for name in form if name != "client_secret"}, refused.errors),
     )
     response.headers.update(refused.headers)
@@ -151,18 +182,20 @@ def visit_of(request: Request) -> str:
     return request.cookies.get(_visit_cookie(request), "")
 
 
-def read_typed(text: str, after: str) -> dict[str, Any] | None:
-    """The form that the page has kept, as the new session keeps it: its path, and its fields."""
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+def kept_of(form: Mapping[str, str], after: str, services: Services) -> dict[str, Any] | None:
+    """The form that the page has kept, as the new session keeps it: its path, and its fields.
+
+    None as well if it was shown to a client of another tenant, which has other instances with these numbers.
+
+    Args:
+        form: the fields of the page for signing in.
+        after: the page that follows; empty for the first one.
+        services: those of the tenant to which the client signs in.
+    """
+    typed = TypedForm.read(form.get("typed", ""))
+    if typed is None or not after or typed.tenant != services.tenant.name:
         return None
-    if not isinstance(fields, dict) or not after:
-        return None
-    return {
-        "path": after.partition("?")[0],
-        "fields": {str(name): str(value) for name, value in fields.items()},
-    }
+    return {"path": after.partition("?")[0], "fields": dict(typed.fields)}
 
 
 def _visit_cookie(request: Request) -> str:

@@ -27,6 +27,8 @@ _TEXTS = {
     "menu.health": "Health",
     "live.broken": "Not live since {{time}}, trying again.",
     "live.ended": "You are signed out. What you have typed stays, also when you send it and sign in again.",
+    "live.ended_in": "You are signed out of the tenant {tenant}. What this page shows is of before that. What"
+    " you have typed stays here: sign in to that tenant again, in another tab.",
     "error.back": "Go to the instances",
     "unknown.title": "There is no such page",
     "unknown.detail": "The address may be mistyped, or the page may have moved.",
@@ -47,6 +49,8 @@ _TEXTS = {
     "sign_in.help_link": "or `ods console` on the machine itself, which makes a link.",
     "sign_in.issuer": "This service takes its tokens from another issuer; a client's secret does not count.",
     "sign_in.kept": "You were signed out. What you have typed is kept, and comes back when you sign in.",
+    "sign_in.kept_in": "You were signed out. What you have typed is kept, and comes back when you sign in to"
+    " the tenant {tenant}.",
     "sign_in.no_client_id": "Enter the id of your client.",
     "sign_in.no_client_secret": "Enter the secret of your client.",
     "sign_in.no_tenant": "Choose your tenant.",

@@ -18,8 +18,8 @@ from console.sign_in_page import (
     admit_attempt,
     admit_form,
     issuer_of,
+    kept_of,
     own_page,
-    read_typed,
     render_refusal,
     render_sign_in,
 )
@@ -49,7 +49,7 @@ async def sign_in(request: Request, form: Form) -> Response:
         return render_refusal(request, form, refused)
     after = own_page(form.get("after", ""))
     response = see_other(request, after or "/instances")
-    await begin_session(response, request, services, identity, read_typed(form.get("typed", ""), after))
+    await begin_session(response, request, services, identity, kept_of(form, after, services))
     return response
 
 

@@ -1,6 +1,5 @@
 """Signing in at an OpenID Connect issuer: the browser goes there, and comes back with a code."""
 
-import json
 import secrets
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,11 +21,12 @@ from console.page_route import page_router
 from console.session import begin_session
 from console.sign_in_page import (
     SignInRefusedError,
+    TypedForm,
     admit_attempt,
     admit_form,
     issuer_of,
+    kept_of,
     own_page,
-    read_typed,
     render_refusal,
     visit_of,
 )
@@ -79,7 +79,7 @@ async def go_to_issuer(request: Request, form: Form, issuer: _IssuerDep) -> Resp
     except IssuerAwayError:
         return render_refusal(request, form, _away(issuer))
     after = own_page(form.get("after", ""))
-    begun = BegunSignIn(after, read_typed(form.get("typed", ""), after))
+    begun = BegunSignIn(after, kept_of(form, after, services))
     await services.sign_in_attempts.begin(_digest(request, state), begun)
     audit_context(request).is_dry_run = True  # the trail has an entry when the person comes back
     return render(request, "go_to_issuer.html", issuer=issuer.name, address=address)
@@ -150,11 +150,12 @@ def _digest(request: Request, state: str) -> bytes:
 
 def _fields(services: Services | None, begun: BegunSignIn | None) -> dict[str, str]:
     """The fields of the form with which the person has gone to the issuer."""
-    kept = (begun.kept if begun else None) or {}
+    tenant = services.tenant.name if services else ""
+    kept = begun.kept if begun else None
     return {
-        "tenant": services.tenant.name if services else "",
+        "tenant": tenant,
         "after": begun.after if begun else "",
-        "typed": json.dumps(kept["fields"]) if kept else "",
+        "typed": TypedForm(tenant, kept["fields"]).text if kept else "",
     }
 
 

@@ -92,6 +92,8 @@
   }
 
   document.addEventListener("htmx:configRequest", (event) => {
+    // The browser may be signed in to another tenant by now, which has other instances with the same numbers.
+    if (document.body.dataset.tenant) event.detail.headers["Console-Tenant"] = document.body.dataset.tenant;
     if (event.detail.triggeringEvent?.type === "live") event.detail.headers["Console-Live"] = "1";
   });
   document.addEventListener("htmx:responseError", (event) => {

@@ -353,7 +353,7 @@ async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def csrf_of(page: httpx.Response) -> str:
-    found = re.search(r'name="csrf" value="(\w+)"', page.text)
+    found = re.search(r'name="csrf" value="([^"]+)"', page.text)
     assert found
     return found[1]
 

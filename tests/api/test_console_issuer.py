@@ -58,7 +58,7 @@ class Browser:
     async def ask_for_issuer(self, **fields: str) -> httpx.Response:
         """Press the button with the issuer's name."""
         page = await self.client.get("/console/sign-in")
-        token = re.search(r'name="csrf" value="(\w+)"', page.text)
+        token = re.search(r'name="csrf" value="([^"]+)"', page.text)
         assert token
         return await self.client.post("/console/sign-in/oidc", data={"csrf": token[1], **fields})
 
@@ -270,7 +270,8 @@ async def test_the_page_says_what_to_do_when_the_issuer_sends_no_code(
 async def test_nothing_typed_is_lost_when_the_person_must_sign_in_again(
     browser: Browser, issuer: SignInIssuer
 ) -> None:
-    kept = {"after": "/instances/new", "typed": json.dumps({"name": "Grand Bend 2030"})}
+    typed = {"tenant": "default", "fields": {"name": "Grand Bend 2030"}}
+    kept = {"after": "/instances/new", "typed": json.dumps(typed)}
     state = query_of(await browser.go(**kept))["state"]
     refused = await browser.come_back(
         f"/console/sign-in/oidc?{urlencode({'error': 'access_denied', 'state': state})}"

@@ -62,7 +62,7 @@ def own_comment(job: InstanceJob) -> str:
 
 
 def csrf_of(page: httpx.Response) -> str:
-    found = re.search(r'name="csrf" value="(\w+)"', page.text)
+    found = re.search(r'name="csrf" value="([^"]+)"', page.text)
     assert found
     return found[1]
 

@@ -43,7 +43,7 @@ async def visitor(server: Server, headers: Mapping[str, str] = {}) -> AsyncItera
 
 async def sign_in(client: httpx.AsyncClient, path: str = "/console", **fields: str) -> httpx.Response:
     page = await client.get(f"{path}/sign-in")
-    token = re.search(r'name="csrf" value="(\w+)"', page.text)
+    token = re.search(r'name="csrf" value="([^"]+)"', page.text)
     assert token
     client.cookies.update(page.cookies)
     return await client.post(f"{path}/sign-in", data={"csrf": token[1], **LOG_IN, **fields})
@@ -81,7 +81,7 @@ async def test_the_cookie_is_safe_when_the_browser_comes_over_tls(
         visitor(server, TLS) as client,
     ):
         page = await client.get("/ods/console/sign-in")
-        token = re.search(r'name="csrf" value="(\w+)"', page.text)
+        token = re.search(r'name="csrf" value="([^"]+)"', page.text)
         assert token
         cookies = dict(page.cookies.items())
         answer = await client.post(
@@ -137,7 +137,7 @@ async def test_nothing_of_an_instance_is_changed_when_instances_are_not_managed(
     async with serve(unmanaged) as server, visitor(server) as client:
         await sign_in(client)
         page = await client.get("/console/instances")
-        token = re.search(r'name="csrf" value="(\w+)"', page.text)
+        token = re.search(r'name="csrf" value="([^"]+)"', page.text)
         assert token
         for path in of_instances:
             answer = await client.post(path, data={"csrf": token[1]})

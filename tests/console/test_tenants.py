@@ -62,3 +62,23 @@ async def test_the_choice_of_the_tenant_stays_when_the_secret_is_wrong(page: Pag
     await Person(page).fill_in(secret="wrong")
     await expect(page.get_by_role("alert")).to_contain_text("this is not its secret")
     await expect(page.get_by_label("Tenant")).to_have_value("south")
+
+
+async def test_open_page_says_so_when_the_browser_has_signed_in_to_another_tenant(
+    page: Page, breakage: None
+) -> None:
+    north = await sign_in(page, "north")
+    await north.create("Grand Bend 2030")
+    await page.goto("/console/instances")
+    other = await page.context.new_page()
+    await other.goto("/console/sign-in")
+    await other.get_by_label("Tenant").select_option("south")
+    await Person(other).fill_in()
+    south = Person(other)
+    await south.create("Ridge 2030")
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as when it is seen again
+    await expect(page.get_by_text("You are signed out of the tenant north")).to_be_visible()
+    await expect(page.get_by_role("link", name="Grand Bend 2030")).to_be_visible()
+    await expect(page.get_by_text("Ridge 2030")).to_have_count(0)
+    await page.get_by_label("Name").first.fill("Ridge")
+    await expect(page.get_by_text("Ridge 2030")).to_have_count(0)
