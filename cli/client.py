@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from itertools import count
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -286,13 +285,27 @@ class AdminApi:
         return self._pages("/v2/dbInstances", **filters)
 
     def _pages(self, path: str, **filters: str | int | list[str]) -> Iterator[Json]:
+        """Everything that is listed at the path from the first page to the last, once each.
+
+        What stops matching moves all that follows it to the front, past the beginning of the next page. So
+        each page begins with the last one of the page before. If it does not, an earlier page is asked for.
+        """
         _require_given(filters)
-        for offset in count(step=_PAGE):
+        seen: set[Any] = set()
+        offset = 0
+        while True:
             parameters = {"offset": offset, "limit": _PAGE, **filters}
             page: list[Json] = self._request("GET", path, params=parameters).json()
-            yield from page
+            if offset > 0 and (not page or page[0]["id"] not in seen):
+                offset = max(0, offset - _PAGE // 2)
+                continue
+            for row in page:
+                if row["id"] not in seen:
+                    seen.add(row["id"])
+                    yield row
             if len(page) < _PAGE:
                 return
+            offset += _PAGE - 1
 
     def job(self, job: str) -> Json:
         """A job."""

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -17,6 +18,8 @@ class _Limited(BaseHTTPRequestHandler):
     tokens = 0
     bodies: list[object] = []  # noqa: RUF012 - emptied before each test
     tenancy: tuple[int, object] = (404, {})
+    listed: list[int] = []  # noqa: RUF012 - set by each test
+    leaving: list[int] = []  # noqa: RUF012 - set by each test
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -35,6 +38,11 @@ class _Limited(BaseHTTPRequestHandler):
         if self.path == "/v2/tenancy":
             assert "Authorization" not in self.headers
             self._answer(*self.tenancy, {})
+        elif self.path.startswith("/v2/dbInstances?"):
+            query = parse_qs(urlsplit(self.path).query)
+            offset, limit = (int(query[name][0]) for name in ("offset", "limit"))
+            self._answer(200, [{"id": it} for it in self.listed[offset : offset + limit]], {})
+            del self.listed[: self.leaving.pop(0) if self.leaving else 0]
         else:
             self._answer(200, {"id": 7}, {})
 
@@ -87,6 +95,17 @@ def test_nothing_is_listed_when_what_is_asked_for_is_empty(
     with pytest.raises(CommandError, match="asked for is empty"):
         api.jobs(1, status=[""])
     assert _Limited.tokens == 0
+
+
+@pytest.mark.parametrize("leaving", [[], [1], [0, 3], [400, 400], [1200], [5000]], ids=str)
+@pytest.mark.parametrize("number", [0, 1, 499, 500, 501, 999, 1000, 1700])
+def test_each_one_is_listed_once_when_others_stop_matching_between_two_pages(
+    api: AdminApi, number: int, leaving: list[int]
+) -> None:
+    _Limited.listed, _Limited.leaving = list(range(number)), list(leaving)
+    listed = [row["id"] for row in api.instances()]
+    assert len(listed) == len(set(listed))
+    assert set(range(number)) >= set(listed) >= set(_Limited.listed)
 
 
 def test_body_names_only_what_is_given_when_an_instance_or_its_database_comes_back(api: AdminApi) -> None:
