@@ -55,8 +55,12 @@ class EncodedFailureConverter(RedactingFailureConverter):
         return super().from_failure(failure, payload_converter)
 
 
-DATA_CONVERTER = replace(DataConverter.default, failure_converter_class=RedactingFailureConverter)
-"""How payloads and failures are written without a key."""
+DATA_CONVERTER = replace(
+    DataConverter.default,
+    payload_converter_class=LeftPayloadConverter,
+    failure_converter_class=RedactingFailureConverter,
+)
+"""How payloads and failures are written without a key. What was encrypted before is not read."""
 
 
 def data_converter(settings: ServiceSettings) -> DataConverter:
@@ -66,7 +70,6 @@ def data_converter(settings: ServiceSettings) -> DataConverter:
     return replace(
         DATA_CONVERTER,
         failure_converter_class=EncodedFailureConverter,
-        payload_converter_class=LeftPayloadConverter,
         payload_codec=LeavingCodec(settings.payload_keys),
     )
 

@@ -116,7 +116,10 @@ class _LeftPayload(EncodingPayloadConverter):
 
 
 class LeftPayloadConverter(CompositePayloadConverter):
-    """Refuses payloads that `LeavingCodec` has left encrypted, by `UnreadablePayloadError`."""
+    """Refuses payloads that are still encrypted, by `UnreadablePayloadError`.
+
+    `LeavingCodec` has left them so, or there is no key, and so no codec.
+    """
 
     def __init__(self) -> None:
         super().__init__(*DefaultPayloadConverter.default_encoding_payload_converters, _LeftPayload())

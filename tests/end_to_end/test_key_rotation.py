@@ -31,7 +31,7 @@ from temporal.job_starter import JobStarter
 from tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_encryption import has_event
-from tests.servers import make_settings, scheduled, session
+from tests.servers import INSTALLATION, make_settings, scheduled, session
 from worker import WORKERS
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
@@ -165,16 +165,21 @@ async def test_job_waits_and_goes_on_when_the_old_payload_key_was_removed_too_ea
             assert await operator.ended(job) is JobStatus.COMPLETED
 
 
+@pytest.mark.parametrize("has_key", [True, False])
 async def test_passes_go_on_when_the_key_of_their_last_results_is_removed(
-    temporal: Client, steps: dict[str, Settings], monkeypatch: pytest.MonkeyPatch
+    temporal: Client, steps: dict[str, Settings], monkeypatch: pytest.MonkeyPatch, *, has_key: bool
 ) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
     before, removed = steps["before"], steps["removed"]
+    if not has_key:
+        removed = removed.model_copy(update={"payload_key": None})
     async with operating(before) as (operator, _), scheduled(operator.client, before):
         async with working(before):
             assert await result_of_pass(operator.client, runs=1) == "0 sizes recorded."
         # Temporal hands the next run this result, under the old key.
         async with operating(removed) as (later, _), working(removed):
+            await schedules.require_own(later.client, INSTALLATION, DEFAULT_TENANT)
+            await schedules.ensure(later.client, removed, INSTALLATION)
             assert await result_of_pass(later.client, runs=2) == "0 sizes recorded."
 
 
