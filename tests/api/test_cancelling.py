@@ -244,7 +244,7 @@ async def test_job_is_refused_when_another_product_has_started_it(
     "restored",
     [
         "UPDATE adminapi.dbinstances SET jobnumber = 9",
-        "UPDATE adminapi.dbinstances SET status = 'Completed'",
+        "UPDATE adminapi.dbinstances SET state = 'Completed'",
     ],
 )
 @pytest.mark.parametrize("state", ["Pending", "InProgress"])

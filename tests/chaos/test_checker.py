@@ -68,7 +68,7 @@ async def _plant_waiting(garden: Garden) -> None:
 async def _plant_interrupted(garden: Garden) -> None:
     await _plant_waiting(garden)
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET status = 'InProgress' WHERE id > $1", garden.number
+        "UPDATE adminapi.dbinstances SET state = 'InProgress' WHERE id > $1", garden.number
     )
 
 

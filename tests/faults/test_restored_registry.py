@@ -90,7 +90,7 @@ async def test_job_is_done_when_its_row_is_put_back_to_the_work_whose_failure_it
     job = await failed(operator, admin, name)
     async with session(registry_dsn) as rows:
         await rows.execute(
-            "UPDATE adminapi.dbinstances SET status = 'InProgress';"
+            "UPDATE adminapi.dbinstances SET state = 'InProgress';"
             " UPDATE adminapi.jobstatuses SET status = 'InProgress', errormessage = NULL"
         )
 

@@ -1,9 +1,11 @@
 """The status of an instance, in the words of this service and of an Admin API that shares the table."""
 
 import asyncio
+import re
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -20,7 +22,7 @@ from registry.instances.steps import JobFactory
 from registry.storage.errors import RefusedError
 from registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
-from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, stores
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY, STATES, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES
 from tests.servers import session
 
@@ -151,6 +153,23 @@ async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_tabl
     assert (begun.held, begun.refusal) == (True, None)
     assert await job_store.finish_delete(delete)
     assert await ed_fi_admin.status(delete.name) == "Deleted"
+
+
+async def test_each_instance_is_deleted_when_a_page_has_a_copy_of_the_registry_forget_them(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """Whatever state it is in: a row of a delete that runs or has failed takes no such word from `status`."""
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    for state in STATES:
+        await bring_to(instances, job_store, state, f"Ours {state}")
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "staging-copy.md").read_text()
+    (statements,) = re.findall(r"<<'SQL'\n(BEGIN;.*?COMMIT;)\nSQL", page, re.DOTALL)
+    await ed_fi_admin.sql.execute(statements)
+    rows = await InstanceQueries(ed_fi_admin.engine).instances(offset=0, limit=100)
+    assert {row.status for row in rows} == {"Deleted"}
+    assert await job_store.waiting_jobs(0, 100) == []
+    assert await job_store.running_jobs(0, 100) == []
 
 
 async def test_instance_is_deleted_for_both_when_an_admin_api_has_deleted_it_after_a_rename(
