@@ -38,6 +38,13 @@ BACKUPS = "scheduled-backups"
 SNAPSHOTS = "scheduled-snapshots"
 SIZES = "database-sizes"
 
+_WORKFLOW_TYPES = frozenset(
+    workflow.__name__
+    for workflow in (
+        *(PendingSweep, Reconcile, RefillSpares, ScheduledRefresh),
+        *(ScheduledBackups, ScheduledSnapshots, RecordSizes),
+    )
+)
 _AT_TIMES: Mapping[str, type] = {BACKUPS: ScheduledBackups, SNAPSHOTS: ScheduledSnapshots}
 _ONCE_A_DAY = "15 1 * * *"
 """Well after midnight UTC: what is recorded then is of the day that the registry's clock tells."""
@@ -50,7 +57,7 @@ one that hangs must end by itself."""
 
 
 class ForeignScheduleError(Exception):
-    """A schedule belongs to another installation that uses the same namespace; the message says which."""
+    """A schedule belongs to another installation, or product, that uses the same namespace."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +244,20 @@ async def _remove(client: Client, identifier: str, installation: str) -> None:
 
 
 async def _require_own(found: ScheduleDescription, installation: str) -> None:
-    """Refuse a schedule that another installation has made; the memos of older ones do not say which."""
+    """Refuse a schedule that another installation has made, or another product.
+
+    The memos of older ones do not say which installation has; their workflows tell that it was one.
+    """
     action = found.schedule.action
     memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
     written = memo.get(INSTALLATION) if memo else None
     if written is None:
-        return
+        if isinstance(action, ScheduleActionStartWorkflow) and action.workflow in _WORKFLOW_TYPES:
+            return
+        raise ForeignScheduleError(
+            f"The schedule {found.id} of this Temporal namespace is another product's. It was left as it is,"
+            " and nothing is started: set TEMPORAL_NAMESPACE to a namespace that this service has for itself."
+        )
     try:
         (other,) = await found.data_converter.decode([written])
     except UnreadablePayloadError:

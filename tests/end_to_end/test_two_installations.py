@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from temporalio.client import Client
+from temporalio.client import Client, Schedule, ScheduleActionStartWorkflow, ScheduleSpec
 from temporalio.testing import ActivityEnvironment
 
 from activities import scheduled_requests
@@ -37,6 +37,7 @@ from tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.servers import (
+    INSTALLATION,
     SUPERUSER_PASSWORD,
     delete_schedules,
     make_settings,
@@ -92,6 +93,23 @@ async def test_schedules_are_left_alone_when_another_installation_has_made_them(
             await schedules.require_own(temporal, other, "default")
         with pytest.raises(schedules.ForeignScheduleError, match=other):
             await schedules.ensure(temporal, settings, other)
+
+
+@pytest.mark.parametrize("name", [schedules.BACKUPS, schedules.RECONCILE, schedules.SPARE_REFILL])
+async def test_schedule_of_another_product_is_left_alone(
+    temporal: Client, settings: Settings, name: str
+) -> None:
+    action = ScheduleActionStartWorkflow("Payroll", id="payroll", task_queue="payroll")
+    spec = ScheduleSpec(cron_expressions=["0 3 * * *"])
+    await temporal.create_schedule(name, Schedule(action=action, spec=spec))
+    try:
+        with pytest.raises(schedules.ForeignScheduleError, match=r"another product's.*TEMPORAL_NAMESPACE"):
+            await schedules.ensure(temporal, settings, INSTALLATION)
+        left = (await temporal.get_schedule_handle(name).describe()).schedule.action
+        assert isinstance(left, ScheduleActionStartWorkflow)
+        assert (left.workflow, left.task_queue) == ("Payroll", "payroll")
+    finally:
+        await delete_schedules(temporal)
 
 
 async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ(
