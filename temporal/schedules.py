@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
+from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     Schedule,
@@ -18,6 +19,7 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from registry.instances.jobs import INSTALLATION, ExecutionPolicy, tenant_id
@@ -222,7 +224,7 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
             id=identifier,
             task_queue=task_queue,
             execution_timeout=_LONGEST_PASS,
-            memo={INSTALLATION: installation},
+            memo={INSTALLATION: _in_the_clear(installation)},
         ),
         spec=wanted.spec,
         policy=wanted.policy,
@@ -233,6 +235,11 @@ async def _ensure(client: Client, identifier: str, wanted: _Pass, task_queue: st
         handle = client.get_schedule_handle(identifier)
         await _require_own(await handle.describe(), installation)
         await handle.update(lambda current: _updated(current, schedule))
+
+
+def _in_the_clear(installation: str) -> Payload:
+    """The installation's id, which is no secret: one with another `ODS_PAYLOAD_KEY` must read whose it is."""
+    return DataConverter.default.payload_converter.to_payloads([installation])[0]
 
 
 async def _remove(client: Client, identifier: str, installation: str) -> None:
@@ -261,7 +268,7 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
     try:
         (other,) = await found.data_converter.decode([written])
     except UnreadablePayloadError:
-        return  # the key is gone, so the memo does not say which installation it was
+        return  # of an earlier release, whose key is gone: the memo does not say which installation it was
     if other != installation:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"

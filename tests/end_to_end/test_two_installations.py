@@ -95,6 +95,29 @@ async def test_schedules_are_left_alone_when_another_installation_has_made_them(
             await schedules.ensure(temporal, settings, other)
 
 
+@pytest.mark.parametrize("keys", [(1, 2), (1, None), (None, 1)])
+async def test_schedules_are_left_alone_when_another_installation_with_another_key_has_made_them(
+    temporal: Client, settings: Settings, keys: tuple[int | None, int | None]
+) -> None:
+    first, second = (
+        Client(temporal.service_client, data_converter=data_converter(with_payload_key(settings, key)))
+        for key in keys
+    )
+    async with scheduled(first, settings):
+        other = str(uuid.uuid4())
+        with pytest.raises(schedules.ForeignScheduleError, match=INSTALLATION):
+            await schedules.require_own(second, other, "default")
+        with pytest.raises(schedules.ForeignScheduleError, match=other):
+            await schedules.ensure(second, settings, other)
+        await schedules.ensure(second, settings, INSTALLATION)
+
+
+def with_payload_key(settings: Settings, key: int | None) -> Settings:
+    """The settings of a process with this key; without one, if it is None."""
+    text = None if key is None else SecretStr(base64.b64encode(bytes([key]) * 32).decode())
+    return settings.model_copy(update={"payload_key": text})
+
+
 @pytest.mark.parametrize("name", [schedules.BACKUPS, schedules.RECONCILE, schedules.SPARE_REFILL])
 async def test_schedule_of_another_product_is_left_alone(
     temporal: Client, settings: Settings, name: str
