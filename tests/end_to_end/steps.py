@@ -20,6 +20,7 @@ from tenants.drift.findings import Drift, DriftKind
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import service_dsn, session
+from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
 _MARKED = (
@@ -63,6 +64,13 @@ async def reconcile(client: Client, settings: Settings) -> str:
     """Let a pass go by; returns what it reports."""
     return await client.execute_workflow(
         Reconcile.run, id=f"reconcile-{uuid.uuid4()}", task_queue=settings.registry_queue
+    )
+
+
+async def sweep(client: Client, settings: Settings) -> None:
+    """Let a sweep go by, which starts what waits."""
+    await client.execute_workflow(
+        PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
     )
 
 

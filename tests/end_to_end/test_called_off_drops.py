@@ -1,6 +1,5 @@
 """Drops that were called off, at any stage and in any way: what stays when passes and an Admin API go on."""
 
-import uuid
 from enum import StrEnum
 from typing import assert_never
 
@@ -16,8 +15,7 @@ from registry.instances.status import AT_REST, JobStatus, Operation
 from settings import Settings
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import HALF_DROP, created, names, reconcile, reset
-from workflows.pending_sweep import PendingSweep
+from tests.end_to_end.steps import HALF_DROP, created, names, reconcile, reset, sweep
 
 pytestmark = [pytest.mark.usefixtures("workers"), pytest.mark.long]
 
@@ -125,9 +123,7 @@ async def test_what_can_be_used_stays_when_its_drop_was_called_off(
         return row is not None and row.status in AT_REST
 
     async def sweep_and_reconcile() -> None:
-        await temporal.execute_workflow(
-            PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
-        )
+        await sweep(temporal, settings)
         await reconcile(temporal, settings)
         await wait_until(is_at_rest, 30)
 

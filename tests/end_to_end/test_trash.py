@@ -1,7 +1,6 @@
 """Deletes that can be taken back, on real servers: through the API, by workers, and by the reconcile pass."""
 
 import asyncio
-import uuid
 from dataclasses import replace
 from typing import Literal
 
@@ -28,11 +27,19 @@ from tenants.adoption import DatabaseAdoption
 from tenants.drift.findings import DriftKind, Remedy, RemedyAction
 from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created, drifts_of, names, purge_cancelled_after_drop, reconcile
+from tests.end_to_end.steps import (
+    created,
+    drifts_of,
+    names,
+    purge_cancelled_after_drop,
+    read,
+    reconcile,
+    sweep,
+    write,
+)
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
 from tests.servers import service_dsn, session
-from workflows.pending_sweep import PendingSweep
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -58,12 +65,6 @@ async def undelete(operator: Operator, job: InstanceJob, name: str | None = None
     requested = await operator.instances.request_undelete(job.instance_id, name)
     await operator.starter.start(requested.job)
     return requested.job
-
-
-async def sweep(client: Client, settings: Settings) -> None:
-    await client.execute_workflow(
-        PendingSweep.run, id=f"sweep-{uuid.uuid4()}", task_queue=settings.registry_queue
-    )
 
 
 async def test_instance_is_as_before_when_its_delete_is_taken_back(
@@ -458,8 +459,7 @@ async def test_instance_comes_back_when_an_admin_api_has_deleted_it_after_a_canc
     is_in_trash: bool,
 ) -> None:
     job = await created(operator, name)
-    async with session(service_dsn(postgres, job.database)) as tenant:
-        await tenant.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
+    await write(postgres, job, "precious")
     if is_in_trash:
         await deleted(operator, job)
     cancelled = (await operator.instances.request_delete(job.instance_id, purge)).job
@@ -478,8 +478,7 @@ async def test_instance_comes_back_when_an_admin_api_has_deleted_it_after_a_canc
     gone = await operator.instance(job)
     assert (gone.is_in_trash, gone.purge_follows) == (True, False)
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
-    async with session(service_dsn(postgres, job.database)) as tenant:
-        assert await tenant.fetchval("SELECT answer FROM treasure") == 42
+    assert await read(postgres, job) == ["precious"]
 
 
 async def test_trash_is_listed_with_size_client_and_time(

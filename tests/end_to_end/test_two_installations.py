@@ -138,10 +138,8 @@ async def test_schedule_of_another_product_is_left_alone(
 async def test_jobs_are_remembered_where_their_memo_can_be_read_when_keys_differ(
     temporal: Client, instances: InstanceStore, settings: Settings, name: str
 ) -> None:
-    key = SecretStr(base64.b64encode(bytes(32)).decode())
     encrypted_text = Client(
-        temporal.service_client,
-        data_converter=data_converter(settings.model_copy(update={"payload_key": key})),
+        temporal.service_client, data_converter=data_converter(with_payload_key(settings, 0))
     )
     jobs = [(await instances.reserve(f"{name} {number}", Template.MINIMAL)).job for number in range(2)]
     for client, job in zip((temporal, encrypted_text), jobs, strict=True):
