@@ -12,6 +12,8 @@ PROGRAMS = ("pg_dump", "pg_restore")
 DISK_FULL = "53100"
 DIVISION_BY_ZERO = "22012"
 INSUFFICIENT_PRIVILEGE = "42501"
+INTERNAL_ERROR = "XX000"
+"""Among others: two sessions changed one row of a catalogue at once ("tuple concurrently updated")."""
 LOCK_NOT_AVAILABLE = "55P03"
 OBJECT_IN_USE = "55006"
 UNDEFINED_DATABASE = "3D000"

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from databases.constants import DISK_FULL, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, OBJECT_IN_USE
+from databases.constants import (
+    DISK_FULL,
+    INSUFFICIENT_PRIVILEGE,
+    INTERNAL_ERROR,
+    LOCK_NOT_AVAILABLE,
+    OBJECT_IN_USE,
+)
 from registry.storage.connecting import READ_ONLY
 
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -18,9 +24,7 @@ _CONNECTION_FAILURE = "08006"
 _OUTAGE_CLASSES = ("08", "28", "53", "57P")
 _OUTAGE_STATES = {READ_ONLY, LOCK_NOT_AVAILABLE}
 _RETRYABLE_CLASSES = ("40", "58")
-_INTERNAL_ERROR = "XX000"
-"""Among others: two sessions changed one row of a catalogue at once ("tuple concurrently updated")."""
-_RETRYABLE_STATES = {OBJECT_IN_USE, _INTERNAL_ERROR, "57014"}
+_RETRYABLE_STATES = {OBJECT_IN_USE, INTERNAL_ERROR, "57014"}
 
 
 class DatabaseFaultError(Exception):

@@ -11,7 +11,10 @@ from typing import Any, Literal, TypeAlias
 import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
-from databases.statements import execute, fetch_row
+from databases.statements import execute, fetch_row, fetch_rows
+
+AFTER_UPDATE_OF_SYSTEM = "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
+"""Says how databases that the operating system sorts otherwise are brought in order."""
 
 _Provider: TypeAlias = Literal["libc", "icu", "builtin"]
 _LOCALE = """
@@ -21,6 +24,11 @@ SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctyp
        coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale') AS name,
        to_jsonb(db) ->> 'daticurules' AS rules
 FROM pg_database AS db WHERE datname = $1
+"""
+_SORTED_ANEW = """
+SELECT datname FROM pg_database
+WHERE datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+ORDER BY datname
 """
 _CLAUSES: Mapping[_Provider, str] = MappingProxyType(
     {
@@ -71,6 +79,17 @@ async def read_locale(session: asyncpg.Connection, database: str) -> Locale | No
     """
     row = await fetch_row(session, _LOCALE, database)
     return None if row is None else Locale(**row)
+
+
+async def sorted_anew(session: asyncpg.Connection) -> list[str]:
+    """The databases whose texts the operating system sorts otherwise than when their indexes were made.
+
+    PostgreSQL makes no copy of them (its documentation of `ALTER DATABASE … REFRESH COLLATION VERSION`).
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW)]
 
 
 def parse_locale(fields: Any) -> Locale | None:  # noqa: ANN401 - of JSON

@@ -15,6 +15,7 @@ from databases import spares
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
+    INTERNAL_ERROR,
     LOCK_NOT_AVAILABLE,
     NAME_IN_USE,
     OBJECT_IN_USE,
@@ -23,6 +24,7 @@ from databases.constants import (
 from databases.dropping import drop_found_staging, drop_staging
 from databases.errors import DatabaseFaultError, NotOursError
 from databases.left_names import require_not_left
+from databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from databases.lookup import changed_meanwhile, choose, find, require_usable
 from databases.ownership import KnownOwner, Owner
 from databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
@@ -235,13 +237,23 @@ async def copy_files(
     Raises:
         DatabaseFaultError: the database that is copied is missing or in use, a right is missing, …
     """
-    await execute(
-        session,
-        f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false",
-        copy.name,
-        copy.template,
-        reasons=reasons,
-    )
+    try:
+        await execute(
+            session,
+            f"CREATE DATABASE %I TEMPLATE %I STRATEGY {strategy.upper()} ALLOW_CONNECTIONS false",
+            copy.name,
+            copy.template,
+            reasons=reasons,
+        )
+    except DatabaseFaultError as fault:
+        if fault.sqlstate == INTERNAL_ERROR and copy.template in await sorted_anew(session):
+            raise DatabaseFaultError(
+                f"The operating system sorts texts otherwise than when the indexes of '{copy.template}' were"
+                " made, so PostgreSQL does not copy it. Make them anew, as the page"
+                f" {AFTER_UPDATE_OF_SYSTEM} says, then retry.",
+                sqlstate=fault.sqlstate,
+            ) from None
+        raise
 
 
 async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy) -> None:

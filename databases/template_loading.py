@@ -15,7 +15,13 @@ from time import monotonic
 import asyncpg
 
 from databases import spares
-from databases.constants import LOCK_NOT_AVAILABLE, NAME_IN_USE, OBJECT_IN_USE, UNDEFINED_DATABASE
+from databases.constants import (
+    INTERNAL_ERROR,
+    LOCK_NOT_AVAILABLE,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+    UNDEFINED_DATABASE,
+)
 from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.publishing import access_statements, settings_left_out
 from databases.server import Server
@@ -35,7 +41,7 @@ _EXCHANGE_SECONDS = 300
 _CLOSING_SECONDS = 10
 _CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, "22012"}
 """SQLSTATEs of an exchange of names with databases that are not those that were examined."""
-_BUSY = {LOCK_NOT_AVAILABLE, OBJECT_IN_USE, "57014", "XX000"}
+_BUSY = {LOCK_NOT_AVAILABLE, OBJECT_IN_USE, INTERNAL_ERROR, "57014"}
 """SQLSTATEs of an exchange of names that may succeed later: it took too long, among others."""
 
 _BRIEFLY = (

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
+from databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from databases.publishing import settings_left_out
 from databases.restore_login import missing_for_restores
 from databases.rights import missing_on_server
@@ -70,6 +71,9 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
             fault(f"{subject}: database {name}", words, f"DROP DATABASE {quoted(name)};") for name in names
         ] or [ok(f"{subject}: databases", "None is left half dropped")]
 
+    async def collations(session: asyncpg.Connection) -> Sequence[Finding]:
+        return [_collations(f"{subject}: collations", await sorted_anew(session))]
+
     async def room(session: asyncpg.Connection) -> Sequence[Finding]:
         return [_room(f"{subject}: connections", await one_row(session, _ROOM), sessions)]
 
@@ -94,6 +98,7 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
         (f"{subject}: rights", rights),
         (f"{subject}: templates", each_template),
         (f"{subject}: databases", invalid),
+        (f"{subject}: collations", collations),
         (f"{subject}: connections", room),
         (f"{subject}: parameters", parameters),
         (f"{subject}: restores", restores),
@@ -151,6 +156,16 @@ async def _restores(subject: str, session: asyncpg.Connection, settings: Setting
     return [fault(subject, words, f"{statement};") for statement in missing] or [
         ok(subject, f"The login {quoted(login)} restores, and has no rights elsewhere")
     ]
+
+
+def _collations(subject: str, databases: Sequence[str]) -> Finding:
+    if not databases:
+        return ok(subject, "The operating system sorts texts as when the indexes of the databases were made")
+    words = (
+        "The operating system sorts texts otherwise than when the indexes of these databases were made, so"
+        f" that searches may miss rows, and none is copied: {', '.join(quoted(name) for name in databases)}"
+    )
+    return fault(subject, words, AFTER_UPDATE_OF_SYSTEM)
 
 
 def _room(subject: str, row: asyncpg.Record, sessions: int) -> Finding:

@@ -279,6 +279,20 @@ async def test_template_is_named_when_it_is_missing(settings: Settings) -> None:
     assert remedy.startswith('createdb "EdFi_Ods_No_Template"')
 
 
+async def test_databases_are_named_when_the_system_sorts_otherwise_than_their_indexes(
+    settings: Settings, superuser: asyncpg.Connection
+) -> None:
+    await superuser.execute(
+        "UPDATE pg_database SET datcollversion = '0' WHERE datname = $1", MINIMAL_TEMPLATE
+    )
+    try:
+        remedy = await complaint(settings, "server: collations", f'is copied: "{MINIMAL_TEMPLATE}"')
+    finally:
+        await superuser.execute(f'ALTER DATABASE "{MINIMAL_TEMPLATE}" REFRESH COLLATION VERSION')
+    assert remedy == "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
+    assert await complaints(settings) == []
+
+
 async def test_rows_are_named_when_another_key_has_encrypted_them(
     settings: Settings, rows: asyncpg.Connection
 ) -> None:

@@ -359,6 +359,19 @@ async def test_reason_names_the_property_when_the_template_may_not_be_cloned(
     assert "IS_TEMPLATE true" in fault.reason
 
 
+async def test_reason_names_the_page_when_the_system_sorts_otherwise_than_the_template(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, odd_template: str
+) -> None:
+    await admin.execute("UPDATE pg_database SET datcollversion = '0' WHERE datname = $1", odd_template)
+    fault = await fault_of(server, replace(wanted, template=odd_template))
+    assert not fault.retryable
+    assert f"indexes of '{odd_template}'" in fault.reason
+    assert "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system" in fault.reason
+    assert not await exists(admin, wanted.owner.staging_name)
+    await admin.execute(f'ALTER DATABASE "{odd_template}" REFRESH COLLATION VERSION')
+    await provisioned(server, replace(wanted, template=odd_template))
+
+
 async def test_attempt_may_be_repeated_when_the_template_is_in_use(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres
 ) -> None:

@@ -1,4 +1,4 @@
-"""An upgrade of PostgreSQL with pg_upgrade, by the commands of docs/operations/postgresql-versions.md."""
+"""Upgrades of PostgreSQL and of the system under it, by the commands of the page of its versions."""
 
 import os
 import re
@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from databases.locales import sorted_anew
 from embedded.ports import free_port
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from tests.servers import (
@@ -23,12 +25,16 @@ from tests.servers import (
 pytestmark = pytest.mark.long
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "postgresql-versions.md"
-OPEN, CLOSE = re.findall(r"```sh\n(.+?)```", PAGE.read_text().partition("## To a newer")[2], re.DOTALL)
+OPEN, CLOSE, REINDEX = re.findall(
+    r"```sh\n(.+?)```", PAGE.read_text().partition("## To a newer")[2], re.DOTALL
+)
 IN_TRASH = "ods_trash_5ca56e56199a4642abdf3d8573749ae3_2"
 DATABASES = """
 SELECT datname, oid, datallowconn, datistemplate, shobj_description(oid, 'pg_database') AS comment
 FROM pg_database WHERE datname LIKE 'EdFi%' OR datname LIKE 'ods%' ORDER BY datname
 """
+
+CHANGED_COLLATION = "UPDATE pg_database SET datcollversion = '0' WHERE datcollversion IS NOT NULL"
 
 
 @pytest.fixture
@@ -129,3 +135,43 @@ async def test_databases_are_as_before_when_the_server_is_upgraded_as_the_page_s
         finally:
             await new.stop()
             new.remove()
+
+
+async def test_databases_are_copied_again_when_the_system_sorts_otherwise_and_the_page_is_followed(
+    old: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    before, _ = await told(old)
+    async with session(old.dsn()) as maintenance:
+        await maintenance.execute(CHANGED_COLLATION)
+        copy = f'CREATE DATABASE copy TEMPLATE "{MINIMAL_TEMPLATE}"'
+        with pytest.raises(asyncpg.InternalServerError, match="collation version mismatch"):
+            await maintenance.execute(copy)
+        assert {IN_TRASH, MINIMAL_TEMPLATE, "postgres"} < set(await sorted_anew(maintenance))
+        for commands in (OPEN, REINDEX, CLOSE):
+            by_the_page(commands, old, tmp_path)
+        assert await sorted_anew(maintenance) == []
+        assert (await told(old))[0] == before
+        await maintenance.execute(copy)
+
+
+async def test_databases_that_are_done_are_left_out_when_a_key_was_taken_twice(
+    old: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with session(old.dsn()) as maintenance:
+        await maintenance.execute("CREATE DATABASE zzz")
+        await maintenance.execute(CHANGED_COLLATION)
+        async with session(old.dsn("zzz")) as inside:
+            await inside.execute("CREATE TABLE twice (key text)")
+            await inside.execute("INSERT INTO twice VALUES ('a'), ('a')")
+            await inside.execute("CREATE INDEX twice_key ON twice (key)")
+            await inside.execute(
+                "UPDATE pg_index SET indisunique = true WHERE indexrelid = 'twice_key'::regclass"
+            )
+        by_the_page(OPEN, old, tmp_path)
+        with pytest.raises(subprocess.CalledProcessError):
+            by_the_page(REINDEX, old, tmp_path)
+        assert await sorted_anew(maintenance) == ["zzz"]
+        async with session(old.dsn("zzz")) as inside:
+            await inside.execute("UPDATE twice SET key = 'b' WHERE ctid = '(0,1)'")
+        by_the_page(REINDEX, old, tmp_path)
+        assert await sorted_anew(maintenance) == []
