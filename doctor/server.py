@@ -6,6 +6,7 @@ import asyncpg
 
 from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
+from databases.ownership import Owner
 from databases.publishing import settings_left_out
 from databases.restore_login import missing_for_restores
 from databases.rights import missing_on_server
@@ -20,7 +21,8 @@ _MEGABYTE = 1024 * 1024
 _TEMPLATES = """
 SELECT datname AS name, quote_ident(current_user) AS role, datallowconn AS open, datistemplate AS template,
        CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) END AS bytes,
-       (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid) AS sessions
+       (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid) AS sessions,
+       shobj_description(oid, 'pg_database') AS comment
 FROM pg_database WHERE datname = ANY ($1::text[])
 """
 _INVALID = "SELECT datname FROM pg_database WHERE datconnlimit = $1 ORDER BY datname"
@@ -120,6 +122,10 @@ def _template(
         return
     size = "of unknown size" if row["bytes"] is None else f"with {row['bytes'] // _MEGABYTE} MB"
     yield ok(subject, f"The database {database}, {size}")
+    if (owner := Owner.read(row["comment"])) is not None:
+        words = f"It is the database of the OdsInstanceId {owner.ods_instance_id}, by its comment"
+        yield fault(subject, words, "Do not close it: name another database in ODS_TEMPLATES")
+        return
     if row["open"]:
         words = f"It accepts connections, of which it has {row['sessions']}: each holds up every create"
         yield fault(subject, words, f"ALTER DATABASE {database} ALLOW_CONNECTIONS false;")

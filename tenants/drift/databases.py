@@ -83,5 +83,8 @@ def wrong_templates(seen: Snapshot, templates: Collection[str]) -> Iterator[Drif
         elif template.open:
             words = (
                 "Sessions on this template hold up every create; ALTER DATABASE … ALLOW_CONNECTIONS false."
+                if template.mark is None
+                else "Do not close it: it is the database of an instance, by its comment. Name another one in"
+                " ODS_TEMPLATES (`ods template load` makes one of a dump of the instance)."
             )
             yield Drift(DriftKind.TEMPLATE_OPEN, name, words)

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 
 from backups import readiness
 from backups.client_programs import ClientProgram
+from databases.ownership import Owner
 from doctor.backups import examine_backups
 from doctor.examination import examine
 from doctor.findings import Finding, Level
@@ -27,6 +29,7 @@ from registry.connection_strings.encryption import encrypt
 from registry.instances.attributes import AttributeChanges
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
+from registry.rights.needs import literal
 from settings import DEFAULT_TENANT, Settings
 from tenants.known_store import known_store
 from tenants.store_claims import claim_store
@@ -277,6 +280,21 @@ async def test_template_is_named_when_it_is_missing(settings: Settings) -> None:
     missing = settings.model_copy(update={"sample_template": "EdFi_Ods_No_Template"})
     remedy = await complaint(missing, "server: template Sample", '"EdFi_Ods_No_Template" does not exist')
     assert remedy.startswith('createdb "EdFi_Ods_No_Template"')
+
+
+async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name_it_as_a_template(
+    settings: Settings, superuser: asyncpg.Connection
+) -> None:
+    owner = Owner("default", 7, "7-1", str(uuid.uuid4()))
+    named = settings.model_copy(update={"templates": {"North": "EdFi_Ods_North"}})
+    await superuser.execute('CREATE DATABASE "EdFi_Ods_North" OWNER ods_service')
+    try:
+        await superuser.execute(f'COMMENT ON DATABASE "EdFi_Ods_North" IS {literal(owner.comment)}')
+        words = "It is the database of the OdsInstanceId 7"
+        remedy = await complaint(named, "server: template North", words)
+    finally:
+        await superuser.execute('DROP DATABASE "EdFi_Ods_North"')
+    assert remedy == "Do not close it: name another database in ODS_TEMPLATES"
 
 
 async def test_databases_are_named_when_the_system_sorts_otherwise_than_their_indexes(

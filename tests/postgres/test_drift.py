@@ -831,6 +831,18 @@ async def test_template_is_reported_when_it_is_missing_or_open(
         await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS false')
 
 
+async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name_it_as_a_template(
+    tenant: Tenant, settings: Settings, server: Server, queries: InstanceQueries, completed: InstanceJob
+) -> None:
+    strings = OdsConnectionStrings.from_settings(settings)
+    stores = BackupStores(tenant.engine)
+    templates = {completed.database}
+    detector = DriftDetector(tenant.installation, server, queries, templates, strings, tenant.clock, stores)
+    (drift,) = await _found(detector, DriftKind.TEMPLATE_OPEN)
+    assert drift.subject == completed.database
+    assert drift.explanation.startswith("Do not close it: it is the database of an instance")
+
+
 async def test_directory_without_database_is_reported_where_the_role_may_look(
     detector: DriftDetector, admin: asyncpg.Connection
 ) -> None:
