@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -169,10 +170,12 @@ class DataFolder:
         """Hold the folder for one stack while the body runs; the file `lock` has its process id.
 
         Raises:
-            CommandError: another stack holds it.
+            CommandError: another stack holds it, or it belongs to another user.
         """
         self.create()
-        with self._lock.open("a+") as lock:
+        with self._by_its_owner():
+            lock_file = self._lock.open("a+")
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -249,10 +252,27 @@ class DataFolder:
         _write_private(self._existing_server, record)
 
     def running_stack(self) -> StackFile | None:
-        """How to reach the stack that serves in this folder; None if none does."""
-        if not self.is_held() or not self.stack_file.exists():
-            return None
-        return cast("StackFile", json.loads(self.stack_file.read_text()))
+        """How to reach the stack that serves in this folder; None if none does.
+
+        Raises:
+            CommandError: it belongs to another user.
+        """
+        with self._by_its_owner():
+            if not self.is_held() or not self.stack_file.exists():
+                return None
+            return cast("StackFile", json.loads(self.stack_file.read_text()))
+
+    @contextmanager
+    def _by_its_owner(self) -> Iterator[None]:
+        """Say who may use the folder if it belongs to another user, as after `sudo ods up`."""
+        try:
+            yield
+        except PermissionError:
+            raise CommandError(
+                f"{self.path} belongs to another user ({_owner_of(self._lock)}), as after a start with sudo."
+                " Run the command as that user; or stop the stack that runs there, then take the folder over:"
+                f" sudo chown -R $(id -un) {shlex.quote(str(self.path))}"
+            ) from None
 
     def why_no_stack(self) -> str:
         """Why `running_stack` has found none, and what to do."""
@@ -278,6 +298,14 @@ class DataFolder:
         except BlockingIOError:
             return True
         return False
+
+
+def _owner_of(path: Path) -> str:
+    """The name of the user whose file it is, or the number of one without a name."""
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.stat().st_uid)
 
 
 def _write_private(path: Path, content: Mapping[str, Any]) -> None:

@@ -4,6 +4,9 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from embedded.data_folder import DataFolder, Secrets, StackFile
 from embedded.errors import CommandError
 from embedded.ports import free_port, free_ports, require_free
 
+_ANOTHER_USER = 65_534
 STACK = StackFile(
     api={"url": "http://127.0.0.1:1", "pid": 1},
     worker={"pid": 2},
@@ -50,6 +54,34 @@ def test_start_is_proposed_only_while_no_stack_is_starting(tmp_path: Path) -> No
     with folder.locked():
         assert folder.why_no_stack().startswith(f"The stack in {tmp_path} does not serve yet; wait")
     assert folder.why_no_stack() == f"No stack serves in {tmp_path}; `ods up` starts one."
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be a user whom the modes of files bind, as they do not bind root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(_ANOTHER_USER)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_owner_is_named_when_the_folder_belongs_to_another_user() -> None:
+    with tempfile.TemporaryDirectory() as path:
+        folder = DataFolder(Path(path))
+        folder.path.chmod(0o711)
+        words = f"belongs to another user .*sudo chown -R .* {path}$"
+        with folder.locked():
+            folder.publish(STACK)
+            folder.stack_file.chmod(0)
+            with without_rights(), pytest.raises(CommandError, match=words):
+                folder.running_stack()
+        (folder.path / "lock").chmod(0)
+        with without_rights(), pytest.raises(CommandError, match=words), folder.locked():
+            pytest.fail("another user's folder is held")
 
 
 def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
