@@ -1,5 +1,6 @@
 """The backups of a store: listing them, reading what one is, deleting one, removing unfinished ones."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,8 @@ from backups.layout import TIME_OF_STORE, Part, dump_of, folder_of, manifest_of,
 from backups.manifest import BackupKey, Manifest, read_manifest
 from backups.markers import LEASE
 from backups.storage import BackupStore, StoredObject
+
+_logger = logging.getLogger(__name__)
 
 
 async def list_backups(store: BackupStore, folder: str = "") -> dict[BackupKey, int]:
@@ -75,12 +78,18 @@ async def has_dump(store: BackupStore, manifest: Manifest) -> bool:
 
 
 async def delete_backup(store: BackupStore, key: BackupKey) -> None:
-    """Delete a backup, or what there is of it: its manifest first, so that the rest counts as unfinished.
+    """Delete a backup, or what there is of it.
+
+    Its manifest goes first, so that what is left is no backup; the marker of its writer last, so that what is
+    left of an unfinished one is known to be that.
 
     Raises:
         BackupFaultError: the store is away or refuses.
     """
     await store.delete(manifest_of(key))
+    for found in await store.list_objects(folder_of(key)):
+        if found.path != marker_of(key):
+            await store.delete(found.path)
     await store.delete_folder(folder_of(key))
 
 
@@ -90,11 +99,14 @@ async def remove_unfinished(
     is_kept: Callable[[BackupKey], Awaitable[bool]] | None = None,
     removing: Callable[[BackupKey], AbstractContextManager[object]] = nullcontext,
 ) -> list[BackupKey]:
-    """Remove what backups have left that were interrupted while they were written or deleted.
+    """Remove what backups have left that were interrupted while they were written.
 
     A backup that is being written has no manifest, but a marker that its writer renews every minute. A writer
-    that could not renew it for longer than `LEASE` gives up. So what has no manifest, and no object that is
-    younger than `older_than`, has no writer.
+    that could not renew it for longer than `LEASE` gives up. So what has a marker, no manifest, and no object
+    that is younger than `older_than`, has no writer.
+
+    What has neither stays: its manifest was lost or not copied yet, as when a store is put back, and another
+    installation may know the backup; or it was being deleted, which its registry goes on with.
 
     Its age is that by the clock of the store, which is asked by writing an object: the clock of this machine
     may be another one.
@@ -102,7 +114,7 @@ async def remove_unfinished(
     Args:
         store: the store.
         older_than: `LEASE` three times at least: a writer's last step may take as long again.
-        is_kept: whether what has no manifest stays all the same.
+        is_kept: whether what has a marker and no manifest stays all the same.
         removing: the context in which each is removed; it may suppress the fault, and the others follow.
 
     Returns:
@@ -124,11 +136,18 @@ async def remove_unfinished(
     for key, it in old.items():
         if not it.is_whole and is_kept is not None and await is_kept(key):
             continue
+        if not it.is_whole and not it.is_marked:
+            _logger.warning(
+                "%s has no manifest, and no marker of a writer: it stays. Put the manifest back; or, if it is"
+                " of no use to any installation, remove the folder by hand.",
+                store.location(folder_of(key)),
+            )
+            continue
         with removing(key):
             if it.is_whole:
                 await store.delete(marker_of(key))
             else:
-                await store.delete_folder(folder_of(key))
+                await delete_backup(store, key)
             removed.append(key)
     return removed
 
@@ -149,15 +168,17 @@ async def _moment(store: BackupStore) -> tuple[datetime | None, list[StoredObjec
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """What is there of a backup that is being written or deleted, or was interrupted in that.
+    """What there is of a backup that is being written or deleted, was interrupted, or has lost a part.
 
     Attributes:
         modified: when the last of its objects was written.
         is_whole: whether it is a backup, beside which a marker was left.
+        is_marked: whether it has the marker of its writer.
     """
 
     modified: datetime
     is_whole: bool
+    is_marked: bool
 
 
 def _unfinished(objects: Iterable[StoredObject]) -> Mapping[BackupKey, _Unfinished]:
@@ -169,4 +190,7 @@ def _unfinished(objects: Iterable[StoredObject]) -> Mapping[BackupKey, _Unfinish
             parts[part.key].append(part)
     finished = {key for key, found in parts.items() if any(part.is_manifest for part in found)}
     marked = {key for key, found in parts.items() if any(part.is_marker for part in found)}
-    return {key: _Unfinished(max(modified[key]), key in finished) for key in parts.keys() - finished | marked}
+    return {
+        key: _Unfinished(max(modified[key]), key in finished, key in marked)
+        for key in parts.keys() - finished | marked
+    }

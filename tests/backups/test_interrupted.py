@@ -152,26 +152,42 @@ async def test_backup_is_kept_when_its_marker_was_left(
     assert await remove_unfinished(folder_store, LONG_AGO) == []
 
 
-async def test_rest_is_removed_when_a_deletion_was_interrupted(
-    folder: Path, folder_store: BackupStore, ods: Database, wanted: BackupRequest, monitor: Monitor
+async def test_dump_stays_and_is_told_when_its_manifest_was_lost(
+    folder: Path,
+    folder_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    await back_up(ods, folder_store, wanted, monitor)
-    (folder / manifest_of(wanted.key)).unlink()
+    made = await back_up(ods, folder_store, wanted, monitor)
+    manifest, dump = folder / manifest_of(wanted.key), folder / dump_of(wanted.key, encrypted=False)
+    content = manifest.read_bytes()
+    manifest.unlink()
+    os.utime(dump, (0, 0))
     assert await remove_unfinished(folder_store, LONG_AGO) == []
-    os.utime(folder / dump_of(wanted.key, encrypted=False), (0, 0))
-    assert await remove_unfinished(folder_store, LONG_AGO) == [wanted.key]
-    assert names_in(folder) == []
+    assert f"{folder_store.location(folder_of(wanted.key))} has no manifest" in caplog.text
+    assert dump.exists()
+    manifest.write_bytes(content)
+    assert await load_manifest(folder_store, wanted.key) == made
 
 
 class _Stuck(BackupStore):
-    """A store that does not let one folder go."""
+    """A store that does not let some objects go."""
 
     stuck = ""
 
-    async def delete_folder(self, folder: str) -> None:
-        if folder == self.stuck:
+    async def delete(self, path: str) -> None:
+        if path.startswith(self.stuck):
             raise BackupFaultError("refused")
-        await super().delete_folder(folder)
+        await super().delete(path)
+
+
+async def interrupted(folder: Path, store: BackupStore, key: BackupKey) -> None:
+    """Have a part of a dump in the store, whose writer has died long ago."""
+    for path in (marker_of(key), dump_of(key, encrypted=False)):
+        await store.write(path, b"a part of a dump")
+        os.utime(folder / path, (0, 0))
 
 
 async def test_others_are_removed_when_the_store_does_not_let_one_go(
@@ -179,9 +195,8 @@ async def test_others_are_removed_when_the_store_does_not_let_one_go(
 ) -> None:
     store, another = _Stuck(folder.as_uri()), replace(wanted.key, backup_id=uuid.UUID(int=2**128 - 1))
     for key in (wanted.key, another):
-        await store.write(dump_of(key, encrypted=False), b"a part of a dump")
-        os.utime(folder / dump_of(key, encrypted=False), (0, 0))
-    store.stuck = folder_of(wanted.key)
+        await interrupted(folder, store, key)
+    store.stuck = dump_of(wanted.key, encrypted=False)
     with pytest.raises(BackupFaultError, match="refused"):
         await remove_unfinished(store, LONG_AGO)
     told = []
@@ -195,7 +210,11 @@ async def test_others_are_removed_when_the_store_does_not_let_one_go(
 
     await remove_unfinished(store, LONG_AGO, removing=removing)
     assert told == [wanted.key]
-    assert [it.path for it in await store.list_objects()] == [dump_of(wanted.key, encrypted=False)]
+    # The marker goes last: without it, what is left would be a backup whose manifest was lost.
+    left = [marker_of(wanted.key), dump_of(wanted.key, encrypted=False)]
+    assert sorted(it.path for it in await store.list_objects()) == sorted(left)
+    assert await remove_unfinished(BackupStore(folder.as_uri()), LONG_AGO) == [wanted.key]
+    assert names_in(folder) == []
 
 
 async def test_removal_is_refused_when_writers_may_live(folder_store: BackupStore) -> None:

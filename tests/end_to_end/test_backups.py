@@ -920,15 +920,20 @@ async def test_other_backups_are_removed_and_recorded_when_another_session_has_l
 async def test_dump_stays_when_its_manifest_is_lost(
     operator: Operator, api: httpx.AsyncClient, temporal: Client, settings: Settings, name: str
 ) -> None:
+    """Whether this registry knows the backup, or only that of another installation on the same store."""
     backup = await backed_up(api, await created(operator, name))
     folder = folder_of(backup)
-    unknown = folder.with_name(str(uuid.uuid4()))
-    shutil.copytree(folder, unknown)
-    for path in (folder, unknown):
+    unfinished, unknown = [folder.with_name(str(uuid.uuid4())) for _ in range(2)]
+    for path in (unfinished, unknown):
+        shutil.copytree(folder, path)
+    (unfinished / "being-written").touch()
+    for path in (folder, unfinished, unknown):
         (path / "manifest.json").unlink()
-        os.utime(path / "database.dump", (0, 0))
+        for file in path.iterdir():
+            os.utime(file, (0, 0))
     assert "1 backups removed" in await reconcile(temporal, settings)
-    assert not unknown.exists()
+    assert not unfinished.exists()
+    assert [file.name for file in unknown.iterdir()] == ["database.dump"]
     assert list(stored(backup)) == ["database.dump"]
     assert (await verified(api, backup))["verification"] == "Error"
     assert (await api.delete(f"/v2/backups/{backup['id']}")).status_code == 204
