@@ -30,12 +30,14 @@ class _Report:
     Attributes:
         state: the registry's installation.
         server: the server's system identifier; None while it cannot be reached.
+        own: how many databases on the server are the installation's, by their comments.
         others: other installations that have databases on the server.
         obstacle: why nothing may be changed; None if it may.
     """
 
     state: "InstallationState"
     server: str | None
+    own: int
     others: list[str]
     obstacle: str | None
 
@@ -48,6 +50,7 @@ class _Report:
             "confirmedRegistry": str(self.state.confirmed),
             "server": self.server or "cannot be reached",
             "confirmedServer": self.state.server,
+            "databases": self.own,
             "otherInstallations": ", ".join(self.others) or "none",
             "confirmedInstallations": ", ".join(sorted(self.state.neighbours)) or "none",
             "obstacle": self.obstacle or "none",
@@ -99,11 +102,28 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 @app.command()
 def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
-    """Make this registry, a copy, an installation of its own: no database on the server is its own then."""
+    """Make this registry, a copy, an installation of its own: no database on the server is its own then.
+
+    Refused for what is no copy by all that registry and server tell.
+    """
+    from embedded.errors import CommandError  # noqa: PLC0415 - as in `_work`
+
     found = _work(data_dir, _inspect)
     show_members(found.row)
+    if found.state.obstacle is None and found.server is None:
+        raise CommandError("Start the server of ODS_MASTER_DSN: its databases tell whether this is a copy.")
+    if found.state.obstacle is None and found.own:
+        raise CommandError(
+            f"The registry is where it was confirmed, and {found.own} databases on the server are its own:"
+            " this is no copy. It could not manage them any more, so nothing was done. Only if the whole"
+            " server is a copy as well, do what docs/operations/staging-copy.md says: the marks are taken"
+            " off the databases first."
+        )
     if not yes:
-        question = "Is this registry a copy, which shall take over no database of the original?"
+        question = (
+            f"{found.own} databases on the server are this installation's, and would not be its own any more."
+            " Is this registry a copy, which shall take over no database of the original?"
+        )
         typer.confirm(question, abort=True, err=True)
 
     async def renewed(engine: "AsyncEngine", _: "RegistryAccess") -> str:
@@ -202,11 +222,12 @@ async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
             return _Report(
                 await store.state(),
                 await check.system(session),
+                await check.count_own(session),
                 sorted(await check.others(session)),
                 await check.obstacle(session),
             )
     except DatabaseFaultError:
         state = await store.state()
-        return _Report(state, None, [], state.obstacle)
+        return _Report(state, None, 0, [], state.obstacle)
     finally:
         await server.close()

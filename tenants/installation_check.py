@@ -121,12 +121,25 @@ class InstallationCheck:
         """
         if self._shares_server:
             return set()
-        with translate_postgres_errors({}):
-            comments = await session.fetch(_COMMENTS)
-        owners = [Owner.read(row["description"]) for row in comments]
         own = await self.id()
         return {
             owner.installation
-            for owner in owners
-            if owner and owner.installation not in {None, own} and owner.tenant not in self._siblings
+            for owner in await _owners(session)
+            if owner.installation not in {None, own} and owner.tenant not in self._siblings
         }
+
+    async def count_own(self, session: asyncpg.Connection) -> int:
+        """How many databases on the server carry the installation's id.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        own = await self.id()
+        return sum(owner.installation == own for owner in await _owners(session))
+
+
+async def _owners(session: asyncpg.Connection) -> list[Owner]:
+    """Whose the databases of instances on the server are."""
+    with translate_postgres_errors({}):
+        comments = await session.fetch(_COMMENTS)
+    return [owner for row in comments if (owner := Owner.read(row["description"])) is not None]

@@ -1,10 +1,12 @@
 """A registry that was copied, a server that is another one, and installations that share a server."""
 
 import json
+import re
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -271,6 +273,58 @@ async def test_copy_is_an_installation_of_its_own_when_the_operator_renews_it(
     assert after["installation"] in run.stderr + run.stdout
     assert (await InstallationStore(copied_engine).require_confirmed()).id == after["installation"]
     assert (await tenant.instances.installation.state()).id == before["installation"]
+
+
+@pytest.fixture
+async def own_database(tenant: Tenant, admin: asyncpg.Connection) -> AsyncIterator[str]:
+    """The installation has a database on the server."""
+    number = next(NUMBERS)
+    identifier = await tenant.installation.id()
+    owner = Owner("default", number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, identifier)
+    await admin.execute(f'CREATE DATABASE "own_{number}"')
+    await admin.execute(f"COMMENT ON DATABASE \"own_{number}\" IS '{owner.comment}'")
+    yield f"own_{number}"
+    await admin.execute(f'DROP DATABASE "own_{number}"')
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_original_is_not_renewed_when_its_databases_are_there_or_cannot_be_seen(
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    own_database: str,
+    admin: asyncpg.Connection,
+    tenant: Tenant,
+    *,
+    is_away: bool,
+) -> None:
+    before = await tenant.installation.id()
+    variables = environment(make_settings(postgres, registry_dsn))
+    if is_away:
+        variables["ODS_MASTER_DSN"] = "postgresql://service:a-password@127.0.0.1:1/postgres"
+    run = preloaded.run("cli", "installation", "new", "--yes", env=variables)
+    assert run.returncode == 1
+    assert ("Start the server" if is_away else "1 databases on the server are its own") in run.stderr
+    tenant.instances.installation.forget()
+    assert await tenant.installation.id() == before
+    # As docs/operations/staging-copy.md says of a copy of the whole server.
+    await admin.execute(f'COMMENT ON DATABASE "{own_database}" IS NULL')
+    variables = environment(make_settings(postgres, registry_dsn))
+    assert preloaded.run("cli", "installation", "new", "--yes", env=variables).returncode == 0
+
+
+async def test_registry_that_is_made_anew_is_the_former_installation_as_the_page_says(
+    tenant: Tenant, own_database: str, postgres: EmbeddedPostgres, prepared_postgres: EmbeddedPostgres
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "restoring-the-registry.md").read_text()
+    commands = page.partition("## If there is no dump")[2].partition("```sh")[2].partition("```")[0]
+    listing, change = re.findall(r'--command "\n?(.+?)"\n', commands.replace('\\"', '"'), re.DOTALL)
+    async with session(postgres.dsn()) as server:
+        found = {row["databases"]: row["installation"] for row in await server.fetch(listing)}
+    async with registries.cloned(prepared_postgres) as anew, session(anew) as rows:
+        await rows.execute(change.replace("INSTALLATION", found[own_database]))
+        engine = create_registry_engine(anew)
+        assert (await InstallationStore(engine).state()).id == await tenant.installation.id()
+        await engine.dispose()
 
 
 @pytest.mark.parametrize("command", ["confirm", "new"])
