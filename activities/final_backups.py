@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 from temporalio import activity
@@ -14,6 +15,7 @@ from backups.errors import BackupFaultError
 from backups.layout import folder_of
 from backups.manifest import Manifest
 from backups.monitoring import program_log
+from backups.restoring import read_dump
 from backups.snapshots import Database
 from backups.storage import BackupStore
 from databases.errors import DatabaseFaultError
@@ -29,6 +31,8 @@ from tenants.backup_store import last_stored, load_whole, lost_final
 from tenants.known_store import known_store, store_for_backup, unshared_store
 from tenants.tenant import Tenant
 
+_JUST_NOW = timedelta(seconds=10)
+"""How long ago a backup may have been verified that is not read again before its database is dropped."""
 _STATE_UNKNOWN = ""
 """In place of the state of a database: no database has it."""
 
@@ -111,8 +115,11 @@ async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
 async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
     """Check that the backup that the purge has made is in the known store, and for the recipients of now.
 
+    Unless it was verified just now, it is read again: since then, as before a retry or in an outage, the
+    store may have been put back or damaged.
+
     Raises:
-        BackupFaultError: it is not; the store is another one, is away or refuses.
+        BackupFaultError: it is not, or is damaged; the store is another one, is away or refuses.
         DatabaseFaultError: a client has deleted the backup.
     """
     backup, store = await _backup_of(tenant, job), await known_store(tenant)
@@ -127,6 +134,30 @@ async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
             f"The backup {backup.id} is not encrypted to just the keys that ODS_BACKUP_RECIPIENTS names now."
             " Nothing was dropped. Retry: another one is made."
         )
+    if not _was_verified_just_now(backup):
+        await _require_undamaged(store, tenant, backup, stored)
+
+
+def _was_verified_just_now(backup: Backup) -> bool:
+    """Whether it was; a clock of this machine that differs from the registry's has it read once more."""
+    now = without_zone(datetime.now(UTC))
+    return backup.verified_at is not None and abs(now - backup.verified_at) < _JUST_NOW
+
+
+async def _require_undamaged(store: BackupStore, tenant: Tenant, backup: Backup, stored: Manifest) -> None:
+    """Read what is stored of a backup that was verified, and record it if that is damaged by now.
+
+    Raises:
+        BackupFaultError: it is; or the store is away or refuses.
+    """
+    try:
+        async for _ in read_dump(store, stored):
+            pass
+    except BackupFaultError as fault:
+        if fault.retryable:
+            raise
+        await tenant.backups.finish_proof(backup, fault.reason)
+        raise BackupFaultError(f"{fault.reason} Nothing was dropped. Retry: another one is made.") from None
 
 
 async def _record_last_try(tenant: Tenant, job: InstanceJob) -> bool:

@@ -5,6 +5,7 @@ import json
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -658,6 +659,12 @@ def lose_dump(store: Path) -> None:
     dump.unlink()
 
 
+def damage_dump(store: Path) -> None:
+    """Leave the dump its size alone."""
+    (dump,) = store.rglob("database.dump")
+    dump.write_bytes(bytes(dump.stat().st_size))
+
+
 @pytest.mark.parametrize(
     ("lose", "words"), [(unmount, "mount its disk"), (lose_dump, "Nothing was dropped. Retry")]
 )
@@ -689,6 +696,63 @@ async def test_nothing_is_dropped_when_the_backup_is_gone_after_its_verification
     assert await names(admin, trashed.mark) == []
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
+
+
+async def test_nothing_is_dropped_when_the_backup_was_damaged_since_its_verification(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Path,
+    trashed: InstanceJob,
+    rows: asyncpg.Connection,
+) -> None:
+    """As by a store that went away, and was put back with files that have their size alone."""
+
+    async def pass_and_unmount(*_: object) -> list[str]:
+        unmount(store)
+        return []
+
+    async def retried() -> dict[str, Any]:
+        assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+        return await ended(api, answer.json()["jobId"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, "verify", pass_and_unmount)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        assert (await ended(api, answer.json()["jobId"]))["status"] == "Error"
+    mount(store.with_name("disk"), store)
+    damage_dump(store)
+    await rows.execute("UPDATE adminapi.backups SET verifiedat = verifiedat - interval '1 minute'")
+    failed = await retried()
+    assert failed["errorMessage"].endswith("manifest says. Nothing was dropped. Retry: another one is made.")
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
+    assert (await retried())["status"] == "Completed"
+    assert await names(admin, trashed.mark) == []
+    (backup,) = await final_backups(api)
+    assert await restored(operator, postgres, backup) == 42
+
+
+async def test_database_is_dropped_when_the_backup_is_undamaged_long_after_its_verification(
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+) -> None:
+    read: list[Manifest] = []
+
+    async def reading(store: BackupStore, manifest: Manifest) -> AsyncIterator[bytes]:
+        read.append(manifest)
+        async for chunk in restoring.read_dump(store, manifest):
+            yield chunk
+
+    monkeypatch.setattr(final_backup_steps, "read_dump", reading)
+    monkeypatch.setattr(final_backup_steps, "_JUST_NOW", timedelta(0))
+    answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed.mark) == []
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize("changes", [{"backup_recipients": str(LOST.to_public())}], ids=["encrypted"])
