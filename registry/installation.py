@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.instances.status import InstanceStatus
 from registry.storage.errors import InstallationNotConfirmedError
-from registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
+from registry.storage.models import UTC_NOW, DbInstance, IdempotencyKey, Installation, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
 _KNOWN_SECONDS = 2
@@ -143,7 +143,8 @@ class InstallationStore:
 
         All instances get new marks, so that no job, no database and no backup of the original is taken for
         theirs. What the original has in its trash is not in this one's, and what a reset or a rename has
-        begun there is neither gone on with nor undone.
+        begun there is neither gone on with nor undone. Its answers to requests with an idempotency key are
+        forgotten: they tell what was done there.
         """
         state = await self._read()
         identifier = str(uuid4())
@@ -169,8 +170,10 @@ class InstallationStore:
             .cte("emptied")
         )
         forgotten = delete(InstanceVersion).cte("forgotten")
+        unanswered = delete(IdempotencyKey).cte("unanswered")
+        statement = update(Installation).values(**renewed)
         async with self._sessions.statement() as session:
-            await session.execute(update(Installation).values(**renewed).add_cte(marked, emptied, forgotten))
+            await session.execute(statement.add_cte(marked, emptied, forgotten, unanswered))
         self.forget()
         return identifier
 

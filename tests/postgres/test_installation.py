@@ -37,6 +37,11 @@ from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, service_dsn, session
 
+_ANSWERED = """
+INSERT INTO adminapi.idempotencykeys (client, key, request, status, headers, body, createdat)
+VALUES ('one', 'deploy-1', '', 202, '{}', '{}', now())
+"""
+
 Run = subprocess.CompletedProcess[str]
 Installation = Callable[..., Run]
 
@@ -116,11 +121,13 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
             " ('Gone', 8, 'Deleted', 'Minimal', 'EdFi_Ods_Gone_Minimal', 'Delete')"
         )
         await rows.execute("UPDATE adminapi.managed_instances SET undodue = true")
+        await rows.execute(_ANSWERED)
         marks = "SELECT mark FROM adminapi.dbinstances"
         before = {row["mark"] for row in await rows.fetch(marks)}
         identifier = await store.renew()
         assert not before & {row["mark"] for row in await rows.fetch(marks)}  # theirs are in backups as well
         assert not await rows.fetchval("SELECT count(*) FROM adminapi.managed_instances WHERE undodue")
+        assert not await rows.fetchval("SELECT count(*) FROM adminapi.idempotencykeys")
     state = await store.require_confirmed()
     assert state.id == identifier
     assert state.id != (await tenant.instances.installation.state()).id
