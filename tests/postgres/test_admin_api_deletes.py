@@ -13,6 +13,8 @@ from registry.instances.store import InstanceStore
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import bring_to, stores
 
+pytestmark = pytest.mark.long
+
 WEEK, NO_TRASH = timedelta(days=7), timedelta()
 DROP, WITH_BACKUP = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
 WORDS = ["PendingDelete", "DeleteInProgress"]

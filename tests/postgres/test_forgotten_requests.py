@@ -21,6 +21,8 @@ from settings import Settings
 from tenants.adoption import DatabaseAdoption
 from tenants.tenant import Tenant
 
+pytestmark = pytest.mark.long
+
 _STATE = (
     "SELECT string_agg(oid || datname || datallowconn, ',' ORDER BY oid) FROM pg_database"
     " WHERE shobj_description(oid, 'pg_database') LIKE $1"

@@ -386,6 +386,7 @@ ALLOWED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("state", STATES)
 async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
@@ -399,6 +400,7 @@ async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
         assert await everything(rows) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
 async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_operation(
     instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str

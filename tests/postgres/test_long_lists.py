@@ -17,6 +17,8 @@ from registry.storage.listing import Page
 from tests import registries
 from tests.servers import session
 
+pytestmark = pytest.mark.long
+
 _ROWS = """
 INSERT INTO adminapi.jobstatuses (jobid, status, createdat, operation, dbinstanceid)
     SELECT 'job-' || n, CASE WHEN n % 2000 = 0 THEN 'Error' ELSE 'Completed' END,

@@ -18,6 +18,8 @@ from registry.storage.models import Base, DbInstance
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.postgres_inspection import everything
 
+pytestmark = pytest.mark.long
+
 VIEW = DbInstance.__tablename__
 ADOPTED = """
 CREATE SCHEMA dbo;

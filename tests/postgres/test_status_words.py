@@ -26,6 +26,8 @@ from tests.postgres.instance_states import CONNECTION_STRING, POLICY, STATES, br
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES
 from tests.servers import session
 
+pytestmark = pytest.mark.long
+
 VIEW = f"adminapi.{DbInstance.__tablename__}"
 
 
