@@ -39,6 +39,7 @@ EDUCATION_ORGANIZATIONS = "education-organizations"
 BACKUPS = "scheduled-backups"
 SNAPSHOTS = "scheduled-snapshots"
 SIZES = "database-sizes"
+_NAMES = (RECONCILE, PENDING_SWEEP, SPARE_REFILL, EDUCATION_ORGANIZATIONS, BACKUPS, SNAPSHOTS, SIZES)
 
 _WORKFLOW_TYPES = frozenset(
     workflow.__name__
@@ -149,15 +150,16 @@ def crons(settings: Settings) -> Mapping[str, str | None]:
 
 
 async def require_own(client: Client, installation: str, tenant: str) -> None:
-    """Refuse to serve a tenant if another installation has made its schedules in the same namespace.
+    """Refuse to serve a tenant if another installation has made one of its schedules in the same namespace.
 
     Raises:
-        ForeignScheduleError: another installation has made them.
+        ForeignScheduleError: another installation has, or another product.
         temporalio.service.RPCError: Temporal cannot be reached, or refuses.
     """
-    found = await _describe_or_none(client, schedule_id(tenant, RECONCILE))
-    if found is not None:
-        await _require_own(found, installation)
+    for name in _NAMES:
+        found = await _describe_or_none(client, schedule_id(tenant, name))
+        if found is not None:
+            await _require_own(found, installation)
 
 
 async def are_missing(client: Client, tenant: str) -> bool:

@@ -93,6 +93,10 @@ async def test_schedules_are_left_alone_when_another_installation_has_made_them(
             await schedules.require_own(temporal, other, "default")
         with pytest.raises(schedules.ForeignScheduleError, match=other):
             await schedules.ensure(temporal, settings, other)
+        # An operator who deletes them one by one, as the error says: nothing is started before the last one.
+        await temporal.get_schedule_handle(schedules.RECONCILE).delete()
+        with pytest.raises(schedules.ForeignScheduleError, match=schedules.PENDING_SWEEP):
+            await schedules.require_own(temporal, other, "default")
 
 
 @pytest.mark.parametrize("keys", [(1, 2), (1, None), (None, 1)])
