@@ -120,6 +120,8 @@ async def test_databases_are_as_before_when_the_server_is_upgraded_as_the_page_s
             assert "databases must allow connections" in " ".join(refused.stdout.split())
             await old.start()
             by_the_page(OPEN, old, tmp_path)
+            with pytest.raises(subprocess.CalledProcessError):
+                by_the_page(OPEN, old, tmp_path)
             await old.stop()
             done = upgrade(old, new)
             assert done.returncode == 0, done.stdout[-2000:]
