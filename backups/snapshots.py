@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.lookup import changed_meanwhile
 from databases.server import Server
@@ -162,7 +163,12 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
     async with database.server.connected(database.name) as session:
         if database.oid not in {None, await fetch_value(session, _OID)}:
             raise changed_meanwhile(database.name)
-        with translate_postgres_errors({}):
+        reasons = {
+            INSUFFICIENT_PRIVILEGE: f"A table of '{database.name}' belongs to another role than that of"
+            " ODS_MASTER_DSN, which may not read it; PostgreSQL's log names it. Give it the table (ALTER"
+            " TABLE … OWNER TO …), or grant it SELECT there and USAGE on the schema; then retry."
+        }
+        with translate_postgres_errors(reasons):
             await _begin(session, database.name)
         found = [Table(*row) for row in await fetch_rows(session, _TABLES)]
         tables = [table for table in found if not table.of_extension]

@@ -1,9 +1,10 @@
-"""Faults of the server that pg_restore meets: they say nothing about the backup."""
+"""Faults of the server that pg_restore meets, which say nothing about the backup, and those of a backup."""
 
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import pytest
@@ -100,3 +101,20 @@ async def test_fault_is_that_of_pg_restore_when_its_login_can_write(
 async def _obstruct(database: Database) -> None:
     async with database.server.connected(database.name) as inside:
         await inside.execute("CREATE TYPE public.counted AS ENUM ()")
+
+
+async def test_right_is_named_when_a_table_belongs_to_another_role(
+    postgres: EmbeddedPostgres,
+    folder_store: BackupStore,
+    ods: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    async with session(postgres.dsn(quote(ods.name))) as superuser:
+        await superuser.execute("CREATE TABLE of_a_superuser AS SELECT 42 AS answer")
+        with pytest.raises(BackupFaultError, match="belongs to another role") as raised:
+            await back_up(ods, folder_store, wanted, monitor)
+        assert not raised.value.retryable
+        assert await folder_store.list_objects() == []
+        await superuser.execute("GRANT SELECT ON of_a_superuser TO ods_service")
+    assert "public.of_a_superuser" in (await back_up(ods, folder_store, wanted, monitor)).figures.tables
