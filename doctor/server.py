@@ -26,6 +26,10 @@ SELECT datname AS name, quote_ident(current_user) AS role, datallowconn AS open,
 FROM pg_database WHERE datname = ANY ($1::text[])
 """
 _INVALID = "SELECT datname FROM pg_database WHERE datconnlimit = $1 ORDER BY datname"
+_SLOTS = """
+SELECT slot_name, database FROM pg_replication_slots
+WHERE database IN (SELECT datname FROM pg_database WHERE NOT datallowconn) ORDER BY slot_name
+"""
 _ROOM = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
            - coalesce(current_setting('reserved_connections', true)::int, 0) AS server,
@@ -76,6 +80,9 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
     async def collations(session: asyncpg.Connection) -> Sequence[Finding]:
         return [_collations(f"{subject}: collations", await sorted_anew(session))]
 
+    async def slots(session: asyncpg.Connection) -> Sequence[Finding]:
+        return _slots(f"{subject}: replication slots", await session.fetch(_SLOTS))
+
     async def room(session: asyncpg.Connection) -> Sequence[Finding]:
         return [_room(f"{subject}: connections", await one_row(session, _ROOM), sessions)]
 
@@ -101,6 +108,7 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
         (f"{subject}: templates", each_template),
         (f"{subject}: databases", invalid),
         (f"{subject}: collations", collations),
+        (f"{subject}: replication slots", slots),
         (f"{subject}: connections", room),
         (f"{subject}: parameters", parameters),
         (f"{subject}: restores", restores),
@@ -172,6 +180,19 @@ def _collations(subject: str, databases: Sequence[str]) -> Finding:
         f" that searches may miss rows, and none is copied: {', '.join(quoted(name) for name in databases)}"
     )
     return fault(subject, words, AFTER_UPDATE_OF_SYSTEM)
+
+
+def _slots(subject: str, rows: Sequence[asyncpg.Record]) -> Sequence[Finding]:
+    """The logical replication slots that nothing can read from."""
+    return [
+        warning(
+            subject,
+            f"{row['slot_name']} keeps WAL for the database {quoted(row['database'])}, which is closed",
+            "unless it is brought back from the trash soon:"
+            f" SELECT pg_drop_replication_slot({literal(row['slot_name'])});",
+        )
+        for row in rows
+    ] or [ok(subject, "None keeps WAL for a closed database")]
 
 
 def _room(subject: str, row: asyncpg.Record, sessions: int) -> Finding:

@@ -44,6 +44,7 @@ from tests.servers import (
     environment,
     make_settings,
     make_tenant_settings,
+    seeded_postgres,
     service_dsn,
     session,
 )
@@ -295,6 +296,23 @@ async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name
     finally:
         await superuser.execute('DROP DATABASE "EdFi_Ods_North"')
     assert remedy == "Do not close it: name another database in ODS_TEMPLATES"
+
+
+async def test_slot_is_named_when_it_keeps_wal_for_a_closed_database(settings: Settings) -> None:
+    async with seeded_postgres(wal_level="logical") as server, session(server.dsn()) as superuser:
+        await superuser.execute("CREATE DATABASE followed")
+        async with session(server.dsn("followed")) as inside:
+            await inside.execute("SELECT pg_create_logical_replication_slot('reports', 'pgoutput')")
+        named = settings.model_copy(update={"master_dsn": SecretStr(service_dsn(server, "postgres"))})
+        (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
+        assert found.level is Level.OK
+        await superuser.execute("ALTER DATABASE followed ALLOW_CONNECTIONS false")
+        (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
+        assert found.level is Level.WARNING
+        assert found.found == "reports keeps WAL for the database followed, which is closed"
+        assert found.remedy is not None
+        await superuser.execute(found.remedy.partition(": ")[2])
+        assert not await superuser.fetchval("SELECT count(*) FROM pg_replication_slots")
 
 
 async def test_databases_are_named_when_the_system_sorts_otherwise_than_their_indexes(
