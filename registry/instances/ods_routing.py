@@ -187,7 +187,10 @@ async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None
     if await ods_instance_has_name(session, job.final_name, excluding=job.ods_instance_id):
         return str(name_taken(job.final_name))
     if await session.get(OdsInstance, job.ods_instance_id) is None:
-        return f"The ODS instance {job.ods_instance_id} does not exist any more. Delete this instance."
+        return (
+            f"The ODS instance {job.ods_instance_id} does not exist any more. Make it anew: `ods instance"
+            f" adopt {job.instance_id} --database {job.database}`, then retry."
+        )
     return None
 
 

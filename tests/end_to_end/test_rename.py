@@ -53,6 +53,24 @@ async def test_instance_goes_on_under_its_old_name_until_retried_when_the_new_da
     assert await names(admin, job.mark) == [foreign]
 
 
+async def test_instance_is_renamed_as_the_reason_says_when_its_ods_instance_was_removed(
+    operator: Operator, tenant: Tenant, rows: asyncpg.Connection, name: str
+) -> None:
+    created = await operator.create(name)
+    await operator.ended(created)
+    await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", created.ods_instance_id)
+    job = await operator.rename(created, f"{name} new")
+    assert await operator.ended(job) is JobStatus.ERROR
+    advice = f"`ods instance adopt {created.instance_id} --database {created.database}`, then retry."
+    assert advice in ((await operator.instance(job)).error_message or "")
+    assert (await DatabaseAdoption(tenant).adopt(created.instance_id, created.database)).adopted
+    await operator.temporal("workflow", "signal", "--workflow-id", job.workflow_id, "--name", "retry")
+    assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
+    renamed = await operator.queries.ods_instance(created.ods_instance_id)
+    assert renamed is not None
+    assert renamed.name == f"{name} new"
+
+
 async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_delete(
     operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
 ) -> None:
