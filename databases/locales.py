@@ -28,6 +28,7 @@ FROM pg_database AS db WHERE datname = $1
 _SORTED_ANEW = """
 SELECT datname FROM pg_database
 WHERE datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+      AND datconnlimit <> -2  -- half dropped
 ORDER BY datname
 """
 _CLAUSES: Mapping[_Provider, str] = MappingProxyType(

@@ -19,6 +19,7 @@ from tests.servers import (
     server_folder,
     service_dsn,
     session,
+    since_postgres,
     unsafe_postgres,
 )
 
@@ -35,6 +36,10 @@ FROM pg_database WHERE datname LIKE 'EdFi%' OR datname LIKE 'ods%' ORDER BY datn
 """
 
 CHANGED_COLLATION = "UPDATE pg_database SET datcollversion = '0' WHERE datcollversion IS NOT NULL"
+MOVED_TO_MUSL = """
+UPDATE pg_database SET datlocprovider = 'c', datcollate = 'C.UTF-8', datctype = 'C.UTF-8', datlocale = NULL,
+       datcollversion = '2.36' WHERE datname = $1
+"""
 
 
 @pytest.fixture
@@ -142,8 +147,12 @@ async def test_databases_are_as_before_when_the_server_is_upgraded_as_the_page_s
 async def test_databases_are_copied_again_when_the_system_sorts_otherwise_and_the_page_is_followed(
     old: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    before, _ = await told(old)
     async with session(old.dsn()) as maintenance:
+        protect = f'ALTER DATABASE "{MINIMAL_TEMPLATE}" SET default_transaction_read_only = on'
+        await maintenance.execute(protect)
+        await maintenance.execute("CREATE DATABASE half_dropped")
+        await maintenance.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'half_dropped'")
+        before, _ = await told(old)
         await maintenance.execute(CHANGED_COLLATION)
         copy = f'CREATE DATABASE copy TEMPLATE "{MINIMAL_TEMPLATE}"'
         with pytest.raises(asyncpg.InternalServerError, match="collation version mismatch"):
@@ -153,6 +162,23 @@ async def test_databases_are_copied_again_when_the_system_sorts_otherwise_and_th
             by_the_page(commands, old, tmp_path)
         assert await sorted_anew(maintenance) == []
         assert (await told(old))[0] == before
+        await maintenance.execute(copy)
+
+
+@since_postgres(17, "builtin locales")
+async def test_databases_are_copied_again_when_the_system_tells_no_version_and_the_page_is_followed(
+    old: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    """As after a move from glibc, of which PostgreSQL knows the version, to musl."""
+    async with session(old.dsn()) as maintenance:
+        await maintenance.execute(MOVED_TO_MUSL, MINIMAL_TEMPLATE)
+        copy = f'CREATE DATABASE copy TEMPLATE "{MINIMAL_TEMPLATE}"'
+        with pytest.raises(asyncpg.InternalServerError, match="no actual collation version"):
+            await maintenance.execute(copy)
+        assert await sorted_anew(maintenance) == [MINIMAL_TEMPLATE]
+        for commands in (OPEN, REINDEX, CLOSE):
+            by_the_page(commands, old, tmp_path)
+        assert await sorted_anew(maintenance) == []
         await maintenance.execute(copy)
 
 
