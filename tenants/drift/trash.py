@@ -168,7 +168,10 @@ def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str
     """What to do with a database in the trash that no instance in the trash has."""
     owner = database.owner
     if owner is None:
-        return "It has a name of the trash, but no mark. Nothing is done to it; rename it, or drop it."
+        return (
+            "It has a name of the trash, but no mark. Nothing is done to it. Look at its data: give it"
+            " another name, or drop it if they are of no use."
+        )
     if is_known:
         return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
     words = (
@@ -190,8 +193,8 @@ def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str
 
 KNOWN_BY_REGISTRY = (
     "The registry knows its instance, under another id, or as deleted. If it is in the trash (`ods trash`),"
-    " undelete it; if it is deleted, drop the database, or remove its comment (COMMENT ON DATABASE … IS"
-    " NULL)."
+    " undelete it. If it is deleted, look at the data: remove the comment of the database (COMMENT ON"
+    " DATABASE … IS NULL), and adopt it for another instance; or drop it if they are of no use."
 )
 """Why a database cannot be adopted, although its comment names its instance, and what to do about it."""
 
