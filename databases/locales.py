@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
+from databases.constants import INVALID_CONNECTION_LIMIT
 from databases.statements import execute, fetch_row, fetch_rows
 
 AFTER_UPDATE_OF_SYSTEM = "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
@@ -28,7 +29,7 @@ FROM pg_database AS db WHERE datname = $1
 _SORTED_ANEW = """
 SELECT datname FROM pg_database
 WHERE datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
-      AND datconnlimit <> -2  -- half dropped
+      AND datconnlimit <> $1
 ORDER BY datname
 """
 _CLAUSES: Mapping[_Provider, str] = MappingProxyType(
@@ -90,7 +91,7 @@ async def sorted_anew(session: asyncpg.Connection) -> list[str]:
     Raises:
         DatabaseFaultError: the server is away, …
     """
-    return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW)]
+    return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW, INVALID_CONNECTION_LIMIT)]
 
 
 def parse_locale(fields: Any) -> Locale | None:  # noqa: ANN401 - of JSON
