@@ -55,10 +55,18 @@ class NotOursError(DatabaseFaultError):
         database: the name.
         registered_for: the OdsInstanceId of the instance whose database has that name by the registry: then
             it may be the instance's own, without its comment. None if it is in the way of another one.
+        in_trash: whether it has the name of the database that the instance has in the trash.
     """
 
-    def __init__(self, database: str, *, registered_for: int | None = None) -> None:
+    def __init__(self, database: str, *, registered_for: int | None = None, in_trash: bool = False) -> None:
         found = f"A database named '{database}' exists that does not belong to this instance"
+        if in_trash:
+            super().__init__(
+                f"{found} by its comment, but has the name of the one that the instance has in the trash. It"
+                " was left untouched. `ods drift` tells which comment it should have: write that if it is the"
+                " instance's own, as one that was restored without its comment, then try again."
+            )
+            return
         if registered_for is None:
             super().__init__(
                 f"{found}. It was left untouched: it may be that of another tenant's instance. Request it"

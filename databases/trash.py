@@ -152,7 +152,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
             " should have; write that if the database is the instance's, then try again.",
         )
     if not its and trash in found:
-        raise NotOursError(trash, registered_for=owner.ods_instance_id)
+        raise NotOursError(trash, in_trash=True)
     if not its:
         raise DatabaseFaultError(
             f"There is no database '{trash}' with the mark of this instance:"
@@ -364,7 +364,7 @@ async def find_in_trash(
             require_no_other(found, owner)
         return None
     if not owner.owns(found[trash]["comment"]):
-        raise NotOursError(trash, registered_for=owner.ods_instance_id)
+        raise NotOursError(trash, in_trash=True)
     marked = Owner.read(found[trash]["comment"])
     if marked is None or marked.trashed_name is None or marked.is_unknown_to(owner):
         raise DisagreementError(

@@ -265,7 +265,8 @@ class DatabaseAdoption:
         With a database that carries its mark, it may be in the trash.
 
         With a database, the id may be an OdsInstanceId: drift and the reasons of failed jobs know no other.
-        The mark of the database then tells which instance that is.
+        The mark of the database then tells which instance that is; or, if it has none, the name that the
+        registry has for it.
         """
         queries = self._tenant.queries
         if database is None:
@@ -273,6 +274,9 @@ class DatabaseAdoption:
         owner = await adoption.owner_of(session, database)
         if owner is not None and owner.ods_instance_id == instance_id:
             return await queries.marked_instance(owner.mark)
+        behind = await queries.instance_behind(instance_id)
+        if owner is None and behind is not None and behind.database_name == database:
+            return behind
         instance = await queries.any_instance(instance_id)
         if instance is None or instance.is_live:
             return instance

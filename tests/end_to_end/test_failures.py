@@ -12,6 +12,8 @@ from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import InstanceStatus, JobStatus
+from tenants.adoption import DatabaseAdoption
+from tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, in_use, right_missing, session, template_missing
 
@@ -182,6 +184,29 @@ async def test_delete_fails_and_the_database_stays_when_it_lost_its_mark(
     assert f"`ods instance adopt {job.ods_instance_id} --database {job.database}`" in told
     assert await admin.fetch("SELECT 1 FROM pg_database WHERE datname = $1", job.database)
     assert await operator.queries.ods_instance(job.ods_instance_id), "its users shall go on to use it"
+
+
+async def test_database_without_its_mark_is_handed_over_as_told_when_another_instance_has_the_number(
+    operator: Operator, tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+) -> None:
+    """Where ODS instances were there before, OdsInstanceIds are not the ids of instances."""
+    first = await operator.create(f"{name} first")
+    await rows.execute(
+        "SELECT setval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid'), $1)",
+        first.instance_id + 1,
+    )
+    theirs = [await operator.create(f"{name} {letter}") for letter in "abcd"]
+    job = next(one for one in theirs if one.ods_instance_id in {other.instance_id for other in theirs})
+    for one in theirs:
+        assert await operator.ended(one) is JobStatus.COMPLETED
+    await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
+    renaming = await operator.rename(job, f"{name} renamed")
+    assert await operator.ended(renaming) is JobStatus.ERROR
+    told = (await operator.instance(job)).error_message or ""
+    assert f"`ods instance adopt {job.ods_instance_id} --database {job.database}`" in told
+    candidate = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
+    assert candidate.adopted
+    assert candidate.id == job.instance_id
 
 
 async def _delete_failed(operator: Operator, postgres: EmbeddedPostgres, job: InstanceJob) -> InstanceJob:

@@ -334,7 +334,7 @@ async def test_nothing_is_dropped_when_the_database_in_the_trash_is_not_the_inst
     assert await put(server, job)
     await comment(admin, job.trash, texts[kind])
     copy = replace(job, owner=replace(job.owner, installation="copy"))
-    with pytest.raises(NotOursError):
+    with pytest.raises(NotOursError, match="`ods drift` tells which comment it should have"):
         await purge(server, copy)
     assert await exists(admin, job.trash)
 
