@@ -120,10 +120,12 @@ def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
             " off the databases first."
         )
     if not yes:
-        question = (
-            f"{found.own} databases on the server are this installation's, and would not be its own any more."
-            " Is this registry a copy, which shall take over no database of the original?"
-        )
+        question = "Is this registry a copy, which shall take over no database of the original?"
+        if found.own:
+            are_own = (
+                f"{found.own} databases on the server are this installation's, and would not be any more."
+            )
+            question = f"{are_own} {question}"
         typer.confirm(question, abort=True, err=True)
 
     async def renewed(engine: "AsyncEngine", _: "RegistryAccess") -> str:
