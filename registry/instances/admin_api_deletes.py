@@ -33,6 +33,11 @@ _WORD = case({operation.value: traits(operation).word for operation in Operation
 _JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
 """The id of that job, as `registry.instances.jobs.job_id` makes it."""
 
+_WAS_THERE = and_(DbInstance.job_number == 1, DbInstance.attempt == 0)
+"""Whether `ods migrate` has adopted the row with its delete, on which this service has not worked yet.
+
+The first job of an instance of this service is its create."""
+
 
 @dataclass(frozen=True)
 class AdminApiDeletes:
@@ -47,7 +52,7 @@ class AdminApiDeletes:
     final_backup: bool
 
     def to_the_trash(self) -> ColumnElement[bool]:
-        """Those that no job is recorded of yet, and that move the database to the trash.
+        """Those that no job is recorded of yet, or that were there, and that move the database to the trash.
 
         They are those of which `DeleteRules.way` says so: what never had a database, by the
         registry, goes there as well, but not to be backed up.
@@ -56,7 +61,7 @@ class AdminApiDeletes:
             DbInstance.status == InstanceStatus.PENDING_DELETE,
             DbInstance.operation == Operation.DELETE,
             DbInstance.is_adopted,
-            ~is_recorded(),
+            or_(~is_recorded(), _WAS_THERE),
         )
         if self.trash:
             return new
@@ -64,13 +69,15 @@ class AdminApiDeletes:
         backs_up = or_(literal(self.final_backup), DbInstance.purge_follows)
         return and_(new, DbInstance.published_at.is_not(None), backs_up)
 
-    def moved_to_trash(self) -> Update:
-        """Let these move the databases to the trash.
+    def moved_to_trash(self, *conditions: ColumnElement[bool]) -> Update:
+        """Let these, or those of them that fulfil the `conditions`, move the databases to the trash.
 
         For a time, or until they are backed up and dropped, which is requested once they are there. Rows that
         another session has locked are left to the next sweep; no job begins of them before.
         """
-        chosen = select(DbInstance.id).where(self.to_the_trash()).with_for_update(skip_locked=True)
+        chosen = (
+            select(DbInstance.id).where(self.to_the_trash(), *conditions).with_for_update(skip_locked=True)
+        )
         return (
             update(DbInstance)
             .where(DbInstance.id.in_(chosen))

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from registry.backups.rows import FINAL, SCHEDULED, add_backup
 from registry.installation import InstallationStore
 from registry.instances import status
+from registry.instances.admin_api_deletes import AdminApiDeletes
 from registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from registry.instances.changeable import found_instance, locked_instance
 from registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
@@ -159,6 +160,7 @@ class InstanceStore:
         self._protect_new = protect_new
         self._trash = trash
         self.deletes = DeleteRules(trash, final_backup=final_backup)
+        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
         self._strings = strings
 
     @property
@@ -687,6 +689,8 @@ class InstanceStore:
                 await require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
+            await session.flush()
+            await session.execute(self._admin_api_deletes.moved_to_trash(DbInstance.id == instance.id))
             requested = await self._requested(session, instance)
             await session.execute(job_record(requested.job, step.job))
             return requested

@@ -42,6 +42,27 @@ async def due(job_store: JobStore) -> list[InstanceJob]:
     return [*await job_store.waiting_jobs(0, 10)]
 
 
+@pytest.mark.parametrize(("trash", "operation"), [(WEEK, Operation.TRASH), (NO_TRASH, Operation.DELETE)])
+@pytest.mark.parametrize("word", ["PendingDelete", "DeleteFailed"])
+async def test_delete_goes_the_way_of_the_settings_when_it_was_there_before_this_service(
+    ed_fi_admin: EdFiAdmin, word: str, trash: timedelta, operation: Operation
+) -> None:
+    """What waits is carried out; what has failed is when a client asks for it again."""
+    await ed_fi_admin.first_script()
+    number = await ed_fi_admin.add("Theirs", word, 7)
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=trash)
+    if word == "DeleteFailed":
+        assert await due(job_store) == []
+        asked = (await instances.request_retry(number)).job
+        assert (asked.operation, asked.number, asked.attempt) == (operation, 1, 1)
+    (job,) = await due(job_store)
+    assert (job.operation, job.number, job.attempt) == (operation, 1, 1)
+    assert (job.trash_database is not None) is (operation is Operation.TRASH)
+    assert (await job_store.begin(job)).held
+    assert await job_store.finish_delete(job)
+
+
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("cancelled", [True, False])
 @pytest.mark.parametrize("delete", [DROP, WITH_BACKUP])
