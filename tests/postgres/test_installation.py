@@ -5,6 +5,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,15 +163,22 @@ async def test_nothing_is_made_and_the_job_waits_when_its_registry_became_a_copy
     assert not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", job.database)
 
 
+@asynccontextmanager
+async def marked_database(admin: asyncpg.Connection, prefix: str, installation: str) -> AsyncIterator[Owner]:
+    """A database of this installation on the server; its name is the prefix with the OdsInstanceId."""
+    number = next(NUMBERS)
+    owner = Owner("default", number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, installation)
+    await admin.execute(f'CREATE DATABASE "{prefix}_{number}"')
+    await admin.execute(f"COMMENT ON DATABASE \"{prefix}_{number}\" IS '{owner.comment}'")
+    yield owner
+    await admin.execute(f'DROP DATABASE "{prefix}_{number}"')
+
+
 @pytest.fixture
 async def others_database(admin: asyncpg.Connection) -> AsyncIterator[Owner]:
     """Another installation has a database on the server."""
-    number = next(NUMBERS)
-    owner = Owner("default", number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, str(uuid.uuid4()))
-    await admin.execute(f'CREATE DATABASE "others_{number}"')
-    await admin.execute(f"COMMENT ON DATABASE \"others_{number}\" IS '{owner.comment}'")
-    yield owner
-    await admin.execute(f'DROP DATABASE "others_{number}"')
+    async with marked_database(admin, "others", str(uuid.uuid4())) as owner:
+        yield owner
 
 
 def check_of(tenant: Tenant, *siblings: str, shares_server: bool = False) -> InstallationCheck:
@@ -285,13 +293,8 @@ async def test_copy_is_an_installation_of_its_own_when_the_operator_renews_it(
 @pytest.fixture
 async def own_database(tenant: Tenant, admin: asyncpg.Connection) -> AsyncIterator[str]:
     """The installation has a database on the server."""
-    number = next(NUMBERS)
-    identifier = await tenant.installation.id()
-    owner = Owner("default", number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, identifier)
-    await admin.execute(f'CREATE DATABASE "own_{number}"')
-    await admin.execute(f"COMMENT ON DATABASE \"own_{number}\" IS '{owner.comment}'")
-    yield f"own_{number}"
-    await admin.execute(f'DROP DATABASE "own_{number}"')
+    async with marked_database(admin, "own", await tenant.installation.id()) as owner:
+        yield f"own_{owner.ods_instance_id}"
 
 
 @pytest.mark.parametrize("is_away", [False, True])
