@@ -88,3 +88,17 @@ def test_worker_may_finish_what_it_does_when_stopped() -> None:
 def test_variables_are_settings(unit: Path) -> None:
     known = {f"ODS_{name.upper()}" for name in Settings.model_fields}
     assert set(re.findall(r"^Environment=(\w+)=", unit.read_text(), re.MULTILINE)) <= known
+
+
+@each_unit
+def test_unit_is_tried_again_as_often_as_it_takes(unit: Path) -> None:
+    """PostgreSQL may answer only some time after the boot of a host."""
+    assert set(re.findall(r"^Restart=(.+)$", unit.read_text(), re.MULTILINE)) & {"always", "on-failure"}
+    assert "StartLimitIntervalSec=0\n" in (FOLDER / "ods-.service.d" / "common.conf").read_text()
+
+
+@each_unit
+def test_unit_neither_fails_nor_stops_with_another(unit: Path) -> None:
+    """API and workers wait for the registry themselves, and go on while it is migrated for an upgrade."""
+    tied = r"^(Requires|Requisite|BindsTo|PartOf|Upholds)=.*$"
+    assert not re.findall(tied, unit.read_text(), re.MULTILINE)
