@@ -8,7 +8,7 @@ recorded while it was behind stays for its days once it is right.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Interval, case, func, literal, null, select, update
+from sqlalchemy import ColumnElement, Interval, and_, case, func, literal, not_, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.backups.expiry import keep_scheduled_backups
@@ -21,6 +21,9 @@ _GAP = timedelta(days=1)
 _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
+
+_ENDS_AHEAD = Installation.gap_to > UTC_NOW
+"""Whether the clock was put back since the gap was seen."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,22 @@ class RegistryClock:
     async def observe(self) -> None:
         """Record that a pass runs now; and a gap, if the last one ran too long ago.
 
+        A gap whose end lies ahead now was seen with a clock that was put back since: it is over if that clock
+        is right, and lasts from now on if that is still ahead of the last pass before it.
+
         A clock that was set back by more than a day, and is as late again as it was before, may have been
         wrong meanwhile. What was put into the trash or backed up then has a time that is too early, and all
         that is in the trash or was backed up by the schedule stays for its days from now on.
         """
         is_gap = Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
         is_as_late_again = Installation.set_back_from <= UTC_NOW
+        is_over = and_(_ENDS_AHEAD, not_(self._is_ahead()))
         seen = {
             "pass_at": UTC_NOW,
-            "gap_from": case((is_gap, Installation.pass_at), else_=Installation.gap_from),
-            "gap_to": case((is_gap, UTC_NOW), else_=Installation.gap_to),
+            "gap_from": case((is_gap, Installation.pass_at), (is_over, null()), else_=Installation.gap_from),
+            "gap_to": case(
+                (is_gap, UTC_NOW), (is_over, null()), (_ENDS_AHEAD, UTC_NOW), else_=Installation.gap_to
+            ),
             "set_back_from": case(
                 (IS_SET_BACK, TIME_BEFORE),
                 (is_as_late_again, null()),
@@ -82,15 +91,21 @@ class RegistryClock:
     async def gap(self) -> TimeGap | None:
         """The last gap, if it ended less than a day ago.
 
-        Not one that ends in the future: it was seen while the clock was ahead, which is right by now.
+        Not one that ends in the future, if the clock, which was ahead as it was seen, is right by now.
         """
         forgotten = UTC_NOW - literal(_REMEMBERED, Interval)
-        query = select(Installation).where(Installation.gap_to <= UTC_NOW, Installation.gap_to > forgotten)
+        query = select(Installation).where(
+            Installation.gap_to > forgotten, or_(not_(_ENDS_AHEAD), self._is_ahead())
+        )
         async with self._sessions.statement() as session:
             row = await session.scalar(query)
         if row is None or row.gap_from is None or row.gap_to is None:
             return None
         return TimeGap(row.gap_from, row.gap_to)
+
+    def _is_ahead(self) -> ColumnElement[bool]:
+        """Whether it is still so late that a pass is missing since the gap began."""
+        return Installation.gap_from < UTC_NOW - literal(self._longest, Interval)
 
 
 async def _count_trash_anew(session: AsyncSession) -> None:

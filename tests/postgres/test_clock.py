@@ -113,6 +113,32 @@ async def test_gap_is_forgotten_when_the_clock_was_put_right_and_found_again_whe
     assert await clock.gap() is not None
 
 
+GAP_IS_FORGOTTEN = "SELECT gapfrom IS NULL AND gapto IS NULL FROM adminapi.installation"
+
+
+async def test_gap_lasts_for_another_day_when_the_clock_is_put_back_but_is_still_days_ahead(
+    clock: RegistryClock, rows: asyncpg.Connection
+) -> None:
+    """Only after the last step is it right: nothing is due by the wrong one meanwhile."""
+    await clock.observe()
+    await set_back(rows, "passat", "8 days")
+    await clock.observe()
+    for column in ("passat", "gapfrom", "gapto"):
+        await set_back(rows, column, "-12 hours")
+    assert await clock.gap() is not None
+    await clock.observe()
+    for column in ("passat", "gapto"):
+        await set_back(rows, column, "23 hours")
+    await clock.observe()
+    assert await clock.gap() is not None
+    for column in ("passat", "gapfrom", "gapto"):
+        await set_back(rows, column, "-180 hours")
+    assert await clock.gap() is None
+    await clock.observe()
+    assert await clock.gap() is None
+    assert await rows.fetchval(GAP_IS_FORGOTTEN)
+
+
 async def test_there_is_no_gap_when_the_settings_let_passes_be_days_apart(
     engine: AsyncEngine, rows: asyncpg.Connection
 ) -> None:
