@@ -119,7 +119,7 @@ class DriftDetector:
         yield from missing_from_trash(seen)
         yield from unlisted_in_trash(seen, self._tenant)
         yield from snapshots_without(seen, self._tenant)
-        yield from versions_without_database(seen)
+        yield from versions_without_database(seen, self._tenant)
         yield from resets_not_ended(seen)
         yield from deletes_not_done(seen)
         yield from instances_without(seen, {database.mark for database in later})

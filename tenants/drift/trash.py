@@ -232,13 +232,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
     """How a database in the trash was changed, and what the operator can do; None if it was not."""
     name, owner = database.name, database.owner
     back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
-    number, attempt = instance.publication
-    its = Owner(
-        *(tenant, instance.ods_instance_id, "adopted", str(instance.mark), number, attempt),
-        installation=seen.installation,
-        trashed_name=instance.database_name,
-        database_mark=instance.database_mark_text,
-    ).knowing(instance.known_requests)
+    its = _known_owner(seen, tenant, instance, instance).knowing(instance.known_requests)
     if owner is None or not its.owns(owner.comment):
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
@@ -258,6 +252,26 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
             f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'
         )
     return None
+
+
+def _known_owner(
+    seen: Snapshot, tenant: str, instance: DbInstance, had: DbInstance | InstanceVersion
+) -> Owner:
+    """Whom the comment of a database in the trash names by the registry.
+
+    Args:
+        seen: registry and server.
+        tenant: the tenant of the instance.
+        instance: the instance that the database belongs to.
+        had: the instance if it is the one that it had last, or the version that it had before a reset.
+    """
+    number, attempt = had.publication
+    return Owner(
+        *(tenant, instance.ods_instance_id, "adopted", str(instance.mark), number, attempt),
+        installation=seen.installation,
+        trashed_name=instance.database_name,
+        database_mark=had.database_mark_text,
+    )
 
 
 def _statement(database: str, owner: Owner) -> str:
@@ -283,7 +297,7 @@ def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
     return None
 
 
-def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
+def versions_without_database(seen: Snapshot, tenant: str) -> Iterator[Drift]:
     """Databases that instances had before resets, and that are not in the trash as the registry says."""
     rows = {row.id: row for row in seen.with_versions}
     for version in seen.versions:
@@ -300,6 +314,9 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
                 f" cannot be brought back.{renamed} It is told until its time in the trash is over, or name"
                 " and comment are as they were."
             )
+            if database is not None and not database.invalid and not renamed:
+                comment = _statement(database.name, _known_owner(seen, tenant, instance, version))
+                words += f" If it is that one by its data, write the comment again: {comment}."
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
         elif (change := _change_of_version(database, version, instance)) is not None:
             words = (

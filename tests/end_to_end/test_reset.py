@@ -1237,6 +1237,26 @@ async def test_version_comes_back_as_told_when_it_was_renamed_by_hand(
     assert await read(postgres, job) == ["old"]
 
 
+async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    """As after a dump of the database was restored."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    kept = await replaced(operator, job)
+    await write(postgres, job, "new")
+    earlier = await replaced(operator, job)
+    await admin.execute(f'COMMENT ON DATABASE "{earlier}" IS NULL')
+    told = (await drifts_of(tenant, job.database))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
+    (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
+    await admin.execute(statement)
+    assert await drifts_of(tenant, job.database, kept, earlier) == {}
+    assert await operator.ended(await undo(operator, job, earlier)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["old"]
+
+
 @pytest.mark.parametrize("renamed_first", [False, True])
 async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_before_it_was_live_again(
     operator: Operator,
