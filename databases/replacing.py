@@ -275,7 +275,8 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."
             f" Bring back what it had before a reset (`ods instance adopt"
             f" {exchange.current.ods_instance_id} --database NAME`); or make another instance of a backup"
-            " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`).",
+            " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`,"
+            " with the id of this one).",
         )
     if not exchange.current.owns(found[database]["comment"]):
         raise refusal(found[database], exchange.current, registered=True)
