@@ -140,9 +140,7 @@ class Services:
             changes=RecentChanges(tenant.engine),
             idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,
-            recorder=AuditRecorder(
-                audit.record, partial(audit.prune, timedelta(days=settings.audit_retention))
-            ),
+            recorder=AuditRecorder(audit.record, _pruning(tenant, audit)),
         )
 
 
@@ -150,6 +148,16 @@ def services_of(connection: HTTPConnection) -> Services:
     """The services of the tenant that the request is for."""
     services: Services = connection.scope["state"]["services"]
     return services
+
+
+def _pruning(tenant: Tenant, audit: AuditTrail) -> Callable[[], Awaitable[bool]]:
+    """Removes some entries that are too old; whether there may be more of them."""
+    retention = timedelta(days=tenant.settings.audit_retention)
+
+    async def prune() -> bool:
+        return await tenant.clock.is_steady() and await audit.prune(retention)
+
+    return prune
 
 
 def _workflow_url(tenant: Tenant, temporal: Client, ods_instance_id: int) -> str | None:

@@ -1,20 +1,38 @@
 """Whether time went on steadily by the registry's clock, as far as the passes of the workers have seen it.
 
-That clock decides when a database in the trash and a scheduled backup are due. Where all runs on one machine,
-no other clock tells that it was set ahead, but that no worker has run for the days between does. What was
-recorded while it was behind stays for its days once it is right.
+That clock decides when a database in the trash and a scheduled backup are due, and what else is too old.
+Where all runs on one machine, no other clock tells that it was set ahead, but that no worker has run for the
+days between does. What was recorded while it was behind stays for its days once it is right.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Interval, and_, case, func, literal, not_, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    not_,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.backups.expiry import keep_scheduled_backups
+from registry.backups.rows import without_zone
 from registry.keeping import IS_SET_BACK, TIME_BEFORE
 from registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 from registry.storage.sessions import RegistrySessions
+
+CLOCKS_MAY_DIFFER = timedelta(minutes=5)
+"""Between reading one clock and the other, requests may have waited."""
 
 _GAP = timedelta(days=1)
 """How long no pass may have run, unless the settings let them be further apart."""
@@ -93,15 +111,28 @@ class RegistryClock:
 
         Not one that ends in the future, if the clock, which was ahead as it was seen, is right by now.
         """
-        forgotten = UTC_NOW - literal(_REMEMBERED, Interval)
-        query = select(Installation).where(
-            Installation.gap_to > forgotten, or_(not_(_ENDS_AHEAD), self._is_ahead())
-        )
         async with self._sessions.statement() as session:
-            row = await session.scalar(query)
+            row = await session.scalar(select(Installation).where(self._is_remembered()))
         if row is None or row.gap_from is None or row.gap_to is None:
             return None
         return TimeGap(row.gap_from, row.gap_to)
+
+    async def is_steady(self) -> bool:
+        """Whether passes have run for a day without a gap, and the clock of this machine tells the same time.
+
+        What is kept for months is removed only then: by a wrong year, all of it would be too old.
+        """
+        runs = Installation.pass_at >= UTC_NOW - literal(self._longest, Interval)
+        is_steady = and_(runs, not_(func.coalesce(self._is_remembered(), false())))
+        async with self._sessions.statement() as session:
+            now = await session.scalar(select(UTC_NOW).where(exists().where(is_steady)))
+        return now is not None and abs(without_zone(datetime.now(UTC)) - now) <= CLOCKS_MAY_DIFFER
+
+    def _is_remembered(self) -> ColumnElement[bool]:
+        return and_(
+            Installation.gap_to > UTC_NOW - literal(_REMEMBERED, Interval),
+            or_(not_(_ENDS_AHEAD), self._is_ahead()),
+        )
 
     def _is_ahead(self) -> ColumnElement[bool]:
         """Whether it is still so late that a pass is missing since the gap began."""

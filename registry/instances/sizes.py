@@ -29,13 +29,14 @@ class SizeHistory:
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
 
-    async def record(self, sizes: Mapping[int, int]) -> None:
-        """Record the sizes of today, and remove those that are too old or of instances that are gone.
+    async def record(self, sizes: Mapping[int, int], *, forget: bool) -> None:
+        """Record the sizes of today, and remove those of instances that are gone.
 
         What was recorded earlier on the same day is overwritten, so it may be done again.
 
         Args:
             sizes: bytes, by the ids of the instances.
+            forget: whether those that are too old are removed as well.
         """
         async with self._sessions.transaction() as session:
             today = (await session.scalars(select(cast(UTC_NOW, Date)))).one()
@@ -63,10 +64,10 @@ class SizeHistory:
                     set_={"bytes": adding.excluded.bytes},
                 )
             )
-            await session.execute(delete(TotalSize).where(TotalSize.day <= today - KEPT))
             there = select(DbInstance.id).where(or_(DbInstance.is_live, DbInstance.is_in_trash))
-            useless = or_(DatabaseSize.day <= today - KEPT, DatabaseSize.instance_id.not_in(there))
-            await session.execute(delete(DatabaseSize).where(useless))
+            await session.execute(delete(DatabaseSize).where(DatabaseSize.instance_id.not_in(there)))
+            for size in (DatabaseSize, TotalSize) if forget else ():
+                await session.execute(delete(size).where(size.day <= today - KEPT))
 
     async def of_instance(self, instance_id: int) -> Sequence[SizeOfDay]:
         """The sizes of the instance's database, the oldest first."""

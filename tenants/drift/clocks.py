@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from registry.clock import TimeGap
+from registry.clock import CLOCKS_MAY_DIFFER, TimeGap
 from tenants.drift.findings import Drift, DriftKind
 from tenants.drift.snapshot import Snapshot
-
-_CLOCKS_MAY_DIFFER = timedelta(minutes=5)
-"""Between reading one clock and the other, requests may have waited."""
 
 
 def wrong_clocks(seen: Snapshot) -> Iterator[Drift]:
     """Clocks that differ by more than five minutes, and a time in which no pass ran."""
-    if abs(seen.clock_lead) > _CLOCKS_MAY_DIFFER:
+    if abs(seen.clock_lead) > CLOCKS_MAY_DIFFER:
         yield _clocks_differ("registry and server", "the server of the ODS databases", seen.clock_lead)
-    elif abs(seen.own_lead) > _CLOCKS_MAY_DIFFER:
+    elif abs(seen.own_lead) > CLOCKS_MAY_DIFFER:
         yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
     if seen.time_gap is not None:
         yield _time_gap(seen.time_gap)

@@ -18,6 +18,7 @@ from api import audit_recorder
 from api.audit_recorder import AuditRecorder
 from embedded.polling import wait_until
 from registry.audit import AuditEntry, AuditTrail
+from registry.clock import RegistryClock
 from settings import Settings
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
@@ -411,6 +412,7 @@ async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
 async def aged(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """A session on a registry with 2500 entries that are too old, and two that are not."""
     async with session(registry_dsn) as connection:
+        await connection.execute("UPDATE adminapi.installation SET passat = timezone('utc', now())")
         for days, number in ((401, 2500), (399, 2)):
             await connection.execute(
                 "INSERT INTO adminapi.audit (at, address, method, path, status, omitted)"
@@ -420,6 +422,7 @@ async def aged(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
                 number,
             )
         yield connection
+        await connection.execute("UPDATE adminapi.installation SET passat = NULL")
 
 
 async def test_old_entries_are_removed_in_batches_when_the_service_runs(
@@ -434,6 +437,29 @@ async def test_old_entries_are_removed_in_batches_when_the_service_runs(
 
         await wait_until(only_new_ones_are_left, 10)
     assert await aged.fetchval(left) == 2
+
+
+async def test_old_entries_stay_when_the_clock_may_be_wrong(
+    settings: Settings, aged: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass has run for days: it may have been set ahead, and by a wrong year all entries are too old."""
+    monkeypatch.setattr(audit_recorder, "_COUNTING_SECONDS", 0.05)
+    monkeypatch.setattr(audit_recorder, "_COUNTS_PER_PRUNING", 1)
+    asked = asyncio.Event()
+
+    async def told(clock: RegistryClock) -> bool:
+        steady = await is_steady(clock)
+        asked.set()
+        return steady
+
+    is_steady = RegistryClock.is_steady
+    monkeypatch.setattr(RegistryClock, "is_steady", told)
+    await aged.execute("UPDATE adminapi.installation SET passat = passat - interval '500 days'")
+    async with running(settings, NOBODY):
+        for _ in range(2):
+            await asyncio.wait_for(asked.wait(), 10)
+            asked.clear()
+    assert await aged.fetchval("SELECT count(*) FROM adminapi.audit") == 2502
 
 
 async def test_batch_is_small_when_old_entries_are_removed(

@@ -1,12 +1,14 @@
 """Gaps between the passes of the workers, by the registry's clock."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+import registry.clock
 from registry.backups.expiry import BackupExpiry
 from registry.clock import RegistryClock
 from registry.installation import InstallationStore
@@ -111,6 +113,34 @@ async def test_gap_is_forgotten_when_the_clock_was_put_right_and_found_again_whe
     await set_back(rows, "passat", "8 days")
     await clock.observe()
     assert await clock.gap() is not None
+
+
+async def test_time_is_steady_when_passes_have_run_for_a_day_without_a_gap(
+    clock: RegistryClock, rows: asyncpg.Connection
+) -> None:
+    assert not await clock.is_steady()  # no pass has run yet
+    await clock.observe()
+    assert await clock.is_steady()
+    await set_back(rows, "passat", "25 hours")
+    assert not await clock.is_steady()
+    await clock.observe()
+    assert not await clock.is_steady()
+    await set_back(rows, "gapto", "24 hours")
+    assert await clock.is_steady()
+
+
+@pytest.mark.parametrize("lead", [timedelta(days=500), timedelta(minutes=6), -timedelta(minutes=6)])
+async def test_time_is_not_steady_when_the_registry_s_clock_is_not_that_of_this_machine(
+    clock: RegistryClock, lead: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(datetime):
+        @classmethod
+        def now(cls, zone: tzinfo | None = None) -> Self:
+            return super().now(zone) - lead
+
+    await clock.observe()
+    monkeypatch.setattr(registry.clock, "datetime", Elsewhere)
+    assert not await clock.is_steady()
 
 
 GAP_IS_FORGOTTEN = "SELECT gapfrom IS NULL AND gapto IS NULL FROM adminapi.installation"

@@ -40,8 +40,8 @@ async def test_the_last_sizes_of_a_day_count_when_they_are_recorded_again(
     sizes: SizeHistory, instance: int
 ) -> None:
     assert await sizes.of_instance(instance) == await sizes.of_all() == []
-    await sizes.record({instance: 7})
-    await sizes.record({instance: 3_000_000_000})
+    await sizes.record({instance: 7}, forget=True)
+    await sizes.record({instance: 3_000_000_000}, forget=True)
     (found,) = await sizes.of_instance(instance)
     assert (str(found.day), found.bytes) == (today(), 3_000_000_000)
     assert await sizes.of_all() == [found]
@@ -56,29 +56,30 @@ async def test_one_row_of_each_is_there_when_two_record_at_once(
     ]
     one = dict.fromkeys(ids, 1)
     other = dict.fromkeys(reversed(ids), 2)
-    await asyncio.gather(*(sizes.record(them) for them in [one, other] * 5))
+    await asyncio.gather(*(sizes.record(them, forget=True) for them in [one, other] * 5))
     found = [(await sizes.of_instance(identifier))[0].bytes for identifier in ids]
     assert len(set(found)) == 1
     assert (await sizes.of_all())[0].bytes == sum(found)
 
 
 async def test_nothing_is_recorded_but_the_sum_when_there_is_no_database(sizes: SizeHistory) -> None:
-    await sizes.record({})
+    await sizes.record({}, forget=True)
     assert [size.bytes for size in await sizes.of_all()] == [0]
 
 
-async def test_sizes_are_removed_when_they_are_old(
-    sizes: SizeHistory, instance: int, rows: asyncpg.Connection
+@pytest.mark.parametrize("forget", [True, False])
+async def test_sizes_are_removed_when_they_are_old_and_the_clock_is_right(
+    sizes: SizeHistory, instance: int, rows: asyncpg.Connection, *, forget: bool
 ) -> None:
     oldest, too_old = TODAY - KEPT + timedelta(days=1), TODAY - KEPT
     await rows.executemany(
         "INSERT INTO adminapi.databasesizes VALUES ($1, $2, 5)", [(instance, oldest), (instance, too_old)]
     )
     await rows.executemany("INSERT INTO adminapi.totalsizes VALUES ($1, 5, 1)", [(oldest,), (too_old,)])
-    await sizes.record({})
-    assert await sizes.of_instance(instance) == [SizeOfDay(oldest, 5)]
-    assert (await sizes.of_all())[0] == SizeOfDay(oldest, 5)
-    assert len(await sizes.of_all()) == 2
+    await sizes.record({}, forget=forget)
+    kept = [SizeOfDay(day, 5) for day in (too_old, oldest) if day == oldest or not forget]
+    assert await sizes.of_instance(instance) == kept
+    assert (await sizes.of_all())[:-1] == kept
 
 
 @pytest.mark.parametrize("state", ["Deleted", "Delete_Failed", "Error"])
@@ -86,7 +87,7 @@ async def test_sizes_stay_when_the_instance_is_not_gone_for_good(
     sizes: SizeHistory, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
     instance = (await bring_to(instances, job_store, state, "Grand Bend")).instance_id
-    await sizes.record({instance: 7})
+    await sizes.record({instance: 7}, forget=True)
     assert len(await sizes.of_instance(instance)) == 1
 
 
@@ -95,10 +96,10 @@ async def test_sizes_are_removed_but_from_the_sum_when_the_instance_is_gone(
     sizes: SizeHistory, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, gone: str
 ) -> None:
     instance = (await bring_to(instances, job_store, "Deleted", "Grand Bend")).instance_id
-    await sizes.record({instance: 7})
+    await sizes.record({instance: 7}, forget=True)
     await rows.execute("UPDATE adminapi.totalsizes SET day = day - 1")
     await rows.execute(f"UPDATE adminapi.managed_instances SET {gone}")  # noqa: S608 - constants
-    await sizes.record({})
+    await sizes.record({}, forget=True)
     assert await sizes.of_instance(instance) == []
     assert [size.bytes for size in await sizes.of_all()] == [7, 0]
 
