@@ -12,6 +12,7 @@ from activities.heartbeats import heartbeats
 from backups.errors import (
     BackupFaultError,
     ProgramFailedError,
+    StoreRefusedError,
     UnsuitableProgramError,
     translate_database_faults,
 )
@@ -93,8 +94,11 @@ class VerificationActivities:
             if backup is None:
                 return None
             async with heartbeats(following.details):
-                await self._wait_for_store()
-                return await self._examine(backup, following)
+                try:
+                    await self._wait_for_store()
+                    return await self._examine(backup, following)
+                except StoreRefusedError as refused:  # no verdict: the credentials may be given again
+                    raise BackupFaultError(refused.reason, outage=True) from None
 
     @activity.defn
     async def verify_final_backup(self, job: InstanceJob) -> None:
@@ -137,7 +141,7 @@ class VerificationActivities:
         try:
             return await self._examine(backup, following, backup.id)
         except BackupFaultError as fault:
-            if fault.retryable:
+            if not fault.is_verdict:
                 raise
             return fault.reason
 

@@ -154,7 +154,7 @@ async def _require_undamaged(store: BackupStore, tenant: Tenant, backup: Backup,
         async for _ in read_dump(store, stored):
             pass
     except BackupFaultError as fault:
-        if fault.retryable:
+        if not fault.is_verdict:
             raise
         await tenant.backups.finish_proof(backup, fault.reason)
         raise BackupFaultError(f"{fault.reason} Nothing was dropped. Retry: another one is made.") from None

@@ -23,9 +23,23 @@ class BackupFaultError(Exception):
         self.retryable = retryable or outage
         self.outage = outage
 
+    @property
+    def is_verdict(self) -> bool:
+        """Whether it says something of the backup that was read, and not of what is around it."""
+        return not self.retryable
+
 
 class MissingObjectError(BackupFaultError):
     """The store has no such object."""
+
+
+class StoreRefusedError(BackupFaultError):
+    """The store does not let this service in."""
+
+    @property
+    def is_verdict(self) -> bool:
+        """No: the credentials may be given again."""
+        return False
 
 
 class StoreFullError(BackupFaultError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
-from backups.errors import BackupFaultError, MissingObjectError, StoreFullError
+from backups.errors import BackupFaultError, MissingObjectError, StoreFullError, StoreRefusedError
 
 _ERRNO = re.compile(r"\(os error (\d+)\)")
 _STATUS = re.compile(r"status code: (\d{3})\b")
@@ -22,6 +22,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOTDIR, errno.EISDIR}
 _INSUFFICIENT_STORAGE = 507
+_REFUSED_STATUSES = {401, 403}
+_TOKENS_THAT_HAVE_ENDED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+"""S3 answers these with 400: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html"""
 _OUTAGE_STATUSES = {408, 429}
 _SERVER_ERRORS = 500
 
@@ -35,7 +38,8 @@ def translate_store_errors(location: str) -> Iterator[None]:
 
     Raises:
         MissingObjectError: the object is not there, but the store is.
-        BackupFaultError: the store is away or refuses.
+        StoreRefusedError: the store refuses the credentials.
+        BackupFaultError: the store is away or cannot be used.
     """
     try:
         yield
@@ -69,7 +73,7 @@ def _fault(error: BaseError, location: str) -> BackupFaultError:
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         return _refusal(location)
     if _METADATA_SERVICE.search(text) or "MissingAccessKeyId" in text or "MissingSecretAccessKey" in text:
-        return BackupFaultError(
+        return StoreRefusedError(
             f"There are no credentials for {location}. Set them in the environment of this process."
         )
     if number := _ERRNO.search(text):
@@ -98,7 +102,7 @@ def _local_fault(number: int, location: str) -> BackupFaultError:
 
 
 def _answer(status: int, text: str, location: str) -> BackupFaultError:
-    if status in {401, 403}:
+    if status in _REFUSED_STATUSES or any(code in text for code in _TOKENS_THAT_HAVE_ENDED):
         return _refusal(location)
     if status == _INSUFFICIENT_STORAGE:
         return _full(location)
@@ -109,7 +113,7 @@ def _answer(status: int, text: str, location: str) -> BackupFaultError:
 
 
 def _refusal(location: str) -> BackupFaultError:
-    return BackupFaultError(
+    return StoreRefusedError(
         f"The store refused access to {location}. Correct the credentials, or give them the right to list,"
         " read, write and delete there."
     )

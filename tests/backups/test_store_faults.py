@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 
 from backups import local_folder
 from backups.backing_up import back_up
-from backups.errors import BackupFaultError
+from backups.errors import BackupFaultError, StoreRefusedError
 from backups.layout import folder_of
 from backups.manifest import BackupRequest, Manifest
 from backups.monitoring import Monitor
 from backups.restoring import restore
 from backups.snapshots import Database
 from backups.storage import BackupStore, StoreTimeouts, part_bytes
+from backups.store_errors import translate_store_errors
 from backups.stored_backups import delete_backup, list_backups, load_manifest
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
@@ -158,6 +160,17 @@ async def test_every_step_says_so_when_the_credentials_are_refused(
         await every_step_fails(s3_store, "refused access to s3://", made, (ods, empty), monitor, outage=False)
     finally:
         await s3.accept_credentials()
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"])
+def test_reason_names_the_credentials_when_a_token_for_a_time_has_ended(code: str) -> None:
+    """S3 answers that with the status of a request that is wrong."""
+    answer = f"Server returned non-2xx status code: 400 Bad Request: <Error><Code>{code}</Code></Error>"
+    with (
+        pytest.raises(StoreRefusedError, match="Correct the credentials"),
+        translate_store_errors("s3://bucket"),
+    ):
+        raise GenericError(answer)
 
 
 async def test_every_step_says_so_when_the_bucket_does_not_exist(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import ANY
 
 import asyncpg
@@ -23,7 +23,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities import backup_cleaning
+from activities import backup_cleaning, backup_verification
 from activities import backups as backup_activities
 from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
@@ -31,6 +31,7 @@ from activities.errors import OUTAGE
 from backups import readiness, restoring
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram, find_program
+from backups.errors import StoreRefusedError
 from backups.figures import count_rows
 from backups.manifest import BackupKey, BackupRequest, Manifest
 from backups.snapshots import Snapshot, Table
@@ -334,6 +335,34 @@ async def test_verification_waits_for_the_disk_of_the_store_when_it_is_not_mount
     assert refused.value.type == OUTAGE
     mount(disk, store)
     assert await ActivityEnvironment().run(verify, waiting) is None
+
+
+@pytest.mark.parametrize("program", ["known_store", "restore"])
+async def test_verification_waits_for_the_credentials_when_the_store_refuses_them(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+    admin: asyncpg.Connection,
+    name: str,
+    program: str,
+) -> None:
+    """Those of a cloud end after some hours: what is stored is as whole as before."""
+
+    async def refuse(*_: object) -> NoReturn:
+        raise StoreRefusedError("The store refused access.")
+
+    backup = await backed_up(api, await created(operator, name))
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    verify = VerificationActivities(tenant).verify_backup
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_verification, program, refuse)
+        with pytest.raises(ApplicationError, match="refused access") as refused:
+            await ActivityEnvironment().run(verify, waiting)
+    assert refused.value.type == OUTAGE
+    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await scratches(admin) == 0
 
 
 async def test_verification_waits_for_the_login_that_restores_when_it_was_changed(

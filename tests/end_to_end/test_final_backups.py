@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 import httpx
@@ -23,7 +23,7 @@ from activities.statuses import StatusActivities
 from backups import figures, readiness, restoring
 from backups.backing_up import back_up
 from backups.client_programs import ClientProgram
-from backups.errors import BackupFaultError
+from backups.errors import BackupFaultError, StoreRefusedError
 from backups.manifest import Manifest
 from backups.snapshots import Database
 from backups.storage import BackupStore
@@ -732,6 +732,35 @@ async def test_nothing_is_dropped_when_the_backup_was_damaged_since_its_verifica
     assert await names(admin, trashed.mark) == []
     (backup,) = await final_backups(api)
     assert await restored(operator, postgres, backup) == 42
+
+
+@pytest.mark.parametrize("reading", ["backup_verification.restore", "final_backups.read_dump"])
+async def test_backup_is_not_called_damaged_when_the_store_refuses_the_credentials(
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    trashed: InstanceJob,
+    reading: str,
+) -> None:
+    """The purge fails, and its retry drops the database with the backup that was made before."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise StoreRefusedError("The store refused access.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(final_backup_steps, "_JUST_NOW", timedelta(0))
+        patched.setattr(f"activities.{reading}", refuse)
+        answer = await api.delete(f"/v2/trash/{trashed.instance_id}?finalBackup=true")
+        failed = await ended(api, answer.json()["jobId"])
+    assert failed["errorMessage"].startswith("The store refused access.")
+    assert await names(admin, trashed.mark) == [trashed.trash_database]
+    (before,) = await final_backups(api)
+    assert before["verification"] != "Error"
+    assert (await api.post(f"/v2/dbInstances/{trashed.instance_id}/retry")).status_code == 202
+    assert (await ended(api, answer.json()["jobId"]))["status"] == "Completed"
+    assert await names(admin, trashed.mark) == []
+    (after,) = await final_backups(api)
+    assert (after["verification"], after["sha256"]) == ("Completed", before["sha256"])
 
 
 async def test_database_is_dropped_when_the_backup_is_undamaged_long_after_its_verification(
