@@ -146,11 +146,17 @@ class BackupStore:
         """
         part = part_bytes(expected_bytes)
         source = _Stoppable(chunks, self._timeouts.stall)
-        async with aclosing(chunks), self._translated(path):
-            await self._prepare(path)
-            with _stalls_told(self.location(path)):
-                await _upload(self._store, path, source, part)
-            await self._make_durable(path)
+        try:
+            async with aclosing(chunks), self._translated(path):
+                await self._prepare(path)
+                with _stalls_told(self.location(path)):
+                    await _upload(self._store, path, source, part)
+                await self._make_durable(path)
+        except MissingObjectError:
+            # Also if it has ended, and the answer to that was lost: the store knows no such upload then.
+            raise BackupFaultError(
+                f"The store of {self.location(path)} lost what was being written.", outage=True
+            ) from None
 
     async def read(self, path: str) -> bytes | None:
         """The content of an object that is small; None if it is not there.

@@ -12,7 +12,7 @@ from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.ownership import Owner
 from databases.statements import fetch_rows
-from registry.instances.naming import is_reset_name
+from registry.instances.naming import is_reset_name, is_trash_name
 
 DatabaseRows = Mapping[str, asyncpg.Record]
 """Databases of the server, by name: `datname`, `comment`, `datallowconn`, `datconnlimit`, and `state`.
@@ -157,6 +157,12 @@ def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
     """Whether the comment of a database names the owner's instance, be it this database of it or another."""
     other = Owner.read(row["comment"])
     return other is not None and owner.shares_instance(other)
+
+
+def version_in(found: DatabaseRows, owner: Owner) -> str | None:
+    """The name of a database in the trash that the instance had before a reset; None if there is none."""
+    its = (name for name, row in found.items() if shares_instance(row, owner) and not is_invalid(row))
+    return next(filter(is_trash_name, its), None)
 
 
 async def find_own(session: asyncpg.Connection, owner: Owner) -> list[asyncpg.Record]:

@@ -22,7 +22,16 @@ from databases.constants import (
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import back, leaving, require_not_left
 from databases.lock_holders import name_holder
-from databases.lookup import changed_meanwhile, choose, find, is_invalid, oid_of, refusal, still_the_same
+from databases.lookup import (
+    changed_meanwhile,
+    choose,
+    find,
+    is_invalid,
+    oid_of,
+    refusal,
+    still_the_same,
+    version_in,
+)
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.server import Server
 from databases.statements import execute, fetch_rows
@@ -63,9 +72,14 @@ async def rename(
     if database is None and current in found:
         raise NotOursError(current, registered_for=owner.ods_instance_id)
     if database is None:
+        way_back = "Restore it: `ods drift` tells what is left of it."
+        if (version := version_in(found, owner)) is not None:
+            way_back = (
+                f"What it had before a reset is in the trash: `ods instance adopt {owner.ods_instance_id}"
+                f" --database {version}` brings that back."
+            )
         raise DatabaseFaultError(
-            "No database carries the mark of this instance, so there is none to rename. Restore it, or delete"
-            " the instance."
+            f"The instance's database does not exist, so there is none to rename. {way_back} Then retry."
         )
     left = leaving(owner_to_mark(owner, found[database]).left, current)
     if database == target:

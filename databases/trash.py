@@ -16,7 +16,15 @@ import asyncpg
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import leaving, recorded, require_not_left, require_not_taken
-from databases.lookup import DatabaseRows, find, is_invalid, refusal, require_no_other, shares_instance
+from databases.lookup import (
+    DatabaseRows,
+    find,
+    is_invalid,
+    refusal,
+    require_no_other,
+    shares_instance,
+    version_in,
+)
 from databases.ownership import KnownOwner, Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
@@ -297,15 +305,15 @@ def _require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | N
     Raises:
         DisagreementError: there is such a database.
     """
-    if (name := _version_in(found, owner)) is not None:
+    if (name := version_in(found, owner)) is not None:
         state, drop = "does not exist", ""
         if half_dropped is not None:
             state, drop = f"'{half_dropped}' is half dropped", f'DROP DATABASE "{half_dropped}" by hand, '
         raise DisagreementError(
             name,
             f"{_IS_LEFT.format(state, name)} Nothing was done. To keep that, {drop}hand it to the instance"
-            f" (`ods instance adopt ID --database {name}`), then retry the delete; or drop all that is left:"
-            " DELETE with ?purge=true, or `ods instance purge ID --live`.",
+            f" (`ods instance adopt {owner.ods_instance_id} --database {name}`), then retry the delete; or"
+            " drop all that is left: DELETE with ?purge=true, or `ods instance purge ID --live`.",
         )
 
 
@@ -316,7 +324,7 @@ async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner)
         DisagreementError: there is such a database.
         DatabaseFaultError: the server is away, …
     """
-    if (name := _version_in(await find(session, owner), owner)) is not None:
+    if (name := version_in(await find(session, owner), owner)) is not None:
         raise DisagreementError(
             name,
             f"{_IS_LEFT.format('does not exist', name)} No backup can be made of it, and nothing was dropped."
@@ -326,7 +334,7 @@ async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner)
 
 def _what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
     """What else may have the data of an instance that has lost its own database; None if nothing has."""
-    version = _version_in(found, owner)
+    version = version_in(found, owner)
     if owner.staging_name in found:
         words = f"what was to become it, before it was published, is there as '{owner.staging_name}'"
     elif version is not None:
@@ -334,12 +342,6 @@ def _what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
     else:
         return None
     return f"{words}. `ods drift` tells how that comes back. A purge of the instance would drop it as well."
-
-
-def _version_in(found: DatabaseRows, owner: Owner) -> str | None:
-    """The name of a database in the trash that the instance had before a reset; None if there is none."""
-    its = (name for name, row in found.items() if shares_instance(row, owner) and not is_invalid(row))
-    return next(filter(is_trash_name, its), None)
 
 
 async def find_in_trash(

@@ -442,7 +442,10 @@ def next_step(status: InstanceStatus) -> str:
         case InstanceStatus.COMPLETED:
             step = "Nothing has failed; delete the instance if it is no longer needed."
         case InstanceStatus.ERROR:
-            step = "Retry the job that failed, or delete the instance."
+            step = (
+                "Do what the error of its last job says, and retry that; or, if nothing of it is wanted,"
+                " delete the instance."
+            )
         case InstanceStatus.PENDING_DELETE:
             step = "Its deletion is about to start; wait until it is Deleted."
         case InstanceStatus.DELETE_FAILED:

@@ -76,7 +76,7 @@ def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | Non
             " What it had before a reset is in the trash, and goes with the instance where ODS_TRASH_DAYS is"
             f" 0:{first} {adopt} --database {before.database_name}` brings that back."
         )
-    return "" if database is None else " Restore it, or delete the instance."
+    return "" if database is None else " Restore it; or, if nothing of it is wanted, delete the instance."
 
 
 def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from obstore.exceptions import GenericError
 
-from backups import local_folder
+from backups import local_folder, storage
 from backups.backing_up import back_up
 from backups.errors import BackupFaultError, StoreRefusedError
 from backups.layout import folder_of
@@ -103,6 +103,28 @@ async def test_backup_is_made_when_connections_are_cut_once(
     async with obstructed_proxy(s3.port, _ROOM, Obstacle.CUT_ONCE) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
         made = await back_up(large, BackupStore(f"s3://{bucket}/of/backups", SHORT), wanted, monitor)
+    assert await load_manifest(s3_store, wanted.key) == made
+
+
+async def test_upload_is_tried_again_when_the_answer_to_its_end_was_lost(
+    s3_store: BackupStore,
+    large: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asked once more to end it, S3 knows no such upload: https://docs.aws.amazon.com/AmazonS3/latest/API."""
+
+    async def end_and_ask_again(*arguments: Any) -> None:
+        await upload(*arguments)
+        raise FileNotFoundError("NoSuchUpload")
+
+    upload = storage._upload  # noqa: SLF001 - as the store knows it
+    monkeypatch.setattr(storage, "_upload", end_and_ask_again)
+    with fault("lost what was being written", outage=True):
+        await back_up(large, s3_store, wanted, monitor)
+    monkeypatch.setattr(storage, "_upload", upload)
+    made = await back_up(large, s3_store, wanted, monitor)
     assert await load_manifest(s3_store, wanted.key) == made
 
 

@@ -549,6 +549,25 @@ async def test_each_way_names_the_database_when_it_was_renamed_by_hand_and_a_ver
     assert await read(postgres, job) == ["old"]
 
 
+async def test_version_comes_back_as_the_reason_of_a_rename_says_when_the_own_database_is_lost(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    kept = await replaced(operator, job)
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    rename = await operator.rename(job, f"{name} new")
+    assert await operator.ended(rename) is JobStatus.ERROR
+    told = await reason(operator, rename)
+    assert "delete" not in told
+    assert f"adopt {job.ods_instance_id} --database {kept}` brings that back. Then retry." in told
+    assert (await DatabaseAdoption(tenant).adopt(job.ods_instance_id, kept)).adopted
+    assert await operator.ended(await operator.retry(job)) is JobStatus.COMPLETED
+    (database,) = await names(admin, job.mark)
+    assert (await operator.instance(job)).database_name == database
+    assert await read(postgres, replace(job, database=database)) == ["old"]
+
+
 async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
     operator: Operator,
     temporal: Client,
@@ -747,9 +766,9 @@ async def test_version_comes_back_as_told_when_a_delete_to_the_trash_finds_the_o
     for _ in range(2):
         assert "0 jobs restarted" in await reconcile(temporal, settings)
     told = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
-    for words in (error, told):
+    for words, number in ((error, job.ods_instance_id), (told, job.instance_id)):
         assert f'DROP DATABASE "{job.database}"' in words
-        assert f"`ods instance adopt {job.instance_id if words is told else 'ID'} --database {kept}`" in words
+        assert f"`ods instance adopt {number} --database {kept}`" in words
     assert "A retry drops it" not in told
     await admin.execute(f'DROP DATABASE "{job.database}"')
     await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
@@ -841,7 +860,7 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
     await admin.execute(f'DROP DATABASE "{job.database}"')
     delete = await operator.delete(job)
     assert await operator.ended(delete) is JobStatus.ERROR
-    assert f"`ods instance adopt ID --database {kept}`" in await reason(operator, delete)
+    assert f"`ods instance adopt {job.ods_instance_id} --database {kept}`" in await reason(operator, delete)
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [kept]
     if keeps:

@@ -204,7 +204,7 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
     half_drop = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
     await admin.execute(half_drop, completed.database)
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
-    assert "or delete the instance" in drift.explanation
+    assert "if nothing of it is wanted, delete the instance" in drift.explanation
     version = trash_name(str(uuid.uuid4()), 2)
     await rows.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"

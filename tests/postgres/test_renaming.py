@@ -165,10 +165,10 @@ async def test_foreign_database_is_untouched_when_it_took_the_name_at_the_last_m
     assert await exists(admin, provisioned.database)
 
 
-async def test_reason_is_told_when_no_database_carries_the_mark(
+async def test_reason_is_told_when_no_database_of_these_names_carries_the_mark(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres, new_name: str
 ) -> None:
-    with pytest.raises(DatabaseFaultError, match="No database carries the mark") as fault:
+    with pytest.raises(DatabaseFaultError, match=r"database does not exist.*`ods drift` tells") as fault:
         await renamed(server, wanted, new_name)
     assert not fault.value.retryable
     await make_foreign(admin, postgres.dsn(), wanted.database)
