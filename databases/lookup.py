@@ -160,9 +160,16 @@ def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
 
 
 def version_in(found: DatabaseRows, owner: Owner) -> str | None:
-    """The name of a database in the trash that the instance had before a reset; None if there is none."""
-    its = (name for name, row in found.items() if shares_instance(row, owner) and not is_invalid(row))
-    return next(filter(is_trash_name, its), None)
+    """The name in the trash of what the instance had before its last reset; None if there is nothing."""
+    its = {
+        name: marked.publication
+        for name, row in found.items()
+        if is_trash_name(name)
+        and shares_instance(row, owner)
+        and not is_invalid(row)
+        and (marked := Owner.read(row["comment"]))
+    }
+    return max(its, key=its.__getitem__, default=None)
 
 
 async def find_own(session: asyncpg.Connection, owner: Owner) -> list[asyncpg.Record]:

@@ -554,6 +554,8 @@ async def test_version_comes_back_as_the_reason_of_a_rename_says_when_the_own_da
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
+    await replaced(operator, job)
+    await write(postgres, job, "new")
     kept = await replaced(operator, job)
     await admin.execute(f'DROP DATABASE "{job.database}"')
     rename = await operator.rename(job, f"{name} new")
@@ -563,9 +565,9 @@ async def test_version_comes_back_as_the_reason_of_a_rename_says_when_the_own_da
     assert f"adopt {job.ods_instance_id} --database {kept}` brings that back. Then retry." in told
     assert (await DatabaseAdoption(tenant).adopt(job.ods_instance_id, kept)).adopted
     assert await operator.ended(await operator.retry(job)) is JobStatus.COMPLETED
-    (database,) = await names(admin, job.mark)
-    assert (await operator.instance(job)).database_name == database
-    assert await read(postgres, replace(job, database=database)) == ["old"]
+    renamed = replace(job, database=(await operator.instance(job)).database_name)
+    assert renamed.database != job.database
+    assert await read(postgres, renamed) == ["new"]
 
 
 async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
