@@ -44,7 +44,7 @@ test: setup  ## the test suite, on a real PostgreSQL 18 and a real Temporal serv
 test-faults: setup  ## the tests in which workers, sessions and servers die at each step
 	$(PYTEST) -m 'faults and not timed' $(ARGS)
 
-test-long: setup  ## the tests that take more than ten seconds each, dump and restore, install, or try each state of a row
+test-long: setup  ## the tests that take more than ten seconds each, dump and restore, install, put registries back, or try each state of a row
 	$(PYTEST) -m 'long and not pgbouncer and not age and not large and not faults and not console and not timed' $(ARGS)
 
 # One test at a time, and nothing beside it: others that take the processors would be measured as well.

@@ -166,7 +166,8 @@ async def snapshot(database: Database) -> AsyncIterator[Snapshot]:
         reasons = {
             INSUFFICIENT_PRIVILEGE: f"A table of '{database.name}' belongs to another role than that of"
             " ODS_MASTER_DSN, which may not read it; PostgreSQL's log names it. Give it the table (ALTER"
-            " TABLE … OWNER TO …), or grant it SELECT there and USAGE on the schema; then retry."
+            " TABLE … OWNER TO …), or grant it SELECT there and USAGE on the schema; then retry. In the trash"
+            " the database is closed: undelete the instance first."
         }
         with translate_postgres_errors(reasons):
             await _begin(session, database.name)

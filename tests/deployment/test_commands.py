@@ -16,6 +16,8 @@ from programs import process
 from programs.process import Command
 from tests.deployment import compose
 
+pytestmark = pytest.mark.long
+
 SERVICES = compose.services(compose.made_dotenv())
 PROGRAMS = Path(sys.executable).parent
 NO_SERVER = "127.0.0.1:1"

@@ -16,6 +16,8 @@ from embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose
 from tests.servers import server_folder, session
 
+pytestmark = pytest.mark.long
+
 SERVICES = compose.services(compose.made_dotenv())
 ENVIRONMENT: dict[str, str] = SERVICES["postgres"]["environment"]
 TEMPLATE = "EdFi_Ods_Minimal_Template"

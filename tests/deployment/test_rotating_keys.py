@@ -20,6 +20,8 @@ from settings import Settings
 from tests.deployment import compose
 from tests.servers import ENCRYPTION_KEY, SERVICE_PASSWORD, TOKEN_KEY, environment, service_dsn, session
 
+pytestmark = pytest.mark.long
+
 PAGE = compose.ROOT / "docs" / "operations" / "rotating-keys.md"
 CHOOSE, ANNOUNCE, TAKE_OVER, ROTATE, REMOVE, PASSWORD = re.findall(
     r"```sh\n(.+?)```", PAGE.read_text(), re.DOTALL

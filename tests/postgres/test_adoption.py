@@ -23,6 +23,8 @@ from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API, LAYOUTS, ODS_API, ODS_API_6, ODS_API_FIRST_7
 from tests.postgres.postgres_inspection import CATALOGS, everything
 
+pytestmark = pytest.mark.long
+
 UNLIMITED = LogIn(RateLimiter(1, 1), RateLimiter(1, 1), "a client", "an address", enabled=False)
 
 

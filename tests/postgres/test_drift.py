@@ -41,6 +41,8 @@ from tests.ods import add_ods_instance, connection_string
 from tests.postgres.instance_states import bring_to
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def detector(tenant: Tenant) -> DriftDetector:

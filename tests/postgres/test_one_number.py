@@ -16,6 +16,8 @@ from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, LAYOUTS, ODS_API
 
+pytestmark = pytest.mark.long
+
 ODS_IDS = "dbo.odsinstances_odsinstanceid_seq"
 OWN_IDS = "adminapi.dbinstances_id_seq"
 BY_ADMIN_API = (

@@ -30,6 +30,8 @@ from registry.storage.models import DbInstance, InstanceVersion
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
 from tests.servers import session
 
+pytestmark = pytest.mark.long
+
 PROTECTED = AttributeChanges(protected=True)
 UNPROTECTED = AttributeChanges(protected=False)
 TRASH = timedelta(days=7)

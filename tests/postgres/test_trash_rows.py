@@ -29,6 +29,8 @@ from registry.storage.models import DbInstance
 from tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass, stores
 
+pytestmark = pytest.mark.long
+
 PURGE = Delete(Operation.DELETE)
 _BACKED_UP = Delete(Operation.DELETE, final_backup=True)
 PROTECTED = AttributeChanges(protected=True)
