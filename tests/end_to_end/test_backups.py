@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -307,6 +307,16 @@ async def test_nothing_is_found_when_there_is_no_such_instance_or_backup(api: ht
             assert (await request).status_code == 404
 
 
+async def requested_verification(
+    tenant: Tenant, backup: dict[str, Any]
+) -> Callable[[], Awaitable[str | None]]:
+    """What a worker does about a verification that is requested, as often as it is called."""
+    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
+    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
+    verify = VerificationActivities(tenant).verify_backup
+    return lambda: ActivityEnvironment().run(verify, waiting)
+
+
 async def test_backup_is_whole_when_it_is_verified_and_damaged_when_its_bytes_have_changed(
     operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
 ) -> None:
@@ -327,14 +337,12 @@ async def test_verification_waits_for_the_disk_of_the_store_when_it_is_not_mount
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
     disk = unmount(store)
-    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
-    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
-    verify = VerificationActivities(tenant).verify_backup
+    verify = await requested_verification(tenant, backup)
     with pytest.raises(ApplicationError, match="mount its disk") as refused:
-        await ActivityEnvironment().run(verify, waiting)
+        await verify()
     assert refused.value.type == OUTAGE
     mount(disk, store)
-    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await verify() is None
 
 
 @pytest.mark.parametrize("program", ["known_store", "restore"])
@@ -353,15 +361,13 @@ async def test_verification_waits_for_the_credentials_when_the_store_refuses_the
         raise StoreRefusedError("The store refused access.")
 
     backup = await backed_up(api, await created(operator, name))
-    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
-    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
-    verify = VerificationActivities(tenant).verify_backup
+    verify = await requested_verification(tenant, backup)
     with monkeypatch.context() as patched:
         patched.setattr(backup_verification, program, refuse)
         with pytest.raises(ApplicationError, match="refused access") as refused:
-            await ActivityEnvironment().run(verify, waiting)
+            await verify()
     assert refused.value.type == OUTAGE
-    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await verify() is None
     assert await scratches(admin) == 0
 
 
@@ -369,17 +375,15 @@ async def test_verification_waits_for_the_login_that_restores_when_it_was_change
     operator: Operator, api: httpx.AsyncClient, tenant: Tenant, admin: asyncpg.Connection, name: str
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
-    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
-    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
-    verify = VerificationActivities(tenant).verify_backup
+    verify = await requested_verification(tenant, backup)
     await admin.execute("ALTER ROLE ods_restore SET array_nulls = off")
     try:
         with pytest.raises(ApplicationError, match="ALTER ROLE ods_restore RESET ALL") as refused:
-            await ActivityEnvironment().run(verify, waiting)
+            await verify()
     finally:
         await admin.execute("ALTER ROLE ods_restore RESET ALL")
     assert refused.value.type == OUTAGE
-    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await verify() is None
     assert await scratches(admin) == 0
 
 
@@ -395,15 +399,13 @@ async def test_verification_waits_for_the_client_programs_when_they_do_not_suit_
         return ClientProgram(program, "9.6.24")
 
     backup = await backed_up(api, await created(operator, name))
-    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
-    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
-    verify = VerificationActivities(tenant).verify_backup
+    verify = await requested_verification(tenant, backup)
     with monkeypatch.context() as patched:
         patched.setattr(restoring, "find_program", older)
         with pytest.raises(ApplicationError, match="Install the client programs") as refused:
-            await ActivityEnvironment().run(verify, waiting)
+            await verify()
     assert refused.value.type == OUTAGE
-    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await verify() is None
     assert await scratches(admin) == 0
 
 
@@ -417,16 +419,14 @@ async def test_verification_waits_for_the_server_when_that_takes_no_writes(
     sqlstate: str,
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
-    waiting = Verification(tenant.name, backup["id"], ExecutionPolicy.from_settings(tenant.settings))
-    await tenant.backups.request_verification(uuid.UUID(backup["id"]))
-    verify = VerificationActivities(tenant).verify_backup
+    verify = await requested_verification(tenant, backup)
     with monkeypatch.context() as patched:
         patched.setattr(restoring, "OPTIONS", (*restoring.OPTIONS, "--no-such-option"))
         patched.setattr(restoring, "_WRITE", f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
         with pytest.raises(ApplicationError) as refused:
-            await ActivityEnvironment().run(verify, waiting)
+            await verify()
     assert refused.value.type == OUTAGE
-    assert await ActivityEnvironment().run(verify, waiting) is None
+    assert await verify() is None
 
 
 async def test_backup_is_not_whole_when_rows_are_missing_in_it(
