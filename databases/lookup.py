@@ -165,9 +165,9 @@ def version_in(found: DatabaseRows, owner: Owner) -> str | None:
         name: marked.publication
         for name, row in found.items()
         if is_trash_name(name)
-        and shares_instance(row, owner)
         and not is_invalid(row)
         and (marked := Owner.read(row["comment"]))
+        and owner.shares_instance(marked)
     }
     return max(its, key=its.__getitem__, default=None)
 

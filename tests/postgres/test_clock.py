@@ -70,6 +70,13 @@ async def set_back(rows: asyncpg.Connection, column: str, interval: str) -> None
     await rows.execute(f"UPDATE adminapi.installation SET {column} = {column} - interval '{interval}'")  # noqa: S608 - constants
 
 
+async def clock_is_set(rows: asyncpg.Connection, by: str) -> None:
+    """As if the clock had been set ahead by the interval now: by it, all that was recorded is older."""
+    for table, columns in TIMES.items():
+        moved = ", ".join(f"{column} = {column} - interval '{by}'" for column in columns)
+        await rows.execute(f"UPDATE adminapi.{table} SET {moved}")  # noqa: S608 - constants
+
+
 @pytest.mark.parametrize("since", ["0", "23 hours", "-8 days"])  # the last: the clock was put right
 async def test_there_is_no_gap_when_passes_run_within_a_day(
     clock: RegistryClock, rows: asyncpg.Connection, since: str
@@ -105,8 +112,7 @@ async def test_gap_is_forgotten_when_the_clock_was_put_right_and_found_again_whe
     await clock.observe()
     await set_back(rows, "passat", "8 days")
     await clock.observe()
-    for column in ("passat", "gapfrom", "gapto"):
-        await set_back(rows, column, "-8 days")
+    await clock_is_set(rows, by="-8 days")
     assert await clock.gap() is None
     await clock.observe()
     assert await clock.gap() is None
@@ -153,16 +159,13 @@ async def test_gap_lasts_for_another_day_when_the_clock_is_put_back_but_is_still
     await clock.observe()
     await set_back(rows, "passat", "8 days")
     await clock.observe()
-    for column in ("passat", "gapfrom", "gapto"):
-        await set_back(rows, column, "-12 hours")
+    await clock_is_set(rows, by="-12 hours")
     assert await clock.gap() is not None
     await clock.observe()
-    for column in ("passat", "gapto"):
-        await set_back(rows, column, "23 hours")
+    await clock_is_set(rows, by="23 hours")
     await clock.observe()
     assert await clock.gap() is not None
-    for column in ("passat", "gapfrom", "gapto"):
-        await set_back(rows, column, "-180 hours")
+    await clock_is_set(rows, by="-180 hours")
     assert await clock.gap() is None
     await clock.observe()
     assert await clock.gap() is None
@@ -209,13 +212,6 @@ async def in_trash_with_version(instances: InstanceStore, job_store: JobStore, n
     assert (await job_store.begin(deletion)).held
     assert await job_store.finish_delete(deletion)
     return job
-
-
-async def clock_is_set(rows: asyncpg.Connection, by: str) -> None:
-    """As if the clock had been set ahead by the interval now: by it, all that was recorded is older."""
-    for table, columns in TIMES.items():
-        moved = ", ".join(f"{column} = {column} - interval '{by}'" for column in columns)
-        await rows.execute(f"UPDATE adminapi.{table} SET {moved}")  # noqa: S608 - constants
 
 
 @pytest.mark.parametrize(
