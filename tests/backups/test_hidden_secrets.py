@@ -1,11 +1,11 @@
 """No account of the machine sees a secret among the arguments of a program."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from asyncio.subprocess import Process
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
 from backups.backing_up import back_up
@@ -22,21 +22,17 @@ SECRET = "s3cret-of-the-key"
 
 
 @pytest.fixture
-async def seen() -> AsyncIterator[set[str]]:
-    """The names and arguments of all programs that were running."""
-    seen: set[str] = set()
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The arguments of each program that was started, as any account can see them while it runs."""
+    seen: list[tuple[str, ...]] = []
+    start = asyncio.create_subprocess_exec
 
-    async def collect() -> None:
-        while True:
-            for child in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    seen.update([child.name(), *child.cmdline()])
-            await asyncio.sleep(0.01)
+    async def recorded(*arguments: str, **options: Any) -> Process:
+        seen.append(arguments)
+        return await start(*arguments, **options)
 
-    collecting = asyncio.create_task(collect())
-    yield seen
-    collecting.cancel()
-    await asyncio.gather(collecting, return_exceptions=True)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", recorded)
+    return seen
 
 
 def with_secret(database: Database) -> Database:
@@ -48,10 +44,11 @@ def with_secret(database: Database) -> Database:
     return Database(Server(f"{database.server.dsn}{secret}", restoring), database.name)
 
 
-def required(seen: set[str], *programs: str) -> None:
-    assert set(programs) <= seen
+def required(seen: list[tuple[str, ...]], *programs: str) -> None:
+    connected = [it for it in seen if it[-1].startswith("--dbname=")]
+    assert {Path(argument).name for it in connected for argument in it} >= set(programs)
     secrets = SECRET, SERVICE_PASSWORD, RESTORE_PASSWORD
-    assert not [it for it in seen if any(secret in it for secret in secrets)]
+    assert not [argument for it in seen for argument in it if any(secret in argument for secret in secrets)]
 
 
 async def test_no_argument_has_the_secret_when_a_backup_is_made_and_restored(
@@ -60,7 +57,7 @@ async def test_no_argument_has_the_secret_when_a_backup_is_made_and_restored(
     empty: Database,
     wanted: BackupRequest,
     monitor: Monitor,
-    seen: set[str],
+    seen: list[tuple[str, ...]],
 ) -> None:
     made = await back_up(with_secret(large), folder_store, wanted, monitor)
     await restore(folder_store, made, with_secret(empty), monitor)
@@ -68,7 +65,7 @@ async def test_no_argument_has_the_secret_when_a_backup_is_made_and_restored(
 
 
 async def test_no_argument_has_the_secret_when_a_copy_is_made(
-    large: Database, empty: Database, monitor: Monitor, seen: set[str]
+    large: Database, empty: Database, monitor: Monitor, seen: list[tuple[str, ...]]
 ) -> None:
     await copy_contents(with_secret(large), with_secret(empty), monitor)
     required(seen, "pg_dump", "pg_restore")
