@@ -190,6 +190,7 @@ class PlanService:
         rows = list(rows)
         names = {row.id: row.trash_database if row.is_in_trash else row.database_name for row in rows}
         sizes = await database_sizes(self._server, {name for name in names.values() if name})
+        versions = await self._queries.kept_versions(names)
         jobs = [
             PlannedJob(
                 operation=way,
@@ -198,6 +199,7 @@ class PlanService:
                 database_name=names[row.id],
                 database_template=row.database_template,
                 drops_database=drops_database(way, purge_follows=False),
+                drops_versions=() if way is Operation.TRASH else versions.get(row.id, ()),
                 size_bytes=sizes.get(names[row.id] or ""),
                 estimated_seconds=None if backs_up else await self._seconds(way, row.database_template),
                 final_backup=await self._final_backups.plan(row, sizes.get(names[row.id] or ""))

@@ -151,6 +151,10 @@ class AdminApi:
         backup = "&finalBackup=true" if final_backup else ""
         return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true{backup}")
 
+    def plan_purge(self, instance: int) -> Json:
+        """What a purge of a live instance, or of one in the trash, would do: a plan."""
+        return self._object("DELETE", f"/v2/dbInstances/{instance}?purge=true&dryRun=true")
+
     def purge_trash(self, instance: int, *, final_backup: bool = False) -> Json:
         """Request that a deleted instance's database is dropped from the trash, perhaps after a backup."""
         backup = "?finalBackup=true" if final_backup else ""

@@ -319,7 +319,7 @@ def delete(  # noqa: PLR0913 - a command line's options
         def request(instance: str) -> Json:
             number = api.id_named(instance)
             if not yes and api.instance(number)["deleteDropsDatabase"]:
-                _require_name(api, _row(api, number), _DROPPED)
+                _require_name_to_drop(api, _row(api, number))
             return api.delete(number)
 
         def finish(accepted: Json) -> None:
@@ -452,7 +452,7 @@ def purge(  # noqa: PLR0913 - a command line's options
             if not (is_deleted or live):
                 raise CommandError(_NOT_DELETED.format(**row))
             if not yes:
-                _require_name(api, row, _DROPPED)
+                _require_name_to_drop(api, row)
             purge_it = api.purge_trash if is_deleted else api.purge
             return purge_it(row["id"], final_backup=final_backup)
 
@@ -477,7 +477,8 @@ def detach(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
-            _require_name(api, _row(api, number), "The instance cannot come back; its database stays.")
+            go = _versions_go(api, number, " when their time is over")
+            _require_name(api, _row(api, number), f"The instance cannot come back; its database stays.{go}")
         show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
 
 
@@ -495,7 +496,7 @@ def retry(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes and (row := _row(api, number))["retryDropsDatabase"]:
-            _require_name(api, row, _DROPPED)
+            _require_name_to_drop(api, row)
         show_accepted(api, api.retry(number), wait=wait, as_json=as_json)
 
 
@@ -577,6 +578,18 @@ def _require_name(api: AdminApi, row: Json, consequence: str) -> None:
         raise CommandError(f"The instance {row['id']} has another name. Nothing was done.")
     if _row(api, row["id"])["jobId"] != row["jobId"]:
         raise CommandError(_CHANGED.format(**row))
+
+
+def _require_name_to_drop(api: AdminApi, row: Json) -> None:
+    """As `_require_name`, saying what is dropped."""
+    _require_name(api, row, _DROPPED + _versions_go(api, row["id"]))
+
+
+def _versions_go(api: AdminApi, instance: int, when: str = "") -> str:
+    """What the client is told of databases that the instance had before resets; empty if it has none."""
+    (planned,) = api.plan_purge(instance)["instances"]
+    names = planned["dropsVersions"]
+    return f" What it had before resets is dropped as well{when}: {', '.join(names)}." if names else ""
 
 
 def _require_name_to_replace(api: AdminApi, instance: int, consequence: str) -> None:

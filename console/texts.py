@@ -323,6 +323,11 @@ _TEXTS = {
     " of this instance; one that is not its own stays as it is.",
     "delete.way.Purge": "The database is dropped from the trash. The instance cannot come back.",
     "delete.way.Detach": "The database stays on the server, and this service forgets it.",
+    "delete.versions": "Before resets",
+    "delete.versions_go.Delete": "What it had before resets is dropped as well:",
+    "delete.versions_go.Purge": "What it had before resets is dropped as well:",
+    "delete.versions_go.Detach": "What it had before resets is dropped when its own time is over, and cannot"
+    " come back:",
     "delete.type.delete": "Type {wanted} to delete it",
     "delete.mistyped": "This is not {wanted}. Type it exactly as it is written.",
     "purge.link": "Purge",

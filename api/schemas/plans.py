@@ -35,6 +35,11 @@ class PlannedJob(ResponseModel):
         description="Whether the database that the instance has now would be dropped for good, as one that is"
         " replaced or deleted where there is no trash. False if it goes to the trash, or stays."
     )
+    drops_versions: Sequence[str] = Field(
+        (),
+        description="The databases that it had before resets, by their names in the trash, which would be"
+        " dropped as well: soon, or after a `Detach` when their own time is over. None comes back then.",
+    )
     copy_of: int | None = Field(None, description="The instance that its database would be a copy of.")
     backup_id: str | None = Field(None, description="The backup that its database would be restored from.")
     size_bytes: int | None = Field(

@@ -1,6 +1,6 @@
 """Queries of instances, jobs and ODS instances: pages, and single rows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -194,6 +194,19 @@ class InstanceQueries:
         newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
         its = InstanceVersion.instance_id == instance_id
         return await self._all(select(InstanceVersion).where(its).order_by(*newest))
+
+    async def kept_versions(self, instances: Iterable[int]) -> Mapping[int, Sequence[str]]:
+        """The databases that can come back to each of these instances, by their names in the trash.
+
+        Returns:
+            For each instance that has any, the one that was replaced last first.
+        """
+        newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
+        its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
+        found: dict[int, list[str]] = {}
+        for version in await self._all(select(InstanceVersion).where(*its).order_by(*newest)):
+            found.setdefault(version.instance_id, []).append(version.database_name)
+        return found
 
     async def trash(self, page: Page) -> Sequence[Row[Any]]:
         """A page of what is in the trash: deleted instances, and databases that instances had before."""

@@ -322,6 +322,31 @@ async def test_plan_of_a_delete_tells_what_becomes_of_the_database(
     assert await _everything(rows) == before
 
 
+@pytest.mark.parametrize(
+    ("query", "goes"),
+    [
+        ({}, []),
+        ({"purge": "true"}, ["ods_trash_later", "ods_trash_before"]),
+        ({"detach": "true"}, ["ods_trash_later", "ods_trash_before"]),
+    ],
+)
+async def test_plan_of_a_delete_names_the_databases_before_resets_that_go_with_it(
+    api: httpx.AsyncClient, rows: asyncpg.Connection, query: dict[str, str], goes: list[str]
+) -> None:
+    made, other = await _completed(api, rows, "a", "b")
+    await rows.execute(
+        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+        " attempt, replacedat, purgeafter, purgingsince) VALUES"
+        " ($1, 'Minimal', 'ods_trash_before', 2, 1, now() - interval '1 hour', now(), NULL),"
+        " ($1, 'Minimal', 'ods_trash_later', 3, 1, now(), now(), NULL),"
+        " ($1, 'Minimal', 'ods_trash_being_dropped', 4, 1, now(), now(), now()),"
+        " ($2, 'Minimal', 'ods_trash_of_another', 2, 1, now(), now(), NULL)",
+        *(made, other),
+    )
+    plan = (await api.delete(f"{INSTANCES}/{made}", params=query | DRY)).json()
+    assert [one["dropsVersions"] for one in plan["instances"]] == [goes]
+
+
 async def test_plan_of_a_delete_tells_every_refusal(api: httpx.AsyncClient, rows: asyncpg.Connection) -> None:
     (made,) = await _completed(api, rows, "a")
     await rows.execute("UPDATE adminapi.managed_instances SET isprotected = true, state = 'InProgress'")

@@ -18,6 +18,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.secret_search import as_secret
+from tests.servers import session
 
 CLIENT, SECRET = "a-person", as_secret("A-secret-of-32-characters-or-more-1!")
 NOTHING_IS_DROPPED = (
@@ -43,6 +44,12 @@ async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def failed(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
     """The create of an instance, which has failed."""
     return await bring_to(instances, job_store, "Error", name)
+
+
+@pytest.fixture
+async def job(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The create of an instance, which is completed."""
+    return await bring_to(instances, job_store, "Completed", name)
 
 
 @asynccontextmanager
@@ -106,6 +113,29 @@ async def test_database_is_said_to_go_to_the_trash_when_a_failed_create_has_left
         assert words not in page
 
 
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("delete", ""),
+        ("purge", "is dropped as well: ods_trash_before"),
+        ("detach", "is dropped when its own time is over, and cannot come back: ods_trash_before"),
+    ],
+)
+async def test_databases_before_resets_are_named_when_they_go_with_the_instance(
+    browser: httpx.AsyncClient, job: InstanceJob, registry_dsn: str, page: str, said: str
+) -> None:
+    async with session(registry_dsn) as rows:
+        await rows.execute(
+            "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
+            " attempt, replacedat, purgeafter)"
+            " VALUES ($1, 'Minimal', 'ods_trash_before', 2, 1, now(), now())",
+            job.instance_id,
+        )
+    text = await shown(browser, f"/instances/{job.instance_id}/{page}")
+    assert said in text
+    assert ("ods_trash_before" in text) is bool(said)
+
+
 async def test_both_cases_are_told_when_the_server_does_not_say_whose_the_database_is(
     browser: httpx.AsyncClient, failed: InstanceJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,9 +188,8 @@ async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_
 
 
 async def test_labels_are_refused_when_a_key_is_typed_twice(
-    browser: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str
+    browser: httpx.AsyncClient, job: InstanceJob, name: str
 ) -> None:
-    job = await bring_to(instances, job_store, "Completed", name)
     edit = f"/console/instances/{job.instance_id}/edit"
     token = csrf_of(await browser.get("/console/instances/new"))
     typed = {"csrf": token, "labels": "backup=weekly\nbackup=never"}

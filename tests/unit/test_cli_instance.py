@@ -19,6 +19,7 @@ class _Api:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.drops = True
+        self.versions: list[str] = []
         self.errors: dict[str, list[str]] = {}
         self.row: dict[str, Any] = {
             "id": 7,
@@ -57,6 +58,9 @@ class _Api:
     def purge(self, number: int, *, final_backup: bool) -> dict[str, Any]:
         self.done.append(f"purge {number}{' after a backup' if final_backup else ''}")
         return {**self.row, "id": number}
+
+    def plan_purge(self, number: int) -> dict[str, Any]:
+        return {"instances": [{"id": number, "dropsVersions": self.versions}]}
 
     def purge_trash(self, number: int, *, final_backup: bool) -> dict[str, Any]:
         self.done.append(f"purge the trash {number}{' after a backup' if final_backup else ''}")
@@ -122,6 +126,21 @@ def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
     words = [command, "7", *_LIVE.get(command, []), *options]
     assert CliRunner().invoke(instance.app, words, input=given).exit_code == 0
     assert api.done == [f"{command} 7"]
+
+
+@pytest.mark.parametrize(
+    ("command", "when"),
+    [("purge", ""), ("delete", ""), ("retry", ""), ("detach", " when their time is over")],
+)
+def test_databases_before_resets_are_named_when_they_go_with_the_instance(
+    api: _Api, command: str, when: str
+) -> None:
+    words = [command, "7", *_LIVE.get(command, [])]
+    said = "What it had before resets is dropped as well"
+    assert said not in CliRunner().invoke(instance.app, words, input="Grand Bend\n").output
+    api.versions = ["ods_trash_1", "ods_trash_2"]
+    asked = CliRunner().invoke(instance.app, words, input="Grand Bend\n")
+    assert f"{said}{when}: ods_trash_1, ods_trash_2. Type the name" in asked.output
 
 
 def test_failed_job_is_done_again_without_a_question_when_it_drops_nothing(api: _Api) -> None:
