@@ -130,7 +130,7 @@ def test_command_is_carried_out_when_the_name_is_given_or_the_operator_says_yes(
 
 @pytest.mark.parametrize(
     ("command", "when"),
-    [("purge", ""), ("delete", ""), ("retry", ""), ("detach", " when their time is over")],
+    [("purge", ""), ("delete", ""), ("retry", ""), ("detach", " when its time is over")],
 )
 def test_databases_before_resets_are_named_when_they_go_with_the_instance(
     api: _Api, command: str, when: str
