@@ -231,8 +231,14 @@ def _publication(row: asyncpg.Record) -> tuple[int, int]:
 
 def is_put_away(row: asyncpg.Record) -> bool:
     """Whether a database is in the trash by its name and comment, so that no undelete has taken it out."""
+    return owner_in_trash(row) is not None
+
+
+def owner_in_trash(row: asyncpg.Record) -> Owner | None:
+    """The owner of a database that is in the trash by its name and comment; None of any other one."""
     marked = Owner.read(row["comment"])
-    return is_trash_name(row["datname"]) and marked is not None and marked.trashed_name is not None
+    is_there = is_trash_name(row["datname"]) and marked is not None and marked.trashed_name is not None
+    return marked if is_there else None
 
 
 async def purge(

@@ -10,6 +10,7 @@ from databases.ownership import Owner
 from databases.publishing import settings_left_out
 from databases.restore_login import missing_for_restores
 from databases.rights import missing_on_server
+from databases.trash import owner_in_trash
 from doctor.findings import Finding, fault, ok, warning
 from doctor.postgres import Examine, one_row
 from doctor.registry import of_rights
@@ -27,8 +28,8 @@ FROM pg_database WHERE datname = ANY ($1::text[])
 """
 _INVALID = "SELECT datname FROM pg_database WHERE datconnlimit = $1 ORDER BY datname"
 _SLOTS = """
-SELECT slot_name, database FROM pg_replication_slots
-WHERE database IN (SELECT datname FROM pg_database WHERE NOT datallowconn) ORDER BY slot_name
+SELECT slot_name, datname, shobj_description(oid, 'pg_database') AS comment
+FROM pg_replication_slots JOIN pg_database ON datname = database ORDER BY slot_name
 """
 _ROOM = """
 SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
@@ -183,16 +184,18 @@ def _collations(subject: str, databases: Sequence[str]) -> Finding:
 
 
 def _slots(subject: str, rows: Sequence[asyncpg.Record]) -> Sequence[Finding]:
-    """The logical replication slots that nothing can read from."""
+    """The logical replication slots of databases in the trash: nothing can read from them there."""
     return [
         warning(
             subject,
-            f"{row['slot_name']} keeps WAL for the database {quoted(row['database'])}, which is closed",
-            "unless it is brought back from the trash soon:"
+            f"{row['slot_name']} keeps WAL for {quoted(row['datname'])}, which is in the trash of the"
+            f" installation {owner.installation}, tenant {owner.tenant}",
+            "If that is this installation, and it is not to be brought back:"
             f" SELECT pg_drop_replication_slot({literal(row['slot_name'])});",
         )
         for row in rows
-    ] or [ok(subject, "None keeps WAL for a closed database")]
+        if (owner := owner_in_trash(row)) is not None
+    ] or [ok(subject, "None keeps WAL for a database in the trash")]
 
 
 def _room(subject: str, row: asyncpg.Record, sessions: int) -> Finding:

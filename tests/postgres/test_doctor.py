@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
@@ -27,6 +27,7 @@ from embedded.postgres import EmbeddedPostgres
 from registry.backups.stores import BackupStores
 from registry.connection_strings.encryption import encrypt
 from registry.instances.attributes import AttributeChanges
+from registry.instances.naming import trash_name
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from registry.rights.needs import literal
@@ -298,21 +299,31 @@ async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name
     assert remedy == "Do not close it: name another database in ODS_TEMPLATES"
 
 
-async def test_slot_is_named_when_it_keeps_wal_for_a_closed_database(settings: Settings) -> None:
+async def test_slot_is_named_when_it_keeps_wal_for_a_database_in_the_trash(settings: Settings) -> None:
+    owner = Owner("north", 7, "7-1", str(uuid.uuid4()), installation="an-installation")
+    trashed, live = trash_name(owner.mark, 2), "EdFi_Ods_North"
+    followed = {trashed: replace(owner, trashed_name=live).comment, live: owner.comment, "of_another": ""}
     async with seeded_postgres(wal_level="logical") as server, session(server.dsn()) as superuser:
-        await superuser.execute("CREATE DATABASE followed")
-        async with session(server.dsn("followed")) as inside:
-            await inside.execute("SELECT pg_create_logical_replication_slot('reports', 'pgoutput')")
         named = settings.model_copy(update={"master_dsn": SecretStr(service_dsn(server, "postgres"))})
-        (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
-        assert found.level is Level.OK
-        await superuser.execute("ALTER DATABASE followed ALLOW_CONNECTIONS false")
+        for name, comment in followed.items():
+            await superuser.execute(f'CREATE DATABASE "{name}"')
+            await superuser.execute(f'COMMENT ON DATABASE "{name}" IS {literal(comment)}')
+            async with session(server.dsn(name)) as inside:
+                make = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')"
+                await inside.execute(make, name.lower())
+            await superuser.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
         (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
         assert found.level is Level.WARNING
-        assert found.found == "reports keeps WAL for the database followed, which is closed"
+        assert found.found == (
+            f"{trashed} keeps WAL for {trashed}, which is in the trash of the installation an-installation,"
+            " tenant north"
+        )
         assert found.remedy is not None
         await superuser.execute(found.remedy.partition(": ")[2])
-        assert not await superuser.fetchval("SELECT count(*) FROM pg_replication_slots")
+        left = await superuser.fetch("SELECT slot_name FROM pg_replication_slots ORDER BY 1")
+        assert [row["slot_name"] for row in left] == ["edfi_ods_north", "of_another"]
+        (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
+        assert found.level is Level.OK
 
 
 async def test_databases_are_named_when_the_system_sorts_otherwise_than_their_indexes(
