@@ -5,12 +5,13 @@ carries the instance's mark. Where they disagree, nothing is done to it.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import asyncpg
 
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import Owner
+from databases.ownership import Owner, trashed_at
 from databases.statements import fetch_rows
 from registry.instances.naming import is_reset_name, is_trash_name
 
@@ -30,6 +31,9 @@ LEFT JOIN pg_shdescription ON objoid = oid AND classoid = 'pg_database'::regclas
 WHERE datname = ANY($1::name[]) OR position($2 IN description) > 0
 ORDER BY oid
 """
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""Instead of the time that a comment does not tell."""
 
 
 async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> DatabaseRows:
@@ -160,9 +164,12 @@ def shares_instance(row: asyncpg.Record, owner: Owner) -> bool:
 
 
 def version_in(found: DatabaseRows, owner: Owner) -> str | None:
-    """The name in the trash of what the instance had before its last reset; None if there is nothing."""
+    """The name in the trash of what the instance had before its last reset; None if there is nothing.
+
+    The last one by the times of the comments: a registry that was restored gives numbers of jobs again.
+    """
     its = {
-        name: marked.publication
+        name: (trashed_at(row["comment"]) or _LONG_AGO, marked.publication)
         for name, row in found.items()
         if is_trash_name(name)
         and not is_invalid(row)

@@ -570,6 +570,20 @@ async def test_version_comes_back_as_the_reason_of_a_rename_says_when_the_own_da
     assert await read(postgres, renamed) == ["new"]
 
 
+async def test_reason_of_a_rename_names_the_last_version_when_a_registry_has_given_a_number_again(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    first = await replaced(operator, job)
+    last = await replaced(operator, job)
+    said = json.loads(await admin.fetchval(COMMENT, first))
+    await comment(admin, first, json.dumps(said | {"number": 9, "trashedAt": "2026-08-01T12:00:00+00:00"}))
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+    rename = await operator.rename(job, f"{name} new")
+    assert await operator.ended(rename) is JobStatus.ERROR
+    assert f"--database {last}`" in await reason(operator, rename)
+
+
 async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
     operator: Operator,
     temporal: Client,
