@@ -477,8 +477,9 @@ def detach(  # noqa: PLR0913 - a command line's options
     with connect(api_url, data_dir) as api:
         number = api.id_named(instance)
         if not yes:
+            row = _row(api, number)
             go = _versions_go(api, number, " when its time is over")
-            _require_name(api, _row(api, number), f"The instance cannot come back; its database stays.{go}")
+            _require_name(api, row, f"The instance cannot come back; its database stays.{go}")
         show_accepted(api, api.detach(number), wait=wait, as_json=as_json)
 
 

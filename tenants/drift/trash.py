@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from databases.inspection import Database, published_last
 from databases.ownership import KnownOwner, Owner
+from registry.backups.rows import without_zone
 from registry.instances.status import AT_REST
 from registry.storage.models import DbInstance, InstanceVersion
 from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
@@ -237,7 +239,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
             " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
-            f" comment again: {_statement(name, its)}. If it is not, rename it."
+            f" comment again: {_statement(name, its, instance.trashed_at)}. If it is not, rename it."
         )
     if database.invalid:
         words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
@@ -274,9 +276,17 @@ def _known_owner(
     )
 
 
-def _statement(database: str, owner: Owner) -> str:
-    """What writes the comment of an owner on a database."""
-    comment = owner.comment.replace("'", "''")
+def _statement(database: str, owner: Owner, since: datetime | None) -> str:
+    """What writes the comment of an owner on a database in the trash.
+
+    Args:
+        database: its name there.
+        owner: the owner.
+        since: when it came there, in UTC without a zone: by these times of its databases, what an instance
+            had last is found; None: now.
+    """
+    at = datetime.now(UTC) if since is None else since.replace(tzinfo=UTC)
+    comment = owner.comment_at(at).replace("'", "''")
     return f"COMMENT ON DATABASE \"{database}\" IS '{comment}'"
 
 
@@ -315,7 +325,8 @@ def versions_without_database(seen: Snapshot, tenant: str) -> Iterator[Drift]:
                 " and comment are as they were."
             )
             if database is not None and not database.invalid and not renamed:
-                comment = _statement(database.name, _known_owner(seen, tenant, instance, version))
+                its = _known_owner(seen, tenant, instance, version)
+                comment = _statement(database.name, its, version.replaced_at)
                 words += f" If it is that one by its data, write the comment again: {comment}."
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
         elif (change := _change_of_version(database, version, instance)) is not None:
@@ -355,9 +366,12 @@ def _change_of_version(database: Database, version: InstanceVersion, instance: D
     known = replace(
         database.owner, number=number, attempt=attempt, request=None, trashed_name=instance.database_name
     )
+    # By a registry that was restored it may have been in use since, and come back after that.
+    written = None if database.published_at is None else without_zone(database.published_at)
+    since = max(filter(None, [version.replaced_at, written]))
     write = (
         "If nothing uses it, write that, and it can be brought back until its time is over, at"
-        f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known)}"
+        f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known, since)}"
     )
     if database.owner.trashed_name is None:
         return f"does not say in its comment that it is in the trash. {write}"

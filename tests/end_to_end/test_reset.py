@@ -79,6 +79,12 @@ async def replaced(operator: Operator, job: InstanceJob) -> str:
     return first.replacement.replaced
 
 
+async def trashed_at_of(admin: asyncpg.Connection, database: str) -> str:
+    """When the database came into the trash, by its comment."""
+    at: str = json.loads(await admin.fetchval(COMMENT, database))["trashedAt"]
+    return at
+
+
 def _each_of(found: list[Drift], *words: str) -> list[Drift]:
     """The same, where several findings are of one kind."""
     return [drift for drift in found if any(word in str(drift) for word in words)]
@@ -1273,7 +1279,12 @@ async def test_version_comes_back_as_told_when_it_was_renamed_by_hand(
 
 
 async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
-    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     """As after a dump of the database was restored."""
     job = await created(operator, name)
@@ -1282,9 +1293,14 @@ async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
     await write(postgres, job, "new")
     earlier = await replaced(operator, job)
     await admin.execute(f'COMMENT ON DATABASE "{earlier}" IS NULL')
+    await rows.execute(
+        "UPDATE adminapi.instanceversions SET replacedat = '2026-11-02 12:00:00.25' WHERE databasename = $1",
+        earlier,
+    )
     told = (await drifts_of(tenant, job.database))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
     (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
     await admin.execute(statement)
+    assert await trashed_at_of(admin, earlier) == "2026-11-02T12:00:00+00:00"
     assert await drifts_of(tenant, job.database, kept, earlier) == {}
     assert await operator.ended(await undo(operator, job, earlier)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["new"]
@@ -1749,7 +1765,12 @@ async def test_drift_tells_of_a_version_when_its_instance_was_detached(
 
 
 async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has_written_the_comment(
-    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     job = await created(operator, name)
     assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
@@ -1768,10 +1789,15 @@ async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has
     assert await operator.ended(refused) is JobStatus.ERROR
     assert "There is no database" not in await reason(operator, refused)
     assert "ods drift" in await reason(operator, refused)
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET trashedat = '2026-11-02 12:00:00.25' WHERE id = $1",
+        job.instance_id,
+    )
     told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
     advice = re.search(r"COMMENT ON DATABASE .*\}'", told)
     assert advice is not None
     await admin.execute(advice[0])
+    assert await trashed_at_of(admin, kept) == "2026-11-02T12:00:00+00:00"
     back = (await operator.instances.request_undelete(job.instance_id)).job
     await operator.starter.start(back)
     assert await operator.ended(back) is JobStatus.COMPLETED
