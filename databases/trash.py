@@ -334,7 +334,8 @@ async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner)
         raise DisagreementError(
             name,
             f"{_IS_LEFT.format('does not exist', name)} No backup can be made of it, and nothing was dropped."
-            " `ods drift` tells how it comes back; or drop it as well: purge the instance without a backup.",
+            " `ods drift` tells how it comes back; or, unless ODS_FINAL_BACKUP is true, drop it as well:"
+            " purge the instance without a backup.",
         )
 
 
