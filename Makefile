@@ -76,7 +76,7 @@ $(VENV)/.chart: $(VENV)/.complete requirements-chart.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-chart.lock
 	touch $@
 
-# For some versions or files: make test-postgres ARGS="--versions 16 17 tests/postgres"
+# For some versions or files: make test-postgres ARGS="--versions 16,17 tests/postgres"
 test-postgres: postgres-versions  ## what depends on PostgreSQL's version, on 16, 17 and 18, and what differs
 	$(BIN)/python -m tests.postgres_versions $(ARGS)
 

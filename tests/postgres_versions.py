@@ -1,6 +1,6 @@
 """`make test-postgres`: the tests that depend on PostgreSQL's version, on one version after the other.
 
-    .venv/bin/python -m tests.postgres_versions --versions 16 17 tests/postgres
+    .venv/bin/python -m tests.postgres_versions --versions 16,17 tests/postgres
 
 At the end it prints how many tests passed, failed and were skipped on each version, and which did not pass on
 all, with the reason. The exit code is 0 if none failed, and every version is installed.
@@ -136,14 +136,28 @@ def _release(program: Path) -> str:
     return str(found)
 
 
-def main() -> int:
-    """Run what the command line says; returns the exit code."""
+def chosen(words: Sequence[str] | None = None) -> tuple[Sequence[PostgresVersion], list[str]]:
+    """The versions that a command line names, or all, and the arguments of pytest.
+
+    Args:
+        words: those of the command line; by default, of this process.
+    """
     parser = argparse.ArgumentParser(prog="make test-postgres", description=__doc__)
-    parser.add_argument("--versions", nargs="+", type=PostgresVersion, default=list(PostgresVersion))
-    chosen, arguments = parser.parse_known_args()
+    parser.add_argument("--versions", type=_versions, default=list(PostgresVersion), metavar="16,17,18")
+    found, arguments = parser.parse_known_args(words)
     if not any(Path(word.partition("::")[0]).exists() for word in arguments):
         arguments = [*_PATHS, *arguments]
-    runs = {version: _run(version, arguments) for version in chosen.versions}
+    return found.versions, arguments
+
+
+def _versions(text: str) -> list[PostgresVersion]:
+    return [PostgresVersion(version) for version in text.split(",")]
+
+
+def main() -> int:
+    """Run what the command line says; returns the exit code."""
+    versions, arguments = chosen()
+    runs = {version: _run(version, arguments) for version in versions}
     print("", *report(runs), sep="\n")  # noqa: T201 - what the command is for
     return 0 if all(run.complete for run in runs.values()) else 1
 

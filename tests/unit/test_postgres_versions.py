@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embedded.postgres_binaries import PostgresVersion
-from tests.postgres_versions import Outcome, Run, read_outcomes, report
+from tests.postgres_versions import Outcome, Run, chosen, read_outcomes, report
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.postgres.test_fence" name="test_one" />
@@ -47,3 +47,14 @@ def test_difference_is_told_with_its_reason_when_a_version_lacks_something() -> 
 def test_nothing_differs_when_every_test_passed_on_every_version() -> None:
     run = Run("18.6", 60, complete=True, outcomes={"one": Outcome("passed")})
     assert list(report({PostgresVersion.V18: run}))[-1] == "Every test passed on every version."
+
+
+def test_only_these_versions_and_files_are_chosen_when_the_command_line_names_them() -> None:
+    assert chosen(["--versions", "16,17", "tests/postgres", "-x"]) == (["16", "17"], ["tests/postgres", "-x"])
+
+
+def test_all_versions_and_what_depends_on_them_are_chosen_when_the_command_line_names_none() -> None:
+    versions, arguments = chosen(["-x"])
+    assert versions == ["16", "17", "18"]
+    assert "tests/postgres" in arguments
+    assert arguments[-1] == "-x"
