@@ -6,6 +6,7 @@ from datetime import datetime
 
 import asyncpg
 
+from databases import inspection
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, NameLeftError, translate_postgres_errors
 from databases.left_names import require_not_left
@@ -155,7 +156,8 @@ async def _mark(session: asyncpg.Connection, candidate: Candidate, marked: Owner
     """
     statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
     try:
-        await execute(session, statements, candidate.name, marked.comment, candidate.oid)
+        comment = marked.comment_at(await inspection.now(session))
+        await execute(session, statements, candidate.name, comment, candidate.oid)
     except DatabaseFaultError as fault:
         if fault.sqlstate != DIVISION_BY_ZERO:
             raise

@@ -17,6 +17,7 @@ from functools import partial
 
 import asyncpg
 
+from databases import inspection
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -311,6 +312,7 @@ async def _exchange(
     database, other, replaced = exchange.database, exchange.other, exchange.replaced
     now, later = found[database], found[other]
     marked = Owner.read(now["comment"])
+    at = await inspection.now(session)
     left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
     oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
     reasons = {
@@ -326,8 +328,8 @@ async def _exchange(
                 "; ".join(_EXCHANGE),
                 *(database, other, replaced),
                 *(now["state"], later["state"], now["comment"], later["comment"]),
-                exchange.marked(exchange.current, now["comment"], database).comment,
-                exchange.marked(exchange.successor, later["comment"], left=left).comment,
+                exchange.marked(exchange.current, now["comment"], database).comment_at(at),
+                exchange.marked(exchange.successor, later["comment"], left=left).comment_at(at),
                 json.dumps(oids),
                 reasons=reasons,
             )

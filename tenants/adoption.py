@@ -163,6 +163,7 @@ class DatabaseAdoption:
         ):
             await tenant.installation.require_confirmed(session)
             left = () if name == instance.database_name else (LeftName(instance.database_name),)
+            tenant.adoptions.go_on_after(row, await self._last_number(session, row))
             row.add_request()
             found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
@@ -183,10 +184,16 @@ class DatabaseAdoption:
             # No job, and no other adoption, changes any more which of its databases was published last.
             found = await adoption.inspect(session, self._owner(row), trash, needed)
             _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
+            tenant.adoptions.go_on_after(row, await self._last_number(session, row))
             row.add_request()
             await self._name_as_its_own(session, row, trash)
             found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
             return await self._adopted(session, row, row.database_name, found)
+
+    async def _last_number(self, session: asyncpg.Connection, instance: DbInstance) -> int:
+        """The last job that has published one of the instance's databases, as their comments say."""
+        its = of_instance(await inspection.databases(session), self._owner(instance))
+        return max((one.owner.number for one in its if one.owner), default=0)
 
     async def _name_as_its_own(self, session: asyncpg.Connection, row: DbInstance, trash: str) -> None:
         marked = await adoption.owner_of(session, trash)
@@ -209,8 +216,7 @@ class DatabaseAdoption:
             candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
             _require_adoptable(candidate)
             name = trashed.database_name if is_trash_name(database) else database
-            its = of_instance(await inspection.databases(session), self._owner(trashed))
-            number = max((one.owner.number for one in its if one.owner), default=0)
+            number = await self._last_number(session, trashed)
             async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
                 row.add_request()
                 if name != database:

@@ -183,6 +183,23 @@ class AdoptionStore:
             yield instance
             await forget_version(session, instance)
 
+    @staticmethod
+    def go_on_after(instance: DbInstance, number: int) -> None:
+        """Let the jobs of a live instance go on after one that the registry was restored to before.
+
+        Otherwise it would give its number again, and an earlier database of the instance would pass for a
+        later one. A job that has failed keeps its number: it may be retried.
+
+        Args:
+            instance: the instance, which the block has yielded.
+            number: the last job that has published one of its databases, as the server says.
+        """
+        if instance.status != InstanceStatus.COMPLETED or number <= instance.publication[0]:
+            return
+        instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
+        if instance.known_number is not None:
+            instance.known_number, instance.known_attempt = instance.job_number, instance.attempt
+
     async def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
         """Record databases in the trash that the instance had before resets.
 

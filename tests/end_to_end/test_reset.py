@@ -590,6 +590,16 @@ async def test_reason_of_a_rename_names_the_last_version_when_a_registry_has_giv
     assert f"--database {last}`" in await reason(operator, rename)
 
 
+async def test_time_in_the_trash_is_that_of_the_server_when_the_clock_of_a_worker_is_wrong(
+    operator: Operator, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(operator, name)
+    with patch("databases.ownership.datetime", wraps=datetime) as clock:
+        clock.now.return_value = datetime(2099, 1, 1, tzinfo=UTC)
+        kept = await replaced(operator, job)
+    assert await trashed_at_of(admin, kept) < "2099"
+
+
 async def test_version_stays_when_its_instance_is_in_the_trash_without_a_database(
     operator: Operator,
     temporal: Client,
@@ -1346,6 +1356,58 @@ async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_befor
         assert await drifts_of(tenant, kept) == {}
     assert await operator.ended(await undo(operator, job, version)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["after the undo"]
+
+
+async def test_own_database_is_told_when_the_registry_is_put_back_twice_to_before_the_resets(
+    operator: Operator, tenant: Tenant, postgres: EmbeddedPostgres, superuser: str, name: str
+) -> None:
+    job = await created(operator, name)
+    await write(postgres, job, "first")
+    before = await Snapshot.take(superuser)
+    await replaced(operator, job)
+    await write(postgres, job, "second")
+    await replaced(operator, job)
+    await write(postgres, job, "third")
+    await before.put_back(superuser, Mock())
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    await replaced(operator, job)
+    await write(postgres, job, "fourth")
+    await before.put_back(superuser, Mock())
+
+    told = (await drifts_of(tenant, job.database))[DriftKind.REGISTRY_OLDER_THAN_SERVER].explanation
+    handed, _, versions = told.partition("Resets have replaced these")
+    assert f"'{job.database}' (OdsInstanceId {job.ods_instance_id})" in handed
+    assert "ods_trash_" not in handed
+    assert "ods_trash_" in versions
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    assert await read(postgres, job) == ["fourth"]
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["third"]
+
+
+async def test_own_database_comes_back_from_the_trash_when_a_version_was_open_as_the_registry_was_put_back(
+    operator: Operator,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    superuser: str,
+    name: str,
+) -> None:
+    """Which was opened to look at its data, so that the adoption has not recorded it."""
+    job = await created(operator, name)
+    before = await Snapshot.take(superuser)
+    await replaced(operator, job)
+    last = await replaced(operator, job)
+    await write(postgres, job, "own")
+    await before.put_back(superuser, Mock())
+    await admin.execute(f'ALTER DATABASE "{last}" ALLOW_CONNECTIONS true')
+    await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
+    await admin.execute(f'ALTER DATABASE "{last}" ALLOW_CONNECTIONS false')
+    assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
+    back = (await operator.instances.request_undelete(job.instance_id)).job
+    await operator.starter.start(back)
+    assert await operator.ended(back) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["own"]
 
 
 async def test_live_database_stays_where_it_is_when_the_registry_is_put_back_to_before_an_undo(
