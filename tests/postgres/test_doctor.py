@@ -48,6 +48,7 @@ from tests.servers import (
     seeded_postgres,
     service_dsn,
     session,
+    since_postgres,
 )
 
 NOBODY = "127.0.0.1:1"
@@ -326,6 +327,7 @@ async def test_slot_is_named_when_it_keeps_wal_for_a_database_in_the_trash(setti
         assert found.level is Level.OK
 
 
+@since_postgres(17, "versions of the collations of the test's databases")
 async def test_databases_are_named_when_the_system_sorts_otherwise_than_their_indexes(
     settings: Settings, superuser: asyncpg.Connection
 ) -> None:

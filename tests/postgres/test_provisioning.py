@@ -359,6 +359,7 @@ async def test_reason_names_the_property_when_the_template_may_not_be_cloned(
     assert "IS_TEMPLATE true" in fault.reason
 
 
+@since_postgres(17, "versions of the collations of the test's databases")
 async def test_reason_names_the_page_when_the_system_sorts_otherwise_than_the_template(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, odd_template: str
 ) -> None:

@@ -144,6 +144,7 @@ async def test_databases_are_as_before_when_the_server_is_upgraded_as_the_page_s
             new.remove()
 
 
+@since_postgres(17, "versions of the collations of the test's databases")
 async def test_databases_are_copied_again_when_the_system_sorts_otherwise_and_the_page_is_followed(
     old: EmbeddedPostgres, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ async def test_databases_are_copied_again_when_the_system_tells_no_version_and_t
         await maintenance.execute(copy)
 
 
+@since_postgres(17, "versions of the collations of the test's databases")
 async def test_databases_that_are_done_are_left_out_when_a_key_was_taken_twice(
     old: EmbeddedPostgres, tmp_path: Path
 ) -> None:
