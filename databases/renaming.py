@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from databases import inspection
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -147,7 +148,8 @@ async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
 ) -> None:
     statements = ["COMMENT ON DATABASE %2$I IS %3$L", *(guard.replace("%", "%%") for guard in guards)]
     marked = replace(owner_to_mark(owner, found), left=left)
-    await change_name(server, session, found, target, statements, marked.comment)
+    comment = marked.comment_at(await inspection.now(session))
+    await change_name(server, session, found, target, statements, comment)
 
 
 async def change_name(  # noqa: PLR0913, PLR0917 - what becomes of a database

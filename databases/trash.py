@@ -196,8 +196,8 @@ async def require_no_later(
 
     The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
     before, and what it knows to be in the trash is what a reset has replaced. What the registry itself knows
-    to be replaced is not later, whatever number its comment has: an adoption gives the number of the
-    registry, which may be a lower one, to the database that it hands over.
+    to be replaced is not later, whatever number its comment has: an adoption for a job that has failed gives
+    the number of the registry, which may be a lower one, to the database that it hands over.
 
     Args:
         session: a fenced session.
