@@ -205,8 +205,8 @@ def out_of_trash_by_hand(database: str, owner: Owner) -> str:
     """How the operator brings back a database in the trash whose instance the registry does not know."""
     name = owner.trashed_name or "EdFi_Ods_NAME_TEMPLATE"
     return (
-        f'To bring it back: ALTER DATABASE "{database}" RENAME TO "{name}"; ALTER DATABASE "{name}"'
-        f" ALLOW_CONNECTIONS true; then `ods instance adopt {owner.ods_instance_id} --database {name}`."
+        f'To bring it back: ALTER DATABASE "{database}" ALLOW_CONNECTIONS true; ALTER DATABASE "{database}"'
+        f' RENAME TO "{name}"; then `ods instance adopt {owner.ods_instance_id} --database {name}`.'
     )
 
 
