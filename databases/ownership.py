@@ -22,6 +22,7 @@ _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
 _PUT_BACK = "putBack"
 _LEFT = "left"
+_HIGHEST_COUNT = 999_999_999
 _JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
 
 
@@ -170,8 +171,8 @@ class Owner:
                 ods_instance_id=fields["odsInstanceId"],
                 job_id=job,
                 mark=str(uuid.UUID(str(fields["mark"]))),
-                number=int(fields.get("number", _number(job))),
-                attempt=int(fields.get("attempt", 0)),
+                number=_count(fields.get("number", _number(job))),
+                attempt=_count(fields.get("attempt", 0)),
                 installation=_text(fields.get("installation")),
                 template_generation=generation_in(fields.get("templateGeneration")),
                 trashed_name=_text(fields.get("name")) if _TRASHED_AT in fields else None,
@@ -225,6 +226,18 @@ def published_at(comment: str | None) -> datetime | None:
 def trashed_at(comment: str | None) -> datetime | None:
     """When the database with this comment was put into the trash; None if the comment does not say."""
     return _time(comment, _TRASHED_AT)
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 - of JSON
+    """A number of a job, or of attempts at it.
+
+    Raises:
+        ValueError: no instance comes to that: it was written by hand, and the registry cannot have it.
+    """
+    number = int(value)
+    if not 0 <= number <= _HIGHEST_COUNT:
+        raise ValueError(value)
+    return number
 
 
 def _time(comment: str | None, field: str) -> datetime | None:

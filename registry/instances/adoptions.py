@@ -197,6 +197,7 @@ class AdoptionStore:
         if instance.status != InstanceStatus.COMPLETED or number <= instance.publication[0]:
             return
         instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
+        instance.last_modified = UTC_NOW
         if instance.known_number is not None:
             instance.known_number, instance.known_attempt = instance.job_number, instance.attempt
 

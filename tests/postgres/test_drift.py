@@ -770,6 +770,20 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
 
+async def test_number_that_was_written_by_hand_is_left_out_when_a_database_is_adopted(
+    tenant: Tenant, queries: InstanceQueries, admin: asyncpg.Connection, completed: InstanceJob
+) -> None:
+    by_hand = trash_name(completed.mark, 2)
+    said = replace(owner_of(completed), number=10**12, database_mark=str(uuid.uuid4()), trashed_name="A")
+    await admin.execute(f'CREATE DATABASE "{by_hand}" ALLOW_CONNECTIONS false')
+    try:
+        await _commented(admin, by_hand, said.comment)
+        assert (await DatabaseAdoption(tenant).adopt(completed.instance_id, completed.database)).adopted
+    finally:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{by_hand}"')
+    assert (await queries.instance(completed.instance_id)).job_number == completed.number
+
+
 async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_database_came_back(
     detector: DriftDetector,
     tenant: Tenant,

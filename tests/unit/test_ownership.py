@@ -25,8 +25,8 @@ owners = st.builds(
     ods_instance_id=st.integers(),
     job_id=st.text(),
     mark=st.uuids().map(str),
-    number=st.integers(0),
-    attempt=st.integers(0),
+    number=st.integers(0, 999_999_999),
+    attempt=st.integers(0, 999_999_999),
     installation=st.none() | st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),
     request=st.none() | st.uuids().map(str),
@@ -43,6 +43,13 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, "left", "other"]), inner),
 )
+
+
+@pytest.mark.parametrize("count", [-1, 10**9, 10**12])
+@pytest.mark.parametrize("field", ["number", "attempt"])
+def test_comment_is_not_ours_when_the_registry_cannot_have_its_numbers(field: str, count: int) -> None:
+    assert Owner.read(json.dumps(WRITTEN | {field: 5})) is not None
+    assert Owner.read(json.dumps(WRITTEN | {field: count})) is None
 
 
 @given(owners)
