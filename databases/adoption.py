@@ -6,7 +6,6 @@ from datetime import datetime
 
 import asyncpg
 
-from databases import inspection
 from databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from databases.errors import DatabaseFaultError, NameLeftError, translate_postgres_errors
 from databases.left_names import require_not_left
@@ -20,7 +19,7 @@ from databases.lookup import (
 )
 from databases.ownership import Owner, trashed_at
 from databases.snapshot_marks import SnapshotMark
-from databases.statements import execute, fetch_row, fetch_value
+from databases.statements import execute, fetch_row, fetch_value, server_clock
 from registry.instances.naming import is_reset_name, is_trash_name
 
 _INSPECT = """
@@ -156,7 +155,7 @@ async def _mark(session: asyncpg.Connection, candidate: Candidate, marked: Owner
     """
     statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
     try:
-        comment = marked.comment_at(await inspection.now(session))
+        comment = marked.comment_at(await server_clock(session))
         await execute(session, statements, candidate.name, comment, candidate.oid)
     except DatabaseFaultError as fault:
         if fault.sqlstate != DIVISION_BY_ZERO:

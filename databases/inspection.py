@@ -109,16 +109,6 @@ def _may_be_later(one: Database, last: Database) -> bool:
     return one.published_at > last.published_at
 
 
-async def now(session: asyncpg.Connection) -> datetime:
-    """The time by the server's clock.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
-    at: datetime = await fetch_value(session, "SELECT clock_timestamp()")
-    return at
-
-
 async def sizes(session: asyncpg.Connection, names: Sequence[str]) -> dict[str, int | None]:
     """Sizes in bytes of those of these databases that exist; None if our role may not see it.
 

@@ -14,7 +14,7 @@ import asyncpg
 from databases.errors import FormerNameTakenError, NameLeftError
 from databases.lookup import find_own, is_invalid, oid_of, still_the_same
 from databases.ownership import LeftName, Owner, with_left
-from databases.statements import execute, fetch_rows, fetch_value
+from databases.statements import execute, fetch_rows, server_clock
 from registry.ods_api_cache import CACHED, in_minutes
 
 _IS_NAMED = """
@@ -132,7 +132,7 @@ async def record_left(session: asyncpg.Connection, owner: Owner, database: str |
         marked = Owner.read(row["comment"])
         if marked is None or not marked.left or is_invalid(row):
             continue
-        now = await fetch_value(session, "SELECT clock_timestamp()")
+        now = await server_clock(session)
         left = recorded(marked.left, row["datname"], database, now)
         if left != marked.left:
             statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"

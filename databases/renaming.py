@@ -13,7 +13,6 @@ from typing import Any
 
 import asyncpg
 
-from databases import inspection
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -35,7 +34,7 @@ from databases.lookup import (
 )
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.server import Server
-from databases.statements import execute, fetch_rows
+from databases.statements import execute, fetch_rows, server_clock
 
 # Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
 END_SESSIONS = """
@@ -148,7 +147,7 @@ async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
 ) -> None:
     statements = ["COMMENT ON DATABASE %2$I IS %3$L", *(guard.replace("%", "%%") for guard in guards)]
     marked = replace(owner_to_mark(owner, found), left=left)
-    comment = marked.comment_at(await inspection.now(session))
+    comment = marked.comment_at(await server_clock(session))
     await change_name(server, session, found, target, statements, comment)
 
 

@@ -17,7 +17,6 @@ from functools import partial
 
 import asyncpg
 
-from databases import inspection
 from databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -32,7 +31,7 @@ from databases.lookup import DatabaseRows, choose, find, is_invalid, oid_of, ref
 from databases.ownership import KnownOwner, LeftName, Owner
 from databases.renaming import END_SESSIONS, end_sessions_until_done
 from databases.server import Server
-from databases.statements import execute, fetch_rows
+from databases.statements import execute, fetch_rows, server_clock
 from registry.instances.naming import is_reset_name, is_trash_name
 
 _CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
@@ -312,7 +311,7 @@ async def _exchange(
     database, other, replaced = exchange.database, exchange.other, exchange.replaced
     now, later = found[database], found[other]
     marked = Owner.read(now["comment"])
-    at = await inspection.now(session)
+    at = await server_clock(session)
     left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
     oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
     reasons = {

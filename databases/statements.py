@@ -5,6 +5,7 @@ the general reason of the SQLSTATE is given (`databases/errors.py`).
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -62,3 +63,13 @@ async def fetch_value(
     """
     with translate_postgres_errors(reasons):
         return await session.fetchval(query, *arguments)
+
+
+async def server_clock(session: asyncpg.Connection) -> datetime:
+    """The time by the server's clock.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    at: datetime = await fetch_value(session, "SELECT clock_timestamp()")
+    return at

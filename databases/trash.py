@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import asyncpg
 
-from databases import inspection
 from databases.dropping import deletable, drop_database, drop_found_staging, drop_obstacle
 from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from databases.left_names import leaving, recorded, require_not_left, require_not_taken
@@ -29,6 +28,7 @@ from databases.lookup import (
 from databases.ownership import KnownOwner, Owner, opened_by, trashed_at
 from databases.renaming import change_name, owner_to_mark
 from databases.server import Server
+from databases.statements import server_clock
 from registry.instances.naming import is_reset_name, is_trash_name
 
 _COMMENT = "COMMENT ON DATABASE %2$I IS %3$L"
@@ -104,7 +104,7 @@ async def put(
         owner, number=job.number, attempt=job.attempt, trashed_name=database, put_back=job.put_back
     )
     marked = owner_to_mark(trashing, found[database])
-    registered, now = job.names[0], await inspection.now(session)
+    registered, now = job.names[0], await server_clock(session)
     # The ODS/API is led to it no more: what a rename had only begun to leave, the registry's name, is free at
     # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker
     # that recorded the rename has still written the time.
@@ -185,7 +185,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
         guards.append(await require_not_taken(session, former, trashed_at(row["comment"])))
         opened = replace(opened, left=leaving(opened.left, former))
     statements = [*_OPEN, *(guard.replace("%", "%%") for guard in guards)]
-    comment = opened.comment_at(await inspection.now(session))
+    comment = opened.comment_at(await server_clock(session))
     await change_name(server, session, row, database, statements, comment)
 
 

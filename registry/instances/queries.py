@@ -111,6 +111,8 @@ TRASH = Listing(
     },
 )
 
+_REPLACED_LAST = (InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
+"""First the one that was replaced last."""
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
 
@@ -191,9 +193,8 @@ class InstanceQueries:
 
     async def versions_of(self, instance_id: int) -> Sequence[InstanceVersion]:
         """The databases that the instance had before resets, the one that was replaced last first."""
-        newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
         its = InstanceVersion.instance_id == instance_id
-        return await self._all(select(InstanceVersion).where(its).order_by(*newest))
+        return await self._all(select(InstanceVersion).where(its).order_by(*_REPLACED_LAST))
 
     async def kept_versions(self, instances: Iterable[int]) -> Mapping[int, Sequence[str]]:
         """The databases that can come back to each of these instances, by their names in the trash.
@@ -201,10 +202,9 @@ class InstanceQueries:
         Returns:
             For each instance that has any, the one that was replaced last first.
         """
-        newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
         its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
         found: dict[int, list[str]] = {}
-        for version in await self._all(select(InstanceVersion).where(*its).order_by(*newest)):
+        for version in await self._all(select(InstanceVersion).where(*its).order_by(*_REPLACED_LAST)):
             found.setdefault(version.instance_id, []).append(version.database_name)
         return found
 

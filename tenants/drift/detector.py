@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from databases import inspection
 from databases.server import Server
+from databases.statements import server_clock
 from registry.backups.stores import BackupStores
 from registry.clock import RegistryClock
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
@@ -80,7 +81,7 @@ class DriftDetector:
             found = await inspection.databases(session)
             directories = await inspection.orphan_directories(session)
             obstacle = await self._installation.obstacle(session)
-            server_time, registry_time = await inspection.now(session), await self._queries.now()
+            server_time, registry_time = await server_clock(session), await self._queries.now()
             own_time = _own_time()
         return Snapshot(
             installation=await self._installation.id(),
