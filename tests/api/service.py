@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 
 from api.app import app_with
 from api.security.tokens import Tokens
@@ -70,3 +71,11 @@ def faults_of(answer: httpx.Response) -> dict[str, list[str]]:
     assert answer.json()["title"] == "Validation failed"
     errors: dict[str, list[str]] = answer.json()["errors"]
     return errors
+
+
+async def is_started(workflow: WorkflowHandle[Any, Any]) -> bool:
+    """Whether Temporal has the workflow: an answer of the API does not wait for long until it has."""
+    with suppress(RPCError):
+        await workflow.describe()
+        return True
+    return False

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -15,7 +16,7 @@ from temporalio.client import Client
 from embedded.polling import wait_until
 from registry.instances.reservations import _NAMES
 from registry.instances.store import _TOGETHER
-from tests.api.service import faults_of
+from tests.api.service import faults_of, is_started
 from tests.servers import session
 
 INSTANCES = "/v2/dbInstances"
@@ -92,8 +93,9 @@ async def test_all_are_requested_when_nothing_is_wrong(
     assert [one["jobId"] for one in made] == [f"CreateInstanceJob-{one['id']}-1" for one in made]
     assert await _made(rows) == (20, 20)
     for one in made:
-        workflow = await temporal.get_workflow_handle(str(one["id"])).describe()
-        assert workflow.workflow_type == "CreateInstance"
+        workflow = temporal.get_workflow_handle(str(one["id"]))
+        await wait_until(partial(is_started, workflow), 10)
+        assert (await workflow.describe()).workflow_type == "CreateInstance"
     shown = (await api_with_temporal.get(f"{INSTANCES}/{made[7]['id']}")).json()
     assert (shown["labels"], shown["contexts"][0]["contextValue"]) == ({"a": "b"}, "Instance 7")
 

@@ -4,8 +4,9 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -20,7 +21,7 @@ from registry.instances.status import Template
 from registry.instances.store import InstanceStore, Requested
 from settings import Settings, Trigger
 from temporal.namespace import register_search_attributes
-from tests.api.service import bearer, client_of, running
+from tests.api.service import bearer, client_of, is_started, running
 from tests.servers import development_server, session
 
 INSTANCES = "/v2/dbInstances"
@@ -176,14 +177,7 @@ async def test_row_is_pending_when_temporal_goes_away_after_it_was_reached(setti
         api = await stack.enter_async_context(client_of(app, headers=bearer(settings)))
         reached = (await api.post(INSTANCES, json=body("Reached"))).json()
         workflow = temporary.get_workflow_handle(str(reached["odsInstanceId"]))
-
-        async def is_started() -> bool:
-            with suppress(RPCError):
-                await workflow.describe()
-                return True
-            return False
-
-        await wait_until(is_started, 3)
+        await wait_until(partial(is_started, workflow), 3)
         await server.aclose()
         started = time.monotonic()
         answer = await api.post(INSTANCES, json=body("Not reached"))
