@@ -16,7 +16,7 @@ from api.http.problems import ProblemError
 from api.security.rate_limit import RateLimiter
 from api.security.tokens import Caller
 from logs import fault_name
-from settings import ServiceSettings, uses_tls
+from settings import AnySettings, uses_tls
 
 _ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -26,6 +26,11 @@ _ALGORITHMS = {
 """What each type of public key signs with. Never `none`, and nothing that takes the key for a secret."""
 
 _CLAIMS = ["iss", "aud", "sub", "exp"]
+_ACCESS_TOKEN_TYPES = {"at+jwt", "application/at+jwt", "jwt"}
+"""What an access token says that it is, in any case of letters (RFC 9068, 4); most issuers say `JWT`.
+
+Tokens for something else say so, as logout tokens and proofs of possession do.
+"""
 _LEEWAY_SECONDS = 30  # the issuer has a clock of its own
 
 _FRESH_SECONDS = 600  # after that, a key that the issuer has withdrawn is not accepted any more
@@ -199,31 +204,40 @@ class IssuerTokens:
         keys: the issuer's keys.
         issuer: what `iss` must be.
         audience: what `aud` must name.
+        names_tenant: whether an access token must name its tenant.
     """
 
-    def __init__(self, keys: IssuerKeys, issuer: str, audience: str) -> None:
+    def __init__(self, keys: IssuerKeys, issuer: str, audience: str, *, names_tenant: bool = False) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
+        self._names_tenant = names_tenant
 
     @classmethod
-    def from_settings(cls, settings: ServiceSettings) -> Self | None:
+    def from_settings(cls, settings: AnySettings) -> Self | None:
         """What checks the tokens of the issuer that is configured; None if there is none."""
         if settings.oidc_issuer is None:
             return None
         keys = IssuerKeys(settings.oidc_issuer, settings.oidc_jwks_url, insecure=settings.oidc_insecure)
-        return cls(keys, settings.oidc_issuer, settings.oidc_audience)
+        return cls(keys, settings.oidc_issuer, settings.oidc_audience, names_tenant=settings.multi_tenant)
 
     async def verify(self, token: str) -> Caller | None:
-        """Whom the token speaks for; None if it is not the issuer's, changed, too old, or another audience's.
+        """Whom the access token speaks for.
+
+        None if it is not the issuer's, changed, too old, for another audience, no access token, or names no
+        tenant where there are several.
 
         Raises:
             ProblemError: 503, the issuer cannot be asked for its keys.
         """
         try:
-            return Caller.of(await self.claims(token))
+            type_ = str(jwt.get_unverified_header(token).get("typ"))
+            claims = await self.claims(token) if type_.lower() in _ACCESS_TOKEN_TYPES else None
         except INVALID:
             return None
+        if claims is None or (self._names_tenant and "tenant" not in claims):
+            return None
+        return Caller.of(claims)
 
     async def claims(self, token: str) -> dict[str, Any]:
         """What the token says.

@@ -39,7 +39,7 @@ def published(key: PrivateKey, algorithm: str, key_id: str = "a-key", **changes:
 def resigned(token: str, algorithm: str, sign: Callable[[bytes], bytes]) -> str:
     """The token with another algorithm, signed as no library would do it."""
     claims = token.split(".")[1]
-    header = encoded(json.dumps({"alg": algorithm, "kid": "a-key"}).encode())
+    header = encoded(json.dumps({"typ": "JWT", "alg": algorithm, "kid": "a-key"}).encode())
     return f"{header}.{claims}.{encoded(sign(f'{header}.{claims}'.encode()))}"
 
 

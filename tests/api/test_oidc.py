@@ -19,7 +19,7 @@ from api.security import oidc
 from api.security.oidc import IssuerKeys
 from api.security.tokens import FULL_ACCESS, READ_ONLY
 from cli.client import AdminApi
-from settings import Settings
+from settings import DEFAULT_TENANT, Settings
 from tests.api import server
 from tests.api.issuer import (
     DISCOVERY,
@@ -435,3 +435,27 @@ async def test_token_is_good_for_the_tenant_that_it_names_when_there_are_several
     several = make_tenant_settings({"tenant1": idle_settings}, oidc_issuer=issuer.url, oidc_insecure=True)
     async with running(several, NOBODY) as app, client_of(app, headers={"tenant": "Tenant1"}) as client:
         assert await status(client, issuer.token(tenant=claim)) == told
+
+
+async def test_token_without_a_tenant_is_refused_when_there_are_several(
+    idle_settings: Settings, issuer: Issuer
+) -> None:
+    several = make_tenant_settings(
+        {DEFAULT_TENANT: idle_settings}, oidc_issuer=issuer.url, oidc_insecure=True
+    )
+    async with running(several, NOBODY) as app, client_of(app, headers={"tenant": DEFAULT_TENANT}) as client:
+        assert await status(client, issuer.token()) == 401
+        assert await status(client, issuer.token(tenant=DEFAULT_TENANT)) == 200
+
+
+@pytest.mark.parametrize(
+    ("type_", "told"),
+    [  # a header with an empty one is sent without it
+        *((name, 200) for name in ("at+jwt", "JWT", "jwt", "AT+JWT", "application/at+jwt")),
+        *((name, 401) for name in ("", "logout+jwt", "dpop+jwt", "id+jwt", "jose", 1)),
+    ],
+)
+async def test_token_is_refused_when_its_header_does_not_say_that_it_is_an_access_token(
+    client: httpx.AsyncClient, issuer: Issuer, type_: Any, told: int
+) -> None:
+    assert await status(client, issuer.token(header={"typ": type_})) == told
