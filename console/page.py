@@ -1,6 +1,7 @@
 """Making the HTML of pages and fragments out of templates, with all that every page has."""
 
 import re
+from collections.abc import Mapping
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
@@ -39,27 +40,45 @@ def render(
         context: what the template shows, by name.
     """
     session = session_of(request)
-    written = (
-        _environment()
-        .get_template(template)
-        .render(
-            url=partial(page_url, request),
-            api=partial(public_url, request),
-            session=session,
-            tenant=session.services.tenant.name if session and tenancy(request).multi_tenant else None,
-            menu=MENU,
-            current=path_of(request.scope).removeprefix(ROOT),
-            theme=_theme(request),
-            attention=getattr(request.state, "attention", None),
-            **context,
-        )
+    written = _written(
+        request,
+        template,
+        api=partial(public_url, request),
+        session=session,
+        may_act=session is not None and session.may_act,
+        tenant=session.services.tenant.name if session and tenancy(request).multi_tenant else None,
+        menu=MENU,
+        current=path_of(request.scope).removeprefix(ROOT),
+        theme=_theme(request),
+        attention=getattr(request.state, "attention", None),
+        **context,
     )
     return HTMLResponse(written, status)
+
+
+def render_shared(
+    request: Request, template: str, *, may_act: bool, context: Mapping[str, object]
+) -> HTMLResponse:
+    """The fragment that `template` makes of the `context`, for all clients that may do the same.
+
+    The template cannot reach the session, nor anything else that only one browser may see.
+
+    Args:
+        request: the request that is answered.
+        template: the template's file below `templates/`.
+        may_act: whether the clients may change something.
+        context: what the template shows, by name.
+    """
+    return HTMLResponse(_written(request, template, may_act=may_act, **context))
 
 
 def see_other(request: Request, path: str, **query: object) -> RedirectResponse:
     """Lead the browser to a page after a form was carried out."""
     return RedirectResponse(page_url(request, path, **query), HTTPStatus.SEE_OTHER)
+
+
+def _written(request: Request, template: str, **context: object) -> str:
+    return _environment().get_template(template).render(url=partial(page_url, request), **context)
 
 
 def _theme(request: Request) -> str | None:

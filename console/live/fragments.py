@@ -1,12 +1,12 @@
 """Fragments that are the same on many open pages: each is made once for all of them.
 
-The fragment depends on its address, on what the client may do and on its tenant, and on nothing else: it has
-neither token nor name of the client.
+The fragment depends on its address, on what the client may do and on its tenant, and on nothing else: its
+template cannot reach the session. Its buttons send the form `act` of the page, which has the token.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -14,12 +14,16 @@ from fastapi import Depends, Request, Response
 
 from console.attention import attention_of
 from console.live.feed import ChangeFeed
+from console.page import render_shared
 from console.session import LIVE_HEADER, Session, SessionDep, find_session
 
 _REMEMBERED = 200
 """Fragments."""
 
 Make = Callable[[], Awaitable[Response]]
+Shown = Mapping[str, object]
+"""What a fragment shows, by the names in its template."""
+Find = Callable[[], Awaitable[Shown]]
 
 
 class Fragments:
@@ -57,11 +61,27 @@ class FragmentsOfRequest:
     """The fragments that may answer one request."""
 
     def __init__(self, request: Request, session: SessionDep) -> None:
+        self._request = request
+        self._may_act = session.may_act
         self._fragments = fragments_of(request, session)
         self._key = _key(request, session)
 
-    async def shared(self, make: Make) -> Response:
-        """The fragment at the request's address, made by `make` if it was not made since the last change."""
+    async def shared(self, template: str, find: Find, page: str | None = None) -> Response:
+        """The fragment at the request's address, made anew if something has changed since it was made.
+
+        Args:
+            template: the fragment's template.
+            find: finds what the template shows.
+            page: the address of the page with this fragment, for the browser to show from now on.
+        """
+
+        async def make() -> Response:
+            shown = await find()
+            made = render_shared(self._request, template, may_act=self._may_act, context=shown)
+            if page is not None:
+                made.headers["HX-Replace-Url"] = page
+            return made
+
         return await self._fragments.shared(self._key, make)
 
 

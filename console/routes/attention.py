@@ -1,10 +1,9 @@
 """What needs a person, for pages that are open."""
 
-from fastapi import Request, Response
+from fastapi import Response
 
 from console.attention import attention_of
-from console.live.fragments import FragmentsDep
-from console.page import render
+from console.live.fragments import FragmentsDep, Shown
 from console.page_route import signed_in_router
 from console.session import SessionDep
 
@@ -12,11 +11,10 @@ router = signed_in_router()
 
 
 @router.get("/attention")
-async def show_attention(request: Request, session: SessionDep, fragments: FragmentsDep) -> Response:
+async def show_attention(session: SessionDep, fragments: FragmentsDep) -> Response:
     """The strip alone."""
 
-    async def make() -> Response:
-        request.state.attention = await attention_of(session.services)
-        return render(request, "_partials/attention.html")
+    async def find() -> Shown:
+        return {"attention": await attention_of(session.services)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/attention.html", find)

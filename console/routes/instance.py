@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from console.live.fragments import FragmentsDep
+from console.live.fragments import FragmentsDep, Shown
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.instance import InstanceId, InstanceViewDep
@@ -18,88 +18,76 @@ async def show_instance(request: Request, instance_id: InstanceId, view: Instanc
 
 
 @router.get("/instances/{instance_id}/head")
-async def show_head(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_head(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """Its beginning: name, status, what is under way."""
 
-    async def make() -> Response:
-        return render(request, "_partials/instance_head.html", head=await view.head(instance_id))
+    async def find() -> Shown:
+        return {"head": await view.head(instance_id)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_head.html", find)
 
 
 @router.get("/instances/{instance_id}/about")
-async def show_about(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_about(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """What it is."""
 
-    async def make() -> Response:
+    async def find() -> Shown:
         row = await view.row(instance_id)
-        return render(request, "_partials/instance_about.html", row=row, source=await view.source(row))
+        return {"row": row, "source": await view.source(row)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_about.html", find)
 
 
 @router.get("/instances/{instance_id}/contexts")
-async def show_contexts(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_contexts(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """By what the ODS/API chooses it."""
 
-    async def make() -> Response:
-        return render(request, "_partials/instance_contexts.html", contexts=await view.contexts(instance_id))
+    async def find() -> Shown:
+        return {"contexts": await view.contexts(instance_id)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_contexts.html", find)
 
 
 @router.get("/instances/{instance_id}/usage")
-async def show_usage(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_usage(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """How its database is used."""
 
-    async def make() -> Response:
+    async def find() -> Shown:
         usage = await view.usage(await view.row(instance_id))
-        return render(request, "_partials/instance_usage.html", instance_id=instance_id, usage=usage)
+        return {"instance_id": instance_id, "usage": usage}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_usage.html", find)
 
 
 @router.get("/instances/{instance_id}/jobs")
-async def show_jobs(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_jobs(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """Its newest jobs."""
 
-    async def make() -> Response:
+    async def find() -> Shown:
         jobs = await view.jobs(instance_id)
-        return render(request, "_partials/instance_jobs.html", instance_id=instance_id, jobs=jobs)
+        return {"instance_id": instance_id, "jobs": jobs}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_jobs.html", find)
 
 
 @router.get("/instances/{instance_id}/copies")
-async def show_copies(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
-) -> Response:
+async def show_copies(instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep) -> Response:
     """Its backups, snapshots, and the databases that it had before resets."""
 
-    async def make() -> Response:
-        return render(request, "_partials/instance_copies.html", copies=await view.copies(instance_id))
+    async def find() -> Shown:
+        return {"copies": await view.copies(instance_id)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_copies.html", find)
 
 
 @router.get("/instances/{instance_id}/organizations")
 async def show_organizations(
-    request: Request, instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
+    instance_id: InstanceId, view: InstanceViewDep, fragments: FragmentsDep
 ) -> Response:
     """Its education organizations."""
 
-    async def make() -> Response:
+    async def find() -> Shown:
         organizations = await view.organizations(instance_id)
-        return render(request, "_partials/instance_organizations.html", organizations=organizations)
+        return {"organizations": organizations}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/instance_organizations.html", find)

@@ -3,7 +3,7 @@
 from fastapi import Request, Response
 
 from console.addresses import page_url
-from console.live.fragments import FragmentsDep
+from console.live.fragments import FragmentsDep, Shown
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.instances import InstancesQueryDep, InstancesViewDep
@@ -23,12 +23,9 @@ async def show_rows(
 ) -> Response:
     """The list alone."""
 
-    async def make() -> Response:
-        response = render(request, "_partials/instance_list.html", page=await view.page(query))
-        # The address of the page, so that it is the same after it is loaded again.
-        response.headers["HX-Replace-Url"] = page_url(
-            request, "/instances", page=query.number, **query.fields
-        )
-        return response
+    async def find() -> Shown:
+        return {"page": await view.page(query)}
 
-    return await fragments.shared(make)
+    # The address of the page, so that it is the same after it is loaded again.
+    address = page_url(request, "/instances", page=query.number, **query.fields)
+    return await fragments.shared("_partials/instance_list.html", find, address)

@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from console.live.fragments import FragmentsDep
+from console.live.fragments import FragmentsDep, Shown
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.jobs import JobsViewDep
@@ -18,13 +18,13 @@ async def show_job(request: Request, job_id: str, view: JobsViewDep) -> Response
 
 
 @router.get("/jobs/{job_id}/story")
-async def show_story(request: Request, job_id: str, view: JobsViewDep, fragments: FragmentsDep) -> Response:
+async def show_story(job_id: str, view: JobsViewDep, fragments: FragmentsDep) -> Response:
     """Its story."""
 
-    async def make() -> Response:
-        return render(request, "_partials/job_story.html", page=await view.job(job_id))
+    async def find() -> Shown:
+        return {"page": await view.job(job_id)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/job_story.html", find)
 
 
 @router.get("/jobs/{job_id}/work")

@@ -3,7 +3,7 @@
 from fastapi import Request, Response
 
 from console.addresses import page_url
-from console.live.fragments import FragmentsDep
+from console.live.fragments import FragmentsDep, Shown
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.jobs import JobsQueryDep, JobsViewDep
@@ -23,11 +23,9 @@ async def show_rows(
 ) -> Response:
     """The list alone."""
 
-    async def make() -> Response:
-        response = render(request, "_partials/job_list.html", page=await view.page(query))
-        # The address of the page, so that it is the same after it is loaded again.
-        address = page_url(request, "/jobs", page=query.number, **query.fields)
-        response.headers["HX-Replace-Url"] = address
-        return response
+    async def find() -> Shown:
+        return {"page": await view.page(query)}
 
-    return await fragments.shared(make)
+    # The address of the page, so that it is the same after it is loaded again.
+    address = page_url(request, "/jobs", page=query.number, **query.fields)
+    return await fragments.shared("_partials/job_list.html", find, address)

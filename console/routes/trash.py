@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from console.live.fragments import FragmentsDep
+from console.live.fragments import FragmentsDep, Shown
 from console.page import render
 from console.page_route import signed_in_router
 from console.views.paging import PageNumber
@@ -18,12 +18,10 @@ async def show_trash(request: Request, view: TrashViewDep, page: PageNumber = 1)
 
 
 @router.get("/trash/rows")
-async def show_rows(
-    request: Request, view: TrashViewDep, fragments: FragmentsDep, page: PageNumber = 1
-) -> Response:
+async def show_rows(view: TrashViewDep, fragments: FragmentsDep, page: PageNumber = 1) -> Response:
     """The list alone."""
 
-    async def make() -> Response:
-        return render(request, "_partials/trash_list.html", page=await view.page(page))
+    async def find() -> Shown:
+        return {"page": await view.page(page)}
 
-    return await fragments.shared(make)
+    return await fragments.shared("_partials/trash_list.html", find)
