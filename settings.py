@@ -729,6 +729,12 @@ class Settings(ServiceSettings):
     instance_connection_string: Secret = Field(
         description="Npgsql-style string the ODS/API shall connect with; its database is replaced."
     )
+    allowed_ods_hosts: str | None = Field(
+        default=None,
+        description="Servers that [workers read](production.md#servers-that-clients-name) beside that one if"
+        " clients name them: hosts, addresses and networks, with a port or without, separated by commas; `*.`"
+        " for subdomains.",
+    )
     encryption_key: Key = Field(description="AES-256 key shared with the ODS/API: base64 of 32 bytes.")
     encryption_key_previous: Keys | None = Field(
         default=None, description="Other keys that still decrypt connection strings, separated by commas."

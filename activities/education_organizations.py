@@ -10,17 +10,43 @@ from temporalio import activity
 
 from activities.errors import is_locked
 from activities.heartbeats import heartbeats
-from databases.education_organizations import Address, UnreadableError, education_organizations, reading
+from databases.education_organizations import Address, UnreadableError
+from databases.reading_processes import ReadingProcesses, reading_processes
 from logs import fault_name
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from registry.education_organizations.refreshes import Scope
 from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
 
 _MAX_NAMED = 20
+_FOREIGN_SHARE = 4
+"""A fourth of the databases that are read at once may be on servers of others, which may not answer."""
+_UNREADABLE_STRING = "its connection string cannot be read"
+_NOT_ALLOWED = (
+    "its connection string names a server that is not one of this installation's servers: name it in"
+    " ODS_ALLOWED_ODS_HOSTS if it is to be read"
+)
+_FOREIGN_FAULT = (
+    "it cannot be read from its server, which is not one of this installation's servers"
+    " (the log of the worker says why)"
+)
+"""Whatever is wrong: a client could find out what there is in the network of the worker otherwise."""
 _DATA_CLASSES = ("22", "23")
 """Classes of SQLSTATEs about values: too long, out of range, missing."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Database:
+    """Where a database is.
+
+    Attributes:
+        address: its address.
+        allowed: which servers that may lead to; None if it names the installation's own.
+    """
+
+    address: Address
+    allowed: str | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +90,7 @@ class EducationOrganizationActivities:
         self._organizations = organizations
         self._connection_strings = connection_strings
         self._slots = asyncio.Semaphore(at_once)
+        self._foreign_slots = asyncio.Semaphore(max(1, at_once // _FOREIGN_SHARE))
 
     @activity.defn
     async def read_page(self, page: PageToRead) -> PageRead:
@@ -88,51 +115,82 @@ class EducationOrganizationActivities:
         )
 
     async def _read_all(self, sources: Sequence[OdsDatabase]) -> list[str]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._try_to_read(source)) for source in sources]
+        if not sources:
+            return []
+        async with reading_processes() as processes, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._try_to_read(source, processes)) for source in sources]
         return [fault for task in tasks if (fault := task.result())]
 
-    async def _try_to_read(self, source: OdsDatabase) -> str | None:
+    async def _try_to_read(self, source: OdsDatabase, processes: ReadingProcesses) -> str | None:
         """Read one ODS database; returns why it cannot be read, None if it was.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the registry is away, which is no fault of the ODS database.
         """
+        try:
+            database = self._database(source)
+            if database.allowed is None:
+                reason = await self._read(source, database, processes)
+            else:
+                async with self._foreign_slots:
+                    reason = await self._read(source, database, processes)
+        except UnreadableError as error:
+            reason = str(error)
+        return reason and f"'{source.name}' (id {source.ods_instance_id}): {reason}"
+
+    async def _read(
+        self, source: OdsDatabase, database: _Database, processes: ReadingProcesses
+    ) -> str | None:
+        """Read one ODS database; returns why it cannot be read, None if it was."""
+
+        async def read() -> Sequence[Organization]:
+            found = await processes.read(database.address, database.allowed)
+            return [Organization(*row) for row in found]
+
         async with self._slots:
             try:
-                await self._read(source)
-            except UnreadableError as error:
-                reason = str(error)
-            except (SQLAlchemyError, OSError) as error:
-                state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+                await self._organizations.replace(source, database.address.database, read)
+            except (UnreadableError, SQLAlchemyError, OSError) as error:
                 if is_locked(error):
-                    reason = "another session has locked its row in the registry"
-                elif state.startswith(_DATA_CLASSES):
-                    reason = f"the registry cannot hold what is there (SQLSTATE {state})"
-                else:
+                    return "another session has locked its row in the registry"
+                if (reason := _reason(error)) is None:
                     raise
             except Exception as error:  # noqa: BLE001 - one database shall not keep the others from being read
                 _logger.warning("ODS instance %s: %s", source.ods_instance_id, fault_name(error))
                 reason = "what is there was not understood"
             else:
                 return None
-        return f"'{source.name}' (id {source.ods_instance_id}): {reason}"
+        if database.allowed is None:
+            return reason
+        _logger.warning("ODS instance %s: %s", source.ods_instance_id, reason)
+        return _FOREIGN_FAULT
 
-    async def _read(self, source: OdsDatabase) -> None:
-        address = self._address(source)
-        async with reading(address) as session:
+    def _database(self, source: OdsDatabase) -> _Database:
+        """Where the database is.
 
-            async def read() -> Sequence[Organization]:
-                return [Organization(**row) for row in await education_organizations(session)]
-
-            await self._organizations.replace(source, address.database, read)
-
-    def _address(self, source: OdsDatabase) -> Address:
+        Raises:
+            UnreadableError: its connection string cannot be read, or names a server that is not allowed.
+        """
+        strings = self._connection_strings
         try:
-            found = self._connection_strings.decrypted(source.connection_string)
-            user, password = found.login
-            if user:  # the driver would fill in what the worker's own environment says
-                return Address(found.endpoints, found.database or user, user, password, found.ssl_mode)
+            found = strings.decrypted(source.connection_string)
         except ValueError:
-            pass
-        raise UnreadableError("its connection string cannot be read")
+            raise UnreadableError(_UNREADABLE_STRING) from None
+        user, password = found.login
+        if not user:  # the driver would fill in what the environment says
+            raise UnreadableError(_UNREADABLE_STRING)
+        address = Address(found.endpoints, found.database or user, user, password, found.ssl_mode)
+        if strings.names_own_servers(found):
+            return _Database(address, None)
+        if all(map(strings.allowed.allow, found.endpoints)):
+            return _Database(address, strings.allowed.text)
+        raise UnreadableError(_NOT_ALLOWED)
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a database cannot be read; None if the registry is away instead."""
+    if isinstance(error, UnreadableError):
+        return str(error)
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    held = state.startswith(_DATA_CLASSES)
+    return f"the registry cannot hold what is there (SQLSTATE {state})" if held else None

@@ -17,11 +17,15 @@ from databases.constants import APPLICATION_NAME
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
-_MAX_ORGANIZATIONS = 200_000
-"""More are not read; no state has a tenth of it, and a worker holds all of a database in memory."""
-_MAX_BYTES = 32 * 1024 * 1024
+_MAX_ORGANIZATIONS = 50_000
+"""More are not read; no state has a third of it, and a worker holds all of a database in memory."""
+_MAX_BYTES = 8 * 1024 * 1024
 """Bytes of all organizations of a database together, at most: a worker reads several databases at once."""
 _BATCH = 1000
+_LONGEST_NAME = 75
+_LONGEST_KIND = 128
+"""Characters that the registry can hold."""
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
 
 _ORGANIZATION = "educationorganization"
 _NEEDED = {"educationorganizationid", "nameofinstitution"}
@@ -74,6 +78,7 @@ _REASONS = {
     "57014": "the database did not answer in time",
 }
 _UNREACHABLE = "the server cannot be reached"
+_NOT_UNDERSTOOD = "the answer of the server was not understood"
 
 
 class UnreadableError(Exception):
@@ -182,10 +187,27 @@ async def _fetch_bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
 
 
 def _size(organization: asyncpg.Record) -> int:
-    """Bytes that PostgreSQL has sent for it, about."""
+    """Bytes that PostgreSQL has sent for it, about.
+
+    Raises:
+        UnreadableError: it has no id, or is not what was asked for: the server need not be PostgreSQL.
+    """
     if organization["id"] is None:
         raise UnreadableError("an education organization has no id")
+    identifier, name, short_name, discriminator, parent_id = organization
+    if not (
+        isinstance(identifier, int)
+        and isinstance(parent_id, int | None)
+        and _is_text(name, _LONGEST_NAME)
+        and (short_name is None or _is_text(short_name, _LONGEST_NAME))
+        and _is_text(discriminator, _LONGEST_KIND)
+    ):
+        raise UnreadableError(_NOT_UNDERSTOOD)
     return sum(len(value.encode()) if isinstance(value, str) else 8 for value in organization)
+
+
+def _is_text(value: object, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest
 
 
 def _query(found: Mapping[str, set[str]]) -> str:
@@ -200,11 +222,15 @@ def _query(found: Mapping[str, set[str]]) -> str:
     parents = [
         f"{kind.table}.{parent}" for kind in kinds for parent in kind.parents if parent in found[kind.table]
     ]
-    discriminator = [_truncated("discriminator", 128, own), *names, "'edfi.EducationOrganization'"]
+    discriminator = [
+        _truncated("discriminator", _LONGEST_KIND, own),
+        *names,
+        "'edfi.EducationOrganization'",
+    ]
     return f"""
         SELECT organization.educationorganizationid::bigint AS id,
-            coalesce({_truncated("nameofinstitution", 75, own)}, '') AS name,
-            {_truncated("shortnameofinstitution", 75, own)} AS short_name,
+            coalesce({_truncated("nameofinstitution", _LONGEST_NAME, own)}, '') AS name,
+            {_truncated("shortnameofinstitution", _LONGEST_NAME, own)} AS short_name,
             coalesce({", ".join(discriminator)}) AS discriminator,
             coalesce({", ".join([*parents, "NULL"])})::bigint AS parent_id
         FROM edfi.{_ORGANIZATION} AS organization {" ".join(joins)}
@@ -230,7 +256,7 @@ def _translate_errors() -> Iterator[None]:
     except (OSError, asyncpg.InterfaceError):
         raise UnreadableError(_UNREACHABLE) from None
     except Exception:  # noqa: BLE001 - the server at that address need not be PostgreSQL
-        raise UnreadableError("the answer of the server was not understood") from None
+        raise UnreadableError(_NOT_UNDERSTOOD) from None
 
 
 def _reason(sqlstate: str) -> str:
@@ -238,4 +264,6 @@ def _reason(sqlstate: str) -> str:
         return "the server refused the login"
     if sqlstate.startswith(("08", "57P")):
         return _UNREACHABLE
+    if not _SQLSTATE.fullmatch(sqlstate):
+        return _NOT_UNDERSTOOD
     return _REASONS.get(sqlstate) or f"the server answered SQLSTATE {sqlstate}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Self
 
+from registry.connection_strings.allowed_hosts import AllowedHosts
 from registry.connection_strings.connection_string import ConnectionString, InvalidConnectionStringError
 from registry.connection_strings.encryption import COLUMN_LENGTH, Keyring, UndecipherableError, fits_column
 from registry.connection_strings.npgsql import can_read
@@ -14,9 +15,14 @@ _KNOWN_AT_MOST = 20_000
 
 
 class OdsConnectionStrings:
-    """Makes the encrypted connection string of any ODS database from the configured shape."""
+    """Makes the encrypted connection string of any ODS database from the configured shape.
 
-    def __init__(self, shape: ConnectionString, keys: Keyring) -> None:
+    Attributes:
+        allowed: servers beside the shape's that clients may name for being read.
+    """
+
+    def __init__(self, shape: ConnectionString, keys: Keyring, allowed: AllowedHosts) -> None:
+        self.allowed = allowed
         self._shape = shape
         self._endpoints = set(shape.endpoints)
         self._keys = keys
@@ -29,7 +35,8 @@ class OdsConnectionStrings:
         """Read the connection string without a database (the shape), and the keys, from the settings.
 
         Raises:
-            InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column.
+            InvalidSettingsError: Npgsql could not read the shape, or it would not fit its column; or the
+                allowed hosts cannot be read.
         """
         variable = "ODS_INSTANCE_CONNECTION_STRING"
         shape = _shape(settings.instance_connection_string.get_secret_value())
@@ -38,7 +45,14 @@ class OdsConnectionStrings:
                 f"{variable}: must look like host=…;port=…;username=…;password=…;database=…,"
                 " with keywords and values that Npgsql knows"
             )
-        strings = cls(shape, Keyring(settings.encryption_keys))
+        try:
+            allowed = AllowedHosts(settings.allowed_ods_hosts or "")
+        except ValueError:
+            raise InvalidSettingsError(
+                "ODS_ALLOWED_ODS_HOSTS: must be hosts, addresses and networks with commas between them, each"
+                " with a port or without, such as reports.example.org:5432, 10.20.0.0/16"
+            ) from None
+        strings = cls(shape, Keyring(settings.encryption_keys), allowed)
         if not fits_column(str(shape.with_database("x" * MAX_DATABASE_NAME_BYTES))):
             raise InvalidSettingsError(
                 f"{variable}: is too long; encrypted, it must fit {COLUMN_LENGTH} characters"
@@ -103,6 +117,10 @@ class OdsConnectionStrings:
             return None
         found = self._readable(encrypted)
         return found if found is not None and self._endpoints.isdisjoint(found.endpoints) else None
+
+    def names_own_servers(self, string: ConnectionString) -> bool:
+        """Whether each server of `string` is one of the configured shape, with the same host and port."""
+        return self._endpoints.issuperset(string.endpoints)
 
     def _local_database(self, encrypted: str | None) -> str | None:
         found = self._readable(encrypted)

@@ -176,6 +176,29 @@ def test_start_is_refused_without_telling_the_string_when_npgsql_cannot_read_it(
     assert refusal.value.__context__ is None
 
 
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "h:0",
+        "h:65536",
+        "h:",
+        "h;x",
+        "http://h",
+        "/run",
+        "*",
+        "*h",
+        "a..b",
+        "10.1.2.3/8",
+        "[h",
+        "a b",
+    ],
+)
+def test_start_is_refused_when_the_allowed_hosts_cannot_be_read(values: dict[str, Any], allowed: str) -> None:
+    settings = Settings(**values, allowed_ods_hosts=f"ods.example.org, {allowed}")
+    with pytest.raises(InvalidSettingsError, match=r"^ODS_ALLOWED_ODS_HOSTS: must be hosts, addresses"):
+        OdsConnectionStrings.from_settings(settings)
+
+
 @pytest.mark.parametrize(("filling", "fits"), [(900, True), (1200, False)])
 def test_start_is_refused_when_the_encrypted_string_would_not_fit_its_column(
     values: dict[str, Any], filling: int, *, fits: bool

@@ -27,6 +27,7 @@ READ: dict[str, tuple[str, Any]] = {
     "RESTORE_DSN": ("postgresql://r:p@localhost/d", "postgresql://r:p@localhost/d"),
     "RESTORED_OWNER": ("o", "o"),
     "INSTANCE_CONNECTION_STRING": ("host=h;password=p", "host=h;password=p"),
+    "ALLOWED_ODS_HOSTS": ("a.example:5432, 10.0.0.0/8", "a.example:5432, 10.0.0.0/8"),
     "ENCRYPTION_KEY": (KEY, KEY),
     "ENCRYPTION_KEY_PREVIOUS": (f"{KEY} , {KEY}", f"{KEY} , {KEY}"),
     "TOKEN_SIGNING_KEY": (KEY, KEY),
@@ -213,8 +214,8 @@ REFUSED: dict[str, list[str]] = {
     "CONSOLE_OIDC_FULL_ACCESS": ["", "bad-value,", " , "],
     "CONSOLE_OIDC_READ_ONLY": ["", ",bad-value"],
 }
-UNCHECKED = {"INSTANCE_CONNECTION_STRING", "TEMPORAL_UI_URL"}
-"""The first is parsed where it is used (`OdsConnectionStrings.from_settings`), the second only shown."""
+UNCHECKED = {"INSTANCE_CONNECTION_STRING", "ALLOWED_ODS_HOSTS", "TEMPORAL_UI_URL"}
+"""The first two are parsed where they are used (`OdsConnectionStrings.from_settings`), the third is shown."""
 
 
 def refused() -> Iterator[Any]:
