@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,7 +28,11 @@ SECONDS = 30
 """How long a process has; each step has a shorter limit of its own (`databases.education_organizations`)."""
 _BYTES = 128 * 1024 * 1024
 """Memory that a process has: the interpreter, and several times the organizations that are read at most."""
-_PROCESSOR_SECONDS = 3
+_FULL = 112 * 1024
+"""Kibibytes of memory at which a process ends; at its limit, the driver would go on and drop what arrives."""
+_LOOK_SECONDS = 0.1
+"""Of processor time: memory is not filled without it."""
+_PROCESSOR_SECONDS = 2
 """What a process may compute: to read as many organizations as may be takes a fraction of it."""
 
 
@@ -100,10 +105,17 @@ def _serve(connection: socket.socket) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_BYTES, _BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR_SECONDS, _PROCESSOR_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory has a password
+    signal.signal(signal.SIGPROF, _end_when_full)
+    signal.setitimer(signal.ITIMER_PROF, _LOOK_SECONDS, _LOOK_SECONDS)
     signal.alarm(SECONDS)
     with connection, connection.makefile("rb") as stream:
         request = json.loads(stream.readline())
         connection.sendall(json.dumps(answer(request, connection), ensure_ascii=False).encode())
+
+
+def _end_when_full(*_: object) -> None:
+    if sys.platform == "linux" and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _FULL:
+        os._exit(1)  # other systems count otherwise
 
 
 async def _organizations(address: Address, connection: socket.socket | None) -> list[list[object]]:

@@ -138,20 +138,22 @@ class FalsePostgres:
             await writer.drain()
 
     async def _send_organizations(self, writer: StreamWriter) -> None:
-        number = 0
+        number = 1
         if self._lie is Lie.ROW:
             writer.write(b"D" + struct.pack("!ihi", _GIGABYTE, 5, _GIGABYTE - 100))
         while True:
-            number += 1
             match self._lie:
                 case Lie.ROW:
                     writer.write(_MEGABYTE)
                 case Lie.ROWS:
                     writer.write(_organization(number, _MEGABYTE))
+                case Lie.MANY:
+                    numbers = range(number, number + 1000)
+                    writer.write(b"".join(_organization(one, b"A false school") for one in numbers))
                 case _:
                     writer.write(_organization(number, b"A false school"))
-            if self._lie is Lie.HONEST:
-                return
+                    return
+            number += 1000
             await writer.drain()
 
 
