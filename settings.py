@@ -551,6 +551,13 @@ class ServiceSettings(BaseSettings):
     costly_requests_per_tenant: int = Field(
         default=8, ge=0, le=10_000, description="The same, of each tenant."
     )
+    downloads: int = Field(
+        default=10,
+        ge=0,
+        le=10_000,
+        description="Downloads of backups that an API process serves at once, of which one client may have"
+        " half; others are [refused](production.md#load). 0: no limit.",
+    )
     audit_retention: int = Field(
         default=400, ge=1, le=36_500, description="Days that an entry of the audit trail is kept."
     )

@@ -28,7 +28,7 @@ from api.middleware.correlation import CorrelationMiddleware
 from api.middleware.hosts import AllowedHosts
 from api.middleware.metrics import MetricsMiddleware
 from api.middleware.route_table import RouteTable
-from api.middleware.shedding import CostlyRequests
+from api.middleware.shedding import CostlyRequests, Downloads
 from api.middleware.tenancy import Tenancy
 from api.readiness import Readiness
 from api.routes import (
@@ -128,6 +128,7 @@ def app_with(settings: AnySettings, lifespan: Lifespan[FastAPI] | None = None) -
     hosts = AllowedHosts(settings.allowed_hosts)
     app.state.route_table = RouteTable(app.routes)
     app.state.costly_requests = CostlyRequests(settings)
+    app.state.downloads = Downloads(settings.downloads)
     if settings.console:
         app.add_middleware(KnownFragmentsMiddleware)
     app.add_middleware(ProtocolMiddleware, hosts=hosts, route_table=app.state.route_table)

@@ -33,6 +33,9 @@ from registry.storage.unit_of_work import after_commit
 from tenants.backup_store import find_elsewhere, key_of, load_recorded, open_store, remove_stored
 from tenants.known_store import require_backups, unshared_store
 
+_DOWNLOAD_BYTES = 64 * 1024
+"""Pieces of a download: one or two are in memory while its client takes nothing."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -136,7 +139,7 @@ class BackupService:
         self._audit.instance = backup.instance_id
         store = await open_store(self._settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
-        return manifest.size_bytes, read_dump(store, manifest)
+        return manifest.size_bytes, read_dump(store, manifest, _DOWNLOAD_BYTES)
 
     async def verify(self, backup_id: UUID) -> BackupState:
         """Request that a backup is verified.

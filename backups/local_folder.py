@@ -28,6 +28,17 @@ def prepare(root: Path, file: Path) -> None:
             return
 
 
+def read_piece(file: Path, start: int, size: int) -> bytes:
+    """So many bytes of a file from `start` on; fewer at its end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as opened:
+        opened.seek(start)
+        return opened.read(size)
+
+
 def make_durable(root: Path, file: Path) -> None:
     """Have the disk write the file and the folders that lead to it from `root`.
 

@@ -18,7 +18,7 @@ from backups.layout import dump_of
 from backups.manifest import MONETARY_LOCALE, Manifest
 from backups.monitoring import Monitor, Progress
 from backups.snapshots import Database
-from backups.storage import BackupStore
+from backups.storage import READ_BYTES, BackupStore
 from databases.constants import program_name
 from databases.errors import translate_postgres_errors
 from databases.restore_login import NOT_ADMITTED
@@ -147,8 +147,10 @@ async def require_writes(database: Database, dsn: str) -> None:
             await session.close(timeout=_CONNECT_TIMEOUT)
 
 
-async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[bytes, None]:
-    """The stored bytes of a backup.
+async def read_dump(
+    store: BackupStore, manifest: Manifest, piece_bytes: int = READ_BYTES
+) -> AsyncGenerator[bytes, None]:
+    """The stored bytes of a backup, in pieces of about `piece_bytes`.
 
     Raises:
         BackupFaultError: the store is away or refuses; after the last byte, that these are not the bytes that
@@ -156,7 +158,7 @@ async def read_dump(store: BackupStore, manifest: Manifest) -> AsyncGenerator[by
     """
     digest, size = sha256(), 0
     path = dump_of(manifest.key, encrypted=manifest.encrypted)
-    async with aclosing(store.read_stream(path)) as chunks:
+    async with aclosing(store.read_stream(path, piece_bytes)) as chunks:
         async for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)

@@ -33,7 +33,8 @@ _SCHEMES = ("file", "s3", "az", "gs")
 _ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 _YES = {"1", "true", "yes", "on"}
 _MEBIBYTE = 1024 * 1024
-_READ_BYTES = _MEBIBYTE
+READ_BYTES = _MEBIBYTE
+"""Read at once of an object, unless its reader wants smaller pieces."""
 _PART_BYTES = 8 * _MEBIBYTE
 _LARGEST_PART_BYTES = 32 * _MEBIBYTE
 _IN_MEMORY_BYTES = 16 * _MEBIBYTE
@@ -171,30 +172,33 @@ class BackupStore:
         except MissingObjectError:
             return None
 
-    async def read_stream(self, path: str) -> AsyncGenerator[bytes, None]:
-        """The content of an object, piece by piece.
+    async def read_stream(self, path: str, piece_bytes: int = READ_BYTES) -> AsyncGenerator[bytes, None]:
+        """The content of an object, in pieces of about `piece_bytes`.
 
         Raises:
             BackupFaultError: it is not there; the store is away, refuses, or gives nothing for too long.
         """
         async with self._translated(path):
-            chunks = self._chunks(path, await obstore.get_async(self._store, path))
+            chunks = self._chunks(path, await obstore.get_async(self._store, path), piece_bytes)
             while True:
                 async with _answered_within(self._timeouts.stall, self.location(path)):
-                    chunk = await anext(chunks, None)
-                if chunk is None:
+                    found = await anext(chunks, None)
+                if found is None:
                     return
-                yield bytes(chunk)
+                chunk = bytes(found)
+                del found  # while the reader is slow, one copy is enough
+                yield chunk
 
-    async def _chunks(self, path: str, found: "GetResult") -> AsyncGenerator["Bytes | bytes", None]:
+    async def _chunks(
+        self, path: str, found: "GetResult", piece_bytes: int
+    ) -> AsyncGenerator["Bytes | bytes", None]:
         if self._folder is None:
-            async for chunk in found.stream(min_chunk_size=_READ_BYTES):
+            async for chunk in found.stream(min_chunk_size=piece_bytes):
                 yield chunk
             return
-        # As a stream, obstore reads a file in pieces of 8 KiB, which takes the processor twice as long.
-        for start in range(0, size := found.meta["size"], _READ_BYTES):
-            end = min(size, start + _READ_BYTES)
-            yield await obstore.get_range_async(self._store, path, start=start, end=end)
+        # obstore takes the processor five times as long for a file in small pieces.
+        for start in range(0, found.meta["size"], piece_bytes):
+            yield await _in_thread(local_folder.read_piece, self._folder / path, start, piece_bytes)
 
     async def list_objects(self, folder: str = "") -> list[StoredObject]:
         """All objects below a folder; what is only being written is none yet.

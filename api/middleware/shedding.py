@@ -3,10 +3,13 @@
 A costly request writes, or reads more than one thing. It takes a place once its client is known, and keeps
 it until it has been answered: strangers, who may send as slowly as they like, have none. What is cheap (one
 thing by its id, probes, what needs no client, open streams) needs no place, and is served whatever waits.
+
+A download of a backup has a place of another kind. It lasts as long as its client reads: none is waited for.
 """
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -15,6 +18,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -33,6 +37,10 @@ _OF_ONE = re.compile(r"\{\w*id\}", re.IGNORECASE)
 """In the template of a path that names one thing by its id."""
 _STREAM = "/console/live"
 """The stream of an open page, which lasts as long as the page."""
+_DOWNLOAD = "/v2/backups/{backup_id}/dump"
+"""Answers with a whole dump."""
+_DOWNLOAD_ENDS = {"Retry-After": "30"}
+"""Seconds: when a client that takes nothing is given up, and its place is free."""
 _OF_SEVERAL = "/v2/dbInstances/bulk"
 """Below it, requests wait for each other first; the one whose turn it is takes a place (`api.bulk_route`)."""
 
@@ -83,6 +91,51 @@ class CostlyRequests:
                 yield
 
 
+class Downloads:
+    """The places for downloads of backups of this process, of which one client may have half.
+
+    Args:
+        limit: how many there are; 0 for any number.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._under_way = Counter[tuple[str, str | None]]()
+
+    @contextmanager
+    def place(self, tenant: str, client: str | None) -> Iterator[None]:
+        """A place for a download by a client of the tenant, as long as the block runs.
+
+        Raises:
+            ProblemError: 429, the client has as many as it may have; 503, none is free.
+        """
+        its = (tenant, client)
+        if self._limit:
+            self._require_free(its)
+        self._under_way[its] += 1
+        try:
+            yield
+        finally:
+            self._under_way[its] -= 1
+            self._under_way += Counter()  # forgets those who have none
+
+    def _require_free(self, its: tuple[str, str | None]) -> None:
+        if self._under_way.total() >= self._limit:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The service sends as many backups as it can send at once",
+                _DOWNLOAD_ENDS,
+                detail="Send the same request again when another download has ended.",
+            )
+        if self._under_way[its] >= (most := -(-self._limit // 2)):
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"This client downloads {most} backups already, as many as it may at once",
+                _DOWNLOAD_ENDS,
+                detail="Send the same request again when one of these downloads has ended.",
+            )
+
+
 @asynccontextmanager
 async def counted_request(scope: Scope) -> AsyncIterator[None]:
     """Count the request as a cheap one while the block runs; then give back the place that it has taken."""
@@ -93,13 +146,18 @@ async def counted_request(scope: Scope) -> AsyncIterator[None]:
 
 
 async def admit(connection: HTTPConnection) -> None:
-    """Let a request pass that is cheap; have a costly one take its place. Its client and its path are known.
+    """Let a request pass that is cheap; have another one take its place. Its client and its path are known.
 
     Raises:
-        ProblemError: 503, no place was free within five seconds.
+        ProblemError: 503, no place was free within five seconds; or, for a download, at once; or 429, the
+            client has too many downloads.
     """
     route_table: RouteTable = connection.app.state.route_table
     template = route_table.template_of(connection.scope) or ""
+    if template == _DOWNLOAD:
+        downloads: Downloads = connection.app.state.downloads
+        place = downloads.place(services_of(connection).tenant.name, audit_context(connection).client)
+        connection.scope["state"][_HELD].enter_context(place)
     is_cheap = connection.scope["method"] in READING and (template == _STREAM or _OF_ONE.search(template))
     if not is_cheap and not template.startswith(_OF_SEVERAL):
         await take_place(connection)

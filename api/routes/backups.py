@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
 
 from api.backup_service import BackupId, BackupServiceDep, require_readiness
 from api.dependencies import BackupRecordsDep
@@ -35,6 +36,9 @@ _OF_LISTS = problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS)
 _OF_LISTS_OF_ONE = problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS, HTTPStatus.NOT_FOUND)
 _OF_ONE = problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND)
 _OF_CHANGES = problems.documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+_OF_DOWNLOADS = problems.documented(
+    *_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS
+)
 _DUMP: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -86,12 +90,16 @@ async def get_backup(backup_id: BackupId, records: BackupRecordsDep) -> BackupAn
     return BackupAnswer.of(await records.get(backup_id))
 
 
-@router.get("/backups/{backup_id}/dump", response_class=StreamingResponse, responses={**_OF_CHANGES, **_DUMP})
+@router.get(
+    "/backups/{backup_id}/dump", response_class=StreamingResponse, responses={**_OF_DOWNLOADS, **_DUMP}
+)
 async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> StreamingResponse:
     """The dump as it is stored: what `pg_restore` reads, encrypted with age if the backup is."""
     size, chunks = await service.dump(backup_id)
     headers = {"Content-Length": str(size)}
-    return StreamingResponse(chunks, headers=headers, media_type="application/octet-stream")
+    # If the client has gone, the answer does not close what it has read from.
+    closing = BackgroundTask(chunks.aclose)
+    return StreamingResponse(chunks, 200, headers, "application/octet-stream", closing)
 
 
 @router.delete(

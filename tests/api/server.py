@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Self
 
@@ -103,6 +104,11 @@ class Server:
         length = [] if body is None else [f"Content-Length: {len(body)}"]
         head = [f"{line} HTTP/1.1", "Host: api", "Connection: close", *length, *headers, "", ""]
         return ResponseModel.read(await self.answer("\r\n".join(head).encode("latin-1") + (body or b"")))
+
+    def memory(self) -> int:
+        """Bytes of memory that its process has."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def send_signal(self, number: int) -> None:
         """Send it a signal that does not end it."""

@@ -1,0 +1,150 @@
+"""Downloads of backups: how many there are at once, and what those cost whose clients take nothing."""
+
+import fcntl
+import socket
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from backups.layout import dump_of, manifest_of
+from backups.manifest import FORMAT_VERSION, BackupKind, Figures, Manifest
+from embedded.polling import wait_until
+from settings import DEFAULT_TENANT, Settings
+from tests.api.server import Server, serving
+from tests.api.service import bearer, tokens
+from tests.servers import session
+
+CLIENTS = 200
+MEBIBYTE = 1024 * 1024
+DUMP = bytes(8 * MEBIBYTE)
+OTHER_CLIENT = "INSERT INTO adminapi.applications (clientid, generation) VALUES ('another-client', NULL)"
+BACKUP = """
+INSERT INTO adminapi.backups
+    (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template, createdat, details,
+     storedid, location, sizebytes, databasesizebytes, sha256, postgresversion, encrypted, takenat,
+     finishedat)
+VALUES ($1, 1, 1, $2, $3, 'Grand Bend', 'requested', '', 'Minimal', timezone('utc', now()), '{}',
+        $1, '', $4, 1, $5, '18.1', false, timezone('utc', now()), timezone('utc', now()))
+"""
+
+
+@pytest.fixture
+async def backup(registry_dsn: str, tmp_path: Path) -> UUID:
+    """A backup that is stored below `tmp_path`."""
+    now, digest = datetime.now(UTC), sha256(DUMP).hexdigest()
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        backup_id=uuid4(),
+        tenant=DEFAULT_TENANT,
+        ods_instance_id=1,
+        mark=uuid4(),
+        name="Grand Bend",
+        kind=BackupKind.REQUESTED,
+        template="Minimal",
+        postgres_version="18.1",
+        dump_version="18.1",
+        size_bytes=len(DUMP),
+        database_size_bytes=1,
+        sha256=digest,
+        created_at=now,
+        finished_at=now,
+        encrypted=False,
+        details={},
+        figures=Figures({}, {}),
+    )
+    dump = tmp_path / dump_of(manifest.key, encrypted=False)
+    dump.parent.mkdir(parents=True)
+    dump.write_bytes(DUMP)
+    (tmp_path / manifest_of(manifest.key)).write_bytes(manifest.to_json())
+    async with session(registry_dsn) as registry:
+        await registry.execute(BACKUP, manifest.backup_id, manifest.mark, uuid4(), len(DUMP), digest)
+        await registry.execute(OTHER_CLIENT)
+    return manifest.backup_id
+
+
+@asynccontextmanager
+async def unread(server: Server, backup: UUID, count: int) -> AsyncIterator[list[socket.socket]]:
+    """So many clients that have asked for the dump, and read nothing; all are sent as much as they can be."""
+    (field,) = bearer(server.settings).items()
+    request = f"GET /v2/backups/{backup}/dump HTTP/1.1\r\nHost: api\r\n{field[0]}: {field[1]}\r\n\r\n"
+    with ExitStack() as opened:
+        clients = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for client in clients:
+            client.connect(("127.0.0.1", server.port))
+            client.sendall(request.encode())
+        before: list[int] = []
+
+        async def are_stuck() -> bool:
+            nonlocal before
+            earlier, before = before, [arrived(client) for client in clients]
+            return before == earlier and 0 not in before
+
+        await wait_until(are_stuck, 30, interval=0.3)
+        yield clients
+
+
+def arrived(client: socket.socket) -> int:
+    """How many bytes wait for the client."""
+    found = fcntl.ioctl(client, termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
+
+
+def status(client: socket.socket) -> int:
+    """How its request was answered."""
+    return int(client.recv(1000).split()[1])
+
+
+def asking(server: Server, client: str = "a-client") -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {tokens(server.settings).issue(client)}"}
+    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False)
+
+
+async def test_little_memory_is_taken_and_others_are_served_when_200_clients_read_nothing(
+    settings: Settings, backup: UUID, tmp_path: Path
+) -> None:
+    variables = {"ODS_BACKUP_URL": tmp_path.as_uri(), "ODS_DOWNLOADS": "0"}
+    async with serving(settings, **variables) as server, asking(server) as api:
+        assert len((await api.get(f"/v2/backups/{backup}/dump")).content) == len(DUMP)
+        before = server.memory()
+        async with unread(server, backup, CLIENTS) as clients:
+            for _ in range(10):
+                assert (await api.get(f"/v2/backups/{backup}", timeout=1)).status_code == 200
+            assert server.memory() - before < 50 * MEBIBYTE
+            assert {status(client) for client in clients} == {200}
+
+
+async def test_downloads_are_refused_when_as_many_are_under_way_as_may_be(
+    settings: Settings, backup: UUID, tmp_path: Path
+) -> None:
+    path = f"/v2/backups/{backup}/dump"
+    variables = {"ODS_BACKUP_URL": tmp_path.as_uri(), "ODS_DOWNLOADS": "3"}
+    async with (
+        serving(settings, **variables) as server,
+        asking(server) as api,
+        asking(server, "another-client") as another,
+    ):
+        async with unread(server, backup, 2), another.stream("GET", path) as third:
+            assert third.status_code == 200
+            for refused in (await api.get(path), await another.get(path)):
+                assert refused.status_code == 503
+                assert refused.headers["Retry-After"] == "30"
+                assert refused.json()["title"] == "The service sends as many backups as it can send at once"
+            await third.aclose()
+            await wait_until(lambda: is_served(another, path), 5)
+            of_client = await api.get(path)
+            assert of_client.status_code == 429
+            assert of_client.headers["Retry-After"] == "30"
+            assert (await api.get(f"/v2/backups/{backup}")).status_code == 200
+        await wait_until(lambda: is_served(api, path), 5)
+
+
+async def is_served(api: httpx.AsyncClient, path: str) -> bool:
+    return (await api.get(path)).status_code == 200
