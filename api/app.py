@@ -59,7 +59,7 @@ from api.routes import (
     usage,
 )
 from api.security.grants import GrantRefusal
-from api.security.limits import ConnectLimits
+from api.security.limits import ProcessLimits
 from api.security.oidc import IssuerTokens
 from api.services import Services
 from console import app as console
@@ -185,7 +185,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     runtime, sdk = measuring_runtime(settings)
     temporal = await client.connect(settings, lazy=True, runtime=runtime)
-    limits, issuer = ConnectLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
+    limits, issuer = ProcessLimits(enabled=settings.rate_limiting), IssuerTokens.from_settings(settings)
     async with open_tenants(settings) as composition:
         services = [Services.compose(tenant, temporal, limits, issuer) for tenant in composition]
         app.state.tenancy = Tenancy(services, multi_tenant=settings.multi_tenant)

@@ -18,11 +18,12 @@ from api.security.client_states import Standings
 from api.security.client_tokens import ClientTokens
 from api.security.clients import ApiClients
 from api.security.grants import TokenGrants
-from api.security.limits import ConnectLimits
+from api.security.limits import ConnectLimits, ProcessLimits
 from api.security.registration import ClientRegistration
 from api.security.session_states import SessionStates
 from api.security.tokens import Tokens, TokenVerifier
 from api.server_looks import ServerLooks
+from registry.attempt_counts import AttemptCounts
 from registry.audit import AuditTrail
 from registry.clients.registration import RegistrationWindow
 from registry.clients.store import ClientStore
@@ -91,14 +92,15 @@ class Services:
 
     @classmethod
     def compose(
-        cls, tenant: Tenant, temporal: Client, limits: ConnectLimits, issuer: TokenVerifier | None
+        cls, tenant: Tenant, temporal: Client, process: ProcessLimits, issuer: TokenVerifier | None
     ) -> Self:
         """Put the parts of one tenant together; without an issuer of tokens, it issues them itself."""
         settings, audit = tenant.settings, AuditTrail(tenant.engine)
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
         tokens = Tokens(settings.token_signing_keys, settings.token_lifetime, tenant.name)
         store = ClientStore(tenant.engine)
-        clients, standings = ApiClients(store, limits.hashes), Standings(store.standing)
+        clients, standings = ApiClients(store, process.hashes), Standings(store.standing)
+        limits = ConnectLimits(process, AttemptCounts(tenant.engine))
         console_sessions = ConsoleSessions(tenant.engine)
         return cls(
             tenant=tenant,
@@ -130,7 +132,7 @@ class Services:
             registration=ClientRegistration(
                 clients, RegistrationWindow(tenant.engine), limits, always_open=settings.registration
             ),
-            grants=TokenGrants(tenant.name, clients, tokens, limits),
+            grants=TokenGrants(clients, tokens, limits),
             verifier=issuer or ClientTokens(tokens, standings),
             standings=standings,
             console_sessions=console_sessions,

@@ -154,14 +154,14 @@ def admit_form(request: Request, form: Mapping[str, str]) -> Services:
     return services
 
 
-def admit_attempt(request: Request, services: Services) -> None:
+async def admit_attempt(request: Request, services: Services) -> None:
     """Let an attempt to sign in pass.
 
     Raises:
         SignInRefusedError: 429, there were too many from the address.
     """
     try:
-        services.grants.admit(request)
+        await services.grants.admit(request)
     except ProblemError as limit:
         raise SignInRefusedError.of(limit) from None
 

@@ -28,6 +28,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.idempotencykeys TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.consolesessions TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.signinlinks TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.signinattempts TO ods_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.attemptcounts TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.leftdatabasenames TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.databasesizes TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.totalsizes TO ods_service;

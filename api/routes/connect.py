@@ -31,7 +31,7 @@ async def _admit_registration(request: Request, registration: ClientRegistration
 
 
 async def _admit_token(request: Request, grants: TokenGrantsDep) -> None:
-    grants.admit(request)
+    await grants.admit(request)
 
 
 @router.post(

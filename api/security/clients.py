@@ -53,9 +53,9 @@ class ApiClients:
         credentials = await self._store.credentials(client_id)
         stored = credentials.secret_hash if credentials else None
         async with self._slots:
-            log_in.require_admitted()
+            await log_in.require_admitted()
             verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
-            log_in.note(succeeded=verdict.matches)
+            await log_in.note(succeeded=verdict.matches)
         if verdict.replacement is not None:
             await self._replace(client_id, stored, verdict.replacement)
         return credentials if verdict.matches else None

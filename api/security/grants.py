@@ -150,25 +150,23 @@ class TokenGrants:
     """Grants tokens to the clients of one tenant.
 
     Args:
-        tenant: its name.
         clients: verifies secrets.
         tokens: issues tokens.
         limits: how often an address may ask for tokens, and a client fail.
     """
 
-    def __init__(self, tenant: str, clients: ApiClients, tokens: Tokens, limits: ConnectLimits) -> None:
-        self._tenant = tenant
+    def __init__(self, clients: ApiClients, tokens: Tokens, limits: ConnectLimits) -> None:
         self._clients = clients
         self._tokens = tokens
         self._limits = limits
 
-    def admit(self, connection: Request) -> None:
+    async def admit(self, connection: Request) -> None:
         """Let the request pass.
 
         Raises:
             ProblemError: 429, the address has asked for tokens too often.
         """
-        self._limits.admit_token(connection)
+        await self._limits.admit_token(connection)
 
     async def log_in(self, connection: Request, client_id: str, secret: str) -> Credentials | None:
         """What the client may do if `secret` is its own, else None.
@@ -176,7 +174,7 @@ class TokenGrants:
         Raises:
             ProblemError: 429, the client has failed too often at this address.
         """
-        log_in = self._limits.log_in(connection, self._tenant, client_id)
+        log_in = self._limits.log_in(connection, client_id)
         credentials = await self._clients.verify(client_id, secret, log_in)
         if credentials is None:
             await asyncio.sleep(log_in.delay)

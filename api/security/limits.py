@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from datetime import timedelta
 from http import HTTPStatus
 
 from starlette.requests import HTTPConnection
@@ -9,6 +10,7 @@ from starlette.requests import HTTPConnection
 from api.http.addresses import peer, subscriber
 from api.http.problems import ProblemError
 from api.security.rate_limit import RateLimiter
+from registry.attempt_counts import AttemptCounts, AttemptLimit
 from registry.clients.credentials import LONGEST_CLIENT_TEXT
 
 _HASHES_AT_ONCE = 2
@@ -18,8 +20,18 @@ _SLOW_SECONDS = 2
 """What a failed log-in takes longer when others of the same client have failed, wherever they came from."""
 
 
-class ConnectLimits:
-    """Limits of registering and of getting tokens, for all tenants together.
+# People and scripts register a handful of clients; each costs a hash, and a row for ever.
+_REGISTRATIONS = AttemptLimit("registrations", burst=30, interval=timedelta(seconds=2))
+# A command of `ods` gets one token; behind one address there may be many clients. Each costs a hash.
+_TOKENS = AttemptLimit("tokens", burst=60, interval=timedelta(seconds=1))
+# A mistaken configuration tries again and again; secrets of 32 characters are not found by trying.
+_FAILURES = AttemptLimit("failures", burst=5, interval=timedelta(seconds=10))
+# From many addresses: no client is refused for what others do, so that only costs the others time.
+_FAILURES_ANYWHERE = AttemptLimit("failures anywhere", burst=20, interval=timedelta(seconds=10))
+
+
+class ProcessLimits:
+    """What one process allows, for all tenants together: a flood from one address asks no registry.
 
     Args:
         enabled: whether an address may ask only so often.
@@ -27,40 +39,53 @@ class ConnectLimits:
 
     def __init__(self, *, enabled: bool) -> None:
         self.hashes = asyncio.Semaphore(_HASHES_AT_ONCE)
-        self._enabled = enabled
-        # People and scripts register a handful of clients; each costs a hash, and a row for ever.
-        self._registrations = RateLimiter(burst=30, interval=2)
-        # A command of `ods` gets one token; behind one address there may be many clients. Each costs a hash.
-        self._tokens = RateLimiter(burst=60, interval=1)
-        # A mistaken configuration tries again and again; secrets of 32 characters are not found by trying.
-        self._failures = RateLimiter(burst=5, interval=10)
-        # From many addresses: no client is refused for what others do, so that only costs the others time.
-        self._failures_anywhere = RateLimiter(burst=20, interval=10)
+        self.enabled = enabled
+        self._limiters = {limit: _limiter(limit) for limit in (_REGISTRATIONS, _TOKENS)}
 
-    def admit_registration(self, connection: HTTPConnection) -> None:
+    def wait(self, limit: AttemptLimit, address: str) -> float:
+        """Seconds until the address is admitted; 0 if it is now, and that counts."""
+        return self._limiters[limit].wait(address)
+
+
+class ConnectLimits:
+    """Limits of registering and of getting tokens, of one tenant: all API processes count together.
+
+    While the registry is away, no request is admitted; without it, none could register or log in.
+
+    Args:
+        process: the limits of this process.
+        counts: what the tenant's registry counts.
+    """
+
+    def __init__(self, process: ProcessLimits, counts: AttemptCounts) -> None:
+        self._process = process
+        self._counts = counts if process.enabled else None
+
+    async def admit_registration(self, connection: HTTPConnection) -> None:
         """Let the request pass.
 
         Raises:
             ProblemError: 429, the address has registered too often.
         """
-        self._admit(self._registrations, connection)
+        await self._admit(_REGISTRATIONS, connection)
 
-    def admit_token(self, connection: HTTPConnection) -> None:
+    async def admit_token(self, connection: HTTPConnection) -> None:
         """Let the request pass.
 
         Raises:
             ProblemError: 429, the address has asked for tokens too often.
         """
-        self._admit(self._tokens, connection)
+        await self._admit(_TOKENS, connection)
 
-    def log_in(self, connection: HTTPConnection, tenant: str, client_id: str) -> "LogIn":
+    def log_in(self, connection: HTTPConnection, client_id: str) -> "LogIn":
         """The limits of a client's log-in from the address of the request."""
-        client = f"{tenant} {client_id[:LONGEST_CLIENT_TEXT]}"
-        address = subscriber(peer(connection))
-        return LogIn(self._failures, self._failures_anywhere, client, address, enabled=self._enabled)
+        return LogIn(self._counts, client_id[:LONGEST_CLIENT_TEXT], subscriber(peer(connection)))
 
-    def _admit(self, limiter: RateLimiter, connection: HTTPConnection) -> None:
-        if self._enabled and (wait := limiter.wait(subscriber(peer(connection)))):
+    async def _admit(self, limit: AttemptLimit, connection: HTTPConnection) -> None:
+        if self._counts is None:
+            return
+        address = subscriber(peer(connection))
+        if wait := self._process.wait(limit, address) or await self._counts.wait(limit, address):
             raise _too_many("Too many requests from this address", math.ceil(wait))
 
 
@@ -71,49 +96,41 @@ class LogIn:
     So no other address can keep the client out.
 
     Args:
-        failures: counts failures of a client at an address.
-        failures_anywhere: counts failures of a client at all addresses together.
+        counts: counts failures; None if they do not count.
         client: the client, whether there is one or not.
         address: where the attempt comes from.
-        enabled: whether failures count.
     """
 
-    def __init__(
-        self,
-        failures: RateLimiter,
-        failures_anywhere: RateLimiter,
-        client: str,
-        address: str,
-        *,
-        enabled: bool,
-    ) -> None:
-        self._failures = failures
-        self._failures_anywhere = failures_anywhere
+    def __init__(self, counts: AttemptCounts | None, client: str, address: str) -> None:
+        self._counts = counts
         self._client = client
         self._pair = f"{address} {client}"
-        self._enabled = enabled
         self.delay = 0
         """Seconds by which to hold back the answer."""
 
-    def require_admitted(self) -> None:
+    async def require_admitted(self) -> None:
         """Go on if the secret may be looked at.
 
         Raises:
             ProblemError: 429, there were too many failures.
         """
-        if self._enabled and (wait := self._failures.peek(self._pair)):
+        if self._counts is not None and (wait := await self._counts.peek(_FAILURES, self._pair)):
             raise _too_many("Too many failed log-ins of this client from this address", math.ceil(wait))
 
-    def note(self, *, succeeded: bool) -> None:
+    async def note(self, *, succeeded: bool) -> None:
         """Count the attempt if it has failed."""
-        if not self._enabled:
+        if self._counts is None:
             return
         if succeeded:
-            self._failures.forget(self._pair)
+            await self._counts.forget(_FAILURES, self._pair)
             return
-        self._failures.wait(self._pair)
-        if self._failures_anywhere.wait(self._client):
+        await self._counts.wait(_FAILURES, self._pair)
+        if await self._counts.wait(_FAILURES_ANYWHERE, self._client):
             self.delay = _SLOW_SECONDS
+
+
+def _limiter(limit: AttemptLimit) -> RateLimiter:
+    return RateLimiter(limit.burst, limit.interval.total_seconds())
 
 
 def _too_many(title: str, seconds: int) -> ProblemError:

@@ -1,17 +1,20 @@
 """A rate limit for each key (GCRA), counted in this process, in memory that does not grow."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 
 _REMEMBERED = 10_000
+_OTHERS = ""
+"""The keys that are too many to be remembered one by one are counted together, as this one."""
+_LOOKS_APART_SECONDS = 1
 
 
 class RateLimiter:
     """Admits each key a number of times at once, and from then on as often as it regains one.
 
-    It remembers one number per key, the time at which the key will have regained everything. Of too many
-    keys it forgets those that were longest silent.
+    It remembers one number per key, the time at which the key will have regained everything, and forgets no
+    key before that time: a sender with very many keys does not make the count of another one begin anew.
+    Of more than 10,000 keys at a time, the newest are counted together.
 
     Args:
         burst: how often at once.
@@ -23,7 +26,8 @@ class RateLimiter:
         self._tolerance = burst * interval
         self._interval = interval
         self._clock = clock
-        self._regained: OrderedDict[str, float] = OrderedDict()
+        self._regained: dict[str, float] = {}
+        self._look_at = clock()
 
     def __len__(self) -> int:
         return len(self._regained)
@@ -31,25 +35,19 @@ class RateLimiter:
     def wait(self, key: str) -> float:
         """Seconds until `key` is admitted; 0 if it is now, and that counts."""
         now = self._clock()
-        if wait := self._wait(key, now):
-            self._regained.move_to_end(key)
+        key = self._counted_as(key, now)
+        if wait := max(0, self._next(key, now) - now - self._tolerance):
             return wait
         self._regained[key] = self._next(key, now)
-        self._regained.move_to_end(key)
-        if len(self._regained) > _REMEMBERED:
-            self._regained.popitem(last=False)
         return 0
 
-    def peek(self, key: str) -> float:
-        """Seconds until `key` is admitted; 0 if it is now, which does not count."""
-        return self._wait(key, self._clock())
-
-    def forget(self, key: str) -> None:
-        """Let `key` begin anew."""
-        self._regained.pop(key, None)
-
-    def _wait(self, key: str, now: float) -> float:
-        return max(0, self._next(key, now) - now - self._tolerance)
+    def _counted_as(self, key: str, now: float) -> str:
+        if len(self._regained) < _REMEMBERED or key in self._regained:
+            return key
+        if now >= self._look_at:
+            self._look_at = now + _LOOKS_APART_SECONDS
+            self._regained = {one: at for one, at in self._regained.items() if at > now}
+        return key if len(self._regained) < _REMEMBERED else _OTHERS
 
     def _next(self, key: str, now: float) -> float:
         """When `key` will have regained everything if it is admitted once more."""

@@ -59,7 +59,7 @@ class ClientRegistration:
         Raises:
             ProblemError: 429, the address has registered too often; 403, registration is closed.
         """
-        self._limits.admit_registration(connection)
+        await self._limits.admit_registration(connection)
         if not self._always_open and not await self._window.is_open():
             raise ProblemError(HTTPStatus.FORBIDDEN, "Registration is closed")
 

@@ -62,7 +62,7 @@ async def _log_in(request: Request, form: Form, services: Services) -> Identity:
     client, secret = form.get("client_id", "").strip(), form.get("client_secret", "").strip()
     if errors := _missing(client, secret):
         raise SignInRefusedError(errors)
-    admit_attempt(request, services)
+    await admit_attempt(request, services)
     try:
         credentials = await services.grants.log_in(request, client, secret)
     except ProblemError as limit:

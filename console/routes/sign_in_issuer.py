@@ -71,7 +71,7 @@ async def go_to_issuer(request: Request, form: Form, issuer: _IssuerDep) -> Resp
     """Lead the browser to the issuer; what was typed into a form before is there when it comes back."""
     try:
         services = admit_form(request, form)
-        admit_attempt(request, services)
+        await admit_attempt(request, services)
         state = f"{services.tenant.name}.{secrets.token_urlsafe(_STATE_BYTES)}"
         address = await issuer.sign_in_url(_exchange(request, state))
     except SignInRefusedError as refused:
@@ -100,7 +100,7 @@ async def come_back(
     try:
         if services is None:
             raise _refused(t("oidc.void"))
-        admit_attempt(request, services)
+        await admit_attempt(request, services)
         begun = await services.sign_in_attempts.take(_digest(request, answer.state))
         if begun is None:
             raise _refused(t("oidc.void"))

@@ -62,6 +62,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "consolesessions", *_ALL),
         _on_table("adminapi", "signinlinks", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "signinattempts", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "attemptcounts", *_ALL),
         _on_table("adminapi", "leftdatabasenames", *_ALL),
         _on_table("adminapi", "databasesizes", *_ALL),
         _on_table("adminapi", "totalsizes", *_ALL),

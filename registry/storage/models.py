@@ -553,6 +553,18 @@ class SignInAttempt(Base):
     created_at: Mapped[datetime] = mapped_column("createdat")
 
 
+class AttemptCount(Base):
+    """How often an address or a client has tried something lately."""
+
+    __tablename__ = "attemptcounts"
+    __table_args__ = (Index("ix_attemptcounts_regainedat", "regainedat"), {"schema": "adminapi"})
+
+    # SHA-256 of the limit's name and the key that is counted, an address as a rule.
+    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    # When it will have regained all of its attempts.
+    regained_at: Mapped[datetime] = mapped_column("regainedat")
+
+
 class ConsoleSession(Base):
     """A client, or a person, that is signed in to the console."""
 

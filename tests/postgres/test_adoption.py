@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.security.clients import ApiClients
 from api.security.limits import LogIn
-from api.security.rate_limit import RateLimiter
 from registry.clients.administration import ClientAdministration, ClientInUseError
 from registry.clients.credentials import ClientScope
 from registry.clients.store import ClientExistsError, ClientStore, Standing
@@ -25,7 +24,7 @@ from tests.postgres.postgres_inspection import CATALOGS, everything
 
 pytestmark = pytest.mark.long
 
-UNLIMITED = LogIn(RateLimiter(1, 1), RateLimiter(1, 1), "a client", "an address", enabled=False)
+UNLIMITED = LogIn(None, "a client", "an address")
 
 
 @pytest.fixture(params=LAYOUTS)
