@@ -727,11 +727,19 @@ class Settings(ServiceSettings):
     restore_dsn: Dsn | None = Field(
         default=None,
         description="The same server with the [login that"
-        " restores](operations/backups.md#the-login-that-restores); without, the service's role"
-        " restores, with all its rights.",
+        " restores](operations/backups.md#the-login-that-restores).",
+    )
+    restore_as_service: bool = Field(
+        default=False,
+        description="Whether, without that login, the service's role restores, with all its rights; else"
+        " restores, verifications, online copies and snapshots are refused.",
     )
     restored_owner: RoleName = Field(
         default="ods_restored", description="Role that what that login has restored belongs to."
+    )
+    allow_superuser: bool = Field(
+        default=False,
+        description="Whether API and worker start although a role of these addresses is a superuser.",
     )
     instance_connection_string: Secret = Field(
         description="Npgsql-style string the ODS/API shall connect with; its database is replaced."

@@ -50,8 +50,8 @@ from metrics.figures import Figures
 from registry.education_organizations.refreshes import RefreshPolicy
 from registry.education_organizations.store import EducationOrganizations
 from registry.idempotency_keys import IdempotencyKeys
+from registry.storage.dsn_check import DsnCheck
 from registry.storage.errors import InstallationNotConfirmedError
-from registry.storage.poolers import PoolerCheck
 from settings import (
     AnySettings,
     InvalidSettingsError,
@@ -359,11 +359,12 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
     """Serve every tenant's task queues until `stop` is set, then let running activities finish.
 
     Raises:
-        InvalidSettingsError: a DSN leads to a pooler in transaction mode, or the port for metrics is taken.
+        InvalidSettingsError: a DSN leads to a pooler in transaction mode, or names a superuser; or the port
+            for metrics is taken.
         ExceptionGroup: of InvalidSettingsError, if that is found later because the server was away at first.
     """
-    poolers = PoolerCheck(settings)
-    await poolers.check()
+    dsns = DsnCheck(settings)
+    await dsns.check()
     async with open_tenants(settings) as tenants, _observed(settings, tenants, stop) as (probes, runtime):
         temporal = await _connected(settings, stop, runtime)
         if temporal is None:
@@ -372,9 +373,9 @@ async def run(settings: AnySettings, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as running:
             for tenant in tenants:
                 running.create_task(_serve(temporal, tenant, stop))
-            pooler_check = running.create_task(poolers.keep_checking())
+            dsn_check = running.create_task(dsns.keep_checking())
             await stop.wait()
-            pooler_check.cancel()
+            dsn_check.cancel()
 
 
 @asynccontextmanager

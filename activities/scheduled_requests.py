@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError
 from activities.errors import as_application_error, is_locked, is_outage
 from activities.heartbeats import heartbeats
 from activities.sweep import accepted
-from backups.readiness import require_programs
+from backups.readiness import require_programs, require_restores
 from logs import fault_name
 from registry.backups.rows import without_zone
 from registry.instances.jobs import InstanceJob
@@ -103,6 +103,7 @@ class _Snapshots:
         self._scheduled = tenant.scheduled_snapshots
 
     async def require_ready(self) -> None:
+        require_restores(self._tenant.server)
         await require_programs(self._tenant.server)
 
     async def due(self, due_at: datetime) -> Sequence[int]:

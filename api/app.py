@@ -72,7 +72,7 @@ from metrics import server as metrics_server
 from metrics.exposition import Exposition
 from metrics.figures import Figures, Question
 from registry.connection_strings.ods_connection_strings import connection_strings
-from registry.storage.poolers import PoolerCheck
+from registry.storage.dsn_check import DsnCheck
 from settings import AnySettings, InvalidSettingsError, LogFormat, load_settings, warn_of_unknown_variables
 from temporal import client
 from temporal.figures import ScheduleAges
@@ -181,7 +181,7 @@ class _App(FastAPI):
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: AnySettings = app.state.settings
-    poolers = await _inspect_poolers(settings)
+    dsns = await _checked_dsns(settings)
     # Lazily: the API starts, and accepts requests, while Temporal is away.
     runtime, sdk = measuring_runtime(settings)
     temporal = await client.connect(settings, lazy=True, runtime=runtime)
@@ -196,7 +196,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             for one in services
             for task in (one.dispatcher.retry_missed(), one.recorder.keep())
         ]
-        background.append(asyncio.create_task(_stop_if_refused(poolers)))
+        background.append(asyncio.create_task(_stop_if_refused(dsns)))
         try:
             async with _observed(settings, composition, temporal, sdk, app.state.readiness):
                 yield
@@ -236,20 +236,20 @@ async def _watched_lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-async def _inspect_poolers(settings: AnySettings) -> PoolerCheck:
-    poolers = PoolerCheck(settings)
+async def _checked_dsns(settings: AnySettings) -> DsnCheck:
+    dsns = DsnCheck(settings)
     try:
-        await poolers.check()
+        await dsns.check()
     except InvalidSettingsError as invalid:
         _logger.error("The API cannot start.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
         raise
-    return poolers
+    return dsns
 
 
-async def _stop_if_refused(poolers: PoolerCheck) -> None:
-    """Inspect poolers whose server was away at the start; stop the process as the start would have."""
+async def _stop_if_refused(dsns: DsnCheck) -> None:
+    """Check the DSNs whose server was away at the start; stop the process as the start would have."""
     try:
-        await poolers.keep_checking()
+        await dsns.keep_checking()
     except InvalidSettingsError as invalid:
         _logger.error("The API cannot go on.\n%s", invalid)  # noqa: TRY400 - its stack says nothing
         signal.raise_signal(signal.SIGTERM)  # the server's own way to stop

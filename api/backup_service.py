@@ -23,6 +23,7 @@ from api.services import services_of
 from backups.errors import BackupFaultError
 from backups.layout import folder_of
 from backups.manifest import BackupKind
+from backups.readiness import require_restores
 from backups.restoring import read_dump
 from backups.storage import BackupStore
 from logs import fault_name
@@ -145,10 +146,13 @@ class BackupService:
         """Request that a backup is verified.
 
         Raises:
+            RestoreRefusedError: no login restores; an encrypted backup is only read.
             BackupFaultError: there is no store; the backup is in another one.
         """
-        store = await open_store(self._settings)
-        await self._require_here(store, (await self._records.get(backup_id)).backup)
+        backup, store = await self._records.stored(backup_id), await open_store(self._settings)
+        if not backup.encrypted:
+            require_restores(self._tenant.server)
+        await self._require_here(store, backup)
         state = await self._records.request_verification(backup_id)
         self._audit.instance = state.backup.instance_id
         await after_commit(partial(self._start_verification, backup_id))

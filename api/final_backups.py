@@ -13,7 +13,7 @@ from registry.instances.deletes import PLAIN_DELETE, Delete
 from registry.storage.errors import InvalidError
 from registry.storage.models import DbInstance
 from tenants.backup_store import open_store
-from tenants.known_store import require_backups
+from tenants.known_store import require_final_backups
 
 FinalBackup = Annotated[
     bool,
@@ -78,7 +78,7 @@ class FinalBackups:
                 suit the server.
         """
         if any(self._instances.deletes.backs_up(instance, delete) for instance in instances):
-            await require_backups(self._tenant)
+            await require_final_backups(self._tenant)
 
     async def plan(self, instance: DbInstance, size_bytes: int | None) -> PlannedBackup:
         """The backup that would be made of an instance whose database has this size."""

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, ServerDep, SettingsDep
 from api.http.parsing import MAX_INT32, Properties, unknown_members, whole_number
 from api.http.problems import in_words, pascal
+from backups.errors import RestoreRefusedError
+from backups.readiness import require_restores
 from databases.copy_rights import online_copy_obstacle
 from databases.errors import DatabaseFaultError
 from registry.instances.origins import (
@@ -138,12 +140,15 @@ class OriginReader:
                 return None
             case CopyMode.ONLINE:
                 try:
+                    require_restores(self._server)
                     async with (
                         asyncio.timeout(_SERVER_SECONDS),
                         self._server.connected(source.database_name) as inside,
                     ):
                         keeps_owners = self._server.restore_login is None
                         return await online_copy_obstacle(inside, keeps_owners=keeps_owners)
+                except RestoreRefusedError as refused:
+                    return refused.reason
                 except (DatabaseFaultError, TimeoutError):
                     return None
             case _:
@@ -163,6 +168,10 @@ class OriginReader:
                 "The backup is encrypted, and this service has no key to decrypt it: fetch it (`ods backup"
                 " fetch`), decrypt it with age, and restore it with pg_restore.",
             )
+        try:
+            require_restores(self._server)
+        except RestoreRefusedError as refused:
+            return _wrong(_BACKUP, refused.reason)
         template = backup.template
         if template not in self._templates:
             return _wrong(_BACKUP, f"The settings do not name the template '{template}' of the backup.")

@@ -50,6 +50,7 @@ async def copy_contents(
 
     Raises:
         ProgramFailedError: one of the programs has failed.
+        RestoreRefusedError: no login restores.
         BackupFaultError: a program is missing, or older than the server; a server is away; the form of
             `source` has changed meanwhile.
     """

@@ -42,6 +42,15 @@ class StoreRefusedError(BackupFaultError):
         return False
 
 
+class RestoreRefusedError(BackupFaultError):
+    """No login restores, and the settings do not accept that the service's role does."""
+
+    @property
+    def is_verdict(self) -> bool:
+        """No: nothing of a backup was read."""
+        return False
+
+
 class StoreFullError(BackupFaultError):
     """The store has no room."""
 

@@ -1,8 +1,24 @@
 """Whether backups can be made and restored here, as is said before a job starts."""
 
 from backups.client_programs import find_program
-from backups.errors import translate_database_faults
+from backups.errors import RestoreRefusedError, translate_database_faults
 from databases.server import Server
+
+_NO_LOGIN = (
+    "Nothing is restored, verified by a restore or copied online, and no snapshot is made: ODS_RESTORE_DSN is"
+    " not set, so that code in a database would run with all rights of the service. Set it, or accept that"
+    " with ODS_RESTORE_AS_SERVICE=true."
+)
+
+
+def require_restores(server: Server) -> None:
+    """Check that a login restores, or that the settings accept that the service's role does.
+
+    Raises:
+        RestoreRefusedError: neither.
+    """
+    if server.restore_login is None and not server.restores_as_service:
+        raise RestoreRefusedError(_NO_LOGIN)
 
 
 async def require_programs(server: Server) -> str:

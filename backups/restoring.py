@@ -17,6 +17,7 @@ from backups.errors import BackupFaultError, explained_by, translate_database_fa
 from backups.layout import dump_of
 from backups.manifest import MONETARY_LOCALE, Manifest
 from backups.monitoring import Monitor, Progress
+from backups.readiness import require_restores
 from backups.snapshots import Database
 from backups.storage import READ_BYTES, BackupStore
 from databases.constants import program_name
@@ -85,6 +86,7 @@ async def restore(
     Raises:
         ProgramFailedError: pg_restore has failed.
         UnsuitableProgramError: pg_restore is missing, or older than the server or the dump.
+        RestoreRefusedError: no login restores.
         BackupFaultError: the backup cannot be read or decrypted, or is damaged; the database is not empty;
             the store or the server is away.
     """
@@ -114,8 +116,10 @@ async def login_lent(database: Database) -> AsyncIterator[str]:
     If the body raises, the database goes on belonging in part to that login: drop it.
 
     Raises:
+        RestoreRefusedError: there is none, and the settings do not accept that the service's restores.
         DatabaseFaultError: the login has rights of its own, or lacks some; the server is away, …
     """
+    require_restores(database.server)
     if database.server.restore_login is None:
         yield database.server.dsn
         return

@@ -50,6 +50,7 @@ def settings(
         raise RuntimeError(f"There is no stack in {folder.path}.")
     own = {
         "master_dsn": stack["postgres"]["master_dsn"],
+        "allow_superuser": "true",
         "instance_connection_string": "host=127.0.0.1;username=none;password=none;database=any",
         "encryption_key": secrets.encryption_key,
     }

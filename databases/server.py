@@ -85,12 +85,16 @@ class Server:
 
     Args:
         dsn: the server's maintenance database.
-        restore_login: the login that fills databases from backups and other databases; None: that of `dsn`.
+        restore_login: the login that fills databases from backups and other databases; None: there is none.
+        restores_as_service: whether that of `dsn` does so then; else nothing is restored.
     """
 
-    def __init__(self, dsn: DsnSource, restore_login: RestoreLogin | None = None) -> None:
+    def __init__(
+        self, dsn: DsnSource, restore_login: RestoreLogin | None = None, *, restores_as_service: bool = False
+    ) -> None:
         self._dsn = dsn
         self.restore_login = restore_login
+        self.restores_as_service = restores_as_service
         self._question = question(current(dsn))
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from doctor.findings import Finding, fault, ok, warning
+from doctor.findings import Finding, Level, fault, ok, warning
 from doctor.postgres import Examine, one_row
 from registry.connection_strings.encryption import Keyring, UndecipherableError
 from registry.migrations import revisions
 from registry.rights.missing import missing_grants
-from registry.rights.needs import registry_needs
+from registry.rights.needs import quoted, registry_needs
+from registry.rights.superusers import IS_SUPERUSER, superusers
 from registry.schedules.frequency import BACKUP_LABEL, SNAPSHOT_LABEL, Frequency
 from registry.storage.models import Base
 from settings import Settings
@@ -62,7 +63,11 @@ def registry_parts(subject: str, database: str, settings: Settings) -> list[tupl
     """
 
     async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
-        return of_rights(f"{subject}: rights", await missing_grants(session, registry_needs(database)))
+        grants = await missing_grants(session, registry_needs(database))
+        return [
+            *of_rights(f"{subject}: rights", grants),
+            *of_superusers(f"{subject}: role", await superusers(session), settings),
+        ]
 
     async def tables(session: asyncpg.Connection) -> Sequence[Finding]:
         names = {row["name"] for row in await session.fetch(_TABLES)}
@@ -100,6 +105,21 @@ def of_rights(subject: str, grants: Sequence[str]) -> list[Finding]:
     if not grants:
         return [ok(subject, "The service's role has all that it needs")]
     return [fault(subject, "The service's role lacks a right", f"{grant};") for grant in grants]
+
+
+def of_superusers(subject: str, found: Mapping[str, str], settings: Settings) -> list[Finding]:
+    """A finding for each login that may do more than the service needs.
+
+    Args:
+        subject: what the findings are about.
+        found: as from `superusers`.
+        settings: those of the tenant.
+    """
+    level = Level.WARNING if settings.allow_superuser else Level.FAULT
+    return [
+        Finding(level, subject, f"The role {quoted(role)} {IS_SUPERUSER}", f"{remedy};")
+        for role, remedy in found.items()
+    ] or [ok(subject, "The service's role is no superuser")]
 
 
 def _tables(subject: str, names: set[str]) -> Finding:

@@ -13,8 +13,9 @@ from databases.rights import missing_on_server
 from databases.trash import owner_in_trash
 from doctor.findings import Finding, fault, ok, warning
 from doctor.postgres import Examine, one_row
-from doctor.registry import of_rights
+from doctor.registry import of_rights, of_superusers
 from registry.rights.needs import literal, quoted
+from registry.rights.superusers import superusers
 from settings import CloneStrategy, Settings, login_of
 
 _MEGABYTE = 1024 * 1024
@@ -59,7 +60,10 @@ def server_parts(subject: str, settings: Settings, sessions: int) -> list[tuple[
 
     async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
         grants = await missing_on_server(session, templates.values(), settings.needed_memberships)
-        return of_rights(f"{subject}: rights", grants)
+        return [
+            *of_rights(f"{subject}: rights", grants),
+            *of_superusers(f"{subject}: role", await superusers(session), settings),
+        ]
 
     async def each_template(session: asyncpg.Connection) -> Sequence[Finding]:
         found = {row["name"]: row for row in await session.fetch(_TEMPLATES, list(templates.values()))}
@@ -154,12 +158,17 @@ async def _restores(subject: str, session: asyncpg.Connection, settings: Setting
     """Whether what is restored can do nothing elsewhere."""
     if settings.restore_dsn is None:
         role = await session.fetchval("SELECT quote_ident(current_user)")
-        words = "Backups and online copies are restored with all rights of the service: so runs code in them"
+        refused = "Nothing is restored, verified by a restore or copied online, and no snapshot is made"
+        accepted = (
+            "Backups and online copies are restored with all rights of the service: so runs code in them"
+        )
         remedy = (
             "CREATE ROLE ods_restore LOGIN PASSWORD '…'; CREATE ROLE ods_restored NOLOGIN;"
             f" GRANT ods_restore, ods_restored TO {role}; and set ODS_RESTORE_DSN"
         )
-        return [warning(subject, words, remedy)]
+        if settings.restore_as_service:
+            return [warning(subject, accepted, remedy)]
+        return [fault(subject, refused, remedy)]
     login = login_of(settings.restore_dsn)
     of_service = await missing_on_server(session, (), settings.needed_memberships)  # another line tells them
     missing = [

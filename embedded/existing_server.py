@@ -23,6 +23,7 @@ from embedded.seeding import (
 )
 from embedded.stack_server import MAINTENANCE_DATABASE, connection_string
 from embedded.supervisor import Supervisor
+from registry.rights.superusers import IS_SUPERUSER, superusers
 from registry.storage.connecting import connect
 from settings import Settings
 
@@ -143,15 +144,27 @@ class ExistingServer:
         """Make the registry, its tables and the templates, where they are missing, and say what was made.
 
         Raises:
-            CommandError: they cannot be made, or the registry is not the folder's and its key is not known.
+            CommandError: they cannot be made, the registry is not the folder's and its key is not known, or
+                API and worker would not start.
         """
         try:
+            if not settings.allow_superuser:
+                await self._require_no_superuser()
             await self._prepare(settings)
         except (OSError, asyncpg.PostgresError) as error:
             raise CommandError(
                 "The databases cannot be prepared on the server of --postgres"
                 f" ({_code(error)}); the server's log says why."
             ) from None
+
+    async def _require_no_superuser(self) -> None:
+        async with self._connected() as session:
+            found = await superusers(session)
+        for role in found:
+            raise CommandError(
+                f"The role {role} of --postgres {IS_SUPERUSER}. Name another one, with CREATEDB and in the"
+                " groups pg_signal_backend and pg_read_all_stats; or set ODS_ALLOW_SUPERUSER=true."
+            )
 
     def entry(self, pids: Mapping[str, int]) -> PostgresEntry:  # noqa: ARG002 - the server is no child
         """How operator and commands reach the server, as the role of the DSN."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from backups.errors import BackupFaultError
 from backups.layout import manifest_of
-from backups.readiness import require_programs
+from backups.readiness import require_programs, require_restores
 from backups.storage import BackupStore, StoreTimeouts
 from backups.store_identity import give_identity, has_identity, identify
 from registry.backups.stores import BackupStores
@@ -101,14 +101,26 @@ async def require_backups(tenant: Tenant) -> None:
     await require_programs(tenant.server)
 
 
+async def require_final_backups(tenant: Tenant) -> None:
+    """The same of a backup that is verified before its database is dropped: by a restore, unless encrypted.
+
+    Raises:
+        RestoreRefusedError: no login restores.
+        BackupFaultError: as `require_backups`.
+    """
+    if not tenant.settings.recipients:
+        require_restores(tenant.server)
+    await require_backups(tenant)
+
+
 async def backup_obstacle(tenant: Tenant) -> str | None:
-    """Why no backup can be made here; None if one can.
+    """Why no final backup can be made here; None if one can.
 
     Raises:
         BackupFaultError: the server is away.
     """
     try:
-        await require_backups(tenant)
+        await require_final_backups(tenant)
     except BackupFaultError as fault:
         if fault.outage:
             raise

@@ -119,6 +119,7 @@ class Tenant:
         server = Server(
             CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"),
             _restore_login(name, settings),
+            restores_as_service=settings.restore_as_service,
         )
         queries = InstanceQueries(engine)
         own = InstallationStore(engine)

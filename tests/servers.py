@@ -89,7 +89,7 @@ def make_settings(server: EmbeddedPostgres, registry_dsn: str, **changes: Any) -
         "admin_dsn": registry_dsn,
         "master_dsn": service_dsn(server, "postgres"),
         # A test with another server has its own login there, or none.
-        **({} if "master_dsn" in changes else {"restore_dsn": restore_dsn(server)}),
+        **({"restore_as_service": True} if "master_dsn" in changes else {"restore_dsn": restore_dsn(server)}),
         "instance_connection_string": (
             f"host=127.0.0.1;port={server.port};username=ods_api;password={INSTANCE_PASSWORD};database=any"
         ),

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.audit_context import audit_context
-from backups.errors import BackupFaultError
+from backups.errors import BackupFaultError, RestoreRefusedError
 from databases.constants import INSUFFICIENT_PRIVILEGE
 from databases.errors import DatabaseFaultError
 from logs import fault_name
@@ -291,6 +291,11 @@ def _(error: BackupFaultError) -> ProblemError:
     if error.outage:
         return ProblemError.unavailable(error.reason)
     return ProblemError(HTTPStatus.CONFLICT, "Backups are not possible as it is", detail=error.reason)
+
+
+@explained.register
+def _(error: RestoreRefusedError) -> ProblemError:
+    return ProblemError(HTTPStatus.CONFLICT, "Nothing is restored as it is", detail=error.reason)
 
 
 def _conflict(title: str, error: RefusedError) -> ProblemError:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from api.dependencies import InstanceStoreDep, SnapshotStoreDep
+from api.dependencies import InstanceStoreDep, ServerDep, SnapshotStoreDep
 from api.http import problems
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import path_id
@@ -15,6 +15,7 @@ from api.instance_service import InstanceServiceDep, require_instance_management
 from api.schemas.base import Done, list_response, paced
 from api.schemas.snapshots import RequestedSnapshotAnswer, SnapshotAnswer
 from api.security.tokens import bearer_token
+from backups.readiness import require_restores
 from registry.ods_instances.store import ODS_INSTANCE
 from registry.snapshots.store import SNAPSHOT
 
@@ -52,10 +53,12 @@ async def request_snapshot(
     instance: ManagedInstance,
     instances: InstanceStoreDep,
     service: InstanceServiceDep,
+    server: ServerDep,
     audit: AuditContextDep,
 ) -> RequestedSnapshotAnswer:
     """Request a read-only copy of the instance as it is then, for the ODS/API to read in its place."""
     audit.instance = instance
+    require_restores(server)
     requested = await instances.request_snapshot(instance, audit.client)
     await service.launched(requested)
     return RequestedSnapshotAnswer.model_validate(requested)

@@ -136,7 +136,7 @@ class _Round:
 
 @asynccontextmanager
 async def _server(dsn: str) -> AsyncIterator[Server]:
-    server = Server(dsn)
+    server = Server(dsn, restores_as_service=True)
     try:
         yield server
     finally:

@@ -5,10 +5,11 @@ from functools import partial
 from fastapi import Request, Response
 
 from api.backup_service import BackupServiceDep, require_readiness
-from api.dependencies import InstanceStoreDep
+from api.dependencies import InstanceStoreDep, ServerDep
 from api.http.audit_context import AuditContextDep
 from api.instance_service import InstanceServiceDep
 from api.refresh_service import RefreshServiceDep
+from backups.readiness import require_restores
 from console.actions import Action, action_page, refused_action
 from console.forms import REFUSED
 from console.page import see_other
@@ -52,11 +53,13 @@ async def take_snapshot(  # noqa: PLR0913, PLR0917 - its dependencies
     view: InstanceViewDep,
     service: InstanceServiceDep,
     instances: InstanceStoreDep,
+    server: ServerDep,
     audit: AuditContextDep,
 ) -> Response:
     """Request a snapshot."""
     action = await _action(view, "snapshot", instance_id)
     try:
+        require_restores(server)
         await service.change(instance_id, partial(instances.request_snapshot, by=audit.client))
     except REFUSED as error:
         return refused_action(request, action, error)

@@ -18,7 +18,7 @@ async def test_database_is_copied_when_a_former_primary_that_is_named_first_was_
             await admin.execute("CREATE DATABASE source")
             await admin.execute("CREATE DATABASE target")
         await pair.demote_in_place()
-        server = Server(pair.dsn("postgres"))
+        server = Server(pair.dsn("postgres"), restores_as_service=True)
         try:
             monitor = Monitor(tmp_path / "log")
             await copy_contents(Database(server, "source"), Database(server, "target"), monitor)

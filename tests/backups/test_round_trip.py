@@ -139,7 +139,7 @@ async def test_no_copy_has_the_subscriptions_of_its_source(
     postgres: EmbeddedPostgres,
 ) -> None:
     """Those of a superuser's dump: another role's has none."""
-    own = Server(CurrentDsn(SecretStr(postgres.dsn("postgres")), "The address"))
+    own = Server(CurrentDsn(SecretStr(postgres.dsn("postgres")), "The address"), restores_as_service=True)
     made = "CREATE SUBSCRIPTION followed CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)"
     async with session(postgres.dsn(quote(ods.name))) as superuser:
         await superuser.execute("SET client_min_messages = error")

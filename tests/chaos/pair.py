@@ -17,9 +17,11 @@ from embedded.registry import migrate
 from embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
+    RESTORE_ROLE,
     SAMPLE_SCRIPTS,
     SERVICE_ROLE,
     ensure_registry_database,
+    ensure_restore_roles,
     ensure_service_role,
     ensure_template,
 )
@@ -58,6 +60,7 @@ async def _prepare(pair: ReplicatedPair, secrets: Secrets) -> None:
     superuser, port = pair.primary.dsn(), pair.primary.port
     service = f"postgresql://{SERVICE_ROLE}:{secrets.service_password}@{_HOST}:{port}"
     await ensure_service_role(superuser, secrets.service_password)
+    await ensure_restore_roles(superuser, secrets.restore_password)
     await ensure_registry_database(superuser)
     await migrate(f"{service}/{REGISTRY_DATABASE}")
     await ensure_template(f"{service}/postgres", MINIMAL_TEMPLATE, MINIMAL_SCRIPTS)
@@ -101,6 +104,7 @@ class _Stack:
             | {
                 "ODS_ADMIN_DSN": self._pair.dsn(REGISTRY_DATABASE, SERVICE_ROLE, secrets.service_password),
                 "ODS_MASTER_DSN": self._pair.dsn("postgres", SERVICE_ROLE, secrets.service_password),
+                "ODS_RESTORE_DSN": self._pair.dsn("postgres", RESTORE_ROLE, secrets.restore_password),
                 # Where an instance is when it is created, which Npgsql, and so this string, tells once.
                 "ODS_INSTANCE_CONNECTION_STRING": f"host={_HOST};port={secrets.postgres_port};"
                 f"username={SERVICE_ROLE};password={secrets.service_password};database=EdFi_Ods",

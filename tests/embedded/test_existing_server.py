@@ -134,6 +134,16 @@ def up(ods: Ods, folder: DataFolder, dsn: str, *options: object, **environment: 
     return refused.stderr
 
 
+async def test_start_is_refused_when_the_role_is_a_superuser(
+    server: EmbeddedPostgres, admin: asyncpg.Connection, folder: DataFolder, ods: Ods
+) -> None:
+    before = await databases(admin)
+    refused = up(ods, folder, server.dsn())
+    assert "The role postgres of --postgres is a superuser" in refused
+    assert "ODS_ALLOW_SUPERUSER=true" in refused
+    assert await databases(admin) == before
+
+
 async def test_start_is_refused_with_the_grant_when_the_role_may_not_create_databases(
     server: EmbeddedPostgres, admin: asyncpg.Connection, role: str, folder: DataFolder, ods: Ods
 ) -> None:

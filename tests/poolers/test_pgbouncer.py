@@ -15,8 +15,9 @@ from embedded.polling import wait_until
 from embedded.ports import free_port
 from embedded.postgres import SUPERUSER, EmbeddedPostgres
 from registry.instances.status import JobStatus
-from registry.storage import poolers
-from registry.storage.poolers import PoolerCheck, keeps_sessions
+from registry.storage import dsn_check
+from registry.storage.dsn_check import DsnCheck
+from registry.storage.poolers import keeps_sessions
 from settings import InvalidSettingsError, Settings
 from temporal.job_starter import JobStarter
 from tenants.tenant import open_tenants
@@ -57,7 +58,7 @@ async def test_instance_is_created_renamed_and_deleted_when_a_pooler_keeps_sessi
 ) -> None:
     async with pooler(pool_mode="session") as bouncer, AsyncExitStack() as stack:
         settings = _through(bouncer, postgres, registry_dsn, spares=1)
-        await PoolerCheck(settings).check()
+        await DsnCheck(settings).check()
         (tenant,) = await stack.enter_async_context(open_tenants(settings))
         for worker in WORKERS:
             await stack.enter_async_context(worker(temporal, tenant))
@@ -170,7 +171,7 @@ async def test_worker_ends_later_when_the_pooler_was_away_at_its_start(
         return "The tenant default is not ready" in caplog.text
 
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(poolers, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(dsn_check, "_AGAIN_SECONDS", 0.1)
     monkeypatch.setenv("TEMPORAL_ADDRESS", own_temporal.service_client.config.target_host)
     async with pooler(pool_mode="transaction") as bouncer:
         settings = _through(bouncer, postgres, registry_dsn)

@@ -70,7 +70,8 @@ async def made(
     async with session(postgres.dsn(names[0])) as inside:
         await inside.execute(statements)
         await inside.execute("CREATE TEMPORARY TABLE passing (id int)")  # of the first role
-        server = product_server(postgres) if with_login else Server(service_dsn(postgres, "postgres"))
+        as_service = Server(service_dsn(postgres, "postgres"), restores_as_service=True)
+        server = product_server(postgres) if with_login else as_service
         async with server.connected(names[0]) as own:
             yield server, await online_copy_obstacle(own, keeps_owners=not with_login)
         await server.close()

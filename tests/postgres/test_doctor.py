@@ -99,12 +99,15 @@ async def test_nothing_is_wrong_when_all_is_there(settings: Settings) -> None:
     assert await complaints(settings) == []
 
 
-async def test_login_that_restores_is_asked_for_when_the_service_restores(settings: Settings) -> None:
-    remedy = await complaint(
-        settings.model_copy(update={"restore_dsn": None}),
-        "server: restores",
-        "with all rights of the service",
-    )
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_login_that_restores_is_asked_for_when_there_is_none(
+    settings: Settings, *, accepted: bool
+) -> None:
+    without = settings.model_copy(update={"restore_dsn": None, "restore_as_service": accepted})
+    words = "with all rights of the service" if accepted else "Nothing is restored"
+    remedy = await complaint(without, "server: restores", words)
+    (found,) = await complaints(without)
+    assert found.level is (Level.WARNING if accepted else Level.FAULT)
     assert remedy.endswith("GRANT ods_restore, ods_restored TO ods_service; and set ODS_RESTORE_DSN")
 
 
@@ -168,6 +171,12 @@ FAULTS = [
         "server: rights",
         "lacks a right",
         "ALTER ROLE ods_service CREATEDB;",
+    ),
+    Fault(
+        "ALTER ROLE ods_service SUPERUSER",
+        "server: role",
+        "is a superuser",
+        "ALTER ROLE ods_service NOSUPERUSER;",
     ),
     Fault(
         "REVOKE ods_restored FROM ods_service",

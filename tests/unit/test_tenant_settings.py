@@ -199,8 +199,9 @@ def test_setting_is_refused_when_tenants_cannot_have_it_of_their_own(
 ) -> None:
     tenants["tenant1"][name] = "secret"
     assert (
-        "tenant1: may have admin_dsn, allowed_ods_hosts, backup_cron, backup_keep, console_oidc_full_access,"
-        " console_oidc_read_only, database_grants, database_owner" in refusal(monkeypatch, tenants)
+        "tenant1: may have admin_dsn, allow_superuser, allowed_ods_hosts, backup_cron, backup_keep,"
+        " console_oidc_full_access, console_oidc_read_only, database_grants, database_owner"
+        in refusal(monkeypatch, tenants)
     )
 
 

@@ -1,0 +1,31 @@
+"""Whether a role is a superuser: code that runs with its rights could do everything, also on the host."""
+
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+
+# A member of a superuser role becomes that one by SET ROLE. What clouds call their administrator is none.
+_SUPERUSERS = """
+SELECT login.rolname::text AS role,
+       min(CASE WHEN login.rolsuper THEN format('ALTER ROLE %I NOSUPERUSER', login.rolname)
+                ELSE format('REVOKE %I FROM %I', super.rolname, login.rolname) END) AS remedy
+FROM pg_roles AS login
+JOIN pg_roles AS super ON super.rolsuper AND pg_has_role(login.oid, super.oid, 'MEMBER')
+WHERE login.rolname = ANY ($1::text[] || session_user::text)
+GROUP BY login.rolname
+"""
+IS_SUPERUSER = (
+    "is a superuser, or a member of one: what runs with its rights may do everything on the server and its"
+    " host"
+)
+"""What is wrong with such a role, after its name."""
+
+
+async def superusers(session: asyncpg.Connection, roles: Sequence[str] = ()) -> Mapping[str, str]:
+    """Those of `roles`, and of the session's login, that are superusers, each with the statement against it.
+
+    Raises:
+        asyncpg.PostgresError: the server refuses the question.
+        OSError: the session was lost.
+    """
+    return {row["role"]: row["remedy"] for row in await session.fetch(_SUPERUSERS, list(roles))}
