@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from time import monotonic, sleep
 from typing import Any, Self
@@ -9,12 +10,13 @@ from typing import Any, Self
 import httpx
 
 from embedded.errors import CommandError
-from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope
 
 Json = dict[str, Any]
 
 _SCOPES = tuple(OAUTH_SCOPES[scope] for scope in (ClientScope.FULL_ACCESS, ClientScope.READ_ONLY))
 """OAuth scopes to request, in this order: a client that may only read is refused the first."""
+_DOWNLOAD_SCOPES = tuple(f"{scope} {BACKUP_DOWNLOAD}" for scope in _SCOPES)
 _TIMEOUT_SECONDS = 30
 _POLL_SECONDS = 0.05
 _OUTAGE_SECONDS = 30
@@ -87,10 +89,12 @@ class AdminApi:
     ) -> None:
         self._url = url
         headers = {"tenant": tenant} if tenant else {}
+        bearer = partial(_Bearer, token_url or f"{url}/connect/token", client_id, client_secret, headers)
+        self._download_auth = bearer(_DOWNLOAD_SCOPES)
         self._http = httpx.Client(
             base_url=url,
             headers=headers,
-            auth=_Bearer(token_url or f"{url}/connect/token", client_id, client_secret, headers),
+            auth=bearer(_SCOPES),
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -276,7 +280,8 @@ class AdminApi:
             CommandError: the API refuses, or the connection breaks.
         """
         try:
-            with self._http.stream("GET", f"/v2/backups/{backup}/dump") as answer:
+            path = f"/v2/backups/{backup}/dump"
+            with self._http.stream("GET", path, auth=self._download_auth) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise CommandError(_reason(answer))
@@ -443,14 +448,23 @@ class AdminApi:
 
 
 class _Bearer(httpx.Auth):
-    """Authenticates requests with a bearer token; gets a new one if there is none, or it is refused."""
+    """Authenticates requests with a bearer token; gets a new one if there is none, or it is refused.
+
+    It asks for each of the `scopes` in turn, until the client may have one.
+    """
 
     requires_response_body = True
 
     def __init__(
-        self, token_url: str, client_id: str, client_secret: str, headers: Mapping[str, str]
+        self,
+        token_url: str,
+        client_id: str,
+        client_secret: str,
+        headers: Mapping[str, str],
+        scopes: Sequence[str],
     ) -> None:
         self._token_url = token_url
+        self._scopes = scopes
         self._headers = headers
         self._form = {
             "grant_type": "client_credentials",
@@ -465,10 +479,15 @@ class _Bearer(httpx.Auth):
             answer = yield request
             if answer.status_code != HTTPStatus.UNAUTHORIZED:
                 return
-        for scope in _SCOPES:
+        for scope in self._scopes:
             answer = yield from self._token_request(scope)
             if b"invalid_scope" not in answer.content:
                 break
+        else:
+            raise CommandError(
+                f"The client {self._form['client_id']} may have none of these scopes:"
+                f" {', '.join(self._scopes)}. Its operator says what it may do (`ods client change`)."
+            )
         refused = answer.status_code in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED)
         if refused and b'"Tenant"' not in answer.content:
             raise CommandError(
@@ -535,7 +554,7 @@ def _reason(answer: httpx.Response) -> str:
     problem = _members(answer)
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
     sentences = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
-    if answer.status_code == HTTPStatus.FORBIDDEN:
+    if answer.status_code == HTTPStatus.FORBIDDEN and not sentences:
         return "The API answered 403 Forbidden: the client may not do this, such as one that may only read."
     if not sentences:
         return f"The API answered {answer.status_code} {answer.reason_phrase}."

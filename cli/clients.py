@@ -23,6 +23,7 @@ _COLUMNS = {
     "clientId": "CLIENT",
     "displayName": "DISPLAY NAME",
     "scope": "SCOPE",
+    "backupDownload": "BACKUP DOWNLOAD",
     "enabled": "ENABLED",
     "created": "CREATED",
     "lastUsed": "LAST USED",
@@ -55,6 +56,14 @@ def add(  # noqa: PLR0913 - a command line's options
         ),
     ] = None,
     *,
+    backup_download: Annotated[
+        bool | None,
+        typer.Option(
+            "--backup-download/--no-backup-download",
+            help="Whether it may download backups; by default if it has full access.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -65,7 +74,7 @@ def add(  # noqa: PLR0913 - a command line's options
     faults = [*client_id_errors(client_id), *required_text_errors("Display name", name, LONGEST_CLIENT_TEXT)]
     if faults:
         raise CommandError(" ".join(faults))
-    new = NewClient(client_id, name, scope, _end(expires, expires_in_days))
+    new = NewClient(client_id, name, scope, _end(expires, expires_in_days), backup_download)
     secret, hashed = _new_secret()
     client = _change(data_dir, client_id, lambda clients: clients.add(new, hashed))
     _show_secret(client, secret, as_json=as_json)
@@ -79,6 +88,29 @@ def list_all(*, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -
         show_json(rows)
     else:
         show_list(rows, _COLUMNS)
+
+
+@app.command()
+def change(
+    client_id: ClientId,
+    *,
+    backup_download: Annotated[
+        bool,
+        typer.Option(
+            "--backup-download/--no-backup-download",
+            help="Whether it may download backups.",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Let a client download backups, or no longer; its tokens are refused, and it asks for others."""
+    client = _change(
+        data_dir, client_id, lambda clients: clients.change(client_id, backup_download=backup_download)
+    )
+    may = "may" if client.backup_download else "may not"
+    _show_change(client, f"{may} download backups; its tokens are refused {_WITHIN}", as_json=as_json)
 
 
 @app.command()
@@ -183,6 +215,7 @@ def _row(client: "Client") -> dict[str, Any]:
         "clientId": client.client_id,
         "displayName": client.display_name,
         "scope": client.scope,
+        "backupDownload": client.backup_download,
         "enabled": client.enabled,
         "created": utc(client.created),
         "lastUsed": utc(client.last_used),

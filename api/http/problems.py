@@ -47,6 +47,7 @@ _RETRY_SECONDS = 5
 # of room, shutting down.
 _AWAY = ("08", READ_ONLY, "28", "3D", "40", "53", "57")
 _WITHOUT_BODY = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+"""As an Admin API answers them; those that say more than a title, which it does not, have a body."""
 
 ODS_SERVER_REFUSALS = (HTTPStatus.CONFLICT,)
 """How an endpoint answers a fault of the ODS server that needs a person, for the endpoint's documentation.
@@ -117,7 +118,7 @@ class ProblemError(Exception):
 
     def response(self) -> Response:
         """The answer."""
-        if self.status in _WITHOUT_BODY:
+        if self.status in _WITHOUT_BODY and not self.members:
             return Response(status_code=self.status, headers=self.headers)
         return JSONResponse(self.content, self.status, self.headers, MEDIA_TYPE)
 

@@ -17,9 +17,10 @@ from api.idempotency import STARTS_A_JOB, JobRoute, asks_first
 from api.instance_service import require_instance_management
 from api.schemas.backups import BackupAccepted, BackupAnswer
 from api.schemas.base import list_response, paced
-from api.security.tokens import bearer_token
+from api.security.tokens import bearer_token, needs_scope
 from backups.manifest import BackupKind
 from registry.backups.records import BackupFilter, BackupState
+from registry.clients.credentials import BACKUP_DOWNLOAD
 from registry.storage.listing import Page
 
 router = APIRouter(
@@ -40,7 +41,8 @@ _OF_DOWNLOADS = problems.documented(
     *_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS
 )
 _DUMP: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+    403: _OF_CHANGES[HTTPStatus.CONFLICT] | {"description": HTTPStatus.FORBIDDEN.phrase},
 }
 
 
@@ -91,7 +93,10 @@ async def get_backup(backup_id: BackupId, records: BackupRecordsDep) -> BackupAn
 
 
 @router.get(
-    "/backups/{backup_id}/dump", response_class=StreamingResponse, responses={**_OF_DOWNLOADS, **_DUMP}
+    "/backups/{backup_id}/dump",
+    response_class=StreamingResponse,
+    dependencies=[needs_scope(BACKUP_DOWNLOAD, "Downloading a backup")],
+    responses={**_OF_DOWNLOADS, **_DUMP},
 )
 async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> StreamingResponse:
     """The dump as it is stored: what `pg_restore` reads, encrypted with age if the backup is."""

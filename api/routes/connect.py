@@ -24,6 +24,7 @@ class Token(BaseModel):
     access_token: str
     token_type: str = "Bearer"  # noqa: S105 - the name of a kind of token
     expires_in: int = Field(description="Seconds.")
+    scope: str = Field(description="What it allows, separated by spaces.")
 
 
 async def _admit_registration(request: Request, registration: ClientRegistrationDep) -> None:
@@ -58,5 +59,5 @@ async def token(
 ) -> Response:
     """Issue a bearer token."""
     granted = await grants.grant(request, asked)
-    answer = Token(access_token=granted.token, expires_in=granted.lifetime).model_dump()
+    answer = Token(access_token=granted.token, expires_in=granted.lifetime, scope=granted.scope).model_dump()
     return JSONResponse(answer, headers={"Cache-Control": "no-store"}, background=granted.afterwards)

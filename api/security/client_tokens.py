@@ -6,8 +6,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.http.problems import explained
 from api.security.client_states import FRESH_SECONDS, Standings
-from api.security.tokens import Caller, Tokens
-from registry.clients.credentials import OAUTH_SCOPES
+from api.security.tokens import KNOWN_SCOPES, Caller, Tokens
 from registry.clients.store import Standing
 
 _CLOCK_DIFFERENCE_SECONDS = 10
@@ -55,6 +54,4 @@ class ClientTokens:
 def _permits(standing: Standing | None, identity: Caller) -> bool:
     if standing is None or identity.generation != (standing.generation and str(standing.generation)):
         return False
-    return all(
-        standing.scope.includes(scope) for scope, word in OAUTH_SCOPES.items() if word in identity.scopes
-    )
+    return identity.scopes & KNOWN_SCOPES <= standing.token_scopes

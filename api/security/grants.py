@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 from starlette.background import BackgroundTask
 
 from api.http import problems
@@ -19,16 +19,26 @@ from api.http.parsing import FORM_TYPE, Form, documented_body
 from api.http.problems import ProblemError
 from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
-from api.security.tokens import Tokens
-from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from api.security.tokens import FULL_ACCESS, READ_ONLY, Tokens
+from registry.clients.credentials import BACKUP_DOWNLOAD
 from registry.clients.store import Credentials
 
 _GRANT_TYPE = "client_credentials"
+_ACCESS = ({FULL_ACCESS}, {READ_ONLY})
+"""A request for a token names one of these scopes, and may name that for downloading backups beside it."""
+
+_ASKABLE: list[JsonValue] = [
+    *(FULL_ACCESS, READ_ONLY),
+    *(f"{one} {BACKUP_DOWNLOAD}" for one in (FULL_ACCESS, READ_ONLY)),
+]
 
 
 class _TokenForm(BaseModel):
     grant_type: str = Field(json_schema_extra={"const": _GRANT_TYPE})
-    scope: str = Field(json_schema_extra={"enum": list(OAUTH_SCOPES.values())})
+    scope: str = Field(
+        json_schema_extra={"enum": _ASKABLE},
+        description="With full access, a token may download backups as well, unless that is withheld.",
+    )
     client_id: str = Field("", description="Left out with HTTP Basic authentication.")
     client_secret: str = Field("", description="Left out with HTTP Basic authentication.")
 
@@ -88,14 +98,14 @@ class TokenRequest:
 
     Attributes:
         grant_type: the kind of credentials that the client says it has.
-        scope: the scope that the client asks for; None if there is none of that name.
+        scopes: the scopes that the client asks for.
         client_id: the client.
         secret: its secret.
         challenges: how the client may authenticate, for the header `WWW-Authenticate` of a refusal.
     """
 
     grant_type: str
-    scope: ClientScope | None
+    scopes: frozenset[str]
     client_id: str
     secret: str
     challenges: str
@@ -107,18 +117,18 @@ class TokenRequest:
         client_id, secret = basic or (form.get("client_id", ""), form.get("client_secret", ""))
         return cls(
             grant_type=form.get("grant_type", ""),
-            scope=_scope(form.get("scope", "")),
+            scopes=frozenset(form.get("scope", "").split()),
             client_id=client_id,
             secret=secret,
             # As every refusal names it; a client that has used HTTP Basic is told of that as well.
             challenges='Bearer, Basic realm="connect"' if basic else "Bearer",
         )
 
-    def require_scope(self) -> ClientScope:
-        """The scope that the client asks for, unless the request is wrong, whichever client sent it.
+    def require_sound(self) -> None:
+        """Go on unless the request is wrong, whichever client sent it.
 
         Raises:
-            GrantRefusedError: another grant type, no credentials, or no scope that there is.
+            GrantRefusedError: another grant type, no credentials, or no scopes that there are.
         """
         if self.grant_type != _GRANT_TYPE:
             raise _access_denied(self.challenges)
@@ -126,9 +136,8 @@ class TokenRequest:
             raise GrantRefusedError(
                 HTTPStatus.BAD_REQUEST, "invalid_request", "The client's id and secret are needed."
             )
-        if self.scope is None:
+        if self.scopes - {BACKUP_DOWNLOAD} not in _ACCESS:
             raise _invalid_scope()
-        return self.scope
 
 
 @dataclass(frozen=True)
@@ -137,11 +146,13 @@ class Grant:
 
     Attributes:
         token: the bearer token.
+        scope: the scopes that it has, separated by spaces.
         lifetime: seconds for which it is valid.
         afterwards: what is to be done once the client has the token.
     """
 
     token: str
+    scope: str
     lifetime: int
     afterwards: BackgroundTask | None
 
@@ -193,14 +204,18 @@ class TokenGrants:
             GrantRefusedError: the request is wrong, the secret is, or the client may not have the scope.
             ProblemError: 429, the client has failed too often at this address.
         """
-        scope = asked.require_scope()
+        asked.require_sound()
         credentials = await self.log_in(connection, asked.client_id, asked.secret)
         if credentials is None:
             raise _access_denied(asked.challenges)
-        if not credentials.standing.scope.includes(scope):
+        standing = credentials.standing
+        if not asked.scopes <= standing.token_scopes:
             raise _invalid_scope()
+        included = {BACKUP_DOWNLOAD} if FULL_ACCESS in asked.scopes else frozenset[str]()
+        scope = " ".join(sorted(asked.scopes | included & standing.token_scopes))
         return Grant(
-            token=self._tokens.issue(asked.client_id, OAUTH_SCOPES[scope], credentials.standing.generation),
+            token=self._tokens.issue(asked.client_id, scope, standing.generation),
+            scope=scope,
             lifetime=self._tokens.lifetime,
             afterwards=None if credentials.use_is_noted else BackgroundTask(self.note_use, asked.client_id),
         )
@@ -232,8 +247,3 @@ def _basic_credentials(authorization: str) -> tuple[str, str] | None:
     except (Base64Error, UnicodeDecodeError):
         return "", ""
     return unquote_plus(client_id), unquote_plus(secret)
-
-
-def _scope(words: str) -> ClientScope | None:
-    """The only scope that is asked for, if there is one of this name."""
-    return next((scope for scope, name in OAUTH_SCOPES.items() if words.split() == [name]), None)

@@ -9,18 +9,24 @@ from http import HTTPStatus
 from typing import Any, Protocol, Self
 
 import jwt
+from fastapi import Depends
 from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
-from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope
 from settings import DEFAULT_TENANT
 
 FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
 READ_ONLY = OAUTH_SCOPES[ClientScope.READ_ONLY]
+KNOWN_SCOPES = frozenset({FULL_ACCESS, READ_ONLY, BACKUP_DOWNLOAD})
 
+_EVERYTHING = f"{FULL_ACCESS} {BACKUP_DOWNLOAD}"
 _ALGORITHM = "HS256"
+_CALLER = "caller"
+"""In the state of a request: whom its token speaks for."""
+_NOT_ALLOWED = "The token's scope does not allow this"
 _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
@@ -78,8 +84,8 @@ class Tokens:
         self._tenant = tenant
         self.lifetime = lifetime
 
-    def issue(self, client_id: str, scope: str = FULL_ACCESS, generation: uuid.UUID | None = None) -> str:
-        """A token for the client, with one of the scopes of OAuth 2.0, as long as it has this generation."""
+    def issue(self, client_id: str, scope: str = _EVERYTHING, generation: uuid.UUID | None = None) -> str:
+        """A token for the client, with these scopes of OAuth 2.0, as long as it has this generation."""
         now = int(time.time())
         claims: dict[str, Any] = {
             "iss": _ISSUER,
@@ -125,6 +131,8 @@ async def authenticate(
 ) -> None:
     """Let a request pass that brings a valid token for the tenant, with a scope that allows it.
 
+    What an endpoint needs beyond that, it says by `needs_scope`.
+
     Args:
         connection: the request.
         verifier: verifies its token.
@@ -141,8 +149,30 @@ async def authenticate(
             HTTPStatus.UNAUTHORIZED, "A bearer token is needed", {"WWW-Authenticate": "Bearer"}
         )
     audit_context(connection).client = identity.client
+    connection.scope["state"][_CALLER] = identity
     if not (FULL_ACCESS in identity.scopes or (READ_ONLY in identity.scopes and reads)):
-        raise ProblemError(HTTPStatus.FORBIDDEN, "The token's scope does not allow this")
+        raise ProblemError(HTTPStatus.FORBIDDEN, _NOT_ALLOWED)
+
+
+def needs_scope(scope: str, why: str) -> Any:  # noqa: ANN401 - as FastAPI has it
+    """What an endpoint depends on that needs a scope beside full or reading access.
+
+    Args:
+        scope: the scope of OAuth 2.0.
+        why: what the client wants, as the beginning of a sentence of the refusal.
+    """
+
+    async def require(connection: HTTPConnection) -> None:
+        caller: Caller = connection.scope["state"][_CALLER]
+        if scope not in caller.scopes:
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN,
+                _NOT_ALLOWED,
+                detail=f"{why} needs a token with the scope {scope}.",
+                nextStep="Ask for a token with this scope. The operator says which clients may have it.",
+            )
+
+    return Depends(require)
 
 
 def _words(claim: object) -> frozenset[str]:

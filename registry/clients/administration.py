@@ -11,11 +11,16 @@ from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, sel
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from registry.audit import AuditEntry, command_entry, insertion
-from registry.clients.credentials import ClientScope
+from registry.clients.credentials import ClientScope, may_download
 from registry.clients.store import ClientExistsError
 from registry.storage.models import UTC_NOW, ApiClient, ConsoleSession
 from registry.storage.rules import is_storable
 from registry.storage.sessions import INTEGRITY_VIOLATION, Conflicts, RegistrySessions
+
+_OPTIONS = {True: "--backup-download", False: "--no-backup-download"}
+"""In the words of the command line: whether a client may download backups."""
+_ANOTHER = func.gen_random_uuid()
+"""A generation that tokens of before do not name."""
 
 
 class ClientNotFoundError(Exception):
@@ -35,12 +40,14 @@ class NewClient:
         display_name: its name for the operator.
         scope: what it may do.
         expires: when it ends, in UTC without a zone, or how long it lasts; None for never.
+        backup_download: whether it may download backups; None if that is as its scope has it.
     """
 
     client_id: str
     display_name: str
     scope: ClientScope = ClientScope.FULL_ACCESS
     expires: datetime | timedelta | None = None
+    backup_download: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,9 @@ class Client:
         created: when it was added; None if that was before this was recorded.
         last_used: when it got a token last, to the minute.
         expires: when it ends.
-        generation: changes when it is disabled or gets another secret; None until that happens to an old one.
+        generation: changes when it is disabled, gets another secret, or may download or no longer; None until
+            that happens to an old one.
+        backup_download: whether it may download backups.
     """
 
     client_id: str
@@ -66,6 +75,7 @@ class Client:
     last_used: datetime | None
     expires: datetime | None
     generation: UUID | None
+    backup_download: bool
 
 
 class ClientAdministration:
@@ -112,11 +122,13 @@ class ClientAdministration:
                 client_secret=secret_hash,
                 display_name=client.display_name,
                 scope=client.scope,
+                backup_download=client.backup_download,
                 expires_at=_end(client.expires),
             )
             .returning(ApiClient)
         )
-        command = f"ods client add {client.client_id} --scope {client.scope}"
+        option = "" if client.backup_download is None else f" {_OPTIONS[client.backup_download]}"
+        command = f"ods client add {client.client_id} --scope {client.scope}{option}"
         async with self._recorded(command, {INTEGRITY_VIOLATION: ClientExistsError}) as session:
             return _client((await session.scalars(adding)).one())
 
@@ -128,7 +140,7 @@ class ClientAdministration:
         Raises:
             ClientNotFoundError: there is none.
         """
-        return await self._change("disable", client_id, enabled=False, generation=func.gen_random_uuid())
+        return await self._change("disable", client_id, enabled=False, generation=_ANOTHER)
 
     async def enable(self, client_id: str) -> Client:
         """Let the client get tokens again.
@@ -146,8 +158,22 @@ class ClientAdministration:
         Raises:
             ClientNotFoundError: there is none.
         """
+        return await self._change("rotate", client_id, client_secret=secret_hash, generation=_ANOTHER)
+
+    async def change(self, client_id: str, *, backup_download: bool) -> Client:
+        """Let the client download backups, or no longer; refuse every token that it has, which say otherwise.
+
+        Its sessions of the console end.
+
+        Raises:
+            ClientNotFoundError: there is none.
+        """
         return await self._change(
-            "rotate", client_id, client_secret=secret_hash, generation=func.gen_random_uuid()
+            "change",
+            client_id,
+            _OPTIONS[backup_download],
+            backup_download=backup_download,
+            generation=_ANOTHER,
         )
 
     async def remove(self, client_id: str) -> Client:
@@ -164,9 +190,10 @@ class ClientAdministration:
         async with self._recorded(command, {INTEGRITY_VIOLATION: ClientInUseError}) as session:
             return _found((await session.scalars(removing)).one_or_none())
 
-    async def _change(self, verb: str, client_id: str, **values: object) -> Client:
+    async def _change(self, verb: str, client_id: str, *options: str, **values: object) -> Client:
         changing: Update = update(ApiClient).where(ApiClient.client_id == client_id).values(**values)
-        async with self._recorded(f"ods client {verb} {client_id}", {}) as session:
+        command = " ".join(("ods client", verb, client_id, *options))
+        async with self._recorded(command, {}) as session:
             changed = _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
             if "generation" in values:
                 await session.execute(delete(ConsoleSession).where(ConsoleSession.client == client_id))
@@ -191,13 +218,15 @@ def _found(row: ApiClient | None) -> Client:
 
 
 def _client(row: ApiClient) -> Client:
+    scope = ClientScope(row.scope)
     return Client(
         client_id=row.client_id,
         display_name=row.display_name,
-        scope=ClientScope(row.scope),
+        scope=scope,
         enabled=row.enabled,
         created=row.created_at,
         last_used=row.last_used_at,
         expires=row.expires_at,
         generation=row.generation,
+        backup_download=may_download(scope, given=row.backup_download),
     )

@@ -48,6 +48,14 @@ OAUTH_SCOPES = {
 }
 """Scopes in tokens: the first is the Admin API's, the other that of Ed-Fi's Configuration Service."""
 
+BACKUP_DOWNLOAD = "edfi_admin_api/backup_download"
+"""The scope in tokens that may download backups; a token has it beside one of `OAUTH_SCOPES`."""
+
+
+def may_download(scope: ClientScope, *, given: bool | None) -> bool:
+    """Whether a client may download backups: by default, those with full access may."""
+    return scope == ClientScope.FULL_ACCESS if given is None else given
+
 
 def client_id_errors(client_id: str) -> list[str]:
     """Everything that is wrong with the id of a new client, in words for its author."""

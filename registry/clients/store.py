@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.clients.credentials import OAUTH_SCOPES, ClientScope
+from registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope, may_download
 from registry.storage.models import UTC_NOW, ApiClient
 from registry.storage.rules import is_storable
 from registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
@@ -31,10 +31,18 @@ class Standing:
     Args:
         scope: what it may do.
         generation: what its tokens must name; None for tokens that name none.
+        backup_download: whether it may download backups.
     """
 
     scope: ClientScope
     generation: uuid.UUID | None
+    backup_download: bool
+
+    @property
+    def token_scopes(self) -> frozenset[str]:
+        """The scopes of OAuth 2.0 that its tokens may have."""
+        words = {word for scope, word in OAUTH_SCOPES.items() if self.scope.includes(scope)}
+        return frozenset(words | {BACKUP_DOWNLOAD} if self.backup_download else words)
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,10 @@ class ClientStore:
         client, noted = found
         if not _may_do_everything(client):
             return None
-        return Credentials(
-            client.client_secret, Standing(ClientScope(client.scope), client.generation), use_is_noted=noted
-        )
+        scope = ClientScope(client.scope)
+        download = may_download(scope, given=client.backup_download)
+        standing = Standing(scope, client.generation, backup_download=download)
+        return Credentials(client.client_secret, standing, use_is_noted=noted)
 
     async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:
         """Store the hash `replacement`, unless the hash is another one than `outdated` by now."""

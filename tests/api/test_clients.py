@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
+from uuid import uuid4
 
 import asyncpg
 import httpx
@@ -26,6 +28,7 @@ from tests.servers import make_settings, session
 
 FULL = "edfi_admin_api/full_access"
 READ_ONLY = "edfi_admin_api/readonly_access"
+DOWNLOAD = "edfi_admin_api/backup_download"
 BAD_SCOPE = "The request is missing required scope claims or has invalid scope values"
 SECRET = new_secret()
 INSTANCES = "/v2/dbInstances"
@@ -205,6 +208,72 @@ async def test_token_counts_for_less_when_the_clients_scope_was_narrowed(
     headers = await headers_of(stranger, client)
     await rows.execute("UPDATE adminapi.applications SET scope = 'read_only'")
     assert await status(stranger, headers) == 401
+
+
+# Downloads of backups.
+
+
+@pytest.fixture
+def dump() -> str:
+    """The path of a backup that there is not: who may download it is answered 404."""
+    return f"/v2/backups/{uuid4()}/dump"
+
+
+async def test_download_is_forbidden_when_the_token_is_for_reading(
+    stranger: httpx.AsyncClient, reader: str, client: str, dump: str
+) -> None:
+    for one in (reader, client):
+        answer = await stranger.get(dump, headers=await headers_of(stranger, one, READ_ONLY))
+        assert answer.status_code == 403
+        assert answer.json()["detail"] == f"Downloading a backup needs a token with the scope {DOWNLOAD}."
+    refused = await log_in(stranger, reader, scope=f"{READ_ONLY} {DOWNLOAD}")
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
+
+
+@pytest.mark.parametrize("scope", [FULL, f"{DOWNLOAD} {FULL}", f"{READ_ONLY} {DOWNLOAD}"])
+async def test_download_is_allowed_when_the_token_has_the_scope(
+    stranger: httpx.AsyncClient, client: str, dump: str, scope: str
+) -> None:
+    answer = await log_in(stranger, client, scope=scope)
+    assert set(answer.json()["scope"].split()) == {*scope.split(), DOWNLOAD}
+    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    assert (await stranger.get(dump, headers=headers)).status_code == 404
+
+
+@pytest.mark.parametrize("scope", [DOWNLOAD, f"{FULL} {READ_ONLY} {DOWNLOAD}", f"{FULL} {DOWNLOAD}x"])
+async def test_scope_is_invalid_when_it_is_not_one_access_with_or_without_downloads(
+    stranger: httpx.AsyncClient, client: str, scope: str
+) -> None:
+    answer = await log_in(stranger, client, scope=scope)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
+
+
+async def test_tokens_are_refused_and_others_say_so_when_downloads_are_given_or_withheld(
+    stranger: httpx.AsyncClient, operator: ClientAdministration, client: str, reader: str, dump: str
+) -> None:
+    withheld, given = await headers_of(stranger, client), await headers_of(stranger, reader, READ_ONLY)
+    await operator.change(client, backup_download=False)
+    await operator.change(reader, backup_download=True)
+    for headers in (withheld, given):
+        await wait_until(partial(_is_refused, stranger, headers), 5)
+    headers = await headers_of(stranger, client)
+    assert await status(stranger, headers) == 200
+    assert (await stranger.get(dump, headers=headers)).status_code == 403
+    headers = await headers_of(stranger, reader, f"{READ_ONLY} {DOWNLOAD}")
+    assert (await stranger.get(dump, headers=headers)).status_code == 404
+    assert (await stranger.post("/v2/sweep", headers=headers)).status_code == 403
+
+
+async def test_token_does_not_count_when_downloads_were_withheld_past_the_service(
+    stranger: httpx.AsyncClient, client: str, rows: asyncpg.Connection
+) -> None:
+    headers = await headers_of(stranger, client)
+    await rows.execute("UPDATE adminapi.applications SET backupdownload = false")
+    assert await status(stranger, headers) == 401
+
+
+async def _is_refused(api: httpx.AsyncClient, headers: dict[str, str]) -> bool:
+    return await status(api, headers) == 401
 
 
 # Tokens die with their client.

@@ -82,7 +82,8 @@ async def test_token_opens_the_api_when_the_secret_is_right(
     assert (await registered.get("/v2/dbInstances", headers=headers)).status_code == 200
     claims = jwt.decode(issued["access_token"], options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == settings.token_lifetime
-    assert (claims["sub"], claims["scope"], claims["tenant"]) == ("an-app", SCOPE, "default")
+    assert issued["scope"] == f"edfi_admin_api/backup_download {SCOPE}"
+    assert (claims["sub"], claims["scope"], claims["tenant"]) == ("an-app", issued["scope"], "default")
 
 
 @pytest.mark.parametrize("path", ["/connect/register", "/connect/token"])

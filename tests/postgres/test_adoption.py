@@ -113,7 +113,7 @@ async def test_clients_of_an_admin_api_are_administered_when_its_table_is_adopte
     clients, store = ClientAdministration(engine, "operator@host"), ClientStore(engine)
     (found,) = await clients.clients()
     assert (found.client_id, found.enabled, found.created) == ("a-client", True, None)
-    assert (await store.standing("a-client")) == Standing(ClientScope.FULL_ACCESS, None)
+    assert (await store.standing("a-client")) == Standing(ClientScope.FULL_ACCESS, None, backup_download=True)
     with pytest.raises(ClientInUseError):  # there are authorizations
         await clients.remove("a-client")
     await clients.disable("a-client")

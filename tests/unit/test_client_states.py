@@ -8,7 +8,7 @@ from api.security.client_states import Standings
 from registry.clients.credentials import ClientScope
 from registry.clients.store import Standing
 
-HOLDS = Standing(ClientScope.FULL_ACCESS, None)
+HOLDS = Standing(ClientScope.FULL_ACCESS, None, backup_download=True)
 
 
 class InstanceStore:

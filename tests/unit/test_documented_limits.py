@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from api.app import app_with
 from api.http.parsing import MAX_INT32
-from registry.clients.credentials import LONGEST_CLIENT_TEXT, OAUTH_SCOPES, STRONG_SECRET, secret_errors
+from registry.clients.credentials import (
+    BACKUP_DOWNLOAD,
+    LONGEST_CLIENT_TEXT,
+    OAUTH_SCOPES,
+    STRONG_SECRET,
+    secret_errors,
+)
 from registry.instances.attributes import LONGEST_DESCRIPTION
 from registry.instances.contexts import LONGEST_CONTEXT_TEXT
 from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
@@ -24,6 +30,7 @@ Limits = dict[str, object]
 
 TEMPLATES: Limits = {"enum": list(Template)}
 KEPT_TEMPLATE: Limits = {"enum": [*Template, None]}
+SCOPES = OAUTH_SCOPES.values()
 TYPES: Limits = {"enum": list(DERIVATIVE_TYPES)}
 NAMED: Limits = {"maxLength": MAX_NAME_LENGTH, "pattern": NAME_PATTERN}
 ODS_INSTANCE_TEXT: Limits = {"maxLength": LONGEST_ODS_INSTANCE_TEXT}
@@ -72,7 +79,11 @@ LIMITS: list[tuple[str, str, Limits]] = [
     ("post /connect/register", "ClientId", CLIENT_TEXT),
     ("post /connect/register", "DisplayName", CLIENT_TEXT),
     ("post /connect/register", "ClientSecret", {"pattern": f"^{STRONG_SECRET.pattern}$"}),
-    ("post /connect/token", "scope", {"enum": list(OAUTH_SCOPES.values())}),
+    (
+        "post /connect/token",
+        "scope",
+        {"enum": [*SCOPES, *(f"{one} {BACKUP_DOWNLOAD}" for one in SCOPES)]},
+    ),
 ]
 
 
