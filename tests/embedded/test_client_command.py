@@ -117,8 +117,11 @@ def test_what_is_known_of_a_client_is_listed_when_it_was_used(
 ) -> None:
     added = content(client("add", name, "--scope", "read_only", "--expires", "2093-06-30", "--json"))
     row = listed(client, name)
-    assert set(row) == {"clientId", "displayName", "scope", "enabled", "created", "lastUsed", "expires"}
+    assert (row["clientId"], row["displayName"], row["enabled"]) == (name, name, True)
     assert (row["scope"], row["expires"], row["lastUsed"]) == ("read_only", "2093-06-30T00:00:00Z", None)
+    assert not row["backupDownload"]
+    assert content(client("change", name, "--backup-download", "--json"))["backupDownload"]
+    assert listed(client, name)["backupDownload"]
     assert row["created"].endswith("Z")
     answer = log_in(running, name, added["clientSecret"], "readonly_access")
     assert answer.status_code == 200
@@ -128,6 +131,8 @@ def test_what_is_known_of_a_client_is_listed_when_it_was_used(
         "DISPLAY",
         "NAME",
         "SCOPE",
+        "BACKUP",
+        "DOWNLOAD",
         "ENABLED",
         "CREATED",
         "LAST",
