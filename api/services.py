@@ -136,7 +136,9 @@ class Services:
             verifier=issuer or ClientTokens(tokens, standings),
             standings=standings,
             console_sessions=console_sessions,
-            session_states=SessionStates(console_sessions.find_all),
+            session_states=SessionStates(
+                console_sessions.find, console_sessions.find_all, process.admit_session
+            ),
             sign_in_links=SignInLinks(tenant.engine),
             sign_in_attempts=SignInAttempts(tenant.engine),
             changes=RecentChanges(tenant.engine),

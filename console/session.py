@@ -138,6 +138,9 @@ async def find_session(request: HTTPConnection) -> Session | None:
     """The session that the request's cookie names; None if there is none, or it has ended.
 
     None as well if a page asks that was made for another tenant, to which the browser was signed in before.
+
+    Raises:
+        ProblemError: 429, the address has sent cookies of unknown sessions too often.
     """
     return await _find_session(request, is_use=_is_use(request))
 
@@ -153,12 +156,12 @@ async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | N
     services = tenancy(request).named(tenant) if session_id else None
     if services is None or request.headers.get(TENANT_HEADER, tenant) != tenant:
         return None
-    sessions = services.console_sessions if is_use else services.session_states
-    found = await sessions.find(_digest(session_id))
+    digest, states = _digest(session_id), services.session_states
+    found = await (states.look_up(request, digest) if is_use else states.find(request, digest))
     if found is None or (may_act := await _may_act(services, found)) is None:
         return None
     if not found.use_is_noted and is_use:
-        await services.console_sessions.note_use(_digest(session_id))
+        await services.console_sessions.note_use(digest)
     is_person = found.identity.scope is not None
     return Session(services, found.identity.name, is_person, may_act, session_id, found.kept)
 

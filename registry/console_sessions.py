@@ -6,7 +6,19 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, insert, not_, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    and_,
+    any_,
+    delete,
+    insert,
+    literal,
+    not_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from registry.clients.credentials import ClientScope
@@ -78,7 +90,8 @@ class ConsoleSessions:
 
     async def find_all(self, digests: Collection[bytes]) -> Mapping[bytes, OpenSession]:
         """Those of the sessions that have not ended."""
-        query = select(ConsoleSession, ~_USE_IS_DUE).where(ConsoleSession.digest.in_(digests), _IS_OPEN)
+        listed = any_(literal(list(digests), ARRAY(LargeBinary)))  # a parameter for each might be too many
+        query = select(ConsoleSession, ~_USE_IS_DUE).where(ConsoleSession.digest == listed, _IS_OPEN)
         async with self._sessions.statement() as session:
             found = (await session.execute(query)).all()
         return {row.digest: _open_session(row, use_is_noted=noted) for row, noted in found}

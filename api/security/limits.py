@@ -24,6 +24,8 @@ _SLOW_SECONDS = 2
 _REGISTRATIONS = AttemptLimit("registrations", burst=30, interval=timedelta(seconds=2))
 # A command of `ods` gets one token; behind one address there may be many clients. Each costs a hash.
 _TOKENS = AttemptLimit("tokens", burst=60, interval=timedelta(seconds=1))
+# Cookies of sessions that the process does not know; each costs a query. The registry does not count them.
+_SESSIONS = AttemptLimit("sessions", burst=300, interval=timedelta(seconds=0.1))
 # A mistaken configuration tries again and again; secrets of 32 characters are not found by trying.
 _FAILURES = AttemptLimit("failures", burst=5, interval=timedelta(seconds=10))
 # From many addresses: no client is refused for what others do, so that only costs the others time.
@@ -40,11 +42,20 @@ class ProcessLimits:
     def __init__(self, *, enabled: bool) -> None:
         self.hashes = asyncio.Semaphore(_HASHES_AT_ONCE)
         self.enabled = enabled
-        self._limiters = {limit: _limiter(limit) for limit in (_REGISTRATIONS, _TOKENS)}
+        self._limiters = {limit: _limiter(limit) for limit in (_REGISTRATIONS, _TOKENS, _SESSIONS)}
 
     def wait(self, limit: AttemptLimit, address: str) -> float:
         """Seconds until the address is admitted; 0 if it is now, and that counts."""
         return self._limiters[limit].wait(address)
+
+    def admit_session(self, connection: HTTPConnection) -> None:
+        """Let the request pass, whose cookie names a session of the console that the process does not know.
+
+        Raises:
+            ProblemError: 429, the address has sent such cookies too often.
+        """
+        if self.enabled and (wait := self.wait(_SESSIONS, subscriber(peer(connection)))):
+            raise _too_many("Too many requests from this address", math.ceil(wait))
 
 
 class ConnectLimits:

@@ -46,6 +46,14 @@ async def test_a_session_is_found_until_it_is_ended_when_it_was_opened(sessions:
     assert await sessions.find(DIGEST) is None
 
 
+async def test_a_session_is_found_when_it_is_one_of_more_than_a_query_has_parameters(
+    sessions: ConsoleSessions,
+) -> None:
+    await sessions.open(DIGEST, CLIENT, None)
+    unknown = [number.to_bytes(32) for number in range(40_000)]
+    assert set(await sessions.find_all([*unknown, DIGEST])) == {DIGEST}
+
+
 @pytest.mark.parametrize(
     ("idle", "age", "left"),
     [

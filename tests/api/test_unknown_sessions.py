@@ -1,0 +1,87 @@
+"""Cookies of no session, in any number, do not disturb the open pages of clients that are signed in."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from http import HTTPStatus
+
+import pytest
+from fastapi import FastAPI
+from starlette.requests import HTTPConnection
+
+from api.http.problems import ProblemError
+from console.session import find_session
+from embedded.postgres import EmbeddedPostgres
+from settings import DEFAULT_TENANT, Settings
+from tests.api.service import client_of
+from tests.api.test_shared_fragments import Operator, sign_in
+from tests.servers import make_settings
+
+STRANGER = "203.0.113.7"
+COOKIES = 40_000
+"""More than the driver takes as parameters of one query."""
+AT_ONCE = 100
+
+
+@pytest.fixture
+def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    """With limits of rates."""
+    return make_settings(postgres, registry_dsn)
+
+
+@pytest.fixture
+async def operator(app: FastAPI) -> AsyncIterator[Operator]:
+    async with AsyncExitStack() as stack:
+        yield await sign_in(app, "an-operator", stack)
+
+
+def invented(operator: Operator) -> dict[str, str]:
+    """What an open page sends, with the cookie of a session that there is not."""
+    (name,) = operator.browser.cookies
+    cookie = f"{name}={DEFAULT_TENANT}.{secrets.token_urlsafe(32)}"
+    return {"Host": "127.0.0.1:8080", "HX-Request": "true", "Console-Live": "1", "Cookie": cookie}
+
+
+async def is_refused(app: FastAPI, headers: dict[str, str]) -> bool:
+    """Whether a session is not even looked up."""
+    scope = {
+        "type": "http",
+        "app": app,
+        "state": {},
+        "method": "GET",
+        "client": (STRANGER, 1),
+        "scheme": "http",
+        "server": None,
+        "path": "/console/instances/rows",
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }
+    try:
+        assert await find_session(HTTPConnection(scope)) is None
+    except ProblemError as problem:
+        return problem.status == HTTPStatus.TOO_MANY_REQUESTS
+    return False
+
+
+@pytest.mark.long
+async def test_open_pages_stay_current_and_nothing_is_kept_when_a_stranger_invents_cookies(
+    app: FastAPI, operator: Operator
+) -> None:
+    await operator.fragment("/console/instances/rows")
+    refused = 0
+    for _ in range(COOKIES // AT_ONCE):
+        refused += sum(await asyncio.gather(*(is_refused(app, invented(operator)) for _ in range(AT_ONCE))))
+    assert refused > COOKIES * 0.9
+    (services,) = app.state.tenancy
+    assert len(services.session_states) == 1
+    await operator.fragment("/console/instances/rows")
+    async with client_of(app, STRANGER) as stranger:
+        for path in ("/console/instances/rows", "/console/live", "/console/jobs/rows"):
+            answer = await stranger.get(path, headers=invented(operator))
+            while (
+                answer.status_code == HTTPStatus.UNAUTHORIZED
+            ):  # some more requests are admitted each second
+                answer = await stranger.get(path, headers=invented(operator))
+            assert answer.status_code == HTTPStatus.TOO_MANY_REQUESTS, path
+            assert int(answer.headers["Retry-After"]) >= 1
