@@ -145,6 +145,12 @@ async def find_session(request: HTTPConnection) -> Session | None:
     return await _find_session(request, is_use=_is_use(request))
 
 
+async def has_ended(session: Session) -> bool:
+    """Whether a session has ended since it was found, as far as was known three seconds ago."""
+    found = await session.services.session_states.find_again(session.digest)
+    return found is None or await _may_act(session.services, found) is None
+
+
 async def signed_in_client(request: HTTPConnection) -> str | None:
     """The client or person that is signed in, by name; None if none is. To ask is no use of the session."""
     session = await _find_session(request, is_use=False)

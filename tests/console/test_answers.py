@@ -1,5 +1,7 @@
 """What the console answers on the wire: headers, cookies, addresses behind proxies, several tenants."""
 
+import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,12 +26,23 @@ from tests import registries
 from tests.api.server import Server, serving
 from tests.api.service import NOBODY, running
 from tests.console.conftest import Serve, add_clients
-from tests.console.people import CLIENT, SECRET
+from tests.console.people import CLIENT, READER, SECRET
 from tests.postgres.instance_states import bring_to
 from tests.servers import environment, make_settings, make_tenant_settings, session
 
 TLS = {"X-Forwarded-Proto": "https", "Host": "ods.example.org"}
 LOG_IN = {"client_id": CLIENT, "client_secret": SECRET}
+
+SIGN_OUT = "/console/sign-out"
+ENDS = (
+    "DELETE FROM adminapi.consolesessions WHERE digest = $1",
+    "UPDATE adminapi.consolesessions SET lastusedat = lastusedat - interval '31 minutes' WHERE digest = $1",
+    """
+    UPDATE adminapi.applications SET enabled = false
+    WHERE clientid = (SELECT client FROM adminapi.consolesessions WHERE digest = $1)
+    """,
+)
+"""How sessions end otherwise: ended elsewhere, not used for too long, or their client is disabled."""
 
 SINGLE_TENANT = dict.fromkeys(("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING"))
 """What is not set where there are several tenants."""
@@ -231,6 +244,51 @@ async def test_the_stream_of_an_open_page_is_no_use_of_its_session(
         assert await registry.fetchval(
             "SELECT lastusedat < timezone('utc', now()) - interval '19 minutes' FROM adminapi.consolesessions"
         )
+
+
+async def test_the_stream_ends_within_five_seconds_when_its_session_has_ended_while_all_changes(
+    server: Server, instances: InstanceStore, job_store: JobStore, settings: Settings
+) -> None:
+    await bring_to(instances, job_store, "Completed", "Grand Bend")
+    registry_dsn = settings.admin_dsn.get_secret_value()
+    changing = asyncio.create_task(_change_constantly(registry_dsn))
+    try:
+        streams = [_stream_after_end(server, registry_dsn, way) for way in (SIGN_OUT, *ENDS)]
+        assert max(await asyncio.wait_for(asyncio.gather(*streams), 30)) < 5
+    finally:
+        changing.cancel()
+
+
+async def _change_constantly(registry_dsn: str) -> None:
+    async with session(registry_dsn) as registry:
+        while True:
+            await registry.execute(
+                "UPDATE adminapi.dbinstances SET lastmodifieddate = timezone('utc', now())"
+            )
+            await asyncio.sleep(0.1)
+
+
+async def _stream_after_end(server: Server, registry_dsn: str, way: str) -> float:
+    """Seconds for which an open page is told what changes after its session has ended."""
+    async with visitor(server) as client:
+        await sign_in(client, client_id=READER if "applications" in way else CLIENT)
+        page = await client.get("/console/jobs")
+        async with client.stream("GET", "/console/live", headers={"Accept": "text/event-stream"}) as stream:
+            lines = stream.aiter_lines()
+            while not (await anext(lines)).startswith("data: instance:"):
+                pass
+            if way == SIGN_OUT:
+                token = re.search(r'name="csrf" value="([^"]+)"', page.text)
+                assert token
+                await client.post(SIGN_OUT, data={"csrf": token[1]})
+            else:
+                session_id = stream.request.headers["Cookie"].partition(".")[2]
+                async with session(registry_dsn) as registry:
+                    await registry.execute(way, hashlib.sha256(session_id.encode()).digest())
+            ended = monotonic()
+            while await anext(lines) != "event: ended":
+                pass
+            return monotonic() - ended
 
 
 async def test_each_tenant_has_its_own_sessions_when_there_are_several(
