@@ -12,6 +12,7 @@ from benchmarks.bench import Bench
 from benchmarks.measurement import Findings
 from benchmarks.report import Section
 from benchmarks.sections import (
+    attacks,
     backup,
     beside_backup,
     burst,
@@ -51,6 +52,7 @@ _RUNS: Mapping[str, Callable[[Bench], Findings]] = {
     "console": console.run,
     "open_pages": open_pages.run,
     "overload": overload.run,
+    "attacks": attacks.run,
     "create": create.run,
     "metrics_cost": metrics_cost.run,
     "burst": burst.run,
