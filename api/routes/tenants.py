@@ -1,4 +1,4 @@
-"""The tenants, and where the databases of each are; never how to log in there."""
+"""The tenants by name, and where the databases of the caller's own are; never how to log in there."""
 
 from http import HTTPStatus
 
@@ -19,10 +19,10 @@ _REFUSALS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class Connection(ResponseModel):
-    """Where a database is."""
+    """Where a database is; null for a tenant that is not the caller's."""
 
-    host: str
-    database: str
+    host: str | None
+    database: str | None
 
 
 class TenantAnswer(ResponseModel):
@@ -34,9 +34,10 @@ class TenantAnswer(ResponseModel):
 
 
 @router.get("", responses=problems.documented(*_REFUSALS))
-async def list_tenants(tenants: TenantsDep) -> list[TenantAnswer]:
-    """All tenants of the service."""
-    return [_answer(services.tenant) for services in tenants]
+async def list_tenants(own: TenantNameDep, tenants: TenantsDep) -> list[TenantAnswer]:
+    """All tenants of the service by name; where the databases are, of the caller's own only."""
+    listed = (services.tenant for services in tenants)
+    return [_answer(tenant) if tenant.name == own else _name_only(tenant) for tenant in listed]
 
 
 @router.get(
@@ -58,9 +59,17 @@ async def get_tenant(name: str, own: TenantNameDep, tenants: TenantsDep) -> Tena
 
 
 def _answer(tenant: Tenant) -> TenantAnswer:
-    admin = Address.of(tenant.settings.admin_dsn)
+    address = Address.of(tenant.settings.admin_dsn)
     return TenantAnswer(
         tenant_name=tenant.name,
-        admin_connection_string=Connection(host=admin.host, database=admin.database),
-        security_connection_string=Connection(host=admin.host, database=tenant.settings.security_database),
+        admin_connection_string=Connection(host=address.host, database=address.database),
+        security_connection_string=Connection(host=address.host, database=tenant.settings.security_database),
+    )
+
+
+def _name_only(tenant: Tenant) -> TenantAnswer:
+    """What clients of other tenants are shown: every member that a client of the Admin API expects."""
+    hidden = Connection(host=None, database=None)
+    return TenantAnswer(
+        tenant_name=tenant.name, admin_connection_string=hidden, security_connection_string=hidden
     )

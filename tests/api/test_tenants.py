@@ -251,22 +251,28 @@ async def test_tenants_are_told_when_anybody_asks(idler: httpx.AsyncClient) -> N
     assert tenancy == {"multitenantMode": True, "tenants": ["tenant1", "Tenant-2"]}
 
 
-async def test_addresses_are_told_without_credentials_when_tenants_are_listed(
+async def test_others_are_told_by_name_alone_when_tenants_are_listed(
     stranger: httpx.AsyncClient, several: MultiTenantSettings
 ) -> None:
-    headers = as_client(several, "tenant1")
-    listed = await stranger.get("/v2/tenants", headers=headers)
-    expected = [
-        {
+    addresses = {
+        name: {
             "tenantName": name,
             "adminConnectionString": {"host": "127.0.0.1", "database": database},
             "securityConnectionString": {"host": "127.0.0.1", "database": "EdFi_Security"},
         }
         for name, database in (("tenant1", "EdFi_Admin_api"), ("Tenant-2", "EdFi_Admin_second_api"))
-    ]
-    assert listed.json() == expected
-    assert (await stranger.get("/v2/tenants/TENANT1", headers=headers)).json() == expected[0]
-    assert_tenant_refused(await stranger.get("/v2/tenants/TENANT-2", headers=headers))
+    }
+    hidden = {"host": None, "database": None}
+    for own, other in (("tenant1", "TENANT-2"), ("Tenant-2", "TENANT1")):
+        headers = as_client(several, own)
+        assert (await stranger.get("/v2/tenants", headers=headers)).json() == [
+            one
+            if name == own
+            else {"tenantName": name, "adminConnectionString": hidden, "securityConnectionString": hidden}
+            for name, one in addresses.items()
+        ]
+        assert (await stranger.get(f"/v2/tenants/{own.upper()}", headers=headers)).json() == addresses[own]
+        assert_tenant_refused(await stranger.get(f"/v2/tenants/{other}", headers=headers))
     assert (await stranger.get("/v2/tenants")).status_code == 400
 
 
