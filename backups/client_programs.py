@@ -6,7 +6,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from dataclasses import dataclass
 
 from backups.errors import UnsuitableProgramError
-from programs.postgres import ProgramMissingError, client_program
+from programs.postgres import ProgramMissingError, client_program, program_environment
 
 _NEEDS_NEWER_SERVER = 17
 """Since this version, pg_restore sets a parameter (`transaction_timeout`) that older servers do not know."""
@@ -66,7 +66,7 @@ async def find_program(name: str, preferred: int) -> ClientProgram:
     except ProgramMissingError as missing:
         raise UnsuitableProgramError(str(missing)) from None
     asked = await asyncio.create_subprocess_exec(
-        path, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL
+        path, "--version", stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=program_environment()
     )
     answer, _ = await asked.communicate()
     if (found := _VERSION.search(answer)) is None:

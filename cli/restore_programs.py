@@ -20,6 +20,7 @@ from programs.postgres import (
     client_address,
     client_environment,
     client_program,
+    program_environment,
 )
 from programs.private_logs import PrivateLog
 from programs.process import Command
@@ -46,6 +47,7 @@ async def needed_extensions(dump: Dump) -> Collection[str]:
                 *(_program("pg_restore"), "--schema-only", "--file", "-", str(dump.path)),
                 stdout=PIPE,
                 stderr=PIPE,
+                env=program_environment(),
             )
             script, _ = await reading.communicate()
             if reading.returncode:

@@ -3,6 +3,7 @@
 import atexit
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -26,6 +27,12 @@ _SECRETS = ("sslpassword", "oauth_client_secret", "scram_client_key", "scram_ser
 """Parameters that no other account of the machine may see, and for which libpq has no variable."""
 _ELSEWHERE = ("PGHOSTADDR", "PGSERVICE")
 """Variables by which libpq would connect to another server than that of the address."""
+_INHERITED = re.compile(
+    "PATH|LD_LIBRARY_PATH|HOME|TMPDIR|TZ|PG[A-Z0-9_]+"
+    # What libpq's libraries for TLS and Kerberos read.
+    "|SSL_CERT_FILE|SSL_CERT_DIR|OPENSSL_CONF|KRB5[A-Z0-9_]+"
+)
+"""Variables that client programs get from this process: no other, which may be a secret of the service."""
 
 LOAD_SETTINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -118,6 +125,15 @@ def client_address(dsn: str, database: str, application: str | None = None) -> s
     return urlunsplit((url.scheme, f"{user}@{hosts}" if user else hosts, f"/{quote(database)}", query, ""))
 
 
+def program_environment() -> dict[str, str]:
+    """The environment of a client program that connects to no server: without any secret of the service."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if _INHERITED.fullmatch(name) and name not in (*_ELSEWHERE, "PGPASSWORD")
+    }
+
+
 def client_environment(dsn: str, settings: Mapping[str, str]) -> Mapping[str, str]:
     """The environment of a program that is given `client_address`: it has the passwords, or leads to them.
 
@@ -125,14 +141,13 @@ def client_environment(dsn: str, settings: Mapping[str, str]) -> Mapping[str, st
         dsn: the server, with the login.
         settings: parameters of the program's sessions.
     """
-    password = _login(dsn)[1]
+    password = _login(dsn)[1] or os.environ.get("PGPASSWORD")
     own = {
         "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         "PGTARGETSESSIONATTRS": "read-write",
         "LC_MESSAGES": "C",
     }
-    inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return {**inherited, **own, **({"PGPASSWORD": password} if password else {}), **_service(dsn)}
+    return {**program_environment(), **own, **({"PGPASSWORD": password} if password else {}), **_service(dsn)}
 
 
 def _service(dsn: str) -> Mapping[str, str]:

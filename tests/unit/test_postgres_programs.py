@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from backups.client_programs import find_program
+from programs import process
 from programs.postgres import client_address, client_environment
+from programs.process import Command
+from tests.secret_search import as_secret
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,27 @@ def test_secrets_are_led_to_by_the_environment_when_libpq_has_no_variable_for_th
         environment = client_environment(dsn, {})
         assert environment["PGSERVICE"] == "ods"
         assert Path(environment["PGSERVICEFILE"]).read_text() == "[ods]\nsslpassword=s =%cret\n"
+
+
+async def test_programs_see_no_secret_of_the_service_when_it_is_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = as_secret("a-secret-of-the-service-not-for-programs")
+    for name in ("ODS_ENCRYPTION_KEY", "ODS_MASTER_DSN", "AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_KEY"):
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("PGSSLMODE", "require")
+    seen = tmp_path / "seen"
+    stub = tmp_path / "pg_dump"
+    stub.write_text(f"#!/bin/sh\nenv >> {seen}\necho 'pg_dump (PostgreSQL) 18.1'\n")
+    stub.chmod(0o700)
+    monkeypatch.setattr("backups.client_programs.client_program", lambda *_: str(stub))
+
+    program = await find_program("pg_dump", 18)
+    own = client_environment("postgresql://u:p@h/postgres", {})
+    running = await process.start(Command("pg_dump", (program.path,), own), tmp_path / "log")
+    assert await running.wait() == 0
+
+    lines = seen.read_text().splitlines()
+    assert lines.count("PGSSLMODE=require") == 2
+    assert lines.count("PGPASSWORD=p") == 1
+    assert not [line for line in lines if secret in line or line.startswith(("ODS_", "AWS_"))]
