@@ -26,6 +26,7 @@ OWN_LOGGERS = (
 )
 """The loggers that write lines of level DEBUG. Those of libraries do not: they hold headers and payloads."""
 
+_AUDIT_LOGGER = "ods.audit"
 _ACCESS_LOGGER = "uvicorn.access"
 _QUERY = re.compile(r"\?\S+")
 _PLAIN = re.compile(r"[\w.:/@+=-]+")
@@ -118,10 +119,15 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _known_fields(record: logging.LogRecord) -> dict[str, object]:
-    """The fields of the line: those of its task; what a workflow logs, Temporal has described."""
+    """The fields of the line: those of its task; what a workflow logs, Temporal has described.
+
+    A line of the audit trail has those of its entry too.
+    """
     workflow: Mapping[str, object] = getattr(record, "temporal_workflow", {})
     described = {name: workflow.get(name) for name in ("workflow_id", "run_id")} | dict(_fields.get()())
-    return {name: described[name] for name in FIELDS if described.get(name) is not None}
+    entry: Mapping[str, object] = getattr(record, "audit", {})
+    known = {name: described.get(name) for name in FIELDS} | dict(entry)
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _text(value: object) -> str:
@@ -167,5 +173,6 @@ def switch_debug_on_hangup(level: int) -> None:
 
 def _set_level(level: int) -> None:
     logging.getLogger().setLevel(max(level, logging.INFO))
+    logging.getLogger(_AUDIT_LOGGER).setLevel(logging.INFO)  # whatever the level of the others
     for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(level if level < logging.INFO else logging.NOTSET)

@@ -559,7 +559,10 @@ class ServiceSettings(BaseSettings):
         " half; others are [refused](production.md#load). 0: no limit.",
     )
     audit_retention: int = Field(
-        default=400, ge=1, le=36_500, description="Days that an entry of the audit trail is kept."
+        default=400,
+        ge=30,  # the function `adminapi.prune_audit` removes nothing that is younger
+        le=36_500,
+        description="Days that an entry of the audit trail is kept.",
     )
     token_lifetime: int = Field(default=1800, ge=1, description="Seconds a bearer token is valid.")
     oidc_insecure: bool = Field(

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from api.anonymous_refusals import AnonymousRefusals
 from logs import fault_name
-from registry.audit import AuditEntry
+from registry.audit import AuditEntry, announce
 
 _WRITES_AT_ONCE = 2
 """Of the ten connections that requests share: in an outage, the trail may not take them all."""
@@ -35,13 +35,18 @@ class AuditRecorder:
     Args:
         write: appends one entry to the audit trail.
         prune: removes some entries that are too old; whether there may be more of them.
+        tenant: whose trail it is; None: that of the task that records.
     """
 
     def __init__(
-        self, write: Callable[[AuditEntry], Awaitable[None]], prune: Callable[[], Awaitable[bool]]
+        self,
+        write: Callable[[AuditEntry], Awaitable[None]],
+        prune: Callable[[], Awaitable[bool]],
+        tenant: str | None = None,
     ) -> None:
         self._write = write
         self._prune = prune
+        self._tenant = tenant
         self._slots = asyncio.Semaphore(_WRITES_AT_ONCE)
         self._waiting = 0
         self._refusals = AnonymousRefusals()
@@ -75,6 +80,7 @@ class AuditRecorder:
             _logger.warning("Old entries stay in the audit trail for now: %s", fault_name(error))
 
     async def _attempt(self, entry: AuditEntry) -> None:
+        announce(entry, self._tenant)
         if self._waiting >= _WRITES_WAITING:
             _logger.warning("%s was not written to the audit trail: too many are waiting.", _summary(entry))
             return

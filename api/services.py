@@ -144,7 +144,7 @@ class Services:
             changes=RecentChanges(tenant.engine),
             idempotency_keys=IdempotencyKeys(tenant.engine),
             audit=audit,
-            recorder=AuditRecorder(audit.record, _pruning(tenant, audit)),
+            recorder=AuditRecorder(audit.record, _pruning(tenant, audit), tenant.name),
         )
 
 

@@ -152,11 +152,16 @@ def demo(  # noqa: PLR0913, PLR0917 - a command line's options
 
 
 @_commands.command(rich_help_panel=_REGISTRY)
-def migrate() -> None:
+def migrate(
+    grant_to: Annotated[
+        str | None,
+        typer.Option(metavar="ROLE", help="Give the service's role, which owns no table, what it needs."),
+    ] = None,
+) -> None:
     """Bring the registry database up to date, or those of all tenants."""
     from cli.registry_maintenance import migrate_all  # noqa: PLC0415 - takes half a second
 
-    asyncio.run(migrate_all())
+    asyncio.run(migrate_all(grant_to))
     say("The registry database is up to date.")
 
 

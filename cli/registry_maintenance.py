@@ -6,23 +6,34 @@ from dataclasses import dataclass
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
+from cli.output import say
 from cli.registry_access import chosen_tenants, settings_of_environment
 from embedded.errors import CommandError
 from embedded.registry import migrate
 from registry.connection_strings.encryption import Keyring
 from registry.connection_strings.key_rotation import Rotation, rotate
+from registry.rights.script import grant
+from registry.storage.connecting import connect
 from registry.storage.engine import create_registry_engine
 from settings import AnySettings, Settings
 
+_CONNECT_TIMEOUT = 10
+"""Seconds."""
 
-async def migrate_all() -> None:
+
+async def migrate_all(grant_to: str | None) -> None:
     """Bring every tenant's registry database up to date; one that cannot be does not hold up the others.
+
+    Args:
+        grant_to: the service's role, which is given what it needs there; None: it owns the tables.
 
     Raises:
         CommandError: a variable is missing or has an unusable value, or at least one database is as it was.
     """
     settings = settings_of_environment()
-    faults = [fault for name in settings.tenants if (fault := await _fault_of_migration(settings, name))]
+    faults = [
+        fault for name in settings.tenants if (fault := await _fault_of_migration(settings, name, grant_to))
+    ]
     if faults:
         raise CommandError("\n".join(faults))
 
@@ -72,12 +83,33 @@ async def _rotate(settings: Settings) -> Rotation:
         await engine.dispose()
 
 
-async def _fault_of_migration(settings: AnySettings, tenant: str) -> str | None:
+async def _fault_of_migration(settings: AnySettings, tenant: str, grant_to: str | None) -> str | None:
+    dsn = settings.tenants[tenant].admin_dsn.get_secret_value()
     try:
-        await migrate(settings.tenants[tenant].admin_dsn.get_secret_value())
+        await migrate(dsn)
+        if grant_to is not None:
+            await _grant(dsn, grant_to)
     except CommandError as error:
         return _of_tenant(settings, tenant, error)
     return None
+
+
+async def _grant(dsn: str, role: str) -> None:
+    try:
+        session = await connect(dsn, timeout=_CONNECT_TIMEOUT)
+        try:
+            refused = await grant(session, role)
+        finally:
+            await session.close()
+    except asyncpg.UndefinedObjectError:
+        raise CommandError(f"The registry is up to date, but the role {role} does not exist.") from None
+    except (OSError, asyncpg.PostgresError) as error:
+        raise CommandError(
+            f"The registry is up to date, but {role} was not given all rights ({type(error).__name__}):"
+            " run the command again."
+        ) from None
+    for statement in refused:
+        say(f"Not by this role; have the owner of the table run: {statement}")
 
 
 def _of_tenant(settings: AnySettings, name: str, error: CommandError) -> str:

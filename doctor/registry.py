@@ -29,6 +29,11 @@ _OTHER_PRODUCTS = {
 }
 """Products that may have tables in the registry as well, by the names of some of these."""
 
+_MAY_CHANGE_TRAIL = """
+SELECT has_table_privilege(to_regclass('adminapi.audit'), 'UPDATE, DELETE, TRUNCATE')
+"""
+_AND_MORE = ', and may change the audit trail too: docs/production.md, "A role that owns nothing"'
+
 _STRINGS = """
 SELECT 'ODS instance ' || odsinstanceid AS name, connectionstring AS text FROM dbo.odsinstances
 WHERE connectionstring IS NOT NULL
@@ -64,8 +69,9 @@ def registry_parts(subject: str, database: str, settings: Settings) -> list[tupl
 
     async def rights(session: asyncpg.Connection) -> Sequence[Finding]:
         grants = await missing_grants(session, registry_needs(database))
+        may_change = await session.fetchval(_MAY_CHANGE_TRAIL)
         return [
-            *of_rights(f"{subject}: rights", grants),
+            *of_rights(f"{subject}: rights", grants, _AND_MORE if may_change else ""),
             *of_superusers(f"{subject}: role", await superusers(session), settings),
         ]
 
@@ -100,10 +106,16 @@ def registry_parts(subject: str, database: str, settings: Settings) -> list[tupl
     ]
 
 
-def of_rights(subject: str, grants: Sequence[str]) -> list[Finding]:
-    """A finding for each right that is missing."""
+def of_rights(subject: str, grants: Sequence[str], beyond: str = "") -> list[Finding]:
+    """A finding for each right that is missing.
+
+    Args:
+        subject: what is examined.
+        grants: the statements that give what is missing.
+        beyond: what is said of a role that lacks nothing.
+    """
     if not grants:
-        return [ok(subject, "The service's role has all that it needs")]
+        return [ok(subject, f"The service's role has all that it needs{beyond}")]
     return [fault(subject, "The service's role lacks a right", f"{grant};") for grant in grants]
 
 

@@ -1,22 +1,29 @@
-"""The audit trail: which client requested what of the service, and the outcome."""
+"""The audit trail: which client requested what of the service, and the outcome.
 
+Each entry is also a line of the logger `ods.audit`, so that a copy can be kept where the service cannot
+change it.
+"""
+
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, delete, false, func, insert, literal, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, false, func, insert, literal, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.storage.engine import fetch_all
 from registry.storage.models import UTC_NOW, AuditRow
 from registry.storage.rules import is_storable, printable
-from registry.storage.sessions import RegistrySessions
+from registry.storage.sessions import RegistrySessions, when_committed
 
 _PRUNED_AT_ONCE = 1000
 _READ_AT_ONCE = 1000
+
+_logger = logging.getLogger("ods.audit")
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,10 @@ _ALL = AuditFilter()
 
 
 class AuditTrail:
-    """Reads the trail and appends to it; entries are never changed, and removed only when they are old."""
+    """Reads the trail and appends to it; entries are never changed, and removed only when they are old.
+
+    The service's role may do no more, unless it owns the tables.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
@@ -93,13 +103,14 @@ class AuditTrail:
             await session.execute(insert(AuditRow).from_select(list(row), values))
 
     async def prune(self, retention: timedelta) -> bool:
-        """Remove up to 1000 entries that are older than `retention`; returns whether there may be more."""
-        # Ids grow with time: old entries are found without reading all the others.
-        oldest = select(AuditRow.id).order_by(AuditRow.id).limit(_PRUNED_AT_ONCE)
-        outdated = delete(AuditRow).where(AuditRow.id.in_(oldest), AuditRow.at < UTC_NOW - retention)
+        """Remove up to 1000 entries that are older than `retention`; returns whether there may be more.
+
+        Args:
+            retention: how long an entry is kept; for less than 30 days, none is.
+        """
         async with self._sessions.statement() as session:
-            removed = await session.execute(outdated.returning(AuditRow.id))
-            return len(removed.all()) == _PRUNED_AT_ONCE
+            removed = await session.scalar(select(func.adminapi.prune_audit(retention, _PRUNED_AT_ONCE)))
+            return removed == _PRUNED_AT_ONCE
 
     async def page(
         self, *, offset: int = 0, limit: int, chosen: AuditFilter = _ALL, before: int | None = None
@@ -127,9 +138,28 @@ class AuditTrail:
             before = rows[-1].id
 
 
-def insertion(entry: AuditEntry) -> Insert:
-    """What appends `entry` within the transaction of the change that it records."""
-    return insert(AuditRow).values({column.key: value for column, value in _row(entry).items()})
+async def append(session: AsyncSession, entry: AuditEntry) -> None:
+    """Append `entry` within the transaction of the change that it records."""
+    await session.execute(
+        insert(AuditRow).values({column.key: value for column, value in _row(entry).items()})
+    )
+
+    async def committed() -> None:
+        announce(entry)
+
+    when_committed(session, committed)
+
+
+def announce(entry: AuditEntry, tenant: str | None = None) -> None:
+    """Write `entry` to the log, whether or not it gets into the registry.
+
+    Args:
+        entry: what is written.
+        tenant: whose trail it is in; None: that of the task, as lines tell it.
+    """
+    fields = {column.key: value for column, value in _row(entry).items() if column is not AuditRow.at}
+    fields |= {} if tenant is None else {"tenant": tenant}
+    _logger.info("%s %s %s", fields["method"], fields["path"], fields["status"], extra={"audit": fields})
 
 
 def command_entry(command: str, operator: str) -> AuditEntry:

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import delete, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.audit import AuditEntry, insertion
+from registry.audit import AuditEntry, append
 from registry.clients.administration import ClientNotFoundError
 from registry.clients.store import ClientStore
 from registry.storage.models import UTC_NOW, SignInLink
@@ -90,7 +90,7 @@ class SignInLinks:
             if row is None:
                 return None
             entry = AuditEntry(row.client, address, "GET", PATH, None, None, HTTPStatus.SEE_OTHER, None)
-            await session.execute(insertion(entry))
+            await append(session, entry)
             return LinkedClient(row.client, row.generation)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.audit import AuditEntry, insertion
+from registry.audit import AuditEntry, append
 from registry.backups.rows import (
     FINAL,
     SCHEDULED,
@@ -220,7 +220,7 @@ class BackupRecords:
             its = unlocked(Backup.id == backup.id, Backup.deleted_at.is_not(None))
             gone = delete(Backup).where(Backup.id.in_(its))
             if await session.scalar(gone.returning(Backup.id)) is not None:
-                await session.execute(insertion(entry))
+                await append(session, entry)
 
     async def deleted(self) -> Sequence[Backup]:
         """The backups that are deleted, and whose objects may not be removed yet."""

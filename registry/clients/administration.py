@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Update, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.audit import AuditEntry, command_entry, insertion
+from registry.audit import AuditEntry, append, command_entry
 from registry.clients.credentials import ClientScope, may_download
 from registry.clients.store import ClientExistsError
 from registry.storage.models import UTC_NOW, ApiClient, ConsoleSession
@@ -204,7 +204,7 @@ class ClientAdministration:
         """A transaction that changes clients and records `command` in the audit trail."""
         async with self._sessions.transaction(conflicts) as session:
             yield session
-            await session.execute(insertion(self._entry(command)))
+            await append(session, self._entry(command))
 
 
 def _end(expires: datetime | timedelta | None) -> datetime | ColumnElement[datetime] | None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import DateTime, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.audit import command_entry, insertion
+from registry.audit import append, command_entry
 from registry.storage.models import UTC_NOW, Registration
 from registry.storage.sessions import RegistrySessions
 
@@ -39,13 +39,11 @@ class RegistrationWindow:
         async with self._sessions.transaction() as session:
             until: datetime = (await session.scalars(select(end))).one()
             await session.execute(update(Registration).values(open_until=until))
-            await session.execute(
-                insertion(command_entry(f"ods registration open --minutes {minutes}", operator))
-            )
+            await append(session, command_entry(f"ods registration open --minutes {minutes}", operator))
         return until
 
     async def close(self, operator: str) -> None:
         """Close it, and record that in the audit trail as `open` does."""
         async with self._sessions.transaction() as session:
             await session.execute(update(Registration).values(open_until=None))
-            await session.execute(insertion(command_entry("ods registration close", operator)))
+            await append(session, command_entry("ods registration close", operator))

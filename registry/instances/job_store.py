@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.audit import AuditEntry, insertion
+from registry.audit import AuditEntry, append
 from registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from registry.backups.stored import RecordedBackup, StoredBackup
 from registry.education_organizations.store import forget
@@ -439,7 +439,7 @@ class JobStore:
             took_step = await take_step(session, job, step, purged, (*guard, DbInstance.purged_at.is_(None)))
             if took_step:
                 await follow_delete(session, job.instance_id, kept=False)
-                await session.execute(insertion(_purge_entry(job, dropped=dropped)))
+                await append(session, _purge_entry(job, dropped=dropped))
             return took_step or await has_taken(session, job, step, guard)  # not if it was cancelled
 
     async def finish_backup(

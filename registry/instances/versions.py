@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from registry.audit import AuditEntry, insertion
+from registry.audit import AuditEntry, append
 from registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from registry.instances.naming import TRASH_PREFIX
 from registry.instances.origins import origin_columns
@@ -220,7 +220,7 @@ class VersionStore:
         gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
         async with self._sessions.transaction() as session:
             if await session.scalar(gone) is not None:
-                await session.execute(insertion(_purge_entry(purge, dropped=dropped)))
+                await append(session, _purge_entry(purge, dropped=dropped))
 
 
 def _is_row_of(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:

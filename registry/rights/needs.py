@@ -56,7 +56,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "backups", *_ALL),
         _on_table("adminapi", "applications", *_ALL),
         _on_sequence("adminapi", "applications", "id"),
-        _on_table("adminapi", "audit", "SELECT", "INSERT", "DELETE"),
+        _on_table("adminapi", "audit", "SELECT", "INSERT"),
         # UPDATE of these two is what a DELETE needs that leaves out rows which another session has locked.
         _on_table("adminapi", "idempotencykeys", *_ALL),
         _on_table("adminapi", "consolesessions", *_ALL),
@@ -75,6 +75,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_function("adminapi", "utf16_order", "text"),
         _on_function("adminapi", "trigrams", "text"),
         _on_function("adminapi", "follow_rename"),
+        _on_function("adminapi", "prune_audit", "interval, integer"),
         _on_function("pg_catalog", "pg_control_system"),
         # Tables of the ODS/API, where it has made them, for `GET /v2/odsInstances/{id}/applications`.
         _if_there("dbo", "applications"),

@@ -1,9 +1,14 @@
-"""The statements that give the service's role what it needs, for a database administrator to read and run."""
+"""The statements that give the service's role what it needs.
+
+A database administrator runs them, or `ods migrate` runs those of the registry as the tables' owner.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from registry.rights.needs import Need, literal, quoted
+import asyncpg
+
+from registry.rights.needs import Need, literal, quoted, registry_needs
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,28 @@ def script(parts: Sequence[Part]) -> Iterator[str]:
         yield f"-- {part.title}"
         yield f"\\connect {quoted(part.database)}"
         yield from (_line(need, part.role) for need in part.needs)
+
+
+async def grant(session: asyncpg.Connection, role: str) -> list[str]:
+    """Give a role what the service's role needs in a registry; returns the statements that were refused.
+
+    Those are about tables of other products, which do not belong to the session's role.
+
+    Args:
+        session: of the tables' owner, on the registry.
+        role: its name.
+
+    Raises:
+        asyncpg.UndefinedObjectError: there is no such role.
+    """
+    refused = []
+    for need in registry_needs(await session.fetchval("SELECT current_database()")):
+        statement = _line(need, role)
+        try:
+            await session.execute(statement)
+        except asyncpg.InsufficientPrivilegeError:
+            refused.append(statement)
+    return refused
 
 
 def _line(need: Need, role: str) -> str:

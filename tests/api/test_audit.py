@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,7 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api import audit_recorder
 from api.audit_recorder import AuditRecorder
 from embedded.polling import wait_until
+from logs import JsonFormatter
 from registry.audit import AuditEntry, AuditTrail
+from registry.clients.registration import RegistrationWindow
 from registry.clock import RegistryClock
 from settings import Settings
 from tests.api.server import Server
@@ -406,6 +409,58 @@ async def test_entries_are_given_up_and_told_when_the_registry_does_not_answer(
     trail_.open.set()
     await recorder.record(ENTRY)
     assert trail_.written == [ENTRY]
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What the logger of the trail has written, as ODS_LOG_FORMAT=json writes it, but the time."""
+    formatter = JsonFormatter()
+    lines = [json.loads(formatter.format(line)) for line in caplog.records if line.name == "ods.audit"]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+async def test_entry_is_a_line_of_the_log_too_when_it_is_recorded(
+    api: httpx.AsyncClient, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ods.audit")
+    accepted = (await api.post(INSTANCES, json=NEW)).json()
+    await RegistrationWindow(engine).close("operator@here")
+    shared = {"level": "INFO", "logger": "ods.audit", "omitted": 0}
+    by_client, by_command = lines_of(caplog)
+    assert by_client.pop("request_id")
+    assert by_client == shared | {
+        "message": f"POST {INSTANCES} 202",
+        "tenant": "default",
+        "instance_id": accepted["id"],
+        "ods_instance_id": accepted["odsInstanceId"],
+        "job_id": accepted["jobId"],
+        "client": "a-client",
+        "address": "127.0.0.1",
+        "method": "POST",
+        "path": INSTANCES,
+        "status": 202,
+    }
+    assert (
+        by_command.items()
+        >= shared.items()
+        | {
+            "message": "CLI ods registration close 200",
+            "client": "command line",
+            "address": "operator@here",
+            "method": "CLI",
+            "path": "ods registration close",
+            "status": 200,
+        }.items()
+    )
+
+
+async def test_entry_is_in_the_log_when_the_registry_refuses_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def refuse(_entry: AuditEntry) -> None:
+        raise OSError
+
+    caplog.set_level(logging.INFO, "ods.audit")
+    await AuditRecorder(refuse, nothing_old, "tenant1").record(ENTRY)
+    (line,) = lines_of(caplog)
+    assert (line["tenant"], line["client"], line["path"]) == ("tenant1", "a-client", "/v2/sweep")
 
 
 @pytest.fixture

@@ -2,15 +2,20 @@
 
 import asyncio
 import subprocess
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from embedded.postgres import EmbeddedPostgres
+from registry.audit import AuditTrail, command_entry
 from registry.rights.needs import quoted
+from registry.storage.engine import create_registry_engine
 from settings import Settings
 from tests import preloaded
+from tests.secret_search import as_secret
 from tests.servers import NUMBERS, environment, make_settings, make_tenant_settings, right_missing, session
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "grants.sql"
@@ -54,7 +59,7 @@ async def test_check_is_content_when_the_role_owns_all(settings: Settings) -> No
 async def test_check_names_each_grant_when_rights_are_missing(
     settings: Settings, postgres: EmbeddedPostgres, admin: asyncpg.Connection
 ) -> None:
-    missing = "INSERT, DELETE ON adminapi.audit"
+    missing = "SELECT, INSERT ON adminapi.audit"
     database = settings.admin_dsn.get_secret_value().rpartition("/")[2]
     async with session(postgres.dsn(database)) as superuser, right_missing(admin):
         await superuser.execute(f"REVOKE {missing} FROM ods_service")
@@ -109,3 +114,63 @@ async def test_check_says_that_the_registry_is_away_when_it_is(settings: Setting
     assert run.stderr.startswith(
         "Error: The registry cannot be asked (ConnectionRefusedError); check ODS_ADMIN_DSN"
     )
+
+
+@pytest.fixture
+async def divided(
+    settings: Settings, postgres: EmbeddedPostgres, admin: asyncpg.Connection
+) -> AsyncIterator[tuple[Settings, Settings]]:
+    """Settings of `ods migrate`, whose role owns a registry without tables, and those of the service."""
+    number, password = next(NUMBERS), as_secret("password-of-an-owner-or-not")
+    database, owner, service = f"EdFi_Admin_{number}", f"owner_{number}", f"service_{number}"
+    for role in (owner, service):
+        await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+    await admin.execute(f'CREATE DATABASE "{database}" OWNER {owner}')
+    at = f"{password}@127.0.0.1:{postgres.port}/{database}"
+    yield (
+        make_settings(postgres, f"postgresql://{owner}:{at}"),
+        make_settings(postgres, f"postgresql://{service}:{at}"),
+    )
+    await admin.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+    await admin.execute(f"DROP ROLE {owner}; DROP ROLE {service}")
+
+
+async def test_service_cannot_change_the_audit_trail_when_another_role_has_migrated(
+    divided: tuple[Settings, Settings], postgres: EmbeddedPostgres
+) -> None:
+    owner, service = divided
+    role = service.admin_dsn.get_secret_value().partition("//")[2].partition(":")[0]
+    run = await asyncio.to_thread(preloaded.run, "cli", "migrate", "--grant-to", role, env=environment(owner))
+    assert (run.returncode, run.stdout) == (0, "The registry database is up to date.\n")
+    checked = await ods_grants("--check", **environment(service))
+    assert checked.stdout == "The service's role has all rights that it needs.\n"
+
+    engine = create_registry_engine(service.admin_dsn.get_secret_value(), pool_size=1)
+    audit = AuditTrail(engine)
+    try:
+        for _ in range(2):
+            await audit.record(command_entry("ods registration close", "operator@here"))
+        async with session(owner.admin_dsn.get_secret_value()) as tables:
+            await tables.execute("UPDATE adminapi.audit SET at = at - interval '31 days' WHERE id = 1")
+        async with session(service.admin_dsn.get_secret_value()) as thief:
+            for statement in (
+                "DELETE FROM adminapi.audit",
+                "UPDATE adminapi.audit SET client = 'another one'",
+                "TRUNCATE adminapi.audit",
+                "ALTER TABLE adminapi.audit DISABLE TRIGGER ALL",
+                "DROP FUNCTION adminapi.prune_audit",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await thief.execute(statement)
+        assert await audit.prune(timedelta(seconds=-1)) is False
+        assert [row.id for row in await audit.page(limit=10)] == [2]
+    finally:
+        await engine.dispose()
+
+
+async def test_migration_names_the_role_when_it_shall_get_rights_and_is_not_there(settings: Settings) -> None:
+    run = await asyncio.to_thread(
+        preloaded.run, "cli", "migrate", "--grant-to", "no_such_role", env=environment(settings)
+    )
+    assert run.returncode == 1
+    assert run.stderr == ("Error: The registry is up to date, but the role no_such_role does not exist.\n")
