@@ -25,13 +25,14 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OLDEST, NEWEST = "1.27", "1.34"
 OF_OTHER_OPERATORS = {"monitoring.coreos.com", "keda.sh"}
 
-LEAST: dict[str, Any] = {"secretName": "ods"}
+LEAST: dict[str, Any] = {"secretName": "ods", "migrate": {"secretName": "ods-owner"}}
 MOST: dict[str, Any] = {
     "secretName": "ods",
     "imagePullSecrets": [{"name": "pull"}],
     "serviceAccountName": "backups",
     "settings": {"ODS_SPARES": "3", "ODS_TASK_QUEUE": "other"},
-    "migrate": {"secretName": "ods-owner"},
+    "migrate": {"secretName": "ods-owner", "serviceRole": "ods_service"},
+    "image": {"digest": f"sha256:{'0a' * 32}"},
     "api": {"autoscaling": {"enabled": True}, "forwardedAllowIps": "10.0.0.0/8"},
     "worker": {"deploymentVersion": "1.5.0", "shutdownSeconds": 60, "autoscaling": {"enabled": True}},
     "ingress": {
@@ -52,12 +53,14 @@ MOST: dict[str, Any] = {
     "tolerations": [{"operator": "Exists"}],
 }
 REFUSED: dict[str, dict[str, Any]] = {
-    "no secret": {},
-    "a misspelt value": {"secretName": "ods", "worker": {"replica": 2}},
-    "a secret among the settings": {"secretName": "ods", "settings": {"ODS_ADMIN_DSN": "postgresql://…"}},
-    "what has a value of its own": {"secretName": "ods", "settings": {"ODS_METRICS_PORT": "1"}},
-    "an ingress without a host": {"secretName": "ods", "ingress": {"enabled": True, "host": ""}},
-    "a version that no worker may have": {"secretName": "ods", "worker": {"deploymentVersion": "1:5"}},
+    "no secret": {"migrate": {"enabled": False}},
+    "no owner of the tables": {"secretName": "ods"},
+    "a digest of another form": LEAST | {"image": {"digest": "0a0a"}},
+    "a misspelt value": LEAST | {"worker": {"replica": 2}},
+    "a secret among the settings": LEAST | {"settings": {"ODS_ADMIN_DSN": "postgresql://…"}},
+    "what has a value of its own": LEAST | {"settings": {"ODS_METRICS_PORT": "1"}},
+    "an ingress without a host": LEAST | {"ingress": {"enabled": True, "host": ""}},
+    "a version that no worker may have": LEAST | {"worker": {"deploymentVersion": "1:5"}},
 }
 
 each_size = pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
@@ -116,7 +119,7 @@ def test_values_are_refused_when_they_cannot_be_used(values: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_no_secret_may_be_among_the_settings(name: str) -> None:
-    assert problems({"secretName": "ods", "settings": {f"ODS_{name.upper()}": "any"}})
+    assert problems(LEAST | {"settings": {f"ODS_{name.upper()}": "any"}})
 
 
 def test_variables_of_the_templates_are_settings() -> None:
@@ -165,9 +168,11 @@ def test_containers_have_no_more_rights_than_they_need(values: dict[str, Any]) -
 @needs_helm
 def test_kinds_are_there_when_they_are_wanted() -> None:
     least, most = rendered(LEAST), rendered(MOST)
-    assert {one["kind"] for one in least.values()} == {"Deployment", "Job", "PodDisruptionBudget", "Service"}
+    assert {one["kind"] for one in least.values()} == {
+        *("Deployment", "Job", "NetworkPolicy", "PodDisruptionBudget", "Service")
+    }
     assert {one["kind"] for one in most.values()} - {one["kind"] for one in least.values()} == {
-        *("ConfigMap", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy"),
+        *("ConfigMap", "HorizontalPodAutoscaler", "Ingress"),
         *("PodMonitor", "PrometheusRule", "ScaledObject"),
     }
     # An autoscaler decides alone.
@@ -226,3 +231,38 @@ def test_worker_may_finish_what_it_does_when_stopped() -> None:
     variables = {one["name"]: one["value"] for one in spec["containers"][0]["env"]}
     assert spec["terminationGracePeriodSeconds"] > int(variables["ODS_SHUTDOWN_TIMEOUT"])
     assert variables["ODS_WORKER_DEPLOYMENT_VERSION"] == "1.5.0"
+
+
+@needs_helm
+def test_metrics_are_reached_by_monitoring_alone_when_nothing_is_said() -> None:
+    policies = {name: one["spec"] for name, one in rendered(LEAST).items() if one["kind"] == "NetworkPolicy"}
+    assert policies.keys() == {"NetworkPolicy ods-api", "NetworkPolicy ods-worker"}
+    for spec in policies.values():
+        assert spec["policyTypes"] == ["Ingress"]
+        (to_metrics,) = [rule for rule in spec["ingress"] if rule["ports"] == [{"port": "metrics"}]]
+        assert to_metrics["from"] == [
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        ]
+
+
+@needs_helm
+def test_api_answers_to_the_name_of_the_ingress_alone_when_there_is_one() -> None:
+    def allowed(values: dict[str, Any]) -> list[str]:
+        (container,) = rendered(values)["Deployment ods-api"]["spec"]["template"]["spec"]["containers"]
+        return [one["value"] for one in container["env"] if one["name"] == "ODS_ALLOWED_HOSTS"]
+
+    assert allowed(LEAST) == []
+    assert allowed(MOST) == ["ods.example.org,127.0.0.1"]
+    assert allowed(MOST | {"settings": {"ODS_ALLOWED_HOSTS": "other.example.org"}}) == ["other.example.org"]
+
+
+@needs_helm
+def test_image_is_that_of_the_digest_when_there_is_one() -> None:
+    images = {pod["containers"][0]["image"] for pod in pods(rendered(MOST))}
+    assert images == {f"ods-instance-management@sha256:{'0a' * 32}"}
+
+
+@needs_helm
+def test_migrations_run_as_the_owner_of_the_tables() -> None:
+    (container,) = rendered(LEAST)["Job ods-migrate"]["spec"]["template"]["spec"]["containers"]
+    assert [one["secretRef"]["name"] for one in container["envFrom"]] == ["ods", "ods-owner"]

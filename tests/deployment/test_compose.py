@@ -9,6 +9,7 @@ from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -192,6 +193,17 @@ def test_container_has_no_more_rights_than_it_needs_when_run(name: str) -> None:
     assert ("cap_add" in service) is (name == "postgres")
     assert "privileged" not in service
     assert "user" not in service
+
+
+@each_service
+def test_container_cannot_take_all_memory_and_processes_when_run(name: str) -> None:
+    assert re.fullmatch(r"\d+[mg]", SERVICES[name]["mem_limit"])
+    assert 100 <= SERVICES[name]["pids_limit"] <= 500
+
+
+def test_migrations_alone_own_the_tables_when_run() -> None:
+    users = {name: urlsplit(environment(name)["ODS_ADMIN_DSN"]).username for name in OWN_SERVICES}
+    assert users == {"migrate": "ods_owner", "api": "ods_service", "worker": "ods_service"}
 
 
 @each_service

@@ -75,11 +75,15 @@ def temporal_dsn(server: EmbeddedPostgres, database: str) -> str:
     )
 
 
+def owner_dsn(server: EmbeddedPostgres) -> str:
+    return at(server, SERVICES["migrate"]["environment"]["ODS_ADMIN_DSN"])
+
+
 def migrate(server: EmbeddedPostgres) -> subprocess.CompletedProcess[str]:
     """Run the job `migrate` as its container does."""
     program, *arguments = SERVICES["migrate"]["command"]
     addresses = {
-        "ODS_ADMIN_DSN": admin_dsn(server),
+        "ODS_ADMIN_DSN": owner_dsn(server),
         "ODS_MASTER_DSN": master_dsn(server),
         "ODS_RESTORE_DSN": restore_dsn(server),
     }
@@ -164,11 +168,13 @@ async def test_login_that_restores_can_do_so_and_nothing_else_when_initialised(
     assert await missing_for_restores(service, "ods_restore", "ods_restored") == []
 
 
-async def test_service_role_owns_the_registry_alone_when_initialised(superuser: asyncpg.Connection) -> None:
+async def test_owner_has_the_registry_alone_when_initialised(
+    superuser: asyncpg.Connection,
+) -> None:
     owners = await superuser.fetch("SELECT datname, datdba::regrole::text AS owner FROM pg_database")
     databases = {row["datname"]: row["owner"] for row in owners}
     assert databases == {
-        "EdFi_Admin": "ods_service",
+        "EdFi_Admin": "ods_owner",
         "EdFi_Master": "postgres",
         "temporal": "temporal",
         "temporal_visibility": "temporal",
@@ -218,17 +224,36 @@ async def test_registry_is_migrated_when_the_job_runs_twice(server: EmbeddedPost
     for _ in range(2):
         done = migrate(server)
         assert done.returncode == 0, done.stderr
+        assert done.stdout == "The registry database is up to date.\n"
     async with session(admin_dsn(server)) as registry:
-        assert await registry.fetchval("SELECT count(*) FROM adminapi.dbinstances") == 0
+        assert await registry.fetchval("SELECT count(*) FROM adminapi.managed_instances") == 0
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await registry.execute("DELETE FROM adminapi.audit")
+
+
+async def test_tables_are_handed_over_when_the_service_has_owned_them(
+    server: EmbeddedPostgres, superuser: asyncpg.Connection
+) -> None:
+    assert migrate(server).returncode == 0
+    async with session(server.dsn("EdFi_Admin")) as registry:
+        await registry.execute("REASSIGN OWNED BY ods_owner TO ods_service")
+        await registry.execute("DROP OWNED BY ods_owner; DROP ROLE ods_owner")
+        psql(server, "--file", str(next(script for script in scripts() if "owner" in script.name)))
+        assert migrate(server).returncode == 0
+        assert not await registry.fetchval(
+            "SELECT count(*) FROM pg_shdepend WHERE deptype = 'o' AND refobjid = 'ods_service'::regrole"
+        )
+    async with session(admin_dsn(server)) as registry:
+        assert await registry.fetchval("SELECT count(*) FROM adminapi.audit") == 0
 
 
 async def test_job_fails_when_the_password_is_wrong(
     server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        SERVICES["worker"]["environment"],
+        SERVICES["migrate"]["environment"],
         "ODS_ADMIN_DSN",
-        "postgresql://ods_service:wrong@postgres:5432/EdFi_Admin",
+        "postgresql://ods_owner:wrong@postgres:5432/EdFi_Admin",
     )
     assert migrate(server).returncode != 0
 
@@ -321,10 +346,11 @@ async def test_registry_of_others_is_adopted_when_the_documented_statements_ran(
     psql(server, "--command", compose.documented("sql"), database="EdFi_Admin")
     done = migrate(server)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "The registry database is up to date.\n"
     async with session(admin_dsn(server)) as registry:
         assert await registry.fetchval("SELECT name FROM dbo.odsinstances") == "theirs"
         not_ours = await registry.fetch(
-            "SELECT relname FROM pg_class WHERE relowner <> 'ods_service'::regrole"
+            "SELECT relname FROM pg_class WHERE relowner <> 'ods_owner'::regrole"
             " AND relnamespace IN ('dbo'::regnamespace, 'adminapi'::regnamespace)"
         )
         assert not_ours == []

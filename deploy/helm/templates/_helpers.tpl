@@ -3,7 +3,11 @@
 {{- end }}
 
 {{- define "ods.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
 {{- end }}
 
 {{/* Labels of everything; a dict of the root and the component. */}}
