@@ -27,6 +27,7 @@ from api.middleware.audit import AuditMiddleware
 from api.middleware.correlation import CorrelationMiddleware
 from api.middleware.hosts import AllowedHosts
 from api.middleware.metrics import MetricsMiddleware
+from api.middleware.protection import ProtectionMiddleware
 from api.middleware.route_table import RouteTable
 from api.middleware.shedding import CostlyRequests, Downloads
 from api.middleware.tenancy import Tenancy
@@ -158,7 +159,7 @@ class _App(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Put these around everything: unforeseen faults are recorded, counted and answered as well."""
         counted = MetricsMiddleware(AuditMiddleware(super().build_middleware_stack()), self.state.route_table)
-        return CorrelationMiddleware(counted)
+        return CorrelationMiddleware(ProtectionMiddleware(counted))
 
     def openapi(self) -> dict[str, Any]:
         """Describe what there is: no 422 of FastAPI's own, templates by their names, HEAD without a body."""

@@ -22,7 +22,7 @@ from api.instance_service import InstanceServiceDep
 from api.services import services_of
 from backups.errors import BackupFaultError
 from backups.layout import folder_of
-from backups.manifest import BackupKind
+from backups.manifest import BackupKind, Manifest
 from backups.readiness import require_restores
 from backups.restoring import read_dump
 from backups.storage import BackupStore
@@ -129,8 +129,8 @@ class BackupService:
         else:
             await self._records.forget(backup)
 
-    async def dump(self, backup_id: UUID) -> tuple[int, AsyncGenerator[bytes, None]]:
-        """The size of a stored backup, and its bytes, which fail at the end if they are not what was written.
+    async def dump(self, backup_id: UUID) -> tuple[Manifest, AsyncGenerator[bytes, None]]:
+        """What is recorded of a dump, and its bytes, which fail at the end if they are not what was written.
 
         Raises:
             BackupFaultError: the store is away or refuses, or the backup is not there, or
@@ -140,7 +140,7 @@ class BackupService:
         self._audit.instance = backup.instance_id
         store = await open_store(self._settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
-        return manifest.size_bytes, read_dump(store, manifest, _DOWNLOAD_BYTES)
+        return manifest, read_dump(store, manifest, _DOWNLOAD_BYTES)
 
     async def verify(self, backup_id: UUID) -> BackupState:
         """Request that a backup is verified.

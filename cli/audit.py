@@ -17,6 +17,7 @@ _COLUMNS = {
     "jobId": "JOB",
     "status": "STATUS",
     "title": "REASON",
+    "sentBytes": "SENT BYTES",
     "omitted": "OTHERS LIKE IT",
 }
 _MAX_ENTRIES = 10_000

@@ -23,6 +23,6 @@ class KnownFragmentsMiddleware:
             except Exception:  # noqa: BLE001 - the endpoint meets the same, and says so
                 fragment = None
             if fragment is not None:
-                protect(request, fragment)
+                protect(fragment)
                 answer = fragment
         await answer(scope, receive, send)

@@ -26,14 +26,12 @@ POLICY = (
 """Nothing is loaded from elsewhere, and no script or style that stands in a page is run."""
 _HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
     # With `no-referrer`, browsers would not say which site a form comes from.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 _SCRIPT_HEADER = "hx-request"
 """htmx sends it with all that it fetches."""
-_OVER_TLS = "max-age=31536000"
 
 
 async def _require_permission(request: Request, session: SessionDep) -> None:
@@ -84,19 +82,15 @@ class PageRoute(APIRoute):
                 response = _sign_in(request, error)
             except Exception as error:  # noqa: BLE001 - as `problems.install` does for the API
                 response = _error_page(request, problems.noted(request, error))
-            protect(request, response)
+            protect(response)
             return response
 
         return handle
 
 
-def protect(request: Request, response: Response) -> None:
-    """Give the response the headers that keep browsers safe."""
-    for name, value in _HEADERS.items():
-        response.headers[name] = value
-    response.headers.setdefault("Cache-Control", "no-store")
-    if request.url.scheme == "https":
-        response.headers["Strict-Transport-Security"] = _OVER_TLS
+def protect(response: Response) -> None:
+    """Give the response the headers that keep browsers safe, beside those that every answer has."""
+    response.headers.update(_HEADERS)
 
 
 def _sign_in(request: Request, error: SignInNeededError) -> Response:

@@ -700,7 +700,7 @@ _TEXTS = {
     " sessions on this console end at once, and its tokens are refused within 5 seconds.",
     # Audit
     "audit.heading": "Audit",
-    "audit.what": "What was changed, and what was refused: which client asked for it, and when.",
+    "audit.what": "What was changed, downloaded or refused: which client asked for it, and when.",
     "audit.list": "Requests, the newest first",
     "audit.download": "Download as CSV",
     "audit.at": "When",
@@ -717,6 +717,7 @@ _TEXTS = {
     "audit.failed": "failed",
     "audit.omitted": "and {number} others like it in the minute before",
     "audit.omitted.one": "and 1 other like it in the minute before",
+    "audit.sent": "{size} sent",
     "audit.empty": "Here will be what was changed and what was refused. On the command line:",
     "audit.none_match": "No request fits this filter.",
     "audit.newest": "Newest",

@@ -38,8 +38,9 @@ class AuditEntry:
         instance: the instance it was about, if any.
         job: the job that it led to, if any.
         status: the HTTP status of the answer.
-        title: what was wrong, if anything was.
+        title: what was wrong, if anything was; of a download, how far it is.
         omitted: further refusals of the same network, in the minute before, that this entry stands for.
+        sent_bytes: of a download that has ended: how many bytes were sent.
     """
 
     client: str | None
@@ -51,6 +52,7 @@ class AuditEntry:
     status: int
     title: str | None
     omitted: int = 0
+    sent_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def _row(entry: AuditEntry) -> dict[InstrumentedAttribute[Any], object]:
         AuditRow.status: entry.status,
         AuditRow.title: _fitting(entry.title, 256),
         AuditRow.omitted: entry.omitted,
+        AuditRow.sent_bytes: entry.sent_bytes,
     }
 
 

@@ -27,6 +27,8 @@ client takes would be noticed here only when it has taken most of them."""
 _RESET = struct.pack("ii", 1, 0)
 """Of `SO_LINGER`: the system forgets what the client has not taken, and resets the connection."""
 
+LOST = "lost"
+"""In the state of a request: its connection was lost before it was answered. What is sent goes nowhere."""
 ENDLESS = "endless"
 """In the state of a request: its answer is a stream that ends only with the connection."""
 
@@ -71,6 +73,8 @@ class TimedProtocol(H11Protocol):
         """Wait no longer."""
         self._unwatch()
         self._unwatch_answer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.scope["state"][LOST] = True
         super().connection_lost(exc)
 
     def shutdown(self) -> None:

@@ -1,6 +1,7 @@
 """Which requests get an entry in the audit trail, and what it says.
 
-These are calls that change something, granted or not, and refusals of any call.
+These are calls that change something, granted or not, and refusals of any call. Downloads write entries of
+their own (`api.audited_download`).
 """
 
 from dataclasses import replace
@@ -53,8 +54,15 @@ def _changes(connection: HTTPConnection) -> bool:
 
 def _entries(connection: HTTPConnection, status: int) -> list[AuditEntry]:
     """The entry of the request, and one for each further instance that it is about."""
+    first = entry_of(connection, status)
+    further = audit_context(connection).further
+    return [first, *(replace(first, instance=instance, job=job) for instance, job in further)]
+
+
+def entry_of(connection: HTTPConnection, status: int) -> AuditEntry:
+    """The entry of the request, which is answered with this status."""
     context = audit_context(connection)
-    first = AuditEntry(
+    return AuditEntry(
         client=context.client,
         address=peer(connection),
         method=connection.scope["method"],
@@ -64,4 +72,3 @@ def _entries(connection: HTTPConnection, status: int) -> list[AuditEntry]:
         status=status,
         title=context.title,
     )
-    return [first, *(replace(first, instance=instance, job=job) for instance, job in context.further)]

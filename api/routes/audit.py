@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from pydantic import Field
 
 from api.dependencies import AuditTrailDep
 from api.http import problems
@@ -29,6 +30,7 @@ class AuditAnswer(ResponseModel):
     status: int
     title: str | None
     omitted: int
+    sent_bytes: int | None = Field(description="Of a download that has ended: how many bytes were sent.")
 
 
 async def _filter(

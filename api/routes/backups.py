@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
-from starlette.background import BackgroundTask
 
+from api.audited_download import AuditedDownload
 from api.backup_service import BackupId, BackupServiceDep, require_readiness
 from api.dependencies import BackupRecordsDep
 from api.http import problems
@@ -98,13 +98,11 @@ async def get_backup(backup_id: BackupId, records: BackupRecordsDep) -> BackupAn
     dependencies=[needs_scope(BACKUP_DOWNLOAD, "Downloading a backup")],
     responses={**_OF_DOWNLOADS, **_DUMP},
 )
-async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> StreamingResponse:
+async def download_backup(backup_id: BackupId, service: BackupServiceDep) -> AuditedDownload:
     """The dump as it is stored: what `pg_restore` reads, encrypted with age if the backup is."""
-    size, chunks = await service.dump(backup_id)
-    headers = {"Content-Length": str(size)}
-    # If the client has gone, the answer does not close what it has read from.
-    closing = BackgroundTask(chunks.aclose)
-    return StreamingResponse(chunks, 200, headers, "application/octet-stream", closing)
+    manifest, chunks = await service.dump(backup_id)
+    name = f"{backup_id}.dump{'.age' if manifest.encrypted else ''}"
+    return AuditedDownload(chunks, manifest.size_bytes, name)
 
 
 @router.delete(

@@ -60,4 +60,4 @@ async def token(
     """Issue a bearer token."""
     granted = await grants.grant(request, asked)
     answer = Token(access_token=granted.token, expires_in=granted.lifetime, scope=granted.scope).model_dump()
-    return JSONResponse(answer, headers={"Cache-Control": "no-store"}, background=granted.afterwards)
+    return JSONResponse(answer, background=granted.afterwards)

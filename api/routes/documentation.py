@@ -41,7 +41,7 @@ _POLICY = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Nothing is loaded from elsewhere, and no script or style that stands in a page is run."""
-_DAY = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+_DAY = {"Cache-Control": "public, max-age=86400"}
 
 
 @router.get("/docs")

@@ -29,6 +29,7 @@ _COLUMNS: Mapping[str, Callable[[AuditRow], object]] = {
     "status": lambda row: row.status,
     "title": lambda row: row.title,
     "omitted": lambda row: row.omitted,
+    "sentBytes": lambda row: row.sent_bytes,
 }
 _BEGINS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _LINES_AT_ONCE = 200

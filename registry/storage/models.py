@@ -508,6 +508,7 @@ class AuditRow(Base):
     status: Mapped[int]
     title: Mapped[str | None] = mapped_column(String(256))
     omitted: Mapped[int]
+    sent_bytes: Mapped[int | None] = mapped_column("sentbytes", BigInteger)
 
 
 class IdempotencyKey(Base):

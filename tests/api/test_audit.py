@@ -70,6 +70,7 @@ async def test_who_what_when_and_outcome_are_written_when_an_instance_is_request
         "status": 202,
         "title": None,
         "omitted": 0,
+        "sentBytes": None,
     }
 
 

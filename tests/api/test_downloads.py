@@ -9,6 +9,7 @@ from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -144,6 +145,43 @@ async def test_downloads_are_refused_when_as_many_are_under_way_as_may_be(
             assert of_client.headers["Retry-After"] == "30"
             assert (await api.get(f"/v2/backups/{backup}")).status_code == 200
         await wait_until(lambda: is_served(api, path), 5)
+
+
+async def test_download_is_audited_when_it_begins_and_when_it_ends(
+    settings: Settings, backup: UUID, tmp_path: Path
+) -> None:
+    path = f"/v2/backups/{backup}/dump"
+    async with serving(settings, ODS_BACKUP_URL=tmp_path.as_uri()) as server, asking(server) as api:
+        answer = await api.get(path)
+        assert answer.headers["Content-Disposition"] == f'attachment; filename="{backup}.dump"'
+        assert [(one["title"], one["sentBytes"]) for one in await audited(api, path)] == [
+            ("The download begins", None),
+            ("The download is complete", len(DUMP)),
+        ]
+
+
+async def test_bytes_are_audited_when_the_client_breaks_the_download_off(
+    settings: Settings, backup: UUID, tmp_path: Path
+) -> None:
+    path = f"/v2/backups/{backup}/dump"
+    async with serving(settings, ODS_BACKUP_URL=tmp_path.as_uri()) as server, asking(server) as api:
+        async with unread(server, backup, 1):
+            (begun,) = await audited(api, path)
+            assert begun["title"] == "The download begins"
+
+        async def has_ended() -> bool:
+            return len(await audited(api, path)) > 1
+
+        await wait_until(has_ended, 5)
+        _, ended = await audited(api, path)
+        assert ended["title"] == "The download was broken off"
+        assert MEBIBYTE / 64 < ended["sentBytes"] < len(DUMP)
+        assert (ended["client"], ended["instanceId"], ended["status"]) == ("a-client", 1, 200)
+
+
+async def audited(api: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:
+    """The entries of the path, the oldest first."""
+    return [one for one in reversed((await api.get("/v2/audit")).json()) if one["path"] == path]
 
 
 async def is_served(api: httpx.AsyncClient, path: str) -> bool:

@@ -173,6 +173,7 @@ CASES: dict[str, tuple[type[ResponseModel], object, dict[str, Any]]] = {
             "status": 200,
             "title": None,
             "omitted": 0,
+            "sentBytes": None,
         },
     ),
 }

@@ -1,0 +1,36 @@
+"""Headers that every answer has: browsers run nothing of it, keep nothing, and come back over TLS alone."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_OVER_TLS = (*_HEADERS, (b"strict-transport-security", b"max-age=31536000"))
+
+
+class ProtectionMiddleware:
+    """Adds the headers that an answer has not; pages of the console and of the documentation have others.
+
+    Whether the request came over TLS, a proxy says that uvicorn was told to believe.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = _OVER_TLS if scope["scheme"] == "https" else _HEADERS
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = [*message["headers"]]
+                names = {name for name, _ in given}
+                message["headers"] = given + [header for header in headers if header[0] not in names]
+            await send(message)
+
+        await self._app(scope, receive, answer)
