@@ -27,6 +27,10 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
        current_setting('TimeZone') AS zone, extract(epoch FROM clock_timestamp())::float8 AS now
 FROM pg_database WHERE datname = current_database()
 """
+_TRANSPORT = """
+SELECT coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
+       coalesce(inet_client_addr() << '127.0.0.0/8' OR inet_client_addr() = '::1', true) AS local
+"""
 _COMMITS = """
 SELECT setting, source, quote_ident(current_database()) AS database, quote_ident(current_user) AS role
 FROM pg_settings WHERE name = 'synchronous_commit'
@@ -114,7 +118,23 @@ class Target:
             ok(f"{self.subject}: time zone", f"{facts['zone']}; times are written in UTC whatever it is"),
             _clock(self.subject, facts["now"] - here),
             self._commits(await one_row(session, _COMMITS)),
+            self.transport(**await one_row(session, _TRANSPORT)),
         ]
+
+    def transport(self, *, encrypted: bool, local: bool) -> Finding:
+        """Whether what the session sends can be read or changed on its way.
+
+        Args:
+            encrypted: whether it comes to the server by TLS.
+            local: whether it does not leave the machine.
+        """
+        subject = f"{self.subject}: transport"
+        if encrypted and "sslmode=verify-full" in self.dsn:
+            return ok(subject, "TLS, and the server's certificate is checked")
+        if local:
+            return ok(subject, "The connection does not leave this machine")
+        words = "TLS, but the server's certificate is not checked" if encrypted else "There is no TLS"
+        return warning(subject, words, f"add ?sslmode=verify-full&sslrootcert=… to {self.variable}")
 
     def _commits(self, row: asyncpg.Record) -> Finding:
         """Whether what is committed is on the disk by then."""

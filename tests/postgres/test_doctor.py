@@ -22,6 +22,7 @@ from databases.ownership import Owner
 from doctor.backups import examine_backups
 from doctor.examination import examine
 from doctor.findings import Finding, Level
+from doctor.postgres import Target
 from embedded import seeding
 from embedded.postgres import EmbeddedPostgres
 from registry.backups.stores import BackupStores
@@ -31,7 +32,7 @@ from registry.instances.naming import trash_name
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
 from registry.rights.needs import literal
-from settings import DEFAULT_TENANT, Settings
+from settings import DEFAULT_TENANT, Address, Settings
 from tenants.known_store import known_store
 from tenants.store_claims import claim_store
 from tenants.tenant import open_tenants
@@ -93,6 +94,34 @@ async def complaint(settings: Settings, subject: str, words: str) -> str:
     assert words in found.found
     assert found.remedy is not None
     return found.remedy
+
+
+@pytest.mark.parametrize(
+    ("mode", "encrypted", "local", "found"),
+    [
+        ("", False, True, "The connection does not leave this machine"),
+        ("", False, False, "There is no TLS"),
+        ("?sslmode=require", True, False, "TLS, but the server's certificate is not checked"),
+        ("?sslmode=verify-full", True, False, "TLS, and the server's certificate is checked"),
+        ("?sslmode=verify-full", False, False, "There is no TLS"),  # a pooler on the way has it no further
+    ],
+)
+def test_transport_is_told_when_the_server_is_elsewhere(
+    mode: str, found: str, *, encrypted: bool, local: bool
+) -> None:
+    dsn = f"postgresql://ods@db.example.org/EdFi_Admin{mode}"
+    target = Target("registry", "ODS_ADMIN_DSN", dsn, Address.of(SecretStr(dsn)), "ods")
+    finding = target.transport(encrypted=encrypted, local=local)
+    assert finding.found == found
+    is_well = local or found.endswith("is checked")
+    assert finding.level is (Level.OK if is_well else Level.WARNING)
+    assert is_well or finding.remedy == "add ?sslmode=verify-full&sslrootcert=… to ODS_ADMIN_DSN"
+
+
+async def test_transport_is_well_when_the_server_is_on_this_machine(settings: Settings) -> None:
+    found = {finding.subject: finding.found for finding in await examine(settings)}
+    assert found["registry: transport"] == found["server: transport"]
+    assert found["server: transport"] == "The connection does not leave this machine"
 
 
 async def test_nothing_is_wrong_when_all_is_there(settings: Settings) -> None:
