@@ -8,6 +8,7 @@ import logging
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
@@ -62,7 +63,11 @@ def place_name(frame: traceback.FrameSummary) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record as text, with the kind and place of its exception."""
+    """Formats a record as text, with its time in UTC, and the kind and place of its exception."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -93,9 +98,9 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         entry = {
-            "time": time.replace("+00:00", "Z"),
+            "time": at.replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),

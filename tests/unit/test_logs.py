@@ -56,6 +56,12 @@ def test_kind_and_place_are_told_when_an_exception_is_logged(
     assert "Traceback" not in stream.getvalue()
 
 
+def test_time_is_in_utc_when_a_line_is_text() -> None:
+    record = logging.makeLogRecord({"msg": "Well.", "created": 0.5, "msecs": 500.0})
+    written = RedactingFormatter("%(asctime)s %(message)s").format(record)
+    assert written == "1970-01-01T00:00:00.500Z Well."
+
+
 def test_no_cause_is_told_when_an_exception_has_one(logger: logging.Logger, stream: io.StringIO) -> None:
     try:
         try:
