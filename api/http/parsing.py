@@ -249,7 +249,7 @@ def parsed_form(body: bytes) -> Properties[str]:
     """The fields of the form that `body` is.
 
     Raises:
-        ProblemError: 400, it is none, or it has too many fields.
+        ProblemError: 400, it is none, it has too many fields, or one twice, with two values.
     """
     if body.count(b"&") >= _MOST_FIELDS:
         raise ProblemError(
@@ -261,7 +261,7 @@ def parsed_form(body: bytes) -> Properties[str]:
         fields = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:  # replacing what is no UTF-8 would make one id of many
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body is not a well-formed form") from None
-    return Properties(dict(fields))
+    return Properties(_distinct(fields))
 
 
 JsonObject = Annotated[Properties[Any], Depends(_json_object)]

@@ -73,6 +73,12 @@ async def test_json_is_refused_when_it_has_a_member_twice(
     )
 
 
+@pytest.mark.parametrize("path", FORMS)
+async def test_form_is_refused_when_it_has_a_field_twice(idle_stranger: httpx.AsyncClient, path: str) -> None:
+    answer = await idle_stranger.post(path, content=b"scope=a&scope=b", headers=FORM)
+    assert_problem(answer, 400, "The body has a member twice", "Send 'scope' once, in one case of letters.")
+
+
 async def test_none_of_many_is_made_when_one_has_a_member_twice(idle_api: httpx.AsyncClient) -> None:
     body = '{"instances": [{"name": "One", "protected": true, "Protected": false}]}'
     answer = await idle_api.post(f"{INSTANCES}/bulk", content=body, headers=JSON)
