@@ -17,7 +17,7 @@ from console import formats
 from console.addresses import ROOT, page_url
 from console.menu import MENU
 from console.operations import operation_word
-from console.session import session_of
+from console.session import cookie_name, session_of
 from console.static_files import static_files
 from console.texts import t
 
@@ -25,7 +25,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _ID = re.compile(r"[^A-Za-z0-9]+")
 THEMES = ("light", "dark")
 """The looks that a user may choose instead of the one that the system has."""
-THEME_COOKIE = "ods-console-theme"
 
 
 def render(
@@ -81,8 +80,13 @@ def _written(request: Request, template: str, **context: object) -> str:
     return _environment().get_template(template).render(url=partial(page_url, request), **context)
 
 
+def theme_cookie(request: Request) -> str:
+    """The name of the cookie that has the look."""
+    return cookie_name(request, "theme")
+
+
 def _theme(request: Request) -> str | None:
-    chosen = request.cookies.get(THEME_COOKIE)
+    chosen = request.cookies.get(theme_cookie(request))
     return chosen if chosen in THEMES else None
 
 

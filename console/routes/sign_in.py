@@ -59,7 +59,7 @@ async def _log_in(request: Request, form: Form, services: Services) -> Identity:
     Raises:
         SignInRefusedError: it has not both, the secret is not the client's, or there were too many attempts.
     """
-    client, secret = form.get("client_id", "").strip(), form.get("client_secret", "").strip()
+    client, secret = form.get("client_id", "").strip(), form.get("client_secret", "")
     if errors := _missing(client, secret):
         raise SignInRefusedError(errors)
     await admit_attempt(request, services)
@@ -93,6 +93,6 @@ def _missing(client: str, secret: str) -> dict[str, list[str]]:
     errors = {}
     if not client:
         errors["client_id"] = [t("sign_in.no_client_id")]
-    if not secret:
+    if not secret.strip():
         errors["client_secret"] = [t("sign_in.no_client_secret")]
     return errors

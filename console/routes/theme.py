@@ -4,7 +4,7 @@ from fastapi import Request, Response
 
 from api.http.parsing import Form
 from console.addresses import ROOT, own_path
-from console.page import THEME_COOKIE, THEMES, see_other
+from console.page import THEMES, see_other, theme_cookie
 from console.page_route import page_router
 from console.session import SESSION, set_cookie
 
@@ -18,5 +18,6 @@ async def choose_theme(request: Request, form: Form) -> Response:
     """Remember the look in a cookie, for a year."""
     back, chosen = form.get("back", ""), form.get("theme", "")
     response = see_other(request, back if own_path(f"{ROOT}{back}") else "/instances")
-    set_cookie(response, request, THEME_COOKIE, chosen if chosen in THEMES else "system", _YEAR_SECONDS)
+    theme = chosen if chosen in THEMES else "system"
+    set_cookie(response, request, theme_cookie(request), theme, _YEAR_SECONDS)
     return response

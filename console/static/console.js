@@ -63,6 +63,8 @@
     source.close();
     whole();
     say(note.dataset.ended);
+    // What was typed stays.
+    document.querySelectorAll("[data-live],main>:not(form,#live,:has(form))").forEach((it) => it.remove());
   }
 
   function connect() {
