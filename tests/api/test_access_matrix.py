@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.security.tokens import FULL_ACCESS, READ_ONLY
 from console.csrf import token_of
 from embedded.postgres import EmbeddedPostgres
+from registry.clients.credentials import BACKUP_DOWNLOAD
 from registry.console_sessions import Identity
 from settings import DEFAULT_TENANT, AnySettings, Settings
 from tests import registries
@@ -34,7 +35,10 @@ from tests.servers import make_settings, make_tenant_settings, session
 PASSES, UNAUTHORIZED, FORBIDDEN, SIGN_IN = "passes", "401", "403", "sign in"
 """What a request is answered with. It passes if its endpoint has answered: an unknown id is a pass."""
 
-TOKENS = ("none", "read only", "full access", "another tenant's", "expired", "of a disabled client")
+TOKENS = (
+    *("none", "read only", "read only with downloads", "full access", "full access without downloads"),
+    *("another tenant's", "expired", "of a disabled client"),
+)
 SESSIONS = ("none", "read only", "full access", "another tenant's", "ended", "of a disabled client")
 
 
@@ -45,19 +49,21 @@ def row(*answers: str, of: tuple[str, ...] = TOKENS) -> Mapping[str, str]:
 
 # fmt: off
 KINDS: Mapping[str, Mapping[str, str]] = {
+    #                        none          read only     with downl.   full access   without downl.
+    "public":            row(PASSES,       PASSES,       PASSES,       PASSES,       PASSES),
+    "read":              row(UNAUTHORIZED, PASSES,       PASSES,       PASSES,       PASSES),
+    "download":          row(UNAUTHORIZED, FORBIDDEN,    PASSES,       PASSES,       FORBIDDEN),
+    "full-access read":  row(UNAUTHORIZED, FORBIDDEN,    FORBIDDEN,    PASSES,       PASSES),
+    "change":            row(UNAUTHORIZED, FORBIDDEN,    FORBIDDEN,    PASSES,       PASSES),
+    "codec":             row(UNAUTHORIZED, PASSES,       PASSES,       PASSES,       PASSES),
+    "codec's preflight": row(FORBIDDEN,    FORBIDDEN,    FORBIDDEN,    FORBIDDEN,    FORBIDDEN),
     #                        none          read only     full access
-    "public":            row(PASSES,       PASSES,       PASSES),
-    "read":              row(UNAUTHORIZED, PASSES,       PASSES),
-    "full-access read":  row(UNAUTHORIZED, FORBIDDEN,    PASSES),
-    "change":            row(UNAUTHORIZED, FORBIDDEN,    PASSES),
-    "codec":             row(UNAUTHORIZED, PASSES,       PASSES),
-    "codec's preflight": row(FORBIDDEN,    FORBIDDEN,    FORBIDDEN),
-    "sign-in page":      row(PASSES,       PASSES,       PASSES,  of=SESSIONS),
+    "sign-in page":      row(PASSES,       PASSES,       PASSES,       of=SESSIONS),
     "sign-in secret":    row(UNAUTHORIZED, UNAUTHORIZED, UNAUTHORIZED, of=SESSIONS),
-    "own session":       row(SIGN_IN,      PASSES,       PASSES,  of=SESSIONS),
-    "page":              row(SIGN_IN,      PASSES,       PASSES,  of=SESSIONS),
-    "page with a form":  row(SIGN_IN,      FORBIDDEN,    PASSES,  of=SESSIONS),
-    "action":            row(SIGN_IN,      FORBIDDEN,    PASSES,  of=SESSIONS),
+    "own session":       row(SIGN_IN,      PASSES,       PASSES,       of=SESSIONS),
+    "page":              row(SIGN_IN,      PASSES,       PASSES,       of=SESSIONS),
+    "page with a form":  row(SIGN_IN,      FORBIDDEN,    PASSES,       of=SESSIONS),
+    "action":            row(SIGN_IN,      FORBIDDEN,    PASSES,       of=SESSIONS),
 }
 # fmt: on
 """
@@ -81,10 +87,11 @@ ENDPOINTS: Mapping[str, str] = {
         GET /v2/odsInstanceContexts  GET /v2/odsInstanceContexts/{context_id}
         GET /v2/odsInstanceDerivatives  GET /v2/odsInstanceDerivatives/{derivative_id}
         GET /v2/tenants  GET /v2/tenants/{name}  GET /v2/tenants/{name}/odsInstances/edOrgs
-        GET /v2/backups  GET /v2/backups/{backup_id}  GET /v2/backups/{backup_id}/dump
+        GET /v2/backups  GET /v2/backups/{backup_id}
         GET /v2/jobs  GET /v2/jobs/{jobId}  GET /v2/drift  GET /v2/spares  GET /v2/templates  GET /v2/trash
         GET /v2/audit
     """,
+    "download": "GET /v2/backups/{backup_id}/dump",
     "full-access read": "",
     "change": """
         POST /v2/dbInstances  PUT /v2/dbInstances/{instance_id}  PATCH /v2/dbInstances/{instance_id}
@@ -168,6 +175,12 @@ VALUES = {
 """Of parameters of paths; the others are 1."""
 FORMS = {"POST /connect/token": {"grant_type": "client_credentials"}}
 """What is sent to endpoints that would answer an empty form with 401 as well."""
+SCOPES = {
+    "read only": READ_ONLY,
+    "read only with downloads": f"{READ_ONLY} {BACKUP_DOWNLOAD}",
+    "full access without downloads": FULL_ACCESS,
+}
+"""In tokens; those of the others have them all."""
 FURTHER_METHODS = ("HEAD", "OPTIONS", "TRACE")
 OWN, OTHER = "north", "south"
 PAYLOAD_KEY = as_secret(base64.b64encode(bytes([1]) * 32).decode())
@@ -219,7 +232,7 @@ class Site:
     def _token(self, who: str) -> str:
         tenant = OTHER if who == "another tenant's" else self.own
         issuing = tokens(self.settings, -60 if who == "expired" else 3600, tenant)
-        return issuing.issue(_client(who), READ_ONLY if who == "read only" else FULL_ACCESS)
+        return issuing.issue(_client(who), SCOPES.get(who, f"{FULL_ACCESS} {BACKUP_DOWNLOAD}"))
 
     async def _session(self, who: str) -> str:
         """The id of a new session of `who`; empty if it has none."""
@@ -235,13 +248,15 @@ class Site:
 
 
 def _client(who: str) -> str:
-    return who if who in {"read only", "of a disabled client"} else "full access"
+    return who if who in SCOPES or who == "of a disabled client" else "full access"
 
 
 _CLIENTS = """
-INSERT INTO adminapi.applications (clientid, scope, enabled, generation) VALUES
-    ('full access', 'full_access', true, NULL), ('read only', 'read_only', true, NULL),
-    ('of a disabled client', 'full_access', false, NULL)
+INSERT INTO adminapi.applications (clientid, scope, enabled, generation, backupdownload) VALUES
+    ('full access', 'full_access', true, NULL, NULL), ('read only', 'read_only', true, NULL, NULL),
+    ('full access without downloads', 'full_access', true, NULL, false),
+    ('read only with downloads', 'read_only', true, NULL, true),
+    ('of a disabled client', 'full_access', false, NULL, NULL)
 """
 
 
@@ -294,7 +309,7 @@ async def _site(settings: AnySettings, own: str) -> AsyncIterator[Site]:
 
 @pytest.fixture(scope="module")
 async def tenants(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[dict[str, Settings]]:
-    """The settings of two tenants, each with its three clients."""
+    """The settings of two tenants, each with its clients."""
     async with AsyncExitStack() as stack:
         settings = {}
         for name in (OWN, OTHER):
@@ -350,7 +365,10 @@ async def test_caller_is_answered_as_the_matrix_says_when_it_has_a_session(site:
 async def test_request_is_refused_when_no_endpoint_has_the_method(site: Site, method: str) -> None:
     endpoints = set(endpoints_of(site.app))
     others = {f"{method} {endpoint.partition(' ')[2]}" for endpoint in endpoints} - endpoints
-    told = {one: [(await site.answer(one, who)).status_code for who in TOKENS[:3]] for one in others}
+    told = {
+        one: [(await site.answer(one, who)).status_code for who in ("none", "read only", "full access")]
+        for one in others
+    }
     # Below /v2, the client is judged first; a token that may only read is for GET and HEAD.
     with_token = [401, 405 if method == "HEAD" else 403, 405]
     is_protected = {one: " /v2/" in one and not one.endswith("/tenancy") for one in others}
