@@ -163,8 +163,8 @@ def needs_scope(scope: str, why: str) -> Any:  # noqa: ANN401 - as FastAPI has i
     """
 
     async def require(connection: HTTPConnection) -> None:
-        caller: Caller = connection.scope["state"][_CALLER]
-        if scope not in caller.scopes:
+        identity: Caller = connection.scope["state"][_CALLER]
+        if scope not in identity.scopes:
             raise ProblemError(
                 HTTPStatus.FORBIDDEN,
                 _NOT_ALLOWED,

@@ -1,6 +1,6 @@
 """Attacks while a client creates an instance every second: what it waits for, and what the processes take.
 
-Three kinds, each in rounds with it and without it, in turn: downloads that nobody reads, cookies of no
+Three kinds, each in rounds with it and without it, in turn: downloads that are never read, cookies of no
 session that ask for the fragments of open pages, and ODS instances whose server sends rows of a megabyte.
 """
 
