@@ -149,7 +149,7 @@ class BackupService:
             RestoreRefusedError: no login restores; an encrypted backup is only read.
             BackupFaultError: there is no store; the backup is in another one.
         """
-        backup, store = await self._records.stored(backup_id), await open_store(self._settings)
+        store, backup = await open_store(self._settings), await self._records.stored(backup_id)
         if not backup.encrypted:
             require_restores(self._tenant.server)
         await self._require_here(store, backup)

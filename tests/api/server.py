@@ -33,6 +33,7 @@ def environment(settings: Settings, **changes: str | None) -> dict[str, str]:
         "TEMPORAL_CONFIG_FILE": os.devnull,
         "ODS_ADMIN_DSN": settings.admin_dsn.get_secret_value(),
         "ODS_MASTER_DSN": settings.master_dsn.get_secret_value(),
+        "ODS_RESTORE_AS_SERVICE": "true",  # that nothing is restored otherwise has a test of its own
         "ODS_INSTANCE_CONNECTION_STRING": settings.instance_connection_string.get_secret_value(),
         "ODS_ENCRYPTION_KEY": ENCRYPTION_KEY,
         "ODS_TOKEN_SIGNING_KEY": TOKEN_KEY,
