@@ -1,5 +1,8 @@
 """What is known of a backup before it is made, and once it is stored."""
 
+import hmac
+import json
+import logging
 from dataclasses import asdict
 from uuid import UUID, uuid4
 
@@ -18,8 +21,15 @@ _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""
 _ID = "backupId"
 _RIGHTS = "rights"
-_ADDED = {_ID, "instanceId", _RIGHTS, "locale", _SIGN, RECIPIENTS, MONETARY_LOCALE}
+_RIGHTS_HMAC = "rightsHmac"
+"""The member that proves that a service of this registry has written the rights: no other knows the key.
+
+A backup may be recorded only after it was found in the store, where others may have written.
+"""
+_ADDED = {_ID, "instanceId", _RIGHTS, _RIGHTS_HMAC, "locale", _SIGN, RECIPIENTS, MONETARY_LOCALE}
 """The members of a manifest's details that are not among those of the row."""
+
+_logger = logging.getLogger(__name__)
 
 
 async def backup_request(tenant: Tenant, backup: Backup, database: str) -> BackupRequest:
@@ -38,6 +48,7 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
         sign = await _sign(inside) if backup.kind == BackupKind.SCHEDULED else None
         rights = await read_rights(inside, tenant.server.restored_owner)
         locale = await read_locale(inside, database)
+    rights_hmac = await _hmac_of(tenant, str(backup.id), backup.mark, rights)
     return BackupRequest(
         BackupKey(tenant.name, backup.ods_instance_id, uuid4()),
         backup.mark,
@@ -49,16 +60,47 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
             _ID: str(backup.id),
             "instanceId": backup.instance_id,
             _RIGHTS: rights,
+            _RIGHTS_HMAC: rights_hmac,
             "locale": None if locale is None else asdict(locale),
             **({_SIGN: sign} if sign is not None else {}),
         },
     )
 
 
-def rights_of(made: Manifest) -> Rights:
-    """The rights within the database that was backed up; none if an early release has made the backup."""
+async def rights_of(tenant: Tenant, made: Manifest) -> Rights:
+    """The rights that a restore gives within the database that was backed up.
+
+    If a service of this registry has not written them, only those that take something away from PUBLIC.
+    """
+    rights = _rights_in(made)
+    if await has_own_rights(tenant, made):
+        return rights
+    _logger.warning(
+        "The rights of roles in the manifest of %s are not given: this service has not written them. Give"
+        " them by hand, if you trust all who may write to the store.",
+        made.backup_id,
+    )
+    return [one for one in rights if isinstance(one, dict) and not one.get("privileges")]
+
+
+async def has_own_rights(tenant: Tenant, made: Manifest) -> bool:
+    """Whether a service of this registry has written the rights in a manifest; or whether it has none."""
+    if not (rights := _rights_in(made)):
+        return True
+    rights_hmac = await _hmac_of(tenant, str(made.details.get(_ID)), made.mark, rights)
+    return hmac.compare_digest(rights_hmac.encode(), str(made.details.get(_RIGHTS_HMAC)).encode())
+
+
+def _rights_in(made: Manifest) -> Rights:
     rights = made.details.get(_RIGHTS)
     return rights if isinstance(rights, list) else []
+
+
+async def _hmac_of(tenant: Tenant, backup_id: str, mark: UUID, rights: Rights) -> str:
+    """What only the services of this registry can write beside these rights of a backup."""
+    key = (await tenant.jobs.installation.state()).backup_key
+    content = json.dumps([backup_id, str(mark), rights], sort_keys=True)
+    return hmac.digest(key, content.encode(), "sha256").hex()
 
 
 def stored_backup(made: Manifest, location: str) -> StoredBackup:
@@ -75,6 +117,7 @@ def stored_backup(made: Manifest, location: str) -> StoredBackup:
         taken_at=made.created_at,
         finished_at=made.finished_at,
         change_sign=sign if isinstance(sign, str) else None,
+        manifest_sha256=made.own_sha256,
     )
 
 

@@ -69,7 +69,7 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     staging = request.owner.staging_name
     with phase("clone"):
         await create_like(session, request.template, staging, parse_locale(manifest.details.get("locale")))
-        filling = _filled(store, manifest, Database(tenant.server, staging), following)
+        filling = _filled(tenant, store, manifest, Database(tenant.server, staging), following)
         await watched(filling, require_session(session, report))
     await fetch_rows(session, END_SESSIONS, [staging])
     await publish_made(session, request, staging, None)
@@ -85,9 +85,11 @@ async def _stored(tenant: Tenant, backup_id: str) -> Backup:
         raise DatabaseFaultError(f"{refusal.reason} {refusal.next_step}") from None
 
 
-async def _filled(store: BackupStore, manifest: Manifest, database: Database, following: Following) -> None:
+async def _filled(
+    tenant: Tenant, store: BackupStore, manifest: Manifest, database: Database, following: Following
+) -> None:
     with program_log() as log:
         await restore(store, manifest, database, replace(log, report=following.report))
     async with database.server.connected(database.name) as inside:
         await analyze(inside)
-        await give_rights(inside, rights_of(manifest))
+        await give_rights(inside, await rights_of(tenant, manifest))

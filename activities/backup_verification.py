@@ -5,7 +5,7 @@ from uuid import UUID
 
 from temporalio import activity
 
-from activities.backup_requests import rights_of
+from activities.backup_requests import has_own_rights, rights_of
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
@@ -191,24 +191,27 @@ class VerificationActivities:
                 database = Database(server, name)
                 await restore(store, manifest, database, monitor)
                 found = await verify(database, manifest.figures)
-                refused = await _refused_rights(database, manifest)
+                refused = await self._refused_rights(database, manifest)
         return " ".join([*refused, *found][:_TOLD_AT_MOST]) or None
 
+    async def _refused_rights(self, database: Database, manifest: Manifest) -> list[str]:
+        """Why a restore would not give the rights that the manifest has; none if it gives them.
 
-async def _refused_rights(database: Database, manifest: Manifest) -> list[str]:
-    """Why the rights that the manifest has cannot be given, for which a restore would fail; none if they can.
-
-    Raises:
-        DatabaseFaultError: they may be given later: the server is away, …
-    """
-    try:
-        async with database.server.connected(database.name) as inside:
-            await give_rights(inside, rights_of(manifest))
-    except DatabaseFaultError as fault:
-        if fault.retryable:
-            raise
-        return [f"The rights of roles in it cannot be given. {fault.reason}"]
-    return []
+        Raises:
+            DatabaseFaultError: they may be given later: the server is away, …
+        """
+        if not await has_own_rights(self._tenant, manifest):
+            return [
+                "This service has not written the rights of roles in its manifest: no restore gives them."
+            ]
+        try:
+            async with database.server.connected(database.name) as inside:
+                await give_rights(inside, await rights_of(self._tenant, manifest))
+        except DatabaseFaultError as fault:
+            if fault.retryable:
+                raise
+            return [f"The rights of roles in it cannot be given. {fault.reason}"]
+        return []
 
 
 class VerdictActivities:

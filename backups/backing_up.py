@@ -25,6 +25,7 @@ from backups.manifest import (
     BackupRequest,
     Figures,
     Manifest,
+    read_manifest,
 )
 from backups.markers import marked
 from backups.monitoring import Monitor
@@ -110,10 +111,11 @@ async def back_up(
                     await same_form()
                 if recipients and request.kind is BackupKind.FINAL:
                     _require_in_dump(moment.snapshot.extension_tables, figures)
-                manifest = _manifest(request, moment, dump, figures, recipients)
+                content = _manifest(request, moment, dump, figures, recipients).to_json()
+                manifest = read_manifest(content)
                 marker.require_fresh()
             # What fails now cleans nothing up: the manifest could come to be after its dump was deleted.
-            await store.write(manifest_of(request.key), manifest.to_json())
+            await store.write(manifest_of(request.key), content)
     await _require_dump(store, manifest)
     with suppress(BackupFaultError):  # beside the manifest it says nothing
         await store.delete(marker_of(request.key))

@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, ClassVar
 from uuid import UUID
 
@@ -122,6 +123,7 @@ class Manifest:
         finished_at: when it was stored.
         encrypted: whether the stored bytes are encrypted with age.
         figures: what could be counted in the database at that time.
+        own_sha256: of the manifest itself, as it is stored; empty until it is.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -144,6 +146,7 @@ class Manifest:
     encrypted: bool
     details: Mapping[str, JsonValue]
     figures: Figures
+    own_sha256: Annotated[str, Field(exclude=True)] = field(default="", compare=False)
 
     @property
     def key(self) -> BackupKey:
@@ -176,7 +179,7 @@ def read_manifest(content: bytes) -> Manifest:
             f" formats up to {FORMAT_VERSION}. Use that release."
         )
     try:
-        return _ADAPTER.validate_json(content)
+        return replace(_ADAPTER.validate_json(content), own_sha256=sha256(content).hexdigest())
     except ValidationError:
         raise BackupFaultError(
             "The manifest is damaged: it is no JSON, or fields are missing or wrong."

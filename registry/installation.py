@@ -9,7 +9,7 @@ jobs and all DDL are refused until the operator says which of the two it is.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -51,6 +51,7 @@ class InstallationState:
         here: where it is.
         server: system identifier of the cluster with the ODS databases; None until it was first seen.
         neighbours: installations that may have databases on that server as well.
+        backup_key: the secret key of the HMAC beside the rights of roles in backups.
     """
 
     id: str
@@ -58,6 +59,7 @@ class InstallationState:
     here: RegistryPlace
     server: str | None
     neighbours: frozenset[str]
+    backup_key: bytes = field(repr=False)
 
     @property
     def obstacle(self) -> str | None:
@@ -184,6 +186,7 @@ class InstallationStore:
             Installation.registry_database,
             Installation.server_system,
             Installation.neighbours,
+            Installation.backup_key,
             _SYSTEM.label("system"),
             _DATABASE.label("database"),
         )
@@ -200,4 +203,5 @@ def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns hav
         here=here,
         server=row.server_system,
         neighbours=frozenset(map(str, row.neighbours)),
+        backup_key=row.backup_key.bytes,
     )

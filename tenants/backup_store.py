@@ -76,12 +76,19 @@ async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Mani
 
     Raises:
         MissingObjectError: it is not stored, or not there any more.
-        BackupFaultError: it is damaged, or another dump; the store is away or refuses.
+        BackupFaultError: it is damaged or was changed, or another dump; the store is away or refuses.
     """
     manifest = await load_manifest(store, key_of(tenant, backup))
     recorded = (backup.sha256, backup.size_bytes, backup.mark)
     if (manifest.sha256, manifest.size_bytes, manifest.mark) != recorded:
         raise BackupFaultError("What is stored is not what was recorded when the backup was made.")
+    if backup.manifest_sha256 not in {None, manifest.own_sha256}:
+        raise BackupFaultError(
+            f"The manifest of the backup {backup.id} in {store.location(folder_of(manifest.key))} is not"
+            " the one that was recorded: it was changed in the store, and the backup is not used. Find out"
+            " who may write to the store. Put the manifest back as it was; or delete the backup, and use"
+            " another one."
+        )
     return manifest
 
 

@@ -135,6 +135,7 @@ def stored_values(stored: StoredBackup, *, verify: bool) -> dict[str, Any]:
         "size_bytes": stored.size_bytes,
         "database_size_bytes": stored.database_size_bytes,
         "sha256": stored.sha256,
+        "manifest_sha256": stored.manifest_sha256,
         "postgres_version": stored.postgres_version,
         "encrypted": stored.encrypted,
         "change_sign": stored.change_sign,

@@ -24,6 +24,7 @@ class StoredBackup:
         finished_at: when it was stored.
         change_sign: of a scheduled one, what tells its database from one that has changed since; None if
             that is not known.
+        manifest_sha256: of the manifest, as it was written; None if an earlier release has stored it.
     """
 
     stored_id: str
@@ -36,6 +37,7 @@ class StoredBackup:
     taken_at: datetime
     finished_at: datetime
     change_sign: str | None = None
+    manifest_sha256: str | None = None
 
 
 @dataclass(frozen=True)

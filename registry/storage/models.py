@@ -429,6 +429,8 @@ class Backup(Base):
     size_bytes: Mapped[int | None] = mapped_column("sizebytes", BigInteger)
     database_size_bytes: Mapped[int | None] = mapped_column("databasesizebytes", BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
+    # Of the manifest: what is read from the store must be what was written.
+    manifest_sha256: Mapped[str | None] = mapped_column("manifestsha256", String(64))
     postgres_version: Mapped[str | None] = mapped_column("postgresversion", String(50))
     encrypted: Mapped[bool | None]
     # The moment whose data it has; when it was stored.
@@ -627,6 +629,8 @@ class Installation(Base):
     backup_stores: Mapped[dict[str, str]] = mapped_column(
         "backupstores", JSONB, server_default=text("'{}'::jsonb")
     )
+    # Proves that this registry's service has written the rights of roles in the manifest of a backup.
+    backup_key: Mapped[uuid.UUID] = mapped_column("backupkey", server_default=text("gen_random_uuid()"))
     # The last claim to clean a store, and the URL of one that another registry has claimed as well.
     store_claim: Mapped[int] = mapped_column("storeclaim", BigInteger, server_default=text("0"))
     store_claim_id: Mapped[uuid.UUID | None] = mapped_column("storeclaimid")

@@ -23,7 +23,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities import backup_cleaning, backup_verification
+from activities import backup_cleaning, backup_requests, backup_verification
 from activities import backups as backup_activities
 from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
@@ -38,6 +38,7 @@ from backups.snapshots import Snapshot, Table
 from backups.storage import BackupStore
 from backups.stored_backups import list_backups
 from databases.errors import DatabaseFaultError
+from databases.inner_rights import Rights, read_rights
 from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from metrics.catalog import BACKUPS_UNVERIFIED
@@ -58,12 +59,14 @@ from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator, cleaned
-from tests.end_to_end.steps import NO_RIGHT, created, reconcile
+from tests.end_to_end.steps import NO_RIGHT, created, reconcile, rewrite_manifest
 from tests.mount_points import mount, unmount
 from tests.postgres.postgres_inspection import exchanging_by_hand, privileges_on
 from tests.quotas import largest_file
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
+
+ADDED_RIGHT = {**NO_RIGHT, "schema": "kept", "role": "pg_monitor", "privileges": ["CREATE"]}
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
@@ -430,35 +433,110 @@ async def test_verification_waits_for_the_server_when_that_takes_no_writes(
 
 
 async def test_backup_is_not_whole_when_rows_are_missing_in_it(
-    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
     manifest = folder_of(backup) / "manifest.json"
     text = manifest.read_text()
     assert '"dbo.nothing"' not in text
-    manifest.write_text(text.replace('"tables": {', '"tables": {"dbo.nothing": 3,', 1))
+    await rewrite_manifest(rows, manifest, text.replace('"tables": {', '"tables": {"dbo.nothing": 3,', 1))
     failed = await verified(api, backup)
     assert failed["verificationError"] == "The table dbo.nothing is missing."
     assert await scratches(admin) == 0
 
 
 async def test_backup_is_not_whole_when_a_restore_could_not_give_the_rights_that_it_has(
-    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
-    backup = await backed_up(api, await created(operator, name))
-    manifest = folder_of(backup) / "manifest.json"
-    text = manifest.read_text()
-    manifest.write_text(text.replace('"rights": [', f'"rights": [{json.dumps(NO_RIGHT)},', 1))
+    async def read(inside: asyncpg.Connection, owner: str | None) -> Rights:
+        return [NO_RIGHT, *await read_rights(inside, owner)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_requests, "read_rights", read)
+        backup = await backed_up(api, await created(operator, name))
     reason = "PostgreSQL refused the step with SQLSTATE 0LP01. Its log tells more."
     failed = await verified(api, backup)
     assert failed["verificationError"] == f"The rights of roles in it cannot be given. {reason}"
     assert await scratches(admin) == 0
-    answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
-    restored = await ended(api, answer.json()["jobId"])
+    restored = await restored_as(api, f"{name} back", backup)
     assert (restored["status"], restored["errorMessage"]) == ("Error", reason)
 
+
+async def restored_as(api: httpx.AsyncClient, name: str, backup: dict[str, Any]) -> dict[str, Any]:
+    """The job that restores a backup as an instance of this name, once it has ended."""
+    answer = await api.post("/v2/dbInstances", json={"name": name, "backupId": backup["id"]})
+    return await ended(api, answer.json()["jobId"])
+
+
+def with_right(text: str) -> str:
+    """A manifest with one right more, as a writer to the store would add it."""
+    content = json.loads(text)
+    content["details"]["rights"].append(ADDED_RIGHT)
+    return json.dumps(content)
+
+
+async def test_backup_is_refused_when_its_manifest_was_changed_in_the_store(
+    operator: Operator, api: httpx.AsyncClient, name: str
+) -> None:
+    backup = await backed_up(api, await created(operator, name))
+    manifest = folder_of(backup) / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(with_right(text))
+    reason = (
+        f"The manifest of the backup {backup['id']} in {backup['location']} is not the one that was recorded"
+    )
+    download = await api.get(f"/v2/backups/{backup['id']}/dump")
+    assert download.status_code == 409
+    assert reason in download.text
+    failed = await verified(api, backup)
+    assert failed["verificationError"].startswith(reason)
+    restored = await restored_as(api, f"{name} back", backup)
+    assert restored["status"] == "Error"
+    assert restored["errorMessage"].startswith(reason)
     manifest.write_text(text)
     assert (await verified(api, backup))["verification"] == "Completed"
+
+
+async def test_right_is_not_given_when_it_was_added_to_a_backup_that_the_registry_has_lost(
+    operator: Operator,
+    api: httpx.AsyncClient,
+    postgres: EmbeddedPostgres,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    async def has_rights(of: str) -> tuple[bool, bool]:
+        """Whether a role may read what was granted to it, and write, of which only the manifest says so."""
+        job = await restored_as(api, of, backup)
+        assert job["status"] == "Completed", job["errorMessage"]
+        database = await rows.fetchval("SELECT databasename FROM adminapi.dbinstances WHERE name = $1", of)
+        async with session(service_dsn(postgres, database)) as inside:
+            query = "SELECT has_schema_privilege('pg_monitor', 'kept', $1)"
+            return await inside.fetchval(query, "USAGE"), await inside.fetchval(query, "CREATE")
+
+    job = await created(operator, name)
+    async with session(service_dsn(postgres, job.database)) as inside:
+        await inside.execute("CREATE SCHEMA kept; GRANT USAGE ON SCHEMA kept TO pg_monitor")
+    backup = await backed_up(api, job)
+    await rows.execute("DELETE FROM adminapi.backups")  # as in a registry that was put back
+    assert (await cleaned(tenant)).recorded == 1
+    assert (await verified(api, backup))["verification"] == "Completed"
+    assert await has_rights(f"{name} back") == (True, False)
+
+    manifest = folder_of(backup) / "manifest.json"
+    manifest.write_text(with_right(manifest.read_text()))
+    await rows.execute("DELETE FROM adminapi.backups")
+    assert (await cleaned(tenant)).recorded == 1
+    assert "has not written the rights" in (await verified(api, backup))["verificationError"]
+    assert await has_rights(f"{name} once more") == (False, False)
 
 
 @pytest.mark.parametrize("verify", ["always", "weekly"])
@@ -1408,13 +1486,17 @@ async def test_nothing_is_restored_when_what_is_stored_is_another_backup(
 
 
 async def test_restored_database_sorts_as_its_template_when_an_earlier_release_has_made_the_backup(
-    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, name: str
+    operator: Operator,
+    api: httpx.AsyncClient,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
     manifest = folder_of(backup) / "manifest.json"
     fields = json.loads(manifest.read_text())
     del fields["details"]["locale"]
-    manifest.write_text(json.dumps(fields))
+    await rewrite_manifest(rows, manifest, json.dumps(fields))
     locale = "SELECT encoding, datcollate, datctype, datlocprovider FROM pg_database WHERE datname = $1"
     template, kept = "EdFi_Ods_Minimal_Template", "Kept template"
     await admin.execute(f'ALTER DATABASE "{template}" RENAME TO "{kept}"')

@@ -14,6 +14,7 @@ from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
 from settings import Settings
 from tests.end_to_end.conftest import Operator
+from tests.end_to_end.steps import rewrite_manifest
 from tests.end_to_end.test_backups import backed_up, ended, verified
 from tests.servers import make_settings, service_dsn, session
 
@@ -183,12 +184,12 @@ async def test_database_is_made_when_the_statistics_of_a_table_cannot_be_collect
 
 
 async def test_reason_names_the_locale_when_the_server_has_it_not(
-    operator: Operator, api: httpx.AsyncClient, name: str
+    operator: Operator, api: httpx.AsyncClient, rows: asyncpg.Connection, name: str
 ) -> None:
     backup = await backed_up(api, await source_of(operator, name))
     manifest = Path(backup["location"].removeprefix("file://"), "manifest.json")
     text = manifest.read_text()  # noqa: ASYNC240 - a small file
-    manifest.write_text(text.replace('"collate": "', '"collate": "tlh_QO', 1))  # noqa: ASYNC240
+    await rewrite_manifest(rows, manifest, text.replace('"collate": "', '"collate": "tlh_QO', 1))
     answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
     job = await ended(api, answer.json()["jobId"])
     assert job["status"] == "Error"
