@@ -684,6 +684,11 @@ class ServiceSettings(BaseSettings):
         """The public keys that backups are encrypted to; empty: they are not encrypted."""
         return tuple(key.strip() for key in (self.backup_recipients or "").split(",") if key.strip())
 
+    @property
+    def stores_unencrypted(self) -> bool:
+        """Whether backups are made that are not encrypted."""
+        return self.backup_url is not None and not self.recipients
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -40,7 +40,7 @@ class HealthStatus(StrEnum):
 
 
 class Result(ResponseModel):
-    """How one part is; `detail` says what is wrong with a part that answers."""
+    """How one part is; `detail` says what is wrong with a part that answers, or is to be known of it."""
 
     name: str
     status: HealthStatus
@@ -95,6 +95,8 @@ def checks(tenants: Tenancy) -> Iterator[Check]:
     yield from map(partial(_registry, tenants), tenants)
     yield from _servers(tenants)
     yield from map(partial(_installation, tenants), tenants)
+    for services in tenants:
+        yield from _backups(tenants, services)
     yield _reachable(temporal)
     for services in tenants:
         yield from _queues(temporal, services)
@@ -147,6 +149,17 @@ def _installation(tenants: Tenancy, services: Services) -> Check:
         return {} if obstacle is None else {name: obstacle}
 
     return Check([name], find)
+
+
+def _backups(tenants: Tenancy, services: Services) -> Iterator[Check]:
+    """Says that backups are stored unencrypted; the service is healthy all the same."""
+    if services.tenant.settings.stores_unencrypted:
+        name = _named("backups", services, tenants)
+
+        async def find() -> Faults:
+            return {name: "They are stored unencrypted: ODS_BACKUP_RECIPIENTS is not set."}
+
+        yield Check([name], find, HealthStatus.HEALTHY)
 
 
 async def _refusals(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:

@@ -437,6 +437,8 @@ _TEXTS = {
     "version.purging": "It is being dropped",
     # Backups
     "backups.heading": "Backups",
+    "backups.unencrypted": "Backups are stored unencrypted: who can read the store can read the records of"
+    " students. ODS_BACKUP_RECIPIENTS has them encrypted.",
     "backups.list": "Backups, the newest first",
     "backups.count": "{number} backups",
     "backups.count.one": "1 backup",

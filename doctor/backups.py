@@ -79,5 +79,11 @@ def _schedule(subject: str, settings: Settings) -> Iterator[Finding]:
 
 
 def _encryption(subject: str, settings: Settings) -> Iterator[Finding]:
-    if settings.recipients:
+    if settings.stores_unencrypted:
+        yield warning(
+            subject,
+            "Backups are stored unencrypted: who can read the store can read the records of students",
+            "set ODS_BACKUP_RECIPIENTS to public keys of age, which `age-keygen` makes",
+        )
+    else:
         yield ok(subject, f"Backups are encrypted to {len(settings.recipients)} recipients")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Query
 
-from api.dependencies import BackupRecordsDep, InstanceQueriesDep
+from api.dependencies import BackupRecordsDep, InstanceQueriesDep, SettingsDep
 from api.http.parsing import MAX_INT32, whole_number
 from backups.manifest import BackupKind
 from console.views.paging import PageNumber, Paging
@@ -105,11 +105,21 @@ class BackupRow:
 
 @dataclass(frozen=True)
 class BackupsPage:
-    """What the list shows."""
+    """What the list shows.
+
+    Attributes:
+        query: what the user wants to see.
+        rows: the backups.
+        paging: which part of all these are.
+        are_unencrypted: whether backups are made that are not encrypted.
+        statuses: what can be chosen.
+        kinds: what can be chosen.
+    """
 
     query: BackupsQuery
     rows: Sequence[BackupRow]
     paging: Paging
+    are_unencrypted: bool
     statuses: Sequence[str] = tuple(JobStatus)
     kinds: Sequence[str] = tuple(BackupKind)
 
@@ -130,7 +140,8 @@ class BackupPage:
 class BackupsView:
     """Reads what the pages show."""
 
-    def __init__(self, records: BackupRecordsDep, queries: InstanceQueriesDep) -> None:
+    def __init__(self, records: BackupRecordsDep, queries: InstanceQueriesDep, settings: SettingsDep) -> None:
+        self._settings = settings
         self._records = records
         self._queries = queries
 
@@ -139,7 +150,8 @@ class BackupsView:
         page = Page("Id", offset=(query.page - 1) * PER_PAGE, limit=PER_PAGE)
         states = await self._records.page(query.chosen, page)
         paging = Paging(query.page, PER_PAGE, await self._records.count(query.chosen))
-        return BackupsPage(query, [backup_row(state) for state in states], paging)
+        rows = [backup_row(state) for state in states]
+        return BackupsPage(query, rows, paging, self._settings.stores_unencrypted)
 
     async def backup(self, backup_id: UUID) -> BackupPage:
         """One backup.

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -73,6 +74,18 @@ async def test_service_is_healthy_when_workers_poll_and_passes_run(
             {"name": "pass:reconcile", "status": "Healthy"},
         ],
     }
+
+
+async def test_service_says_that_backups_are_unencrypted_and_is_as_well_when_they_have_no_recipients(
+    settings: Settings, tmp_path: Path
+) -> None:
+    stored = settings.model_copy(update={"backup_url": tmp_path.as_uri()})
+    async with running(stored, NOBODY) as app, client_of(app) as client:
+        assert (await statuses(client))["backups"] == "Healthy"
+        assert "unencrypted" in str((await details(client))["backups"])
+    encrypted = stored.model_copy(update={"backup_recipients": "age1one"})
+    async with running(encrypted, NOBODY) as app, client_of(app) as client:
+        assert "backups" not in await statuses(client)
 
 
 async def test_service_is_degraded_when_no_worker_polls(

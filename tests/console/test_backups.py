@@ -50,6 +50,13 @@ async def test_an_instance_comes_back_under_another_name_when_its_backup_is_rest
     await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
 
 
+async def test_the_page_says_that_backups_are_unencrypted_when_they_have_no_recipients(
+    person: Person,
+) -> None:
+    await person.page.goto("/console/backups")
+    await expect(person.page.get_by_text("Backups are stored unencrypted")).to_be_visible()
+
+
 async def test_a_backup_goes_when_the_name_of_its_instance_is_typed(
     person: Person, registry: asyncpg.Connection, instances: InstanceStore
 ) -> None:

@@ -527,12 +527,12 @@ async def test_store_and_programs_are_examined_when_backups_are_made(
 
     folder = tmp_path / "backups"
     folder.mkdir()
-    with_store = settings.model_copy(update={"backup_url": folder.as_uri()})
+    with_store = settings.model_copy(update={"backup_url": folder.as_uri(), "backup_recipients": "age1one"})
     assert [one.level for one in await examine_backups("backups", settings, DEFAULT_TENANT)] == [Level.OK]
     assert {one.level for one in await examine_backups("backups", with_store, DEFAULT_TENANT)} == {Level.OK}
     folder.rmdir()
     monkeypatch.setattr(readiness, "find_program", older)
-    store, programs = await examine_backups("backups", with_store, DEFAULT_TENANT)
+    store, programs, _ = await examine_backups("backups", with_store, DEFAULT_TENANT)
     assert (store.level, "does not exist" in store.found) == (Level.FAULT, True)
     assert (programs.level, "older than the server" in programs.found) == (Level.FAULT, True)
 
@@ -552,7 +552,7 @@ async def test_store_is_named_when_its_disk_is_not_mounted_or_has_not_all_backup
     with_store = settings.model_copy(update={"backup_url": store.as_uri()})
 
     async def finding() -> Finding:
-        found, _ = await examine_backups("backups", with_store, DEFAULT_TENANT)
+        found, *_ = await examine_backups("backups", with_store, DEFAULT_TENANT)
         return found
 
     assert (await finding()).level is Level.OK
@@ -582,7 +582,7 @@ async def test_store_is_named_when_another_registry_of_the_installation_uses_it(
         await claim_store(await known_store(tenant), BackupStores(tenant.engine), tenant.name)
     await rows.execute("UPDATE adminapi.installation SET storeclaimid = gen_random_uuid()")  # a copy's
     before = everything_in(store)
-    shared, _ = await examine_backups("backups", with_store, DEFAULT_TENANT)
+    shared, *_ = await examine_backups("backups", with_store, DEFAULT_TENANT)
     assert (shared.level, "another registry" in shared.found) == (Level.FAULT, True)
     assert "ods installation accept-store" in str(shared.remedy)
     assert everything_in(store) == before, "the doctor changes nothing"
@@ -598,6 +598,14 @@ async def test_label_is_named_when_its_value_says_nothing_to_a_schedule(
     assert remedy == f"ods instance label {instance.id} backup=daily"
     await instances.change_attributes(instance.id, AttributeChanges(labels={"backup": "weekly"}))
     assert await complaints(settings) == []
+
+
+async def test_backups_are_named_when_they_are_stored_unencrypted(settings: Settings, store: Path) -> None:
+    with_store = settings.model_copy(update={"backup_url": store.as_uri()})
+    *_, found = await examine_backups("backups", with_store, DEFAULT_TENANT)
+    assert (found.level, found.subject) == (Level.WARNING, "backups: encryption")
+    assert "unencrypted" in found.found
+    assert "ODS_BACKUP_RECIPIENTS" in str(found.remedy)
 
 
 async def test_schedule_of_backups_is_told_when_there_is_one(settings: Settings, tmp_path: Path) -> None:
