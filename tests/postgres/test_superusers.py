@@ -57,18 +57,21 @@ async def test_worker_does_not_start_when_a_login_is_a_superuser(
     with pytest.raises(InvalidSettingsError) as caught:
         await run(changed(settings, **{field: dsn(database)}), asyncio.Event())
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"ODS_{field.upper()}: the role {role} is a superuser, or a member of one")
+    assert line.startswith(
+        f"ODS_{field.upper()}: the role {role} is a superuser, or a member of a role that may"
+    )
     assert f"ALTER ROLE {role} NOSUPERUSER" in line
     assert "ODS_ALLOW_SUPERUSER=true" in line
     assert PASSWORD not in line
 
 
+@pytest.mark.parametrize("group", ["postgres", "pg_execute_server_program", "pg_write_server_files"])
 async def test_api_does_not_start_when_the_role_of_a_tenant_may_become_a_superuser(
-    settings: Settings, dsn: Dsn, role: str, admin: asyncpg.Connection
+    settings: Settings, dsn: Dsn, role: str, group: str, admin: asyncpg.Connection
 ) -> None:
-    await admin.execute(f"ALTER ROLE {role} NOSUPERUSER; GRANT postgres TO {role} WITH INHERIT FALSE")
+    await admin.execute(f"ALTER ROLE {role} NOSUPERUSER; GRANT {group} TO {role} WITH INHERIT FALSE")
     several = make_tenant_settings({"tenant1": changed(settings, master_dsn=dsn("postgres"))})
-    refusal = f"ODS_TENANTS: tenant1: master_dsn: .*REVOKE postgres FROM {role}"
+    refusal = f"ODS_TENANTS: tenant1: master_dsn: .*REVOKE {group} FROM {role}"
     with pytest.raises(InvalidSettingsError, match=refusal):
         async with running(several, NOBODY):
             pass
