@@ -9,7 +9,7 @@ ARGS ?=
 # Without byte code, each process of the tests would compile the product and the tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup postgres-versions demo up test test-faults test-long test-timed test-console test-fast coverage mutants dashboard test-chart test-postgres test-alerts test-pgbouncer test-age test-large pictures lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-faults test-long test-timed test-console test-fast coverage mutants dashboard test-chart test-postgres test-alerts test-pgbouncer test-age test-large sbom vulnerabilities pictures lint bench chaos lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -97,6 +97,19 @@ test-age: setup  ## the tests that need the tool age: apt-get install age
 test-large: setup  ## the tests that store hundreds of megabytes
 	$(BIN)/pytest -m large tests/backups $(ARGS)
 
+$(VENV)/.audit: $(VENV)/.complete requirements-audit.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-audit.lock
+	touch $@
+
+# Made anew with each release, and not kept: the tool writes the address of an index into it.
+sbom: $(VENV)/.audit  ## what the service is made of, from the lock file: dist/sbom.cdx.json, CycloneDX
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.cdx.json requirements.lock
+
+# Asks OSV's service; without a network, with a dump of its data: make vulnerabilities OSV=FOLDER
+vulnerabilities: $(VENV)/.audit  ## known vulnerabilities of the locked dependencies
+	$(BIN)/python -m tests.vulnerabilities $(if $(OSV),--osv "$(OSV)")
+
 # Needs a browser, as test-console does.
 pictures: setup  ## take the pictures of the console in docs/pictures anew
 	$(BIN)/python -m tests.console.pictures
@@ -119,3 +132,4 @@ lock: setup  ## pin the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements.lock --extra embedded --extra bench --extra dev pyproject.toml -o requirements-dev.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements-dev.lock --extra postgres-versions pyproject.toml -o requirements-postgres.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url -c requirements-dev.lock --extra chart pyproject.toml -o requirements-chart.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-find-links --no-emit-index-url --python-version 3.11 -c requirements-dev.lock requirements-audit.in -o requirements-audit.lock
