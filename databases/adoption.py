@@ -48,6 +48,8 @@ class Candidate:
         comment: its comment.
         adopted: whether it carries the instance's mark, and is the one of its databases that was asked for.
         is_of_instance: whether it carries the instance's mark, be it the one that the registry knows or not.
+        is_foreign: whether it is no instance's to get: it is another one's, of another role or product, or
+            needed by the service itself.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
         oid: its OID.
     """
@@ -59,6 +61,7 @@ class Candidate:
     comment: str | None
     adopted: bool
     is_of_instance: bool
+    is_foreign: bool
     obstacle: str | None
     oid: str
 
@@ -84,6 +87,7 @@ async def inspect(
     # Whichever of its databases: a registry that was restored may know another one.
     is_of_instance = known is not None and owner.shares_instance(known)
     obstacle = _obstacle(found, database, needed, adopted=is_of_instance)
+    is_foreign = obstacle is not None and not is_of_instance
     if known is None:
         obstacle = obstacle or await _own_obstacle(session, owner, database)
     return Candidate(
@@ -94,6 +98,7 @@ async def inspect(
         comment=found["comment"],
         adopted=owner.owns(found["comment"]),
         is_of_instance=is_of_instance,
+        is_foreign=is_foreign,
         obstacle=obstacle or await _left_obstacle(session, owner, database),
         oid=found["oid"],
     )

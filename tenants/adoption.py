@@ -34,7 +34,7 @@ _NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi
 
 
 class DatabaseNotFoundError(Exception):
-    """The server has no database of this name."""
+    """The server has no database of this name, or one that clients are told nothing of."""
 
     def __init__(self, database: str) -> None:
         super().__init__(f"there is no database {database}")
@@ -331,6 +331,13 @@ class DatabaseAdoption:
         found = await adoption.inspect(session, owner, database, await self._needed()) if owner else None
         if owner is None or found is None:
             raise InstanceNotFoundError(ods_instance_id)
+        installation = (await self._tenant.instances.installation.state()).id
+        if (
+            owner.ods_instance_id != ods_instance_id
+            or owner.tenant != self._tenant.name
+            or owner.installation not in {None, installation}
+        ):
+            raise InstanceNotFoundError(ods_instance_id)
         named = self._named(database)
         obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle
         if obstacle is None and not earlier:
@@ -353,11 +360,6 @@ class DatabaseAdoption:
     async def _obstacle_of_lost(self, owner: Owner, ods_instance_id: int, database: str) -> str | None:
         """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
         queries = self._tenant.queries
-        installation = (await self._tenant.instances.installation.state()).id
-        if owner.ods_instance_id != ods_instance_id:
-            return f"It belongs to the instance with the OdsInstanceId {owner.ods_instance_id}."
-        if owner.tenant != self._tenant.name or owner.installation not in {None, installation}:
-            return f"It belongs to the tenant {owner.tenant} of the installation {owner.installation}."
         if await queries.known_marks([owner.mark]):
             return KNOWN_BY_REGISTRY
         if (taken_by := await queries.holder_of(ods_instance_id)) is not None:
@@ -393,21 +395,32 @@ class DatabaseAdoption:
     async def _judged(
         self, found: Candidate | None, instance: DbInstance, *, earlier: bool = False
     ) -> Candidate | None:
-        """The database as it is, unless it has no mark and neither this instance's nor any instance's name.
+        """The database as it is; None also if it is one that clients are told nothing of.
 
-        On a server may be the registries of other tenants, of the same role: none shall be dropped as a
-        database. Nor is it one that is to take the place of its own; nor one that it had before a reset,
-        unless its own is gone; nor, unless the `earlier` is meant, one in the trash that another one of the
-        instance was published after.
+        On a server may be databases and registries of other tenants, of the same role. It is not one that is
+        to take the place of its own; nor one that it had before a reset, unless its own is gone; nor, unless
+        the `earlier` is meant, one in the trash that another one of the instance was published after.
         """
-        if found is not None and (obstacle := await self._version_obstacle(found, instance)) is not None:
+        if found is None or self._is_foreign(found, instance):
+            return None
+        if (obstacle := await self._version_obstacle(found, instance)) is not None:
             return replace(found, obstacle=found.obstacle or obstacle)
-        if found is not None and found.is_of_instance:
+        if found.is_of_instance:
             obstacle = await self._choice_obstacle(found, instance, earlier=earlier)
             return replace(found, obstacle=found.obstacle or obstacle)
-        if found is None or found.obstacle or found.is_of_instance or found.name == instance.database_name:
-            return found
-        return found if self._named(found.name) else replace(found, obstacle=_NO_INSTANCES_NAME)
+        return found
+
+    def _is_foreign(self, found: Candidate, instance: DbInstance) -> bool:
+        """Whether clients of the instance are told nothing of the database, not even that there is one.
+
+        One of the name that the registry has for the instance's is foreign only if it is marked as another
+        instance's; so is each other one without the instance's mark that is not there to be adopted.
+        """
+        if found.is_of_instance:
+            return False
+        if found.name == instance.database_name:
+            return Owner.read(found.comment) is not None
+        return found.is_foreign or self._named(found.name) is None
 
     async def _version_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
         """Why a database that a reset has made, or replaced, is not given to the instance."""

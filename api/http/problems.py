@@ -97,11 +97,13 @@ class ProblemError(Exception):
         return cls(status, status.phrase, headers)
 
     @classmethod
-    def not_found(cls, resource: str, identifier: object) -> Self:
+    def not_found(cls, resource: str, identifier: object, **members: str) -> Self:
         """No such resource."""
         return cls(
             HTTPStatus.NOT_FOUND,
             f"Not found: {resource} with ID {identifier}. It may have been recently deleted.",
+            None,
+            **members,
         )
 
     @classmethod
@@ -232,7 +234,12 @@ def _(error: InstanceNotFoundError) -> ProblemError:
 
 @explained.register
 def _(error: DatabaseNotFoundError) -> ProblemError:
-    return ProblemError.not_found("database", error.database)
+    detail = (
+        "No database of this name is the instance's, or could be adopted. It could be if it belonged to the"
+        " role of ODS_MASTER_DSN, and had a name like those of instances' databases, no comment and no other"
+        " use."
+    )
+    return ProblemError.not_found("database", error.database, detail=detail)
 
 
 @explained.register

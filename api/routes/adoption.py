@@ -20,7 +20,7 @@ from api.http.problems import ProblemError
 from api.idempotency import JobRoute
 from api.instance_service import CHANGE_REFUSALS, require_instance_management
 from api.schemas.base import ResponseModel
-from api.security.tokens import bearer_token
+from api.security.tokens import FULL_ACCESS, bearer_token, needs_scope
 from settings import MAX_DATABASE_NAME_BYTES
 
 router = APIRouter(
@@ -61,14 +61,21 @@ class _AdoptionBody(BaseModel):
     )
 
 
-@router.get("/{instance_id}/database", responses=problems.documented(*_REFUSALS))
+@router.get(
+    "/{instance_id}/database",
+    dependencies=[needs_scope(FULL_ACCESS, "Inspecting a database")],
+    responses=problems.documented(*_REFUSALS),
+)
 async def get_instance_database(
     instance_id: InstanceId,
     adoption: DatabaseAdoptionDep,
     database_name: Annotated[str | None, Query(alias="databaseName")] = None,
     earlier: Annotated[bool, Query()] = False,  # noqa: FBT002 - a query parameter
 ) -> InstanceDatabase:
-    """The database of an instance, or one that it might get: whether it carries the mark, or could."""
+    """The database of an instance, or one that it might get: whether it carries the mark, or could.
+
+    Another instance's, role's or product's is answered as one that is not there.
+    """
     found = await adoption.inspect(instance_id, database_name, earlier=earlier)
     return InstanceDatabase.model_validate(found, from_attributes=True)
 

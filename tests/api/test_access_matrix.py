@@ -80,7 +80,6 @@ ENDPOINTS: Mapping[str, str] = {
     """,
     "read": """
         GET /v2/dbInstances  GET /v2/dbInstances/{instance_id}  GET /v2/dbInstances/{instance_id}/usage
-        GET /v2/dbInstances/{instance_id}/database
         GET /v2/dbInstances/{instance_id}/backups  GET /v2/odsInstances/manage
         GET /v2/odsInstances/manage/{instance_id}  GET /v2/odsInstances  GET /v2/odsInstances/{instance_id}
         GET /v2/odsInstances/{instance_id}/applications  GET /v2/odsInstances/{instance_id}/snapshots
@@ -92,7 +91,7 @@ ENDPOINTS: Mapping[str, str] = {
         GET /v2/audit
     """,
     "download": "GET /v2/backups/{backup_id}/dump",
-    "full-access read": "",
+    "full-access read": "GET /v2/dbInstances/{instance_id}/database",
     "change": """
         POST /v2/dbInstances  PUT /v2/dbInstances/{instance_id}  PATCH /v2/dbInstances/{instance_id}
         DELETE /v2/dbInstances/{instance_id}  POST /v2/dbInstances/{instance_id}/undelete

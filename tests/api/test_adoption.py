@@ -165,12 +165,8 @@ async def test_database_is_not_found_when_there_is_none_of_the_name(
         assert answer.json()["title"].startswith(f"Not found: database with ID {job.database}.")
 
 
+OTHERS_COMMENT = Owner("other", 7, "CreateInstanceJob-7-1", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef").comment
 OBSTACLES = {
-    "belongs to the instance with the OdsInstanceId 7 of the tenant other": (
-        "COMMENT ON DATABASE {database} IS '"
-        + Owner("other", 7, "CreateInstanceJob-7-1", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef").comment
-        + "'"
-    ),
     "has a comment, which may mean something to somebody": "COMMENT ON DATABASE {database} IS 'District 9'",
     "is a template": "ALTER DATABASE {database} IS_TEMPLATE true",
     "A DROP of the database": "UPDATE pg_database SET datconnlimit = -2 WHERE datname = {literal}",
@@ -479,10 +475,9 @@ class TestAnotherName:
     async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
         self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries
     ) -> None:
-        for number, words in ((case.owner.ods_instance_id + 7, "OdsInstanceId"), (10**8, "OdsInstanceId")):
+        for number in (case.owner.ods_instance_id + 7, 10**8):
             answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
-            assert answer.status_code == 409
-            assert words in answer.json()["detail"]
+            assert answer.status_code == 404
         assert len(await queries.live_instances()) == 1
 
     @pytest.mark.parametrize("wrong", ["", "x" * 64, 7])
@@ -522,18 +517,49 @@ async def test_changes_are_refused_and_reading_goes_on_when_the_registry_is_a_co
             await rows.execute("UPDATE adminapi.installation SET registrydatabase = $1", before)
 
 
-async def test_database_is_left_alone_when_no_instance_could_have_made_one_of_its_name(
+FOREIGN = {
+    "another tenant's": "COMMENT ON DATABASE {database} IS '" + OTHERS_COMMENT + "'",
+    "another product's": "COMMENT ON DATABASE {database} IS 'District 9'",
+    "another role's": "ALTER DATABASE {database} OWNER TO postgres",
+    "of no instance's name": "ALTER DATABASE {database} RENAME TO {renamed}",
+}
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+async def test_database_is_answered_as_one_that_is_not_there_when_it_is_foreign(
+    api: httpx.AsyncClient, case: Case, whose: str
+) -> None:
+    missing = f"EdFi_Ods_Foreign_{case.id}_Minimal"
+    foreign = f"EdFi_Admin_of_others_{case.id}" if whose == "of no instance's name" else missing
+    paths = (case.inspecting, f"{INSTANCES}/{10**8}/database")
+
+    async def answers() -> list[tuple[int, str]]:
+        told = [await api.get(path, params={"databaseName": foreign}) for path in paths]
+        told += [
+            await api.post(path.replace("database", "adopt"), json={"databaseName": foreign})
+            for path in paths
+        ]
+        return [(one.status_code, one.text) for one in told]
+
+    not_there = await answers()
+    await case.admin.execute(f'CREATE DATABASE "{missing}" OWNER {seeding.SERVICE_ROLE}')
+    try:
+        statement = FOREIGN[whose].replace("{database}", f'"{missing}"')
+        await case.admin.execute(statement.replace("{renamed}", f'"{foreign}"'))
+        before = await row_of(case.admin, foreign)
+        assert await answers() == not_there
+        assert await row_of(case.admin, foreign) == before
+    finally:
+        await case.admin.execute(f'DROP DATABASE "{foreign}"')
+    assert {status for status, _ in not_there} == {404}
+    assert all("could be adopted" in text for _, text in not_there[::2])
+
+
+async def test_database_of_the_instances_name_is_not_shown_when_it_is_another_tenants(
     api: httpx.AsyncClient, case: Case
 ) -> None:
-    name = f"EdFi_Admin_of_another_tenant_{case.id}"
-    await case.admin.execute(f'CREATE DATABASE "{name}" OWNER {seeding.SERVICE_ROLE}')
-    try:
-        shown = await api.get(case.inspecting, params={"databaseName": name})
-        refused = await api.post(case.adopting, json={"databaseName": name})
-        row = await row_of(case.admin, name)
-    finally:
-        await case.admin.execute(f'DROP DATABASE "{name}"')
-    assert (shown.status_code, refused.status_code) == (200, 409)
-    assert "No instance has a database of this name" in shown.json()["obstacle"]
-    assert row is not None
-    assert row["comment"] is None
+    await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{OTHERS_COMMENT}'")
+    shown, refused = await api.get(case.inspecting), await api.post(case.adopting)
+    assert (shown.status_code, refused.status_code) == (404, 404)
+    assert shown.json() == refused.json()
+    assert await case.comment() == OTHERS_COMMENT
