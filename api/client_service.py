@@ -63,7 +63,7 @@ class ClientService:
             raise _not_found(client_id) from None
 
     async def create(self, form: Mapping[str, str]) -> NewSecret:
-        """Add the client that the form describes: `ClientId`, `DisplayName`, `Scope`.
+        """Add the client that the form describes: `ClientId`, `DisplayName`, `Scope`, `BackupDownload`.
 
         Raises:
             InvalidError: the form breaks rules, or another client has the id.
@@ -81,7 +81,8 @@ class ClientService:
             }
         )
         secret = new_secret()
-        new = NewClient(client_id, name, ClientScope(scope))
+        download = bool(form.get("BackupDownload"))
+        new = NewClient(client_id, name, ClientScope(scope), backup_download=download)
         try:
             client = await self._administration.add(new, await self._clients.hash(secret))
         except ClientExistsError:
@@ -107,6 +108,17 @@ class ClientService:
         """
         try:
             return await self._administration.enable(client_id)
+        except ClientNotFoundError:
+            raise _not_found(client_id) from None
+
+    async def change(self, client_id: str, *, backup_download: bool) -> Client:
+        """Let the client download backups, or no longer; refuse its tokens, and end its sessions.
+
+        Raises:
+            ProblemError: 404, there is none.
+        """
+        try:
+            return await self._administration.change(client_id, backup_download=backup_download)
         except ClientNotFoundError:
             raise _not_found(client_id) from None
 

@@ -8,6 +8,7 @@ from console.routes import (
     audit,
     backup,
     backups,
+    client_downloads,
     client_state,
     clients,
     copy_instance,
@@ -60,7 +61,7 @@ for _module in (
     ),
     *(jobs, end_job, job, trash, undelete_instance, purge_instance),
     *(backups, delete_backup, verify_backup, backup, templates),
-    *(clients, new_client, client_state, rotate_client, audit),
+    *(clients, new_client, client_state, client_downloads, rotate_client, audit),
     *(spares, drift, health, attention),
     unknown,
 ):

@@ -117,6 +117,24 @@ async def require_may_act(session: Session) -> None:
     await require_confirmed(session.services)
 
 
+async def require_may_download(session: Session) -> None:
+    """Let a request pass by which somebody may download backups afterwards, or gets a secret of one who may.
+
+    Otherwise a client with full access, from which downloads are withheld, could have them all the same.
+    People with full access may download.
+
+    Raises:
+        ProblemError: 403, the client may not download backups itself.
+    """
+    if not session.is_person:
+        since = time.monotonic() - FRESH_SECONDS
+        standing = await session.services.standings.find(session.client, since)
+        if standing is None or not standing.backup_download:
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN, t("clients.no_download.title"), detail=t("clients.no_download.detail")
+            )
+
+
 async def _acting(session: SessionDep) -> Session:
     await require_may_act(session)
     return session

@@ -681,6 +681,21 @@ _TEXTS = {
     "clients.new_name": "Display name",
     "clients.new_name_hint": "Its name for people; without one, its id.",
     "clients.new_scope": "Access",
+    "clients.new_download": "May download backups",
+    "clients.new_download_hint": "By the API or `ods backup fetch`: whole databases, with students' records.",
+    "clients.downloads": "downloads backups",
+    "clients.downloads_not": "downloads no backups",
+    "clients.no_download.title": "This client may download no backups",
+    "clients.no_download.detail": "So it can let nobody download them, nor give another secret to a client"
+    " that may. Nothing was changed. Sign in with a client that may, or use `ods client`.",
+    "clients.let-download": "Let download",
+    "clients.let-download_one": "Let {name} download backups",
+    "clients.let-download_what": "It may get whole databases, with the records of students. Its sessions on"
+    " this console end at once, and its tokens are refused within 5 seconds: it asks for others.",
+    "clients.refuse-downloads": "Refuse downloads",
+    "clients.refuse-downloads_one": "Refuse {name} downloads of backups",
+    "clients.refuse-downloads_what": "It gets no backups any more. Its sessions on this console end at once,"
+    " and its tokens are refused within 5 seconds: it asks for others.",
     "clients.create": "Create the client",
     "clients.leave": "Do not create one",
     "clients.keep": "Leave it as it is",

@@ -9,13 +9,18 @@ from api.http.parsing import Form, Properties
 from console.forms import REFUSED, FormState, refusal_of, shown_form
 from console.page import render
 from console.page_route import signed_in_router
-from console.session import ActingDep
+from console.session import ActingDep, require_may_download
 from console.views.clients import SCOPES, client_row
 from registry.clients.credentials import ClientScope
 
 router = signed_in_router()
 
-_FIELDS = {"ClientId": "client", "DisplayName": "name", "Scope": "scope"}
+_FIELDS = {
+    "ClientId": "client",
+    "DisplayName": "name",
+    "Scope": "scope",
+    "BackupDownload": "download",
+}
 
 
 @router.get("/clients/new")
@@ -25,8 +30,10 @@ async def show_form(request: Request, acting: ActingDep) -> Response:
 
 
 @router.post("/clients/new")
-async def create(request: Request, form: Form, service: ClientServiceDep) -> Response:
+async def create(request: Request, form: Form, service: ClientServiceDep, acting: ActingDep) -> Response:
     """Create the client, and show its secret."""
+    if form.get("download"):
+        await require_may_download(acting)
     body = Properties({name: form.get(field, "") for name, field in _FIELDS.items()})
     try:
         made = await service.create(body)

@@ -6,7 +6,7 @@ from api.client_service import ClientServiceDep
 from api.http.parsing import Form
 from console.page import render
 from console.page_route import signed_in_router
-from console.session import ACTING
+from console.session import ACTING, ActingDep, require_may_download
 from console.views.clients import ClientId, ClientsViewDep, client_row
 
 router = signed_in_router()
@@ -19,7 +19,11 @@ async def show_rotation(request: Request, client: ClientId, view: ClientsViewDep
 
 
 @router.post("/clients/rotate")
-async def rotate(request: Request, client: ClientId, form: Form, service: ClientServiceDep) -> Response:
+async def rotate(
+    request: Request, client: ClientId, form: Form, service: ClientServiceDep, acting: ActingDep
+) -> Response:
     """Give the client another secret, and show it."""
+    if (await service.get(client)).backup_download:
+        await require_may_download(acting)
     made = await service.rotate(client, form.get("generation", ""))
     return render(request, "client_secret.html", row=client_row(made.client), secret=made.secret)

@@ -29,11 +29,13 @@ class ClientRow:
         client: the client.
         badge: whether it may get tokens.
         scope: what it may do, in words.
+        download: whether it may download backups, in words.
     """
 
     client: Client
     badge: Badge
     scope: str
+    download: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ ClientsViewDep = Annotated[ClientsView, Depends()]
 
 def client_row(client: Client) -> ClientRow:
     """A client as the pages show it."""
-    return ClientRow(client, _badge(client), t(f"clients.scope.{client.scope}"))
+    download = t("clients.downloads") if client.backup_download else t("clients.downloads_not")
+    return ClientRow(client, _badge(client), t(f"clients.scope.{client.scope}"), download)
 
 
 def _badge(client: Client) -> Badge:

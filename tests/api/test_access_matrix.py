@@ -145,6 +145,7 @@ ENDPOINTS: Mapping[str, str] = {
         GET /console/trash/{instance_id}/undelete  GET /console/trash/{instance_id}/purge
         GET /console/backups/{backup_id}/delete  GET /console/backups/{backup_id}/verify
         GET /console/clients/new  GET /console/clients/disable  GET /console/clients/enable
+        GET /console/clients/let-download  GET /console/clients/refuse-downloads
         GET /console/clients/rotate
     """,
     "action": """
@@ -161,6 +162,7 @@ ENDPOINTS: Mapping[str, str] = {
         POST /console/trash/{instance_id}/undelete  POST /console/trash/{instance_id}/purge
         POST /console/backups/{backup_id}/delete  POST /console/backups/{backup_id}/verify
         POST /console/clients/new  POST /console/clients/disable  POST /console/clients/enable
+        POST /console/clients/let-download  POST /console/clients/refuse-downloads
         POST /console/clients/rotate  POST /console/spares
     """,
 }

@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Error, Page, expect
 
+from embedded.polling import wait_until
 from tests.console.conftest import OpenContext
 from tests.console.people import CLIENT, READER, Person
 
@@ -137,6 +138,57 @@ async def test_a_person_is_warned_and_signed_out_when_it_is_the_own_client(perso
     await person.sees_heading("Sign in")
 
 
+async def test_a_client_downloads_backups_or_does_not_when_a_person_says_so(
+    person: Person, registry: asyncpg.Connection
+) -> None:
+    page = person.page
+    await create(person, "archive")
+    row = page.get_by_role("row").filter(has_text="archive")
+    for name, shown in (
+        ("Let archive download backups", "downloads backups"),
+        ("Refuse archive downloads of backups", "downloads no backups"),
+    ):
+        await page.goto("/console/clients")
+        await page.get_by_role("link", name=name).click()
+        await page.get_by_role("button", name=name).click()
+        await person.sees_heading("Clients")
+        await expect(row).to_contain_text(shown)
+    changed = await registry.fetch("SELECT path FROM adminapi.audit WHERE method = 'CONSOLE' ORDER BY id")
+    assert [one["path"].partition(" archive ")[2] for one in changed] == [
+        "--scope read_only --no-backup-download",
+        "--backup-download",
+        "--no-backup-download",
+    ]
+
+
+async def test_a_client_gives_nobody_downloads_when_they_are_withheld_from_it(
+    person: Person, registry: asyncpg.Connection
+) -> None:
+    page, refusal = person.page, "This client may download no backups"
+    await registry.execute(
+        "UPDATE adminapi.applications SET backupdownload = clientid <> $1 WHERE clientid IN ($1, $2)",
+        CLIENT,
+        READER,
+    )
+
+    async def is_refused() -> bool:
+        await page.goto(f"/console/clients/let-download?client={CLIENT}")
+        return await page.get_by_role("heading", name=refusal).count() > 0
+
+    await wait_until(is_refused, 10, interval=0.5)
+    await page.goto(f"/console/clients/rotate?client={READER}")
+    await page.get_by_role("button", name="Rotate").click()
+    await person.sees_heading(refusal)
+    await page.goto("/console/clients/new")
+    await page.get_by_label("Client ID").fill("another")
+    await page.get_by_label("May download backups").check()
+    await page.get_by_role("button", name="Create the client").click()
+    await person.sees_heading(refusal)
+    assert (
+        await registry.fetchval("SELECT count(*) FROM adminapi.applications WHERE clientid = 'another'") == 0
+    )
+
+
 async def test_the_trail_says_which_client_was_changed_when_it_happens_on_the_console(
     person: Person, registry: asyncpg.Connection
 ) -> None:
@@ -164,7 +216,7 @@ async def test_a_client_sees_the_others_and_changes_none_when_it_may_only_read(p
     await expect(page.get_by_role("link", name="New client")).to_have_count(0)
     await expect(page.get_by_role("link", name="Disable")).to_have_count(0)
     token = str(await page.locator("input[name=csrf]").first.get_attribute("value"))
-    for address in ("disable", "enable", "rotate"):
+    for address in ("disable", "enable", "rotate", "let-download", "refuse-downloads"):
         path = f"/console/clients/{address}?client={CLIENT}"
         assert (await page.request.get(path)).status == 403
         assert (await page.request.post(path, form={"csrf": token})).status == 403
