@@ -8,6 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -86,14 +87,19 @@ class FragmentsOfRequest:
 
 
 async def known_fragment(request: Request) -> Response | None:
-    """The fragment that an open page asks for, if it is known.
+    """The fragment that an open page asks for, if it is known; 401 without content if no client is signed in.
 
-    None if it must be made, if the client is not signed in, or if this is no request of an open page.
+    None if it must be made, or if this is no request of an open page.
+
+    Raises:
+        ProblemError: 429, the address has sent cookies of unknown sessions too often.
     """
     if request.method != "GET" or LIVE_HEADER not in request.headers:
         return None
     session = await find_session(request)
-    return fragments_of(request, session).known(_key(request, session)) if session else None
+    if session is None:  # it is looked up no second time
+        return Response(status_code=HTTPStatus.UNAUTHORIZED)
+    return fragments_of(request, session).known(_key(request, session))
 
 
 FragmentsDep = Annotated[FragmentsOfRequest, Depends()]

@@ -85,3 +85,4 @@ async def test_open_pages_stay_current_and_nothing_is_kept_when_a_stranger_inven
                 answer = await stranger.get(path, headers=invented(operator))
             assert answer.status_code == HTTPStatus.TOO_MANY_REQUESTS, path
             assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.content == b""  # a page for the error would cost more than the look-up
