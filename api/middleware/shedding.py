@@ -120,19 +120,19 @@ class Downloads:
             self._under_way += Counter()  # forgets those who have none
 
     def _require_free(self, its: tuple[str, str | None]) -> None:
-        if self._under_way.total() >= self._limit:
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "The service sends as many backups as it can send at once",
-                _DOWNLOAD_ENDS,
-                detail="Send the same request again when another download has ended.",
-            )
         if self._under_way[its] >= (most := -(-self._limit // 2)):
             raise ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"This client downloads {most} backups already, as many as it may at once",
                 _DOWNLOAD_ENDS,
                 detail="Send the same request again when one of these downloads has ended.",
+            )
+        if self._under_way.total() >= self._limit:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The service sends as many backups as it can send at once",
+                _DOWNLOAD_ENDS,
+                detail="Send the same request again when another download has ended.",
             )
 
 
