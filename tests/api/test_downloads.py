@@ -1,5 +1,6 @@
 """Downloads of backups: how many there are at once, and what those cost whose clients take nothing."""
 
+import asyncio
 import fcntl
 import socket
 import sys
@@ -17,7 +18,13 @@ import pytest
 
 from backups.layout import dump_of, manifest_of
 from backups.manifest import FORMAT_VERSION, BackupKind, Figures, Manifest
+from cli.client import AdminApi
+from embedded.errors import CommandError
 from embedded.polling import wait_until
+from registry.clients.administration import ClientAdministration, NewClient
+from registry.clients.credentials import ClientScope, new_secret
+from registry.clients.secret_hashes import SecretHasher
+from registry.storage.engine import create_registry_engine
 from settings import DEFAULT_TENANT, Settings
 from tests.api.server import Server, serving
 from tests.api.service import bearer, tokens
@@ -173,6 +180,26 @@ async def test_bytes_are_audited_when_the_client_breaks_the_download_off(
         assert ended["title"] == "The download was broken off"
         assert MEBIBYTE / 64 < ended["sentBytes"] < len(DUMP)
         assert (ended["client"], ended["instanceId"], ended["status"]) == ("a-client", 1, 200)
+
+
+async def test_command_fetches_a_backup_when_its_client_may_read_and_download_it(
+    settings: Settings, backup: UUID, tmp_path: Path
+) -> None:
+    secret, engine = new_secret(), create_registry_engine(settings.admin_dsn.get_secret_value())
+    new = NewClient("archive", "Archive", ClientScope.READ_ONLY)
+    clients = ClientAdministration(engine, "operator@host")
+    await clients.add(new, SecretHasher().hash(secret))
+
+    def fetched() -> bytes:
+        with AdminApi(server.url, "archive", secret) as api, api.dump(str(backup)) as chunks:
+            return b"".join(chunks)
+
+    async with serving(settings, ODS_BACKUP_URL=tmp_path.as_uri()) as server:
+        with pytest.raises(CommandError, match=r"archive may have none of these scopes: .*backup_download"):
+            await asyncio.to_thread(fetched)
+        await clients.change("archive", backup_download=True)
+        assert await asyncio.to_thread(fetched) == DUMP
+    await engine.dispose()
 
 
 async def audited(api: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from api.security import oidc
 from api.security.oidc import IssuerKeys
 from api.security.tokens import FULL_ACCESS, READ_ONLY
 from cli.client import AdminApi
+from registry.clients.credentials import BACKUP_DOWNLOAD
 from settings import DEFAULT_TENANT, Settings
 from tests.api import server
 from tests.api.issuer import (
@@ -241,6 +243,18 @@ async def test_only_reading_is_allowed_when_the_issuer_grants_no_more(
     assert await status(client, token) == 200
     answer = await client.post("/v2/sweep", headers={"Authorization": f"Bearer {token}"})
     assert (answer.status_code, answer.content) == (403, b"")
+
+
+@pytest.mark.parametrize("claim", ["scope", "scp"])
+@pytest.mark.parametrize("access", [FULL_ACCESS, READ_ONLY])
+async def test_backups_are_downloaded_when_the_issuer_grants_that_beside_access(
+    client: httpx.AsyncClient, issuer: Issuer, claim: str, access: str
+) -> None:
+    for scope, expected in ((access, 403), (f"{access} {BACKUP_DOWNLOAD}", 404)):
+        changes: dict[str, Any] = {"scope": None, claim: scope}
+        headers = {"Authorization": f"Bearer {issuer.token(**changes)}"}
+        answer = await client.get(f"/v2/backups/{uuid4()}/dump", headers=headers)
+        assert answer.status_code == expected
 
 
 async def test_keys_are_fetched_once_when_many_requests_come_at_once(
