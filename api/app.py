@@ -41,6 +41,7 @@ from api.routes import (
     connect,
     documentation,
     drift,
+    education_organizations,
     information,
     instances,
     jobs,
@@ -49,7 +50,6 @@ from api.routes import (
     ods_instance_derivatives,
     ods_instances,
     probes,
-    refreshes,
     snapshots,
     spares,
     sweeps,
@@ -140,10 +140,11 @@ def app_with(settings: AnySettings, lifespan: Lifespan[FastAPI] | None = None) -
 def _routes(*, issues_tokens: bool, has_console: bool, has_codec: bool) -> Sequence[BaseRoute]:
     """All endpoints. Made once: to analyse their parameters takes longer than all else of an application."""
     router = APIRouter()
-    # `manage` comes before the ids of ODS instances, and so wins over them.
+    # `manage` and `edOrgs` come before the ids of ODS instances, and so win over them.
     for module in (
         *(information, probes, documentation, bulk, instances, adoption, usage, managed_instances),
-        *(ods_instances, ods_instance_contexts, ods_instance_derivatives, refreshes, tenants, tenant_view),
+        *(education_organizations, ods_instances, ods_instance_contexts, ods_instance_derivatives),
+        *(tenants, tenant_view),
         *(backups, jobs, sweeps, drift, snapshots, spares, templates, trash, audit),
         *((connect,) if issues_tokens else ()),
         *((codec,) if has_codec else ()),

@@ -12,13 +12,13 @@ from registry.storage.listing import Listing, Page
 _DESCENDING = {"desc", "descending"}
 
 
-def page_of(listing: Listing) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
+def page_of(listing: Listing, default_limit: int = DEFAULT_LIMIT) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies
     """The dependency that reads the page that is wanted of `listing`."""
     words = {word.lower(): word for word in listing.words}
 
     async def read(
         offset: Offset = 0,
-        limit: Limit = DEFAULT_LIMIT,
+        limit: Limit = default_limit,
         order_by: Annotated[
             str, Query(alias="orderBy", description=f"One of {', '.join(listing.words)}, in any case.")
         ] = "",

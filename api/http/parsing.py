@@ -48,8 +48,9 @@ Offset = Annotated[int, Query(ge=0, le=1_000_000)]
 """Rows of a list to leave out. PostgreSQL reads each of them."""
 DEFAULT_LIMIT = 25
 """Rows of a list that are shown unless the client says how many."""
-Limit = Annotated[int, Query(ge=0, le=10_000)]
-"""Rows of a list to show. Clients that want them all ask for 10,000."""
+MOST_ROWS = 10_000
+Limit = Annotated[int, Query(ge=0, le=MOST_ROWS)]
+"""Rows of a list to show. Clients that want them all ask for the most."""
 
 
 def path_id(resource: str, name: str = "instance_id") -> Any:  # noqa: ANN401 - as FastAPI types its dependencies

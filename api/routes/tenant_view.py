@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Depends, Response
 
@@ -10,35 +11,13 @@ from api.dependencies import TenantNameDep, TenantViewDep
 from api.http import problems
 from api.http.parsing import JSON_TYPE
 from api.middleware.tenancy import TenantsDep
-from api.schemas.base import ResponseModel, paced
+from api.schemas.base import ResponseModel
+from api.schemas.education_organizations import TenantInstance, written_list
 from api.schemas.managed_status import ManagedStatus, managed_status
 from api.security.tokens import bearer_token
 from registry.education_organizations.tenant_view import ViewedInstance
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
-
-
-class EducationOrganization(ResponseModel):
-    """An education organization of an ODS database."""
-
-    education_organization_id: int
-    name_of_institution: str
-    short_name_of_institution: str | None
-    discriminator: str
-    parent_id: int | None
-
-
-class TenantInstance(ResponseModel):
-    """An ODS instance, or an instance that has none."""
-
-    id: int | None
-    ods_instance_manage_id: int | None
-    name: str
-    instance_type: str | None
-    status: ManagedStatus
-    database_template: str | None
-    database_name: str | None
-    education_organizations: list[EducationOrganization]
 
 
 class Tenant(ResponseModel):
@@ -66,14 +45,14 @@ async def get_tenant_view(
 
 
 async def _written(tenant: str, instances: Sequence[ViewedInstance]) -> str:
-    """The JSON of a `Tenant`, which may be large: the organizations are written already."""
+    """The JSON of a `Tenant`."""
     name = json.dumps(tenant)
-    listed = ",".join([_instance(one) async for one in paced(instances)])
-    return f'{{"id":{name},"name":{name},"odsInstances":[{listed}]}}'
+    listed = await written_list((_members(one), one.organizations) for one in instances)
+    return f'{{"id":{name},"name":{name},"odsInstances":{listed}}}'
 
 
-def _instance(one: ViewedInstance) -> str:
-    members = {
+def _members(one: ViewedInstance) -> dict[str, Any]:
+    return {
         "id": one.ods_instance_id,
         "odsInstanceManageId": one.row_id,
         "name": one.name,
@@ -82,7 +61,6 @@ def _instance(one: ViewedInstance) -> str:
         "databaseTemplate": one.template,
         "databaseName": one.database,
     }
-    return f'{json.dumps(members)[:-1]},"educationOrganizations":{one.organizations}}}'
 
 
 def _status(one: ViewedInstance) -> ManagedStatus:

@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import aliased
 
+from registry.instances.queries import ODS_INSTANCES
+from registry.storage.listing import Page
 from registry.storage.models import DbInstance, EducationOrganization, OdsInstance
 from registry.storage.sessions import RegistrySessions
 
@@ -32,6 +34,16 @@ class ViewedInstance:
     organizations: str
 
 
+@dataclass(frozen=True)
+class OdsInstanceOrganizations:
+    """An ODS instance; `organizations` is as in `ViewedInstance`."""
+
+    ods_instance_id: int
+    name: str
+    instance_type: str | None
+    organizations: str
+
+
 class TenantView:
     """Reads one tenant's view."""
 
@@ -46,6 +58,19 @@ class TenantView:
             others = [ViewedInstance(*row) for row in await session.execute(_without_routing())]
         routed.sort(key=lambda one: (one.name.encode("utf-16-be"), one.ods_instance_id))
         return routed + others
+
+    async def page(self, page: Page) -> Sequence[OdsInstanceOrganizations]:
+        """A page of the ODS instances."""
+        return await self._organizations_of(ODS_INSTANCES.page_of(_with_organizations(), page))
+
+    async def one(self, ods_instance_id: int) -> OdsInstanceOrganizations | None:
+        """The ODS instance with this id; None if there is none."""
+        its = OdsInstance.ods_instance_id == ods_instance_id
+        return next(iter(await self._organizations_of(_with_organizations().where(its))), None)
+
+    async def _organizations_of(self, query: Select[*tuple[Any, ...]]) -> Sequence[OdsInstanceOrganizations]:
+        async with self._sessions.statement() as session:
+            return [OdsInstanceOrganizations(*row) for row in await session.execute(query)]
 
 
 def _routed() -> Select[*tuple[Any, ...]]:
@@ -76,7 +101,22 @@ def _routed() -> Select[*tuple[Any, ...]]:
     )
 
 
+def _with_organizations() -> Select[*tuple[Any, ...]]:
+    """ODS instances; only the organizations of those that are selected are read."""
+    its = EducationOrganization.instance_id == OdsInstance.ods_instance_id
+    listed = select(_listed()).where(its).scalar_subquery()
+    return select(
+        OdsInstance.ods_instance_id, OdsInstance.name, OdsInstance.instance_type, func.coalesce(listed, "[]")
+    )
+
+
 def _organizations() -> Select[int, str]:
+    table = EducationOrganization
+    return select(table.instance_id, _listed().label("list")).group_by(table.instance_id)
+
+
+def _listed() -> ColumnElement[str]:
+    """The JSON of education organizations."""
     table = EducationOrganization
     one = func.json_build_object(
         "educationOrganizationId",
@@ -90,8 +130,7 @@ def _organizations() -> Select[int, str]:
         "parentId",
         table.parent_id,
     )
-    everyone = func.json_agg(one).aggregate_order_by(table.education_organization_id)
-    return select(table.instance_id, cast(everyone, Text).label("list")).group_by(table.instance_id)
+    return cast(func.json_agg(one).aggregate_order_by(table.education_organization_id), Text)
 
 
 def _without_routing() -> Select[*tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Refreshes of education organizations are accepted, joined and followed."""
+"""Education organizations are listed; refreshes of them are accepted, joined and followed."""
 
 from collections.abc import AsyncIterator
 
@@ -33,6 +33,55 @@ async def ods_instance(rows: asyncpg.Connection) -> int:
 
 def _one(ods_instance: int) -> str:
     return f"/v2/odsInstances/{ods_instance}/edOrgs/refresh"
+
+
+async def _add_organization(rows: asyncpg.Connection, ods_instance: int, number: int) -> dict[str, object]:
+    """Add a school, as a refresh would; returns it as clients are shown it."""
+    await rows.execute(
+        "INSERT INTO adminapi.educationorganizations (instanceid, instancename, educationorganizationid,"
+        " nameofinstitution, discriminator, parentid)"
+        " VALUES ($1, '', $2, 'A \"school\"', 'edfi.School', 255901)",
+        ods_instance,
+        number,
+    )
+    return {
+        "educationOrganizationId": number,
+        "nameOfInstitution": 'A "school"',
+        "shortNameOfInstitution": None,
+        "discriminator": "edfi.School",
+        "parentId": 255901,
+    }
+
+
+async def test_organizations_of_all_or_one_are_listed_when_a_refresh_has_read_them(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    south = await add_ods_instance(rows, "South", "host=a")
+    north = await add_ods_instance(rows, "North", "host=b")
+    schools = [await _add_organization(rows, south, number) for number in (255901002, 255901001)]
+    shown = {"id": south, "name": "South", "instanceType": None, "educationOrganizations": schools[::-1]}
+    empty = {"id": north, "name": "North", "instanceType": None, "educationOrganizations": []}
+    assert (await api.get("/v2/odsInstances/edOrgs")).json() == [empty, shown]
+    assert (await api.get(f"/v2/odsInstances/{south}/edOrgs")).json() == [shown]
+    paged = await api.get("/v2/odsInstances/edOrgs?orderBy=id&limit=1&offset=1")
+    assert paged.json() == [empty]
+
+
+async def test_all_ods_instances_are_listed_with_organizations_when_no_limit_is_given(
+    api: httpx.AsyncClient, rows: asyncpg.Connection
+) -> None:
+    for number in range(30):
+        await add_ods_instance(rows, f"District {number}", "host=a")
+    assert len((await api.get("/v2/odsInstances/edOrgs")).json()) == 30
+    assert len((await api.get("/v2/odsInstances")).json()) == 25
+
+
+async def test_organizations_are_not_found_when_the_ods_instance_does_not_exist(
+    api: httpx.AsyncClient,
+) -> None:
+    answer = await api.get("/v2/odsInstances/4711/edOrgs")
+    assert answer.status_code == 404
+    assert answer.json()["title"].startswith("Not found: odsInstance with ID 4711.")
 
 
 async def test_refresh_of_everything_is_accepted_when_temporal_is_away(api: httpx.AsyncClient) -> None:
