@@ -146,7 +146,7 @@ def _on_table(schema: str, table: str, *privileges: str) -> Need:
 
 
 def _on_sequence(schema: str, table: str, column: str, privilege: str = "USAGE") -> Need:
-    """On the sequence of a table's key, which is found by the table: that may have been renamed since.
+    """On the sequence of a table's key, found by the table: Ed-Fi's scripts rename tables, not sequences.
 
     USAGE lets a role take values; UPDATE includes that, and lets it set the sequence.
     """
@@ -156,7 +156,14 @@ def _on_sequence(schema: str, table: str, column: str, privilege: str = "USAGE")
         " JOIN pg_class sequence ON sequence.oid = objid AND relkind = 'S'"
         f" WHERE refobjid = (SELECT pg_class.oid {_from_class(schema, table)}))"
     )
-    return Need({privilege: held}, _granting(f"SEQUENCE {schema}.{table}_{column}_seq"))
+    sequence = f"pg_get_serial_sequence('{schema}.{table}', '{column}')"
+    return Need(
+        {privilege: held},
+        lambda privileges, role: (
+            f"DO $$ BEGIN EXECUTE 'GRANT {privileges} ON SEQUENCE ' || {sequence}"
+            f" || {literal(f' TO {role}')}; END $$"
+        ),
+    )
 
 
 def _on_sequence_if_there(sequence: str) -> Need:

@@ -22,6 +22,13 @@ from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES
 from tests.secret_search import as_secret
 from tests.servers import NUMBERS, make_settings, session
 
+_EARLIER_SEQUENCE_NAMES = """
+ALTER SEQUENCE dbo.odsinstancecontexts_odsinstancecontextid_seq
+    RENAME TO odsinstancecontext_odsinstancecontextid_seq;
+ALTER SEQUENCE dbo.odsinstancederivatives_odsinstancederivativeid_seq
+    RENAME TO odsinstancederivative_odsinstancederivativeid_seq
+"""
+"""As in a real EdFi_Admin, whose tables Ed-Fi's scripts have renamed."""
 PASSWORD = as_secret("password-of-the-least-role")
 
 
@@ -56,6 +63,7 @@ async def least(
     async with session(postgres.dsn(database)) as owner:
         await owner.execute(f"{APPLICATION_TABLES}; {APPLICATION_DETAILS}")
         await owner.execute("REVOKE EXECUTE ON FUNCTION adminapi.utf16_order FROM PUBLIC")
+        await owner.execute(_EARLIER_SEQUENCE_NAMES)
     login = f"postgresql://{role}:{PASSWORD}@127.0.0.1:{postgres.port}"
     async with hardened(admin):
         yield make_settings(
