@@ -162,7 +162,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     )
     snapshots = SnapshotActivities(tenant.snapshots)
     starter = JobStarter(temporal, settings.registry_queue)
-    sweep = SweepActivities(jobs, starter.start_unrequested)
+    sweep = SweepActivities(jobs, starter.start_unrequested, tenant.admin_api_rows.adopt)
     detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
         jobs,

@@ -48,23 +48,31 @@ class SweepActivities:
     Args:
         job_store: finds the jobs of those rows.
         start: starts the workflow of a job, or hands the job to the workflow that is open under its id.
+        adopt: adopts the rows that an Admin API has added.
     """
 
-    def __init__(self, job_store: JobStore, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        job_store: JobStore,
+        start: Callable[[InstanceJob], Awaitable[None]],
+        adopt: Callable[[], Awaitable[None]],
+    ) -> None:
         self._job_store = job_store
         self._start = start
+        self._adopt = adopt
 
     @activity.defn
     async def dispatch_page(self, page: SweepPage) -> SweepResult:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`.
 
-        The first page also follows what an Admin API has changed in these rows.
+        The first page also follows what an Admin API has changed, and adopts the rows that it has added.
 
         Raises:
             temporalio.service.RPCError: Temporal cannot be reached.
         """
         if page.after == 0:
             await self._job_store.follow_admin_api()
+            await self._adopt()
         jobs = await self._job_store.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:

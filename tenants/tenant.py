@@ -23,6 +23,7 @@ from registry.clock import RegistryClock
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from registry.education_organizations.refreshes import RefreshJobs
 from registry.installation import InstallationStore
+from registry.instances.admin_api_rows import AdminApiRows
 from registry.instances.adoptions import AdoptionStore
 from registry.instances.cancelling import JobCancellations
 from registry.instances.job_store import JobStore
@@ -85,6 +86,7 @@ class Tenant:
     instances: InstanceStore
     adoptions: AdoptionStore
     jobs: JobStore
+    admin_api_rows: AdminApiRows
     versions: VersionStore
     cancellations: JobCancellations
     queries: InstanceQueries
@@ -154,6 +156,7 @@ class Tenant:
                 final_backup=settings.final_backup,
                 strings=connection_strings,
             ),
+            admin_api_rows=AdminApiRows(engine, name, settings.template_databases),
             versions=VersionStore(engine, factory),
             cancellations=JobCancellations(engine, factory),
             queries=queries,

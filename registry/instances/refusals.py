@@ -48,7 +48,8 @@ def not_adopted(instance: DbInstance) -> RefusedError:
     return RefusedError(
         instance.status,
         "Another product has added the instance, and this service has not adopted it yet.",
-        "Wait until the other product is done with it; then the operator can adopt it by `ods migrate`.",
+        "The next sweep adopts it, or says in its errorMessage why not; `ods sweep` sweeps at once. While the"
+        " other product works on it, only `ods migrate` does.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from sqlalchemy import Connection, text
 
+from registry.instances.admin_api_rows import ADOPT
 from registry.instances.naming import database_name
 from registry.instances.status import NOT_LIVE
 from registry.migrations import numbers
@@ -14,32 +15,6 @@ UPDATE {table} AS instance SET odsinstanceid = :highest + lacking.number
 FROM (SELECT id, row_number() OVER (ORDER BY id) AS number
       FROM {table} WHERE odsinstanceid IS NULL AND {status} <> 'Deleted') AS lacking
 WHERE instance.id = lacking.id
-"""
-_ADOPT = """
-WITH adopted AS (
-    UPDATE {table} SET
-        operation = coalesce(operation, CASE
-            WHEN {status} IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
-        publishedat = coalesce(publishedat, CASE
-            WHEN {status} IN ('Completed', 'Pending_Delete', 'Delete_Failed')
-                OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
-            THEN coalesce(lastmodifieddate, lastrefreshed) END),
-        jobnumber = 1
-    WHERE jobnumber = 0
-    RETURNING id, {status} AS status, operation, odsinstanceid, databasetemplate, lastrefreshed,
-              coalesce(lastmodifieddate, lastrefreshed) AS changed
-)
-INSERT INTO adminapi.jobstatuses
-    (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)
-    SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid),
-           CASE WHEN status IN ('Error', 'Delete_Failed') THEN 'Error'
-                WHEN status IN ('Completed', 'Deleted') THEN 'Completed'
-                WHEN status = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
-           lastrefreshed,
-           CASE WHEN status NOT IN ('Pending', 'InProgress', 'Pending_Delete') THEN changed END,
-           id, operation, databasetemplate
-    FROM adopted WHERE odsinstanceid IS NOT NULL
-    ON CONFLICT (jobid) DO NOTHING
 """
 
 
@@ -69,7 +44,7 @@ def adopt_rows(connection: Connection, table: str, status: str) -> None:
     )
     require_unique(connection, table, status)
     _reserve_ids(connection, table, status)
-    connection.execute(text(_ADOPT.format(table=table, status=status)))
+    connection.execute(text(ADOPT.format(table=table, status=status, chosen="true")))
 
 
 def require_unique(connection: Connection, table: str, status: str) -> None:

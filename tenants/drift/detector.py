@@ -15,7 +15,12 @@ from registry.instances.queries import InstanceQueries
 from tenants.drift.clocks import wrong_clocks
 from tenants.drift.databases import snapshots_without, unexpected_databases, wrong_templates
 from tenants.drift.findings import Drift, DriftKind
-from tenants.drift.instances import deletes_not_done, instances_without, resets_not_ended
+from tenants.drift.instances import (
+    deletes_not_done,
+    instances_without,
+    resets_not_ended,
+    rows_not_adopted,
+)
 from tenants.drift.ods_instances import (
     derivatives_of_other_instances,
     ods_instances_of_other_instances,
@@ -122,6 +127,7 @@ class DriftDetector:
         yield from snapshots_without(seen, self._tenant)
         yield from versions_without_database(seen, self._tenant)
         yield from resets_not_ended(seen)
+        yield from rows_not_adopted(seen)
         yield from deletes_not_done(seen)
         yield from instances_without(seen, {database.mark for database in later})
         yield from ods_instances_without_database(seen, self._connection_strings)

@@ -32,6 +32,7 @@ class DriftKind(StrEnum):
     SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
     SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
     RESET_NOT_ENDED = "ResetNotEnded"
+    ROW_NOT_ADOPTED = "RowNotAdopted"
 
 
 _SUSPICIONS = {

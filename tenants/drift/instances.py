@@ -153,6 +153,14 @@ def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
 
 
+def rows_not_adopted(seen: Snapshot) -> Iterator[Drift]:
+    """Rows that an Admin API has added and a sweep could not adopt."""
+    for instance in seen.instances:
+        if not instance.is_adopted and instance.error_message is not None:
+            subject = f"{instance.id} {instance.name}"
+            yield Drift(DriftKind.ROW_NOT_ADOPTED, subject, instance.error_message)
+
+
 def resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
     """Instances that take no request, because a failed reset is neither undone nor recorded as done."""
     for instance in (*seen.instances, *seen.trashed):

@@ -82,6 +82,7 @@ ENDPOINTS: Mapping[str, str] = {
         GET /v2/dbInstances  GET /v2/dbInstances/{instance_id}  GET /v2/dbInstances/{instance_id}/usage
         GET /v2/dbInstances/{instance_id}/backups  GET /v2/odsInstances/manage
         GET /v2/odsInstances/manage/{instance_id}  GET /v2/odsInstances  GET /v2/odsInstances/{instance_id}
+        GET /v2/odsInstances/edOrgs  GET /v2/odsInstances/{instance_id}/edOrgs
         GET /v2/odsInstances/{instance_id}/applications  GET /v2/odsInstances/{instance_id}/snapshots
         GET /v2/odsInstanceContexts  GET /v2/odsInstanceContexts/{context_id}
         GET /v2/odsInstanceDerivatives  GET /v2/odsInstanceDerivatives/{derivative_id}

@@ -112,6 +112,21 @@ async def test_clock_of_the_one_server_is_reported_when_that_of_the_process_diff
     assert is_suspect([found]) == found
 
 
+async def test_row_of_an_admin_api_is_reported_when_a_sweep_could_not_adopt_it(
+    detector: DriftDetector, rows: asyncpg.Connection, tenant: Tenant, name: str
+) -> None:
+    added = await rows.fetchval(
+        "INSERT INTO adminapi.dbinstances (name, status, databasetemplate, lastmodifieddate)"
+        " VALUES ($1, 'PendingCreate', 'Other', '2026-01-01') RETURNING id",
+        name,
+    )
+    assert await _found(detector, DriftKind.ROW_NOT_ADOPTED) == []
+    await tenant.admin_api_rows.adopt()
+    (drift,) = await _found(detector, DriftKind.ROW_NOT_ADOPTED)
+    assert drift.subject == f"{added} {name}"
+    assert drift.explanation.endswith("There is no template 'Other'.")
+
+
 async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:

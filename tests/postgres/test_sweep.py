@@ -30,6 +30,10 @@ from tests.postgres.instance_states import bring_to, stores
 from tests.servers import session
 
 
+async def nothing() -> None:
+    """No row of an Admin API is to be adopted."""
+
+
 class Starts:
     """Starts jobs, but for those that it has a fault for."""
 
@@ -61,7 +65,7 @@ async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode[status]), jobs[12]: refusal(RPCStatusCode[status])}
-    sweep = SweepActivities(job_store, starts.start)
+    sweep = SweepActivities(job_store, starts.start, nothing)
     with caplog.at_level(logging.WARNING):
         swept = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
 
@@ -83,7 +87,9 @@ async def test_admin_api_is_followed_when_a_sweep_begins(
     created = await bring_to(instances, job_store, "Completed", name)
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     starts = Starts()
-    await ActivityEnvironment().run(SweepActivities(job_store, starts.start).dispatch_page, SweepPage(0, 100))
+    await ActivityEnvironment().run(
+        SweepActivities(job_store, starts.start, nothing).dispatch_page, SweepPage(0, 100)
+    )
     job = await rows.fetchrow(
         "SELECT jobid, status FROM adminapi.jobstatuses WHERE operation = 'Delete' AND dbinstanceid = $1",
         created.instance_id,
@@ -103,7 +109,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
     other = await bring_to(instances, job_store, "InProgress_Rename", f"{name} C")
     waiting = (await instances.reserve(f"{name} D", Template.MINIMAL)).job
     starts = Starts()
-    sweep = SweepActivities(job_store, starts.start)
+    sweep = SweepActivities(job_store, starts.start, nothing)
     deletes = [(one.instance_id, way) for one in (overtaken, other)]
     await rows.execute(
         "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id <> $1", waiting.instance_id
@@ -154,7 +160,7 @@ async def test_page_fails_as_a_whole_when_temporal_is_away(
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode.INVALID_ARGUMENT), jobs[3]: fault}
-    sweep = SweepActivities(job_store, starts.start)
+    sweep = SweepActivities(job_store, starts.start, nothing)
     with pytest.raises(type(fault)) as raised:
         await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert raised.value is fault
