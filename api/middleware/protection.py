@@ -4,10 +4,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = (
     (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-_OVER_TLS = (*_HEADERS, (b"strict-transport-security", b"max-age=31536000"))
+_OVER_TLS = (*_HEADERS, (b"strict-transport-security", b"max-age=31536000; includeSubDomains"))
 
 
 class ProtectionMiddleware:

@@ -229,6 +229,7 @@ class Site:
         has_form = method == "POST" and path.startswith(("/console", "/connect"))
         answer = await self.http.request(method, path, headers=headers, data=form if has_form else None)
         self.http.cookies.clear()  # each request is that of another browser
+        require_protected(answer)
         return answer
 
     def _token(self, who: str) -> str:
@@ -247,6 +248,20 @@ class Site:
         if who == "ended":
             await services.console_sessions.end(digest)
         return session_id
+
+
+def require_protected(answer: httpx.Response) -> None:
+    """Whatever is answered, browsers embed nothing of it, guess no type, keep nothing, tell no other site."""
+    headers = answer.headers
+    policy = set(headers["Content-Security-Policy"].split("; "))
+    assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] in {"no-referrer", "same-origin"}
+    is_kept = answer.url.path.startswith(("/docs/", "/console/static/"))
+    is_stream = answer.url.path == "/console/live"  # which has words and numbers alone
+    assert headers["Cache-Control"] == "no-store" or is_kept or is_stream
+    if answer.content and headers["Content-Type"].startswith(("text/", "image/svg+xml")):
+        assert "charset=utf-8" in headers["Content-Type"]
 
 
 def _client(who: str) -> str:

@@ -10,7 +10,10 @@ from tests.api.server import serving
 
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 OVER_TLS = "Strict-Transport-Security"
@@ -53,7 +56,7 @@ async def test_browsers_are_told_to_use_tls_when_a_trusted_proxy_says_that_the_r
     async with httpx.AsyncClient(headers=forwarded, trust_env=False) as client:
         async with serving(settings, "--forwarded-allow-ips", "127.0.0.1") as server:
             answer = await client.get(f"{server.url}/v2/dbInstances")
-            assert answer.headers[OVER_TLS] == "max-age=31536000"
+            assert answer.headers[OVER_TLS] == "max-age=31536000; includeSubDomains"
         async with serving(settings, "--forwarded-allow-ips", "192.0.2.1") as server:
             answer = await client.get(f"{server.url}/v2/dbInstances")
             assert OVER_TLS not in answer.headers

@@ -105,7 +105,7 @@ async def test_the_cookie_is_safe_when_the_browser_comes_over_tls(
         cookie = answer.headers["Set-Cookie"]
         assert cookie.startswith("__Host-ods-console-ods=")
         assert {"HttpOnly", "Secure", "Path=/", "SameSite=lax"} <= set(cookie.split("; "))
-        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
         listed = await client.get("/ods/console/instances", headers={"Cookie": cookie.partition(";")[0]})
         assert listed.status_code == 200
         assert 'href="/ods/console/jobs"' in listed.text
