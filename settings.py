@@ -595,6 +595,17 @@ class ServiceSettings(BaseSettings):
         min_length=1,
         description="Claim of the ID token that says what a person may do: a text, or a list of texts.",
     )
+    console_client_sign_in: bool | None = Field(
+        default=None,
+        description="Whether clients sign in to the console with their secrets; without, they do unless"
+        " `ODS_CONSOLE_OIDC_ISSUER` is set.",
+    )
+    console_sessions: int = Field(
+        default=10,
+        ge=1,
+        le=10_000,
+        description="Sessions of the console that a client or person may have at once; the oldest ends.",
+    )
     metrics_port: int | None = Field(
         default=None,
         ge=1,
@@ -673,6 +684,15 @@ class ServiceSettings(BaseSettings):
         if self.payload_key is None:
             return ()
         return _decoded_keys(self.payload_key, self.payload_key_previous)
+
+    @property
+    def clients_sign_in(self) -> bool:
+        """Whether clients sign in to the console with their secrets."""
+        if self.oidc_issuer is not None:
+            return False
+        if self.console_client_sign_in is None:
+            return self.console_oidc_issuer is None
+        return self.console_client_sign_in
 
     @property
     def temporal_ui_origin(self) -> str | None:

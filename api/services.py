@@ -101,7 +101,7 @@ class Services:
         store = ClientStore(tenant.engine)
         clients, standings = ApiClients(store, process.hashes), Standings(store.standing)
         limits = ConnectLimits(process, AttemptCounts(tenant.engine))
-        console_sessions = ConsoleSessions(tenant.engine)
+        console_sessions = ConsoleSessions(tenant.engine, settings.console_sessions)
         return cls(
             tenant=tenant,
             temporal=temporal,

@@ -1,7 +1,8 @@
 """The OpenID Connect issuer with which people sign in: authorization code, with PKCE.
 
 The issuer says who a person is, and a claim of its ID token what the person may do (OpenID Connect Core 1.0,
-3.1). Nothing that it sends is kept: neither codes nor tokens.
+3.1). Of what it sends, only a refresh token is kept, with which it is asked later whether the person may
+still sign in (12).
 """
 
 import hmac
@@ -45,29 +46,62 @@ class NotIdentifiedError(Exception):
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """With what the issuer is asked whether a person may still sign in.
+
+    Attributes:
+        subject: what the issuer calls the person for good.
+        token: the refresh token.
+    """
+
+    subject: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A person who may still sign in.
+
+    Attributes:
+        values: what the configured claim has now; None if the issuer says nothing of it.
+        renewal: with what it is asked the next time.
+    """
+
+    values: frozenset[str] | None
+    renewal: Renewal
+
+
+@dataclass(frozen=True)
 class Person:
     """A person whom the issuer has identified.
 
     Attributes:
         name: in the audit trail; it begins with `oidc:` and has what the issuer calls the person for good.
         values: what the configured claim has.
+        renewal: with what the issuer is asked later; None if it has sent no refresh token.
     """
 
     name: str
     values: frozenset[str]
+    renewal: Renewal | None = None
 
     @classmethod
-    def of(cls, claims: dict[str, Any], claim: str) -> Self:
-        """The person whom the claims of an ID token name."""
+    def of(cls, claims: dict[str, Any], claim: str, token: str | None = None) -> Self:
+        """The person whom the claims of an ID token name.
+
+        Args:
+            claims: the claims.
+            claim: the one that says what the person may do.
+            token: the refresh token that was sent with them.
+        """
         subject, called = printable(claims["sub"]), claims.get("preferred_username") or claims.get("email")
         name = f"{PERSON_PREFIX}{subject}"
         # What a person is called may change, or be another's tomorrow.
         if isinstance(called, str) and called != claims["sub"]:
             readable = f"{PERSON_PREFIX}{printable(called)[:_LONGEST_NAME]} ({subject})"
             name = readable if len(readable) <= LONGEST_CLIENT_TEXT else name
-        found = claims.get(claim)
-        values = found if isinstance(found, list) else [found]
-        return cls(name[:LONGEST_CLIENT_TEXT], frozenset(value for value in values if isinstance(value, str)))
+        renewal = Renewal(claims["sub"], token) if token else None
+        return cls(name[:LONGEST_CLIENT_TEXT], _values_of(claims, claim), renewal)
 
 
 @dataclass(frozen=True)
@@ -176,29 +210,57 @@ class SignInIssuer:
             IssuerAwayError: the issuer cannot be asked.
             NotIdentifiedError: it refuses the code, or its ID token is not valid, or for another exchange.
         """
-        token = await self._id_token(code, exchange)
-        try:
-            claims = await self._tokens.claims(token)
-        except ProblemError:
-            raise IssuerAwayError from None
-        except INVALID as error:
-            raise self._not_identified(f"its ID token is not valid: {fault_name(error)}") from None
-        nonce = str(claims.get("nonce", ""))
-        if not hmac.compare_digest(nonce.encode(errors="replace"), exchange.nonce.encode()):
-            raise self._not_identified("the nonce of its ID token is another one's")
-        client = self._settings.console_oidc_client_id
-        if claims.get("azp", client) != client:
-            raise self._not_identified("its ID token was given to another client")
-        return Person.of(claims, self._settings.console_oidc_claim)
-
-    async def _id_token(self, code: str, exchange: Exchange) -> str:
-        endpoint = await self._endpoint("token_endpoint")
         form = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": exchange.back,
             "code_verifier": exchange.verifier,
         }
+        answer = await self._tokens_for("the code", form)
+        claims = await self._claims(str(answer.get("id_token")))
+        nonce = str(claims.get("nonce", ""))
+        if not hmac.compare_digest(nonce.encode(errors="replace"), exchange.nonce.encode()):
+            raise self._not_identified("the nonce of its ID token is another one's")
+        return Person.of(claims, self._settings.console_oidc_claim, _refresh_token(answer))
+
+    async def renew(self, renewal: Renewal) -> Renewed:
+        """What the person may do now, if the issuer would still let it sign in.
+
+        Raises:
+            IssuerAwayError: the issuer cannot be asked.
+            NotIdentifiedError: it refuses the refresh token, or its ID token is not valid, or of another one.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": renewal.token}
+        answer = await self._tokens_for("a refresh token", form)
+        values = None
+        if "id_token" in answer:
+            claims = await self._claims(str(answer["id_token"]))
+            if claims["sub"] != renewal.subject:
+                raise self._not_identified("its ID token is another person's")
+            values = _values_of(claims, self._settings.console_oidc_claim)
+        return Renewed(values, Renewal(renewal.subject, _refresh_token(answer) or renewal.token))
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        """What an ID token says that is for this console."""
+        try:
+            claims = await self._tokens.claims(token)
+        except ProblemError:
+            raise IssuerAwayError from None
+        except INVALID as error:
+            raise self._not_identified(f"its ID token is not valid: {fault_name(error)}") from None
+        client = self._settings.console_oidc_client_id
+        if claims.get("azp", client) != client:
+            raise self._not_identified("its ID token was given to another client")
+        return claims
+
+    async def _tokens_for(self, what: str, form: dict[str, str]) -> dict[str, Any]:
+        """What the token endpoint answers.
+
+        Args:
+            what: is sent to it, in words.
+            form: what is sent, but for what says who the console is.
+        """
+        endpoint = await self._endpoint("token_endpoint")
         client, secret = self._settings.console_oidc_client_id, self._settings.console_oidc_client_secret
         auth = None
         if secret is not None and _BASIC in await self._methods():
@@ -209,16 +271,16 @@ class SignInIssuer:
                 form["client_secret"] = secret.get_secret_value()
         try:
             async with issuer_client() as asking:
-                answer = await document(
+                return await document(
                     asking, endpoint, insecure=self._settings.oidc_insecure, form=form, auth=auth
                 )
         except httpx.HTTPStatusError as error:
-            if error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            status = error.response.status_code
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
                 raise self._away(error) from None
-            raise self._not_identified(f"it answers {error.response.status_code} to the code") from None
+            raise self._not_identified(f"it answers {status} to {what}") from None
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the issuer, there is no token
             raise self._away(error) from None
-        return str(answer.get("id_token"))
 
     async def _methods(self) -> list[str]:
         """How the console may say its secret; OpenID Connect Discovery has the default."""
@@ -276,6 +338,17 @@ def rules_of(settings: Settings) -> UUID:
             ]
         ),
     )
+
+
+def _values_of(claims: dict[str, Any], claim: str) -> frozenset[str]:
+    found = claims.get(claim)
+    values = found if isinstance(found, list) else [found]
+    return frozenset(value for value in values if isinstance(value, str))
+
+
+def _refresh_token(answer: dict[str, Any]) -> str | None:
+    token = answer.get("refresh_token")
+    return token if isinstance(token, str) else None
 
 
 def _with_query(address: str, **fields: str) -> str:

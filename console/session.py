@@ -4,8 +4,8 @@ Endpoints of `console.page_route.signed_in_router` have a session, and the servi
 to sign in ends in `begin_session`: a client's secret, a link that counts once, an OpenID Connect issuer.
 """
 
-import hashlib
 import ipaddress
+import logging
 import re
 import secrets
 import time
@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 
@@ -27,13 +28,15 @@ from api.middleware.audit import READING
 from api.middleware.route_table import path_of
 from api.middleware.tenancy import tenancy
 from api.security.client_states import FRESH_SECONDS
-from api.services import Services
+from api.services import Services, services_of
 from console.csrf import FIELD, require_token, tenant_of, token_of
 from console.errors import SignInNeededError
-from console.issuer import rules_of
+from console.issuer import Renewal, rules_of
+from console.person_checks import PersonChecks, encrypted
 from console.texts import t
+from logs import fault_name
 from registry.clients.credentials import ClientScope
-from registry.console_sessions import LONGEST, Identity, OpenSession
+from registry.console_sessions import LONGEST, Identity, OpenSession, digest_of
 
 LIVE_HEADER = "console-live"
 """The page's script sends it when it fetches by itself what has changed: that is no use of the session."""
@@ -45,6 +48,8 @@ _COOKIE = "ods-console"
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 _SECURE_PREFIX = "__Host-"
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Session:
     @property
     def digest(self) -> bytes:
         """By which the registry knows it."""
-        return _digest(self.id)
+        return digest_of(self.id)
 
 
 async def _session(request: Request, form: Form) -> Session:
@@ -163,9 +168,11 @@ async def find_session(request: HTTPConnection) -> Session | None:
     return await _find_session(request, is_use=_is_use(request))
 
 
-async def has_ended(session: Session) -> bool:
-    """Whether a session has ended since it was found, as far as was known three seconds ago."""
+async def has_ended(connection: HTTPConnection, session: Session) -> bool:
+    """Whether the session of the request has ended since it was found, as far as was known 3 s ago."""
     found = await session.services.session_states.find_again(session.digest)
+    if found is not None:
+        found = await PersonChecks.of(connection, session.services).checked(session.id, found)
     return found is None or await _may_act(session.services, found) is None
 
 
@@ -180,8 +187,10 @@ async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | N
     services = tenancy(request).named(tenant) if session_id else None
     if services is None or request.headers.get(TENANT_HEADER, tenant) != tenant:
         return None
-    digest, states = _digest(session_id), services.session_states
+    digest, states = digest_of(session_id), services.session_states
     found = await (states.look_up(request, digest) if is_use else states.find(request, digest))
+    if found is not None:
+        found = await PersonChecks.of(request, services).checked(session_id, found)
     if found is None or (may_act := await _may_act(services, found)) is None:
         return None
     if not found.use_is_noted and is_use:
@@ -204,24 +213,42 @@ def _cookie_of(request: HTTPConnection) -> tuple[str, str]:
 async def begin_session(
     response: Response,
     request: Request,
-    services: Services,
     identity: Identity,
     kept: Mapping[str, Any] | None = None,
+    renewal: Renewal | None = None,
 ) -> None:
     """Sign in a client or person that has proven who it is: the response gets the cookie of a new session.
 
+    The session that the browser had before ends.
+
     Args:
         response: the response.
-        request: what it answers.
-        services: those of the tenant.
+        request: what it answers; its services are those of the tenant.
         identity: the client or person.
         kept: what was typed into a form before, with the form's path.
+        renewal: with what the issuer is asked whether the person may still sign in; None if it cannot be.
     """
+    services = services_of(request)
     session_id = secrets.token_urlsafe(_ID_BYTES)
-    await services.console_sessions.open(_digest(session_id), identity, kept)
+    kept_renewal = encrypted(session_id, renewal) if renewal else None
+    await _end_earlier(request)
+    await services.console_sessions.open(digest_of(session_id), identity, kept, peer(request), kept_renewal)
     set_cookie(response, request, cookie_name(request), f"{services.tenant.name}.{session_id}")
     if identity.scope is None:
         response.background = BackgroundTask(services.grants.note_use, identity.name)
+
+
+async def _end_earlier(request: Request) -> None:
+    """End the session of the browser, which may be one of another tenant."""
+    tenant, session_id = _cookie_of(request)
+    services = tenancy(request).named(tenant) if session_id else None
+    if services is None:
+        return
+    services.session_states.forget(digest_of(session_id))
+    try:
+        await services.console_sessions.end(digest_of(session_id))
+    except (OSError, SQLAlchemyError) as error:  # of another tenant, whose registry is away
+        _logger.warning("The earlier session of a browser has not been ended: %s", fault_name(error))
 
 
 async def end_session(request: Request, session: Session) -> None:
@@ -331,7 +358,3 @@ async def _may_act(services: Services, found: OpenSession) -> bool | None:
 def _asked(request: Request) -> str:
     query = request.url.query
     return f"{path_of(request.scope)}{f'?{query}' if query else ''}"
-
-
-def _digest(session_id: str) -> bytes:
-    return hashlib.sha256(session_id.encode()).digest()

@@ -113,7 +113,7 @@ def render_sign_in(
         typed_in=typed.tenant if typed and tenants.multi_tenant else None,
         form=form or FormState({"tenant": tenant}),
         tenants=[(name, name) for name in tenants.names],
-        by_client=settings.oidc_issuer is None,
+        why_no_clients=why_no_clients(settings),
         issuer=issuer.name if issuer else None,
         needs_tls=not keeps_cookies(request),
     )
@@ -170,6 +170,13 @@ def issuer_of(request: Request) -> SignInIssuer | None:
     """The issuer with which people sign in; None if none is configured."""
     issuer: SignInIssuer | None = request.app.state.sign_in_issuer
     return issuer
+
+
+def why_no_clients(settings: AnySettings) -> str | None:
+    """Why clients do not sign in with their secrets; None if they do."""
+    if settings.clients_sign_in:
+        return None
+    return t("sign_in.no_clients") if settings.oidc_issuer is None else t("sign_in.issuer")
 
 
 def own_page(after: str) -> str:

@@ -48,6 +48,7 @@ _TEXTS = {
     "sign_in.help": "No client yet? An operator makes one on the command line:",
     "sign_in.help_link": "or `ods console` on the machine itself, which makes a link.",
     "sign_in.issuer": "This service takes its tokens from another issuer; a client's secret does not count.",
+    "sign_in.no_clients": "Clients do not sign in to this console with their secrets.",
     "sign_in.kept": "You were signed out. What you have typed is kept, and comes back when you sign in.",
     "sign_in.kept_in": "You were signed out. What you have typed is kept, and comes back when you sign in to"
     " the tenant {tenant}.",
@@ -666,6 +667,16 @@ _TEXTS = {
     "job.goes_on": "Goes on at",
     "job.decision_until": "Waits for a retry until",
     "job.last_failed": "Last step that failed",
+    # Sessions
+    "sessions.heading": "Sessions",
+    "sessions.list": "Sessions",
+    "sessions.what": "Who is signed in to this console, and where. Ending a session signs a browser out.",
+    "sessions.what_own": "Where you are signed in to this console. Ending a session signs a browser out.",
+    "sessions.this": "this one",
+    "sessions.end": "End",
+    "sessions.end_one": "End the session of {name} from {address}",
+    "sessions.ended": "This session has ended already",
+    "column.address": "Address",
     # Clients
     "clients.heading": "Clients",
     "clients.list": "Clients",

@@ -64,7 +64,10 @@ class Found:
 def run(bench: Bench) -> Findings:
     """Send POSTs with and without open pages, in turn; then count transactions with one page and with all."""
     plan = bench.pick(Plan(100, 4, 50, 200, 15), quick=Plan(4, 1, 4, 4, 2))
-    with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0") as (_, stack):
+    with bench.stacks.fresh(ODS_RECONCILE_INTERVAL="86400", ODS_SPARES="0", ODS_CONSOLE_SESSIONS="1000") as (
+        _,
+        stack,
+    ):
         found = run_in_process(_measure, stack, plan)
     return _findings(found, plan)
 

@@ -29,7 +29,7 @@ async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[S
     """Tell which topics have changed, as long as the page is open and the client signed in."""
     request.scope["state"][ENDLESS] = True
     feed = fragments_of(request, session).feed
-    end = asyncio.create_task(_wait_for_end(session))
+    end = asyncio.create_task(_wait_for_end(request, session))
     end.add_done_callback(hear)
     try:
         async with feed.page() as told:
@@ -51,10 +51,10 @@ async def tell_changes(request: Request, session: SessionDep) -> AsyncIterator[S
         end.cancel()
 
 
-async def _wait_for_end(session: Session) -> None:
+async def _wait_for_end(request: Request, session: Session) -> None:
     while True:
         await asyncio.sleep(_SESSION_SECONDS)
-        if await has_ended(session):
+        if await has_ended(request, session):
             return
 
 

@@ -22,6 +22,7 @@ from console.sign_in_page import (
     own_page,
     render_refusal,
     render_sign_in,
+    why_no_clients,
 )
 from console.texts import t
 from registry.console_sessions import Identity
@@ -40,8 +41,8 @@ async def show_sign_in(request: Request, after: Annotated[str, Query()] = "") ->
 async def sign_in(request: Request, form: Form) -> Response:
     """Sign the client in, and lead it to where it wanted to go."""
     settings: AnySettings = request.app.state.settings
-    if settings.oidc_issuer is not None:
-        raise ProblemError(HTTPStatus.FORBIDDEN, t("sign_in.issuer"))
+    if (reason := why_no_clients(settings)) is not None:
+        raise ProblemError(HTTPStatus.FORBIDDEN, reason)
     try:
         services = admit_form(request, form)
         identity = await _log_in(request, form, services)
@@ -49,7 +50,7 @@ async def sign_in(request: Request, form: Form) -> Response:
         return render_refusal(request, form, refused)
     after = own_page(form.get("after", ""))
     response = see_other(request, after or "/instances")
-    await begin_session(response, request, services, identity, kept_of(form, after, services))
+    await begin_session(response, request, identity, kept_of(form, after, services))
     return response
 
 

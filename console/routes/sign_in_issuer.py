@@ -15,7 +15,15 @@ from api.http.problems import ProblemError
 from api.middleware.tenancy import TenantsDep
 from api.services import Services
 from console.addresses import ROOT
-from console.issuer import Exchange, IssuerAwayError, NotIdentifiedError, SignInIssuer, rules_of, scope_of
+from console.issuer import (
+    Exchange,
+    IssuerAwayError,
+    NotIdentifiedError,
+    Renewal,
+    SignInIssuer,
+    rules_of,
+    scope_of,
+)
 from console.page import render, see_other
 from console.page_route import page_router
 from console.session import begin_session
@@ -104,19 +112,19 @@ async def come_back(
         begun = await services.sign_in_attempts.take(_digest(request, answer.state))
         if begun is None:
             raise _refused(t("oidc.void"))
-        identity = await _identify(request, services, issuer, answer)
+        identity, renewal = await _identify(request, services, issuer, answer)
     except SignInRefusedError as refused:
         return render_refusal(request, _fields(services, begun), refused)
     audit_context(request).is_sign_in = True
     response = see_other(request, begun.after or "/instances")
-    await begin_session(response, request, services, identity, begun.kept)
+    await begin_session(response, request, identity, begun.kept, renewal)
     return response
 
 
 async def _identify(
     request: Request, services: Services, issuer: SignInIssuer, answer: _AuthorizationResponse
-) -> Identity:
-    """The person whom the issuer has identified.
+) -> tuple[Identity, Renewal | None]:
+    """The person whom the issuer has identified, and with what it is asked about it later.
 
     Raises:
         SignInRefusedError: the issuer is away or identifies no person, or the person may not enter.
@@ -136,7 +144,7 @@ async def _identify(
     if scope is None:
         message = t("oidc.no_value", name=person.name, claim=settings.console_oidc_claim)
         raise _refused(message, HTTPStatus.FORBIDDEN)
-    return Identity(person.name, rules_of(settings), scope)
+    return Identity(person.name, rules_of(settings), scope), person.renewal
 
 
 def _exchange(request: Request, state: str) -> Exchange:

@@ -45,7 +45,7 @@ async def follow_link(
     if standing is None or standing.generation != linked.generation:
         return _refused(request)
     response = see_other(request, "/instances")
-    await begin_session(response, request, services, Identity(linked.client, linked.generation))
+    await begin_session(response, request, Identity(linked.client, linked.generation))
     return response
 
 

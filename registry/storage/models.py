@@ -574,7 +574,11 @@ class ConsoleSession(Base):
     """A client, or a person, that is signed in to the console."""
 
     __tablename__ = "consolesessions"
-    __table_args__ = (Index("ix_consolesessions_lastusedat", "lastusedat"), {"schema": "adminapi"})
+    __table_args__ = (
+        Index("ix_consolesessions_lastusedat", "lastusedat"),
+        Index("ix_consolesessions_client", "client"),
+        {"schema": "adminapi"},
+    )
 
     # SHA-256 of the id, which the cookie alone has.
     digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
@@ -587,6 +591,16 @@ class ConsoleSession(Base):
     last_used_at: Mapped[datetime] = mapped_column("lastusedat")
     # What was typed into a form when the session before had ended: its path, and its fields.
     kept: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    # By which an operator ends it.
+    id: Mapped[uuid.UUID] = mapped_column(server_default=func.gen_random_uuid(), unique=True)
+    # Where it was begun from.
+    address: Mapped[str] = mapped_column(String(64))
+    # When the issuer has said last that the person may sign in; of a client, when it has signed in.
+    checked_at: Mapped[datetime] = mapped_column("checkedat")
+    # When a request has begun to ask the issuer again.
+    check_begun_at: Mapped[datetime | None] = mapped_column("checkbegunat")
+    # What the issuer is asked with, encrypted with a key that is made of the id in the cookie.
+    renewal: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class DatabaseSize(Base):

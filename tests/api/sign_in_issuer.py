@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler
@@ -29,6 +30,10 @@ class SignInIssuer(Issuer):
         secret: that of the console; None if the console is a public client.
         claims: of the ID tokens, beside those that each has; or arguments of `Issuer.token`.
         alter: makes of an ID token what is sent instead.
+        refreshes: whether it gives refresh tokens, each of which counts once.
+        renewed: how often it was asked with one.
+        refuses: whether it refuses them, as those of an account that was disabled.
+        says_again: what it says of a person again when it is asked with one; None for no ID token.
         signed_out: the queries of browsers that have come to sign out.
     """
 
@@ -46,8 +51,13 @@ class SignInIssuer(Issuer):
         self.secret: str | None = CLIENT_SECRET
         self.claims: dict[str, Any] = {}
         self.alter: Callable[[str], str] = str
+        self.refreshes = True
+        self.renewed = 0
+        self.refuses = False
+        self.says_again: dict[str, Any] | None = {}
         self.signed_out: list[dict[str, str]] = []
         self._codes: dict[str, Mapping[str, str]] = {}
+        self._refresh_tokens: set[str] = set()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,13 +86,33 @@ class SignInIssuer(Issuer):
         """The answer of the token endpoint."""
         if self._client(form, authorization) != ("ods-console", self.secret):
             return 401, {"error": "invalid_client"}
+        if form["grant_type"] == "refresh_token":
+            return self._renew(form["refresh_token"])
         asked = self._codes.pop(form["code"], None)  # a code counts once
         challenge = encoded(sha256(form["code_verifier"].encode()).digest())
         proven = {"redirect_uri": form["redirect_uri"], "code_challenge": challenge}
         if asked is None or form["grant_type"] != "authorization_code" or not proven.items() <= asked.items():
             return 400, {"error": "invalid_grant"}
         claims = {"aud": "ods-console", "nonce": asked["nonce"], "scope": None, **PERSON, **self.claims}
-        return 200, {"id_token": self.alter(self.token(**claims))}
+        return 200, {"id_token": self.alter(self.token(**claims)), **self._refresh_token()}
+
+    def _renew(self, token: str) -> tuple[int, dict[str, Any]]:
+        self.renewed += 1
+        time.sleep(self.delay)
+        if self.refuses or token not in self._refresh_tokens:
+            return 400, {"error": "invalid_grant"}
+        self._refresh_tokens.discard(token)
+        if self.says_again is None:
+            return 200, self._refresh_token()
+        claims = {"aud": "ods-console", "scope": None, **PERSON, **self.claims, **self.says_again}
+        return 200, {"id_token": self.token(**claims), **self._refresh_token()}
+
+    def _refresh_token(self) -> dict[str, str]:
+        if not self.refreshes:
+            return {}
+        token = as_secret(secrets.token_urlsafe(16))
+        self._refresh_tokens.add(token)
+        return {"refresh_token": token}
 
     @staticmethod
     def _client(form: Mapping[str, str], authorization: str) -> tuple[str, str | None]:

@@ -118,7 +118,9 @@ ENDPOINTS: Mapping[str, str] = {
         GET /console/static/{address}
     """,
     "sign-in secret": "POST /console/sign-in  GET /console/sign-in/link",
-    "own session": "POST /console/sign-out  POST /console/theme",
+    "own session": """
+        POST /console/sign-out  POST /console/theme  POST /console/sessions/{session_id}/end
+    """,
     "page": """
         GET /console/live  GET /console/attention  GET /console/instances  GET /console/instances/rows
         GET /console/instances/{instance_id}  GET /console/instances/{instance_id}/head
@@ -129,7 +131,8 @@ ENDPOINTS: Mapping[str, str] = {
         GET /console/jobs/{job_id}/story  GET /console/jobs/{job_id}/work  GET /console/trash
         GET /console/trash/rows  GET /console/backups
         GET /console/backups/rows  GET /console/backups/{backup_id}  GET /console/backups/{backup_id}/facts
-        GET /console/templates  GET /console/clients  GET /console/audit  GET /console/audit.csv
+        GET /console/templates  GET /console/clients  GET /console/sessions  GET /console/audit
+        GET /console/audit.csv
         GET /console/spares  GET /console/spares/rows  GET /console/drift  GET /console/drift/again
         GET /console/health  GET /console/health/parts  GET /console/health/doctor  GET /console/{path}
     """,

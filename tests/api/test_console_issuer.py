@@ -1,5 +1,6 @@
 """Signing in to the console at an issuer, which is a real HTTP server here."""
 
+import asyncio
 import json
 import logging
 import re
@@ -21,10 +22,12 @@ from settings import AnySettings, Settings
 from tests.api.issuer import KEYS, RSA, published, resigned_with_the_public_key, unsigned
 from tests.api.service import NOBODY, running
 from tests.api.sign_in_issuer import AUTHORIZE, CLIENT_SECRET, END_SESSION, SignInIssuer
+from tests.secret_search import as_secret
 from tests.servers import make_tenant_settings, session
 
 ADDRESS = "https://ods.example"
 NAME = "oidc:alice (4f1c)"
+SECRET = as_secret("A-secret-of-32-characters-or-more-1!")
 OTHER_KEY = rsa.generate_private_key(65537, 2048)
 
 
@@ -531,3 +534,119 @@ async def test_keys_may_change_while_people_sign_in(browser: Browser, issuer: Si
     issuer.publish(published(RSA, "RS256"), published(OTHER_KEY, "RS256", "newer"))
     issuer.claims.update(key=OTHER_KEY, header={"kid": "newer"})
     assert (await browser.sign_in()).status_code == 303
+
+
+async def let_pass(registry: asyncpg.Connection, minutes: int) -> None:
+    """Let the issuer have been asked so many minutes ago, and be asked again."""
+    await registry.execute(
+        "UPDATE adminapi.consolesessions SET checkedat = checkedat - $1 * interval '1 minute',"
+        " checkbegunat = checkbegunat - interval '1 minute'",
+        minutes,
+    )
+
+
+@pytest.mark.parametrize("headers", [{}, {"Console-Live": "1"}])
+async def test_a_person_is_out_when_the_issuer_refuses_the_account(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection, headers: dict[str, str]
+) -> None:
+    await browser.sign_in()
+    issuer.refuses = True
+    await let_pass(registry, 9)
+    assert await is_signed_in(browser)
+    await let_pass(registry, 2)
+
+    async def is_refused() -> bool:
+        fetched = await browser.client.get("/console/attention", headers={"HX-Request": "true", **headers})
+        return fetched.status_code == 401
+
+    await wait_until(is_refused, 10)  # open pages are told what was known three seconds ago
+    assert not await registry.fetchval("SELECT count(*) FROM adminapi.consolesessions")
+
+
+async def test_a_person_stays_in_when_the_issuer_is_asked_again_and_again(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    await browser.sign_in()
+    for has_id_token in (True, False, True):
+        issuer.says_again = {} if has_id_token else None
+        await let_pass(registry, 20)
+        assert await is_signed_in(browser)
+        assert await is_signed_in(browser)
+    assert issuer.renewed == 3
+
+
+async def test_the_issuer_is_asked_once_when_many_pages_are_open(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    await browser.sign_in()
+    issuer.delay = 0.5
+    await let_pass(registry, 20)
+    assert all(await asyncio.gather(*(is_signed_in(browser) for _ in range(5))))
+    assert issuer.renewed == 1
+
+
+async def test_a_person_may_do_what_the_issuer_says_when_it_is_asked_again(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    await browser.sign_in()
+    issuer.says_again = {"groups": ["ods-readers"]}
+    await let_pass(registry, 11)
+    assert (await browser.client.get("/console/instances/new")).status_code == 403
+    issuer.says_again = {"groups": ["staff"]}
+    await let_pass(registry, 11)
+    assert not await is_signed_in(browser)
+
+
+async def test_a_person_is_out_when_the_issuer_names_another_one(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    await browser.sign_in()
+    issuer.says_again = {"sub": "another"}
+    await let_pass(registry, 11)
+    assert not await is_signed_in(browser)
+
+
+async def test_a_person_waits_for_the_issuer_when_it_is_away_for_a_quarter_of_an_hour(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    await browser.sign_in()
+    keys, issuer.documents[KEYS] = issuer.documents[KEYS], None
+    token = issuer.discovery.pop("token_endpoint")
+    await let_pass(registry, 11)
+    async with AsyncExitStack() as stack:
+        changed = stack.enter_context(pytest.MonkeyPatch.context())
+        changed.setattr("console.issuer._FRESH_SECONDS", -1)
+        assert await is_signed_in(browser)
+        await let_pass(registry, 5)
+        assert not await is_signed_in(browser)
+        issuer.documents[KEYS], issuer.discovery["token_endpoint"] = keys, token
+        assert not await is_signed_in(browser)  # it is asked every half a minute
+        await let_pass(registry, 1)
+        assert await is_signed_in(browser)
+
+
+async def test_a_session_lasts_a_quarter_of_an_hour_when_the_issuer_gives_no_refresh_token(
+    browser: Browser, issuer: SignInIssuer, registry: asyncpg.Connection
+) -> None:
+    issuer.refreshes = False
+    await browser.sign_in()
+    await let_pass(registry, 14)
+    assert await is_signed_in(browser)
+    await let_pass(registry, 2)
+    assert not await is_signed_in(browser)
+
+
+@pytest.mark.parametrize("allowed", [True, None])
+async def test_clients_sign_in_beside_people_only_when_that_is_allowed(
+    settings: Settings, issuer: SignInIssuer, *, allowed: bool | None
+) -> None:
+    known = settings.model_copy(update={"console_client_sign_in": allowed, "registration": True})
+    form = {"ClientId": "a-person", "ClientSecret": SECRET, "DisplayName": "A client"}
+    async with running(known, NOBODY) as app, visiting(app, issuer) as browser:
+        assert (await browser.client.post("/connect/register", data=form)).status_code == 200
+        page = await browser.client.get("/console/sign-in")
+        assert ("Client secret" in page.text) is bool(allowed)
+        typed = {"csrf": field_of(page.text, "csrf"), "client_id": "a-person", "client_secret": SECRET}
+        answer = await browser.client.post("/console/sign-in", data=typed)
+        assert answer.status_code == (303 if allowed else 403)
+        assert await is_signed_in(browser) is bool(allowed)

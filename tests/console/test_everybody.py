@@ -24,7 +24,7 @@ from tests.postgres.instance_states import STATES, bring_to
 
 PAGES = (
     *(path for _, path in MENU),
-    *("/instances/new", "/clients/new", "/health/doctor", "/no-such-page"),
+    *("/instances/new", "/clients/new", "/sessions", "/health/doctor", "/no-such-page"),
     *("/instances?status=failed&name=x", "/jobs?status=Error", "/audit?client=unknown"),
     "/backups?kind=final&status=Error",
 )

@@ -137,3 +137,19 @@ async def test_a_form_is_refused_when_its_token_was_made_for_another_session(
         "/console/instances/new", form={"csrf": str(token), "name": "Grand Bend", "template": "Minimal"}
     )
     assert answer.status == 403
+
+
+async def test_a_person_ends_the_session_of_another_browser_without_scripts(
+    open_context: OpenContext,
+) -> None:
+    page, other = [await (await open_context(java_script_enabled=False)).new_page() for _ in range(2)]
+    for one in (other, page):
+        await Person(one).sign_in()
+    await page.get_by_text(CLIENT).click()
+    await page.get_by_role("link", name="Sessions").click()
+    await Person(page).sees_heading("Sessions")
+    others = page.get_by_role("row").filter(has_not_text="(this one)")
+    await others.get_by_role("button", name=f"End the session of {CLIENT}").click()
+    await expect(page.get_by_role("row")).to_have_count(2)  # of the head, and of this session
+    await other.reload()
+    await Person(other).sees_heading("Sign in")

@@ -1,5 +1,6 @@
 """What the console keeps in the registry: sessions, and how open pages learn what has changed."""
 
+import asyncio
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +25,7 @@ BEGUN = BegunSignIn("/instances/new", KEPT)
 
 @pytest.fixture
 def sessions(engine: AsyncEngine) -> ConsoleSessions:
-    return ConsoleSessions(engine)
+    return ConsoleSessions(engine, most=3)
 
 
 @pytest.fixture
@@ -52,6 +53,19 @@ async def test_a_session_is_found_when_it_is_one_of_more_than_a_query_has_parame
     await sessions.open(DIGEST, CLIENT, None)
     unknown = [number.to_bytes(32) for number in range(40_000)]
     assert set(await sessions.find_all([*unknown, DIGEST])) == {DIGEST}
+
+
+async def test_the_oldest_session_ends_when_an_account_has_too_many(
+    sessions: ConsoleSessions, rows: asyncpg.Connection
+) -> None:
+    await sessions.open(OTHER, PERSON, None)
+    digests = [bytes([number]) * 32 for number in range(5)]
+    for digest in digests:
+        await sessions.open(digest, CLIENT, None)
+    left = {one.digest for one in await sessions.all(None)}
+    assert left == {OTHER, *digests[2:]}
+    await asyncio.gather(*(sessions.open(bytes([9, number]) * 16, CLIENT, None) for number in range(4)))
+    assert len(await sessions.all(CLIENT.name)) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""*Sessions*: where the client or person is signed in; with full access, who is signed in to the tenant."""
+
+from fastapi import Request, Response
+
+from console.page import render
+from console.page_route import signed_in_router
+from console.views.paging import PageNumber
+from console.views.sessions import SessionsViewDep
+
+router = signed_in_router()
+
+
+@router.get("/sessions")
+async def show_sessions(request: Request, view: SessionsViewDep, page: PageNumber = 1) -> Response:
+    """The page."""
+    return render(request, "sessions.html", page=await view.page(page))
