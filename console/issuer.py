@@ -154,8 +154,12 @@ class SignInIssuer:
         """What people call it: its host."""
         return urlsplit(self._address).hostname or self._address
 
-    async def sign_in_url(self, exchange: Exchange) -> str:
+    async def sign_in_url(self, exchange: Exchange, *, again: bool) -> str:
         """The address at which a person signs in.
+
+        Args:
+            exchange: what ties the answer to the browser.
+            again: whether a person who is signed in at the issuer must prove there again who it is.
 
         Raises:
             IssuerAwayError: the issuer does not say it.
@@ -172,6 +176,7 @@ class SignInIssuer:
             nonce=exchange.nonce,
             code_challenge=challenge,
             code_challenge_method="S256",
+            **({"prompt": "login"} if again else {}),
         )
 
     async def sign_out_url(self, back: str) -> str | None:

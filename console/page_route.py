@@ -17,7 +17,7 @@ from console.attention import attention_of
 from console.errors import SignInNeededError
 from console.page import render
 from console.session import SessionDep, is_stream, require_may_act
-from console.sign_in_page import TypedForm, render_sign_in
+from console.sign_in_page import TypedForm, again_form, render_sign_in
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -97,13 +97,12 @@ def _sign_in(request: Request, error: SignInNeededError) -> Response:
     """Lead to the page for signing in; what was typed comes along."""
     if _SCRIPT_HEADER in request.headers or is_stream(request):  # the open page says so itself
         return Response(status_code=HTTPStatus.UNAUTHORIZED)
+    after = error.path.removeprefix(ROOT)
     if error.typed:
         typed = TypedForm(error.tenant, error.typed)
-        return render_sign_in(
-            request, HTTPStatus.UNAUTHORIZED, after=error.path.removeprefix(ROOT), typed=typed
-        )
-    after = error.path.removeprefix(ROOT)
-    address = page_url(request, "/sign-in", after=after)
+        form = again_form(request) if error.again else None
+        return render_sign_in(request, HTTPStatus.UNAUTHORIZED, after=after, typed=typed, form=form)
+    address = page_url(request, "/sign-in", after=after, again=error.again or None)
     return Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": address})
 
 

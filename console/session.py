@@ -63,6 +63,7 @@ class Session:
         may_act: whether the client may change something.
         id: the session's id, which only the browser has.
         kept: what was typed into a form when the session before had ended, with the form's path; or None.
+        is_recent: whether the client or person has signed in within the last 15 minutes.
     """
 
     services: Services
@@ -71,6 +72,7 @@ class Session:
     may_act: bool
     id: str
     kept: Mapping[str, Any] | None
+    is_recent: bool
 
     @property
     def csrf_token(self) -> str:
@@ -92,8 +94,7 @@ async def _session(request: Request, form: Form) -> Session:
     """
     session = await find_session(request)
     if session is None:
-        typed = {name: form[name] for name in form if name != FIELD}
-        raise SignInNeededError(_asked(request), typed, tenant_of(form))
+        raise _sign_in_needed(request, form)
     request.scope["state"]["services"] = session.services
     request.scope["state"]["console_session"] = session
     audit_context(request).client = session.client
@@ -151,6 +152,20 @@ ACTING = Depends(_acting)
 """The same, for endpoints that need to know no more of it."""
 
 
+async def _signed_in_lately(request: Request, form: Form, session: SessionDep) -> None:
+    if not session.is_recent:
+        raise _sign_in_needed(request, form, again=True)
+
+
+SIGNED_IN_LATELY = Depends(_signed_in_lately)
+"""What an endpoint depends on that changes who may do what: a cookie that was stolen does not suffice."""
+
+
+def _sign_in_needed(request: Request, form: Form, *, again: bool = False) -> SignInNeededError:
+    typed = {name: form[name] for name in form if name != FIELD}
+    return SignInNeededError(_asked(request), typed, tenant_of(form), again=again)
+
+
 def session_of(connection: HTTPConnection) -> Session | None:
     """The session that the request was found to have; None if no client is signed in."""
     session: Session | None = connection.scope["state"].get("console_session")
@@ -196,7 +211,8 @@ async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | N
     if not found.use_is_noted and is_use:
         await services.console_sessions.note_use(digest)
     is_person = found.identity.scope is not None
-    return Session(services, found.identity.name, is_person, may_act, session_id, found.kept)
+    name = found.identity.name
+    return Session(services, name, is_person, may_act, session_id, found.kept, found.is_recent)
 
 
 def tenant_of_cookie(request: HTTPConnection) -> str:

@@ -121,6 +121,11 @@ def render_sign_in(
     return response
 
 
+def again_form(request: Request) -> FormState:
+    """The fields of the page for a client that is signed in, but for too long for the page that follows."""
+    return FormState({"tenant": tenant_of_cookie(request), "again": "1"})
+
+
 def render_refusal(request: Request, form: Mapping[str, str], refused: SignInRefusedError) -> Response:
     """The page again, with the fields of its form, but for the secret, and with what was wrong."""
     audit_context(request).title = next(iter(refused.errors.values()))[0]

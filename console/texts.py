@@ -52,6 +52,8 @@ _TEXTS = {
     "sign_in.kept": "You were signed out. What you have typed is kept, and comes back when you sign in.",
     "sign_in.kept_in": "You were signed out. What you have typed is kept, and comes back when you sign in to"
     " the tenant {tenant}.",
+    "sign_in.again": "Sign in again: this page changes who may do what, and you have signed in more than 15"
+    " minutes ago. What you have typed is kept.",
     "sign_in.no_client_id": "Enter the id of your client.",
     "sign_in.no_client_secret": "Enter the secret of your client.",
     "sign_in.no_tenant": "Choose your tenant.",

@@ -34,6 +34,8 @@ IDLE = timedelta(minutes=30)
 """A session ends when it has not been used for so long."""
 LONGEST = timedelta(hours=12)
 """A session ends after that in any case."""
+RECENT = timedelta(minutes=15)
+"""For so long after signing in, a client or person may change who may sign in."""
 LONGEST_UNCHECKED = timedelta(minutes=15)
 """A person whom the issuer has not confirmed for so long is signed in no more."""
 _CHECK_IS_DUE_AFTER = timedelta(minutes=10)
@@ -88,12 +90,14 @@ class OpenSession:
         identity: the client or person that is signed in, with the generation of that time.
         kept: what was typed into a form when the session before had ended, with the form's path; or None.
         use_is_noted: whether the registry knows of a use within the last minute.
+        is_recent: whether the client or person has signed in within the last 15 minutes.
         check: whether the issuer is to be asked about the person.
     """
 
     identity: Identity
     kept: Mapping[str, Any] | None
     use_is_noted: bool
+    is_recent: bool = True
     check: Check = _NO_CHECK
 
 
@@ -175,12 +179,13 @@ class ConsoleSessions:
     async def find_all(self, digests: Collection[bytes]) -> Mapping[bytes, OpenSession]:
         """Those of the sessions that have not ended."""
         listed = any_(literal(list(digests), ARRAY(LargeBinary)))  # a parameter for each might be too many
-        judged = (~_USE_IS_DUE, _CHECK_IS_DUE, _CHECK_IS_OVERDUE, _CHECK_IS_UNDER_WAY)
+        judged = (~_USE_IS_DUE, _IS_RECENT, _CHECK_IS_DUE, _CHECK_IS_OVERDUE, _CHECK_IS_UNDER_WAY)
         query = select(ConsoleSession, *judged).where(ConsoleSession.digest == listed, _IS_OPEN)
         async with self._sessions.statement() as session:
             found = (await session.execute(query)).all()
         return {
-            row.digest: _open_session(row, Check(*check), use_is_noted=noted) for row, noted, *check in found
+            row.digest: _open_session(row, Check(*check), use_is_noted=noted, is_recent=recent)
+            for row, noted, recent, *check in found
         }
 
     async def all(self, client: str | None) -> Sequence[ListedSession]:
@@ -278,9 +283,10 @@ _CHECK_IS_OVERDUE: ColumnElement[bool] = and_(
 _CHECK_IS_UNDER_WAY: ColumnElement[bool] = func.coalesce(
     ConsoleSession.check_begun_at > UTC_NOW - _CHECK_TAKES, false()
 )
+_IS_RECENT: ColumnElement[bool] = ConsoleSession.created_at > UTC_NOW - RECENT
 _USE_IS_DUE: ColumnElement[bool] = ConsoleSession.last_used_at < UTC_NOW - _USE_IS_NOTED_AFTER
 
 
-def _open_session(row: ConsoleSession, check: Check, *, use_is_noted: bool) -> OpenSession:
+def _open_session(row: ConsoleSession, check: Check, *, use_is_noted: bool, is_recent: bool) -> OpenSession:
     scope = None if row.scope is None else ClientScope(row.scope)
-    return OpenSession(Identity(row.client, row.generation, scope), row.kept, use_is_noted, check)
+    return OpenSession(Identity(row.client, row.generation, scope), row.kept, use_is_noted, is_recent, check)

@@ -5,13 +5,13 @@ from fastapi import Request, Response
 from api.client_service import ClientServiceDep
 from console.page import render, see_other
 from console.page_route import signed_in_router
-from console.session import ACTING, ActingDep, require_may_download
+from console.session import ACTING, SIGNED_IN_LATELY, ActingDep, require_may_download
 from console.views.clients import ClientId, ClientsViewDep
 
 router = signed_in_router()
 
 
-@router.get("/clients/let-download")
+@router.get("/clients/let-download", dependencies=[SIGNED_IN_LATELY])
 async def show_letting(
     request: Request, client: ClientId, view: ClientsViewDep, acting: ActingDep
 ) -> Response:
@@ -20,7 +20,7 @@ async def show_letting(
     return render(request, "change_client.html", verb="let-download", row=await view.row(client))
 
 
-@router.post("/clients/let-download")
+@router.post("/clients/let-download", dependencies=[SIGNED_IN_LATELY])
 async def let(request: Request, client: ClientId, service: ClientServiceDep, acting: ActingDep) -> Response:
     """Let the client download backups."""
     await require_may_download(acting)

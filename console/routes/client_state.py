@@ -5,7 +5,7 @@ from fastapi import Request, Response
 from api.client_service import ClientServiceDep
 from console.page import render, see_other
 from console.page_route import signed_in_router
-from console.session import ACTING
+from console.session import ACTING, SIGNED_IN_LATELY
 from console.views.clients import ClientId, ClientsViewDep
 
 router = signed_in_router()
@@ -24,13 +24,13 @@ async def disable(request: Request, client: ClientId, service: ClientServiceDep)
     return see_other(request, "/clients")
 
 
-@router.get("/clients/enable", dependencies=[ACTING])
+@router.get("/clients/enable", dependencies=[ACTING, SIGNED_IN_LATELY])
 async def show_enabling(request: Request, client: ClientId, view: ClientsViewDep) -> Response:
     """The page that says what the client may do then."""
     return render(request, "change_client.html", verb="enable", row=await view.row(client))
 
 
-@router.post("/clients/enable")
+@router.post("/clients/enable", dependencies=[SIGNED_IN_LATELY])
 async def enable(request: Request, client: ClientId, service: ClientServiceDep) -> Response:
     """Enable the client."""
     await service.enable(client)

@@ -22,6 +22,8 @@ async def end(request: Request, session_id: UUID, session: SessionDep, view: Ses
     Raises:
         ProblemError: 404, it has ended already, or is one that the page does not show.
     """
+    if not session.is_recent:
+        return see_other(request, "/sessions")  # which asks for signing in again
     digest = await view.end(session_id)
     if digest is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, t("sessions.ended"))

@@ -9,7 +9,7 @@ from api.http.parsing import Form, Properties
 from console.forms import REFUSED, FormState, refusal_of, shown_form
 from console.page import render
 from console.page_route import signed_in_router
-from console.session import ActingDep, require_may_download
+from console.session import SIGNED_IN_LATELY, ActingDep, require_may_download
 from console.views.clients import SCOPES, client_row
 from registry.clients.credentials import ClientScope
 
@@ -23,13 +23,13 @@ _FIELDS = {
 }
 
 
-@router.get("/clients/new")
+@router.get("/clients/new", dependencies=[SIGNED_IN_LATELY])
 async def show_form(request: Request, acting: ActingDep) -> Response:
     """The page."""
     return _page(request, await shown_form(request, acting, {"scope": ClientScope.READ_ONLY}))
 
 
-@router.post("/clients/new")
+@router.post("/clients/new", dependencies=[SIGNED_IN_LATELY])
 async def create(request: Request, form: Form, service: ClientServiceDep, acting: ActingDep) -> Response:
     """Create the client, and show its secret."""
     if form.get("download"):

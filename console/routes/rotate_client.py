@@ -6,19 +6,19 @@ from api.client_service import ClientServiceDep
 from api.http.parsing import Form
 from console.page import render
 from console.page_route import signed_in_router
-from console.session import ACTING, ActingDep, require_may_download
+from console.session import ACTING, SIGNED_IN_LATELY, ActingDep, require_may_download
 from console.views.clients import ClientId, ClientsViewDep, client_row
 
 router = signed_in_router()
 
 
-@router.get("/clients/rotate", dependencies=[ACTING])
+@router.get("/clients/rotate", dependencies=[ACTING, SIGNED_IN_LATELY])
 async def show_rotation(request: Request, client: ClientId, view: ClientsViewDep) -> Response:
     """The page that says what ends."""
     return render(request, "change_client.html", verb="rotate", row=await view.row(client))
 
 
-@router.post("/clients/rotate")
+@router.post("/clients/rotate", dependencies=[SIGNED_IN_LATELY])
 async def rotate(
     request: Request, client: ClientId, form: Form, service: ClientServiceDep, acting: ActingDep
 ) -> Response:

@@ -4,13 +4,14 @@ from fastapi import Request, Response
 
 from console.page import render
 from console.page_route import signed_in_router
+from console.session import SIGNED_IN_LATELY
 from console.views.paging import PageNumber
 from console.views.sessions import SessionsViewDep
 
 router = signed_in_router()
 
 
-@router.get("/sessions")
+@router.get("/sessions", dependencies=[SIGNED_IN_LATELY])
 async def show_sessions(request: Request, view: SessionsViewDep, page: PageNumber = 1) -> Response:
     """The page."""
     return render(request, "sessions.html", page=await view.page(page))

@@ -17,6 +17,7 @@ from console.sign_in_page import (
     SignInRefusedError,
     admit_attempt,
     admit_form,
+    again_form,
     issuer_of,
     kept_of,
     own_page,
@@ -32,9 +33,11 @@ router = page_router()
 
 
 @router.get("/sign-in")
-async def show_sign_in(request: Request, after: Annotated[str, Query()] = "") -> Response:
+async def show_sign_in(
+    request: Request, after: Annotated[str, Query()] = "", again: Annotated[str, Query()] = ""
+) -> Response:
     """The page."""
-    return render_sign_in(request, after=own_page(after))
+    return render_sign_in(request, after=own_page(after), form=again_form(request) if again else None)
 
 
 @router.post("/sign-in")

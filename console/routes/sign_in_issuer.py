@@ -81,7 +81,7 @@ async def go_to_issuer(request: Request, form: Form, issuer: _IssuerDep) -> Resp
         services = admit_form(request, form)
         await admit_attempt(request, services)
         state = f"{services.tenant.name}.{secrets.token_urlsafe(_STATE_BYTES)}"
-        address = await issuer.sign_in_url(_exchange(request, state))
+        address = await issuer.sign_in_url(_exchange(request, state), again=bool(form.get("again")))
     except SignInRefusedError as refused:
         return render_refusal(request, form, refused)
     except IssuerAwayError:

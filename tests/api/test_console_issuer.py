@@ -160,6 +160,13 @@ async def test_the_issuer_is_asked_for_a_code_with_what_ties_it_to_the_browser(
     assert not [value for name, value in asked.items() if name in {"state", "nonce"} and value in kept]
 
 
+async def test_the_issuer_is_told_to_ask_again_who_a_person_is_when_the_page_needs_that(
+    browser: Browser, issuer: SignInIssuer
+) -> None:
+    assert query_of(await browser.go(again="1"))["prompt"] == "login"
+    assert "prompt" not in query_of(await browser.go())
+
+
 async def test_the_issuer_sends_back_to_the_prefix_when_a_proxy_has_one(
     app: FastAPI, issuer: SignInIssuer
 ) -> None:

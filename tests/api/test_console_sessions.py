@@ -135,3 +135,52 @@ async def audited(registry: asyncpg.Connection, action: str) -> int:
     query = "SELECT count(*) FROM adminapi.audit WHERE client = $1 AND path = $2 AND status = 303"
     found: int = await registry.fetchval(query, ADMINISTRATOR, action)
     return found
+
+
+GUARDED = [
+    *("/clients/new", "/clients/rotate?client=a-reader", "/clients/enable?client=a-reader"),
+    *("/clients/let-download?client=a-reader", "/sessions"),
+]
+
+
+async def age_sessions(settings: Settings) -> None:
+    """Sixteen minutes pass in which the sessions are used."""
+    async with session(settings.admin_dsn.get_secret_value()) as registry:
+        await registry.execute(
+            "UPDATE adminapi.consolesessions SET createdat = createdat - interval '16 minutes'"
+        )
+
+
+@pytest.mark.parametrize("path", GUARDED)
+async def test_client_must_sign_in_again_when_it_changes_who_may_sign_in_later(
+    browsers: Browsers, settings: Settings, path: str
+) -> None:
+    browser = await browsers.signed_in(ADMINISTRATOR, "192.0.2.1")
+    page = await browser.get(f"/console{path}")
+    assert page.status_code == 200
+    await age_sessions(settings)
+    form = {"csrf": field_of(page, "csrf"), "name": "typed"}
+    refused = await browser.get(f"/console{path}")
+    assert refused.headers["Location"].startswith("/console/sign-in?after=")
+    sent = await browser.post(f"/console{path}", data=form)
+    assert sent.status_code == (405 if path == "/sessions" else 401)
+    assert await is_signed_in(browser)
+    asked = await browser.get(refused.headers["Location"])
+    assert "Sign in again" in asked.text
+    again = {name: field_of(asked, name) for name in ("csrf", "after", "again")}
+    answer = await browser.post(
+        "/console/sign-in", data={**again, "client_id": ADMINISTRATOR, "client_secret": SECRET}
+    )
+    assert (await browser.get(answer.headers["Location"])).status_code == 200
+
+
+async def test_no_session_of_others_is_ended_when_the_own_one_is_old(
+    browsers: Browsers, settings: Settings
+) -> None:
+    administrator = await browsers.signed_in(ADMINISTRATOR, "192.0.2.1")
+    reader = await browsers.signed_in(READER, "192.0.2.2")
+    (action,) = await browsers_own_page(reader)
+    token = field_of(await administrator.get("/console/sessions"), "csrf")
+    await age_sessions(settings)
+    assert (await administrator.post(action, data={"csrf": token})).status_code == 303
+    assert await is_signed_in(reader)
