@@ -8,6 +8,9 @@ from logs import fault_name
 from registry.clients.secret_hashes import SecretHasher
 from registry.clients.store import ClientStore, Credentials
 
+_AT_ONCE = 2
+"""Log-ins of a tenant whose secrets are judged at once: so many may get past its limit of failures."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -16,13 +19,14 @@ class ApiClients:
 
     Args:
         store: where the clients are.
-        slots: held while a secret is hashed.
+        slots: held while a secret is hashed, by the clients of all tenants; never while a registry is asked.
     """
 
     def __init__(self, store: ClientStore, slots: asyncio.Semaphore) -> None:
         self._store = store
         self._hasher = SecretHasher()
         self._slots = slots
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def register(self, client_id: str, secret: str, display_name: str) -> None:
         """Add a client that may do everything.
@@ -52,9 +56,10 @@ class ApiClients:
         """
         credentials = await self._store.credentials(client_id)
         stored = credentials.secret_hash if credentials else None
-        async with self._slots:
+        async with self._turns:  # a failure is counted before the next log-in has its turn
             await log_in.require_admitted()
-            verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
+            async with self._slots:
+                verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
             await log_in.note(succeeded=verdict.matches)
         if verdict.replacement is not None:
             await self._replace(client_id, stored, verdict.replacement)

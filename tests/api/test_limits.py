@@ -1,5 +1,6 @@
 """How often an address may register clients and ask for tokens."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 from api.http.addresses import subscriber
 from api.security.rate_limit import RateLimiter
 from api.security.tokens import FULL_ACCESS
+from embedded.polling import wait_until
 from embedded.postgres import EmbeddedPostgres
 from settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, client_of, running
 from tests.secret_search import as_secret
-from tests.servers import make_settings
+from tests.servers import make_settings, make_tenant_settings, session
 
 SECRET = as_secret("A-secret+with%41ll 4 kinds: abcdefgh")
 REGISTRATIONS = 30
@@ -24,6 +26,10 @@ TOKENS = 60
 REGAINED = 10
 """Requests after the burst, more than the pace admits meanwhile."""
 GRANT = {"grant_type": "client_credentials", "client_id": "unknown", "client_secret": "x", "scope": "another"}
+
+FAILURES_ARE_LOCKED = """
+SELECT FROM adminapi.attemptcounts WHERE digest <> sha256('tokens 127.0.0.1') FOR UPDATE
+"""
 
 
 @pytest.fixture
@@ -186,3 +192,27 @@ def test_keys_stay_refused_and_memory_is_bounded_when_there_are_many_others() ->
 )
 def test_network_counts_when_the_address_is_of_version_6(address: str, expected: str) -> None:
     assert subscriber(address) == expected
+
+
+async def test_log_ins_of_other_tenants_do_not_wait_when_a_registry_is_slow(
+    settings: Settings, postgres: EmbeddedPostgres, registry_dsn: str, second_registry_dsn: str
+) -> None:
+    several = make_tenant_settings({"slow": settings, "quick": make_settings(postgres, second_registry_dsn)})
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    form = GRANT | {"scope": FULL_ACCESS}
+    async with running(several, NOBODY) as app, client_of(app) as client, session(registry_dsn) as registry:
+
+        async def log_in(tenant: str) -> int:
+            return (await client.post("/connect/token", data=form, headers={"tenant": tenant})).status_code
+
+        async def are_stuck() -> bool:
+            return bool(await registry.fetchval(waiting) >= 2)
+
+        assert await log_in("slow") == 401
+        async with asyncio.TaskGroup() as group, registry.transaction():
+            await registry.execute(FAILURES_ARE_LOCKED)
+            stuck = [group.create_task(log_in("slow")) for _ in range(2)]
+            await wait_until(are_stuck, 10)
+            async with asyncio.timeout(5):
+                assert await log_in("quick") == 401
+        assert [one.result() for one in stuck] == [401, 401]
