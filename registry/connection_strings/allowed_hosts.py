@@ -24,8 +24,12 @@ _LAST_PORT = 65_535
 _NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
-        # Azure's metadata; addresses of IPv6 that stand for one of IPv4: translated, and by 6to4.
-        ("168.63.129.16/32", "64:ff9b::/96", "2002::/16"),
+        (
+            # Metadata of Azure, and of Oracle, among others for protocols; a site's own, of old.
+            *("168.63.129.16/32", "192.0.0.0/24", "fec0::/10"),
+            # Of IPv6, what stands for an address of IPv4: compatible, translated, by 6to4; and its relays.
+            *("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "192.88.99.0/24"),
+        ),
     )
 )
 

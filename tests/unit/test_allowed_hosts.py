@@ -79,6 +79,7 @@ def test_name_may_lead_to_an_address_when_that_is_public_or_named(address: str) 
             "ff02::1",
         ),
         *("fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *("::127.0.0.1", "::ffff:0:127.0.0.1", "64:ff9b:1::7f00:1", "192.88.99.1", "fec0::1", "192.0.0.192"),
         "no address",
     ],
 )
