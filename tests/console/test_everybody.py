@@ -106,6 +106,7 @@ async def shown(
             f"/jobs/{failed.job_id}/abandon",
             f"/jobs/{jobs['InProgress'].job_id}/cancel",
             *(f"/clients/{verb}?client={READER}" for verb in ("disable", "enable", "rotate")),
+            *(f"/clients/{verb}?client={READER}" for verb in ("let-download", "refuse-downloads")),
         ],
     )
     await admin.execute(f'DROP DATABASE "{completed.database}"')
