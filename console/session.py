@@ -7,7 +7,6 @@ to sign in ends in `begin_session`: a client's secret, a link that counts once, 
 import ipaddress
 import logging
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from console.csrf import FIELD, require_token, tenant_of, token_of
 from console.errors import SignInNeededError
 from console.issuer import Renewal, rules_of
 from console.person_checks import PersonChecks, encrypted
+from console.session_ids import is_own, new_id
 from console.texts import t
 from logs import fault_name
 from registry.clients.credentials import ClientScope
@@ -43,7 +43,6 @@ LIVE_HEADER = "console-live"
 TENANT_HEADER = "console-tenant"
 """The tenant for which the page was made, as its script sends it with all that it fetches into the page."""
 
-_ID_BYTES = 32
 _COOKIE = "ods-console"
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 _SECURE_PREFIX = "__Host-"
@@ -202,6 +201,8 @@ async def _find_session(request: HTTPConnection, *, is_use: bool) -> Session | N
     services = tenancy(request).named(tenant) if session_id else None
     if services is None or request.headers.get(TENANT_HEADER, tenant) != tenant:
         return None
+    if not is_own(session_id, services.tenant.settings.token_signing_keys):
+        return None
     digest, states = digest_of(session_id), services.session_states
     found = await (states.look_up(request, digest) if is_use else states.find(request, digest))
     if found is not None:
@@ -245,7 +246,7 @@ async def begin_session(
         renewal: with what the issuer is asked whether the person may still sign in; None if it cannot be.
     """
     services = services_of(request)
-    session_id = secrets.token_urlsafe(_ID_BYTES)
+    session_id = new_id(services.tenant.settings.token_signing_keys)
     kept_renewal = encrypted(session_id, renewal) if renewal else None
     await _end_earlier(request)
     await services.console_sessions.open(digest_of(session_id), identity, kept, peer(request), kept_renewal)

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import hashlib
 import re
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.security.tokens import FULL_ACCESS, READ_ONLY
 from console.csrf import token_of
+from console.session_ids import new_id
 from embedded.postgres import EmbeddedPostgres
 from registry.clients.credentials import BACKUP_DOWNLOAD
 from registry.console_sessions import Identity
@@ -244,7 +244,7 @@ class Site:
         """The id of a new session of `who`; empty if it has none."""
         if who == "none":
             return ""
-        session_id = secrets.token_urlsafe()
+        session_id = new_id(self.settings.token_signing_keys)
         services = self.app.state.tenancy.named(OTHER if who == "another tenant's" else self.own)
         digest = hashlib.sha256(session_id.encode()).digest()
         await services.console_sessions.open(digest, Identity(_client(who), None), None)
