@@ -123,7 +123,7 @@ async def require_may_act(session: Session) -> None:
 
 
 async def require_may_download(session: Session) -> None:
-    """Let a request pass by which somebody may download backups afterwards, or gets a secret of one who may.
+    """Let a request pass that lets a client download backups, or gives it the secret of one that may.
 
     Otherwise a client with full access, from which downloads are withheld, could have them all the same.
     People with full access may download.

@@ -702,7 +702,7 @@ _TEXTS = {
     "clients.downloads": "downloads backups",
     "clients.downloads_not": "downloads no backups",
     "clients.no_download.title": "This client may download no backups",
-    "clients.no_download.detail": "So it can let nobody download them, nor give another secret to a client"
+    "clients.no_download.detail": "So it cannot let a client download them, nor give another secret to one"
     " that may. Nothing was changed. Sign in with a client that may, or use `ods client`.",
     "clients.let-download": "Let download",
     "clients.let-download_one": "Let {name} download backups",

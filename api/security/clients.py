@@ -26,7 +26,7 @@ class ApiClients:
         self._store = store
         self._hasher = SecretHasher()
         self._slots = slots
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._log_ins = asyncio.Semaphore(_AT_ONCE)
 
     async def register(self, client_id: str, secret: str, display_name: str) -> None:
         """Add a client that may do everything.
@@ -56,7 +56,7 @@ class ApiClients:
         """
         credentials = await self._store.credentials(client_id)
         stored = credentials.secret_hash if credentials else None
-        async with self._turns:  # a failure is counted before the next log-in has its turn
+        async with self._log_ins:  # a failure is counted before the next log-in has its turn
             await log_in.require_admitted()
             async with self._slots:
                 verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)

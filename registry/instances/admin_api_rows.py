@@ -20,7 +20,7 @@ from registry.storage.models import UTC_NOW, DbInstance
 from registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
 from settings import MAX_DATABASE_NAME_BYTES
 
-_SETTLED = timedelta(minutes=5)
+_UNCHANGED = timedelta(minutes=5)
 """For so long nothing has changed in a row that waits, before it is adopted.
 
 An Admin API begins the job of a row that it has added within seconds, unless this service does its jobs.
@@ -87,7 +87,7 @@ class AdminApiRows:
             try:
                 await self._adopt(instance_id)
             except _ObstacleError as obstacle:
-                await self._tell(instance_id, str(obstacle))
+                await self._record_obstacle(instance_id, str(obstacle))
 
     async def _adopt(self, instance_id: int) -> None:
         """Adopt one row.
@@ -95,8 +95,10 @@ class AdminApiRows:
         Raises:
             _ObstacleError: something stands against it; nothing was changed.
         """
-        taken = {UNIQUE_VIOLATION: lambda: _ObstacleError("Another instance has its name or OdsInstanceId.")}
-        async with self._sessions.transaction(taken) as session:
+        conflicts = {
+            UNIQUE_VIOLATION: lambda: _ObstacleError("Another instance has its name or OdsInstanceId.")
+        }
+        async with self._sessions.transaction(conflicts) as session:
             its = (DbInstance.id == instance_id, _may_be_adopted())
             row = await session.scalar(select(DbInstance).where(*its).with_for_update(skip_locked=True))
             if row is None:
@@ -118,13 +120,13 @@ class AdminApiRows:
             raise _ObstacleError(f"The name of its database would exceed {MAX_DATABASE_NAME_BYTES} bytes.")
         try:
             await require_free_database(session, database, excluding=row)
-        except NameTakenError as taken:
-            raise _ObstacleError(str(taken)) from None
+        except NameTakenError as conflict:
+            raise _ObstacleError(str(conflict)) from None
         row.database_name = database
         if row.ods_instance_id is None:
             row.ods_instance_id = await reserved_id(session)
 
-    async def _tell(self, instance_id: int, obstacle: str) -> None:
+    async def _record_obstacle(self, instance_id: int, obstacle: str) -> None:
         message = f"This service has not adopted the instance, which an Admin API has added. {obstacle}"
         its = (DbInstance.id == instance_id, _may_be_adopted())
         async with self._sessions.transaction() as session:
@@ -144,8 +146,8 @@ class _ObstacleError(Exception):
 def _may_be_adopted() -> ColumnElement[bool]:
     """What an Admin API says that it works on is its own; `ods migrate` adopts that, too."""
     changed = func.coalesce(DbInstance.last_modified, DbInstance.last_refreshed)
-    is_settled = changed < UTC_NOW - literal(_SETTLED, Interval)
-    waits = and_(DbInstance.status.in_(_WAITING), is_settled)
+    is_unchanged = changed < UTC_NOW - literal(_UNCHANGED, Interval)
+    waits = and_(DbInstance.status.in_(_WAITING), is_unchanged)
     return and_(DbInstance.job_number == 0, or_(waits, DbInstance.status.in_(AT_REST)))
 
 
