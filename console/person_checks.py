@@ -43,12 +43,11 @@ class PersonChecks:
 
         While the issuer is away, the session goes on for a quarter of an hour after it was asked last.
         """
-        if not found.check.is_due:
-            return found
-        renewal = await self.services.console_sessions.begin_check(digest_of(session_id))
-        if renewal is not None:
-            # To end because the browser has gone would lose a token that counts once.
-            return await asyncio.shield(self._ask(session_id, found, renewal))
+        if found.check.is_due:
+            renewal = await self.services.console_sessions.begin_check(digest_of(session_id))
+            if renewal is not None:
+                # To end because the browser has gone would lose a token that counts once.
+                return await asyncio.shield(self._ask(session_id, found, renewal))
         return await self._after_another(session_id) if found.check.is_overdue else found
 
     async def _ask(self, session_id: str, found: OpenSession, renewal: bytes) -> OpenSession | None:

@@ -69,7 +69,7 @@ class Check:
     """Whether the issuer is to be asked if a person may still sign in. Of clients, it never is.
 
     Attributes:
-        is_due: whether it was not asked for ten minutes.
+        is_due: whether it was not asked for ten minutes, nor in vain within the last half minute.
         is_overdue: whether it was not asked for so long that the person may do nothing before.
         is_under_way: whether it is asked just now.
     """
@@ -235,10 +235,9 @@ class ConsoleSessions:
         Of several requests, one gets it; half a minute later another one, if the check has not ended.
         """
         row = ConsoleSession
-        is_free = or_(row.check_begun_at.is_(None), row.check_begun_at <= UTC_NOW - _CHECKS_APART)
         begun = (
             update(row)
-            .where(row.digest == digest, _CHECK_IS_DUE, is_free)
+            .where(row.digest == digest, _CHECK_IS_DUE)
             .values(check_begun_at=UTC_NOW)
             .returning(row.renewal)
         )
@@ -275,7 +274,12 @@ _IS_OPEN: ColumnElement[bool] = and_(
     ),
 )
 _CHECK_IS_DUE: ColumnElement[bool] = and_(
-    ConsoleSession.renewal.is_not(None), ConsoleSession.checked_at <= UTC_NOW - _CHECK_IS_DUE_AFTER
+    ConsoleSession.renewal.is_not(None),
+    ConsoleSession.checked_at <= UTC_NOW - _CHECK_IS_DUE_AFTER,
+    or_(
+        ConsoleSession.check_begun_at.is_(None),
+        ConsoleSession.check_begun_at <= UTC_NOW - _CHECKS_APART,
+    ),
 )
 _CHECK_IS_OVERDUE: ColumnElement[bool] = and_(
     ConsoleSession.renewal.is_not(None), ConsoleSession.checked_at <= UTC_NOW - LONGEST_UNCHECKED

@@ -9,10 +9,12 @@ import socket
 import struct
 from typing import Any
 
+import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.http.forwarded_host import ForwardedHost
+from api.http.protective_headers import PROTECTIVE_HEADERS
 
 _READ_SECONDS = 10
 """How long the head of a request is waited for, and the rest of a body that was answered before its end."""
@@ -82,6 +84,14 @@ class TimedProtocol(H11Protocol):
         super().shutdown()
         if self.cycle is not None and self.cycle.scope["state"].get(ENDLESS):
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, with the headers that the application gives to all other answers."""
+        own = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        head = h11.Response(status_code=400, headers=[*PROTECTIVE_HEADERS, *own], reason=b"Bad Request")
+        for event in (head, h11.Data(data=msg.encode()), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Wait for the client to take what is buffered of an answer."""

@@ -2,16 +2,9 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADERS = (
-    (b"cache-control", b"no-store"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-)
-_OVER_TLS = (*_HEADERS, (b"strict-transport-security", b"max-age=31536000; includeSubDomains"))
+from api.http.protective_headers import PROTECTIVE_HEADERS
+
+_OVER_TLS = (*PROTECTIVE_HEADERS, (b"strict-transport-security", b"max-age=31536000; includeSubDomains"))
 
 
 class ProtectionMiddleware:
@@ -28,7 +21,7 @@ class ProtectionMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = _OVER_TLS if scope["scheme"] == "https" else _HEADERS
+        headers = _OVER_TLS if scope["scheme"] == "https" else PROTECTIVE_HEADERS
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from settings import Settings
-from tests.api.server import serving
+from tests.api.server import ResponseModel, Server, serving
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -47,6 +47,12 @@ async def test_answer_is_protected_whatever_it_is(
 async def test_answer_is_protected_when_the_token_is_missing(stranger: httpx.AsyncClient) -> None:
     answer = await stranger.get("/v2/dbInstances")
     assert (answer.status_code, protecting(answer)) == (401, HEADERS)
+
+
+async def test_answer_is_protected_when_the_request_is_no_http(contract: Server) -> None:
+    answer = ResponseModel.read(await contract.answer(b"GET / HTTP/1.1\r\n\r\n"))
+    assert answer.status == 400
+    assert {name: answer.headers.get(name.lower()) for name in HEADERS} == HEADERS
 
 
 async def test_browsers_are_told_to_use_tls_when_a_trusted_proxy_says_that_the_request_came_by_it(

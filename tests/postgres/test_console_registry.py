@@ -55,6 +55,20 @@ async def test_a_session_is_found_when_it_is_one_of_more_than_a_query_has_parame
     assert set(await sessions.find_all([*unknown, DIGEST])) == {DIGEST}
 
 
+async def test_a_check_is_not_due_again_at_once_when_it_was_begun(
+    sessions: ConsoleSessions, rows: asyncpg.Connection
+) -> None:
+    await sessions.open(DIGEST, PERSON, None, renewal=b"a token")
+    await rows.execute("UPDATE adminapi.consolesessions SET checkedat = checkedat - interval '11 minutes'")
+    found = await sessions.find(DIGEST)
+    assert found is not None
+    assert found.check.is_due
+    assert await sessions.begin_check(DIGEST) == b"a token"
+    found = await sessions.find(DIGEST)
+    assert found is not None
+    assert not found.check.is_due  # else each look of each open page would ask the registry to begin one
+
+
 async def test_the_oldest_session_ends_when_an_account_has_too_many(
     sessions: ConsoleSessions, rows: asyncpg.Connection
 ) -> None:
