@@ -12,6 +12,7 @@ from itertools import count
 from typing import NoReturn
 
 from api.anonymous_refusals import AnonymousRefusals
+from api.security.rate_limit import RateLimiter
 from logs import fault_name
 from registry.audit import AuditEntry, announce
 
@@ -21,8 +22,13 @@ _WRITES_WAITING = 100
 _TIMEOUT_SECONDS = 5
 """How long an entry waits to be written."""
 
+_REFUSALS_AT_ONCE = 60
+_REFUSALS_APART_SECONDS = 1
+"""How many refusals of one client are written at once, and how often one more. Others are counted: a client
+that has itself refused again and again would take all places to wait, and keep entries of others out."""
+
 _COUNTING_SECONDS = 60
-"""How long refusals of one network are counted before an entry is written about them."""
+"""How long refusals of one sender are counted before an entry is written about them."""
 _COUNTS_PER_PRUNING = 60
 _PRUNING_PAUSE_SECONDS = 0.1
 
@@ -50,13 +56,27 @@ class AuditRecorder:
         self._slots = asyncio.Semaphore(_WRITES_AT_ONCE)
         self._waiting = 0
         self._refusals = AnonymousRefusals()
+        self._refused = RateLimiter(_REFUSALS_AT_ONCE, _REFUSALS_APART_SECONDS)
 
     async def record(self, entry: AuditEntry) -> None:
         """Write `entry`, or count it."""
-        anonymous = entry.client is None and entry.status >= HTTPStatus.BAD_REQUEST
-        admitted = self._refusals.admit(entry) if anonymous else entry
+        is_refusal = entry.status >= HTTPStatus.BAD_REQUEST
+        is_counted = is_refusal and (entry.client is None or self._refused.wait(entry.client) > 0)
+        admitted = self._refusals.admit(entry) if is_counted else entry
         if admitted is not None:
             await self._attempt(admitted)
+
+    async def require(self, entry: AuditEntry) -> None:
+        """Write `entry` at once, whatever waits: what it is about must not happen without it.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry does not take it.
+            OSError: it is away.
+            TimeoutError: it did not take it in time.
+        """
+        announce(entry, self._tenant)
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            await self._write(entry)
 
     async def keep(self) -> NoReturn:
         """Every minute write what was counted; every hour remove what is too old."""

@@ -1,5 +1,6 @@
 """Downloads whose beginning and end are in the audit trail."""
 
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -11,13 +12,17 @@ from starlette.types import Message, Receive, Scope, Send
 from api.http.server_protocol import LOST
 from api.middleware.audit import entry_of
 from api.services import services_of
+from logs import fault_name
+
+_logger = logging.getLogger(__name__)
 
 
 class AuditedDownload(StreamingResponse):
     """A file to be downloaded.
 
-    The entry at its end says how many bytes the network took, and whether these were all: the client may have
-    broken off, or what was read may have been found to be damaged.
+    It does not begin unless that is written down. The entry at its end says how many bytes the network took,
+    and whether these were all: the client may have broken off, or what was read may have been found to be
+    damaged.
 
     Args:
         chunks: what the file holds; closed in the end.
@@ -38,7 +43,7 @@ class AuditedDownload(StreamingResponse):
         """Send it."""
         connection = HTTPConnection(scope)
         recorder, entry = services_of(connection).recorder, entry_of(connection, self.status_code)
-        await recorder.record(replace(entry, title="The download begins"))
+        await recorder.require(replace(entry, title="The download begins"))
         sent_bytes, is_whole = 0, False
 
         async def count(message: Message) -> None:
@@ -52,4 +57,7 @@ class AuditedDownload(StreamingResponse):
             await super().__call__(scope, receive, count)
         finally:
             title = "The download is complete" if is_whole else "The download was broken off"
-            await recorder.record(replace(entry, title=title, sent_bytes=sent_bytes))
+            try:
+                await recorder.require(replace(entry, title=title, sent_bytes=sent_bytes))
+            except Exception as error:  # noqa: BLE001 - the log has the entry
+                _logger.warning("The end of a download was not written to the trail: %s", fault_name(error))

@@ -377,12 +377,20 @@ async def test_few_entries_are_written_when_strangers_have_very_many_addresses()
     assert [entry.omitted for entry in trail_.written if entry.address == "other addresses"] == [989] * 3
 
 
-async def test_refusals_of_known_clients_are_all_written_when_there_are_many() -> None:
+async def test_change_is_written_when_another_client_is_refused_again_and_again() -> None:
     trail_ = Trail()
+    trail_.open.clear()
     recorder = AuditRecorder(trail_.record, nothing_old)
-    for _ in range(300):
-        await recorder.record(replace(REFUSAL, client="a-client"))
-    assert len(trail_.written) == 300
+    refusal, change = replace(REFUSAL, client="a-client"), replace(ENTRY, client="another-client")
+    waiting = [asyncio.create_task(recorder.record(refusal)) for _ in range(300)]
+    waiting.append(asyncio.create_task(recorder.record(change)))
+    await asyncio.sleep(0)  # lets each of them come as far as it can
+    trail_.open.set()
+    await asyncio.gather(*waiting)
+    await recorder.flush()
+    assert change in trail_.written
+    assert sum(1 + entry.omitted for entry in trail_.written if entry.client == "a-client") == 300
+    assert len(trail_.written) < 70
 
 
 async def test_entries_are_given_up_and_told_when_too_many_wait(caplog: pytest.LogCaptureFixture) -> None:

@@ -202,6 +202,20 @@ async def test_command_fetches_a_backup_when_its_client_may_read_and_download_it
     await engine.dispose()
 
 
+async def test_nothing_is_sent_when_the_trail_does_not_take_the_beginning_of_a_download(
+    settings: Settings, backup: UUID, tmp_path: Path, registry_dsn: str
+) -> None:
+    change = "ALTER TABLE adminapi.audit {} CONSTRAINT no_downloads"
+    async with serving(settings, ODS_BACKUP_URL=tmp_path.as_uri()) as server, asking(server) as api:
+        async with session(registry_dsn) as registry:
+            await registry.execute(change.format("ADD") + " CHECK (title NOT LIKE 'The download%') NOT VALID")
+            try:
+                answer = await api.get(f"/v2/backups/{backup}/dump")
+            finally:
+                await registry.execute(change.format("DROP"))
+        assert (answer.status_code, answer.headers["Content-Type"]) == (500, "application/problem+json")
+
+
 async def audited(api: httpx.AsyncClient, path: str) -> list[dict[str, Any]]:
     """The entries of the path, the oldest first."""
     return [one for one in reversed((await api.get("/v2/audit")).json()) if one["path"] == path]
