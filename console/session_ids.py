@@ -1,7 +1,7 @@
 """Ids of sessions, which prove by themselves that the service has given them out.
 
 So an invented one costs no question to the registry, and counts for no limit: a stranger that sends many of
-them keeps nobody at the same address, such as that of a proxy, from working.
+them keeps no operator at the same address, such as that of a proxy, from working.
 """
 
 import hmac
@@ -12,7 +12,7 @@ _BYTES = 32
 
 
 def new_id(keys: Sequence[bytes]) -> str:
-    """An id that nobody can guess, of the first of these keys."""
+    """An id that cannot be guessed, of the first of these keys."""
     secret = secrets.token_urlsafe(_BYTES)
     return f"{secret}.{_seal(keys[0], secret)}"
 

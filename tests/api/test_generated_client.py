@@ -227,6 +227,9 @@ def _call_ods_instances(calls: Calls) -> None:
         assert calls(f"get_{kind}", part).id == calls(f"update_{kind}", part, body=content).id
         assert calls(f"delete_{kind}", part).status == 200
     assert calls("list_applications", number) == []
+    (alone,) = calls("list_organizations_of_one", number)
+    assert (alone.id, alone.education_organizations) == (number, [])
+    assert alone in calls("list_organizations")
     assert calls("refresh_all").job_id
     assert calls("refresh_one", number).job_id
     assert calls("delete_ods_instance", number).status == 200

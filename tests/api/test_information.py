@@ -121,6 +121,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "GET /v2/drift",
         "POST /v2/odsInstances/{instance_id}/edOrgs/refresh",
         "POST /v2/odsInstances/edOrgs/refresh",
+        "GET /v2/odsInstances/edOrgs",
+        "GET /v2/odsInstances/{instance_id}/edOrgs",
         "GET /v2/tenancy",
         "GET /v2/tenants",
         "GET /v2/tenants/{name}",
