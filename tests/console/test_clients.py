@@ -7,6 +7,7 @@ from playwright.async_api import Error, Page, expect
 from embedded.polling import wait_until
 from tests.console.conftest import OpenContext
 from tests.console.people import CLIENT, READER, Person
+from tests.console.test_instances import is_as_wide_as_the_window
 
 HOSTILE = '"><img src=x onerror=alert(1)>/../?#&'
 
@@ -153,6 +154,7 @@ async def test_a_client_downloads_backups_or_does_not_when_a_person_says_so(
         await page.get_by_role("button", name=name).click()
         await person.sees_heading("Clients")
         await expect(row).to_contain_text(shown)
+        assert await is_as_wide_as_the_window(page)
     changed = await registry.fetch("SELECT path FROM adminapi.audit WHERE method = 'CONSOLE' ORDER BY id")
     assert [one["path"].partition(" archive ")[2] for one in changed] == [
         "--scope read_only --no-backup-download",
