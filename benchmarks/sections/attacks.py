@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
@@ -81,17 +81,26 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is attacked: the stack, the backup that is downloaded, a token, the port of the false server."""
+    """What is attacked.
+
+    Attributes:
+        stack: whose API and worker.
+        backup: that is downloaded.
+        token: the header `Authorization` of a client.
+        port: of the false server.
+        sources: the ids of the ODS instances on it.
+    """
 
     stack: StackFile
     backup: str
     token: str
     port: int
+    sources: Sequence[int]
 
 
 def run(bench: Bench) -> Findings:
     """Create an instance every second, in turn alone and beside each attack."""
-    full = Plan(rounds=4, seconds=30, megabytes=64, downloads=200, cookies=40_000, sources=4)
+    full = Plan(rounds=3, seconds=30, megabytes=64, downloads=200, cookies=40_000, sources=4)
     plan = bench.pick(full, quick=Plan(1, 3, 4, 4, 100, 1))
     port = free_port()
     further = {"ODS_SPARES": "0", "ODS_ALLOWED_ODS_HOSTS": "127.0.0.1"}
@@ -157,14 +166,16 @@ async def _prepare(stack: StackFile, plan: Plan, port: int) -> _Target:
         await session.execute(_FILL.format(rows=plan.megabytes * _ROWS_PER_MEGABYTE))
         await session.close()
         backup = await client.back_up(created.instance)
+        sources = []
         for number in range(plan.sources):
             body = {
                 "name": f"False {number}",
                 "instanceType": "none",
                 "connectionString": f"host=127.0.0.1;port={port};username=u;password=p;database=d",
             }
-            (await client.http.post("/v2/odsInstances", json=body)).raise_for_status()
-        return _Target(stack, backup, client.http.headers["Authorization"], port)
+            answer = await client.http.post("/v2/odsInstances", json=body)
+            sources.append(answer.raise_for_status().json()["id"])
+        return _Target(stack, backup, client.http.headers["Authorization"], port, sources)
 
 
 def _elsewhere() -> None:
@@ -216,7 +227,7 @@ async def _send_cookies(target: _Target, plan: Plan) -> None:
 
 
 async def _refresh_false_servers(target: _Target, plan: Plan) -> None:
-    """Have the education organizations of all ODS instances read again and again."""
+    """Have the ODS instances on the false server read again and again."""
     _elsewhere()
     with suppress(TimeoutError):
         async with (
@@ -225,7 +236,8 @@ async def _refresh_false_servers(target: _Target, plan: Plan) -> None:
             Client(target.stack) as client,
         ):
             while True:
-                await client.http.post("/v2/odsInstances/edOrgs/refresh")
+                for source in target.sources:
+                    await client.http.post(f"/v2/odsInstances/{source}/edOrgs/refresh")
                 await asyncio.sleep(_REFRESH_SECONDS)
 
 
