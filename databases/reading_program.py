@@ -44,7 +44,7 @@ class _PinnedLoop(asyncio.SelectorEventLoop):
     So a name cannot lead elsewhere once its addresses were judged. TLS goes on to check the name.
 
     Args:
-        pinned: the addresses of each host and port, and of no other.
+        pinned: the addresses of each host and port. No other host is connected to.
     """
 
     def __init__(self, pinned: Mapping[tuple[str, int], Sequence[str]]) -> None:

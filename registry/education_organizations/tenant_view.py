@@ -35,7 +35,7 @@ class ViewedInstance:
 
 
 @dataclass(frozen=True)
-class OdsInstanceOrganizations:
+class ViewedOrganizations:
     """An ODS instance; `organizations` is as in `ViewedInstance`."""
 
     ods_instance_id: int
@@ -59,18 +59,18 @@ class TenantView:
         routed.sort(key=lambda one: (one.name.encode("utf-16-be"), one.ods_instance_id))
         return routed + others
 
-    async def page(self, page: Page) -> Sequence[OdsInstanceOrganizations]:
+    async def page(self, page: Page) -> Sequence[ViewedOrganizations]:
         """A page of the ODS instances."""
         return await self._organizations_of(ODS_INSTANCES.page_of(_with_organizations(), page))
 
-    async def one(self, ods_instance_id: int) -> OdsInstanceOrganizations | None:
+    async def one(self, ods_instance_id: int) -> ViewedOrganizations | None:
         """The ODS instance with this id; None if there is none."""
         its = OdsInstance.ods_instance_id == ods_instance_id
         return next(iter(await self._organizations_of(_with_organizations().where(its))), None)
 
-    async def _organizations_of(self, query: Select[*tuple[Any, ...]]) -> Sequence[OdsInstanceOrganizations]:
+    async def _organizations_of(self, query: Select[*tuple[Any, ...]]) -> Sequence[ViewedOrganizations]:
         async with self._sessions.statement() as session:
-            return [OdsInstanceOrganizations(*row) for row in await session.execute(query)]
+            return [ViewedOrganizations(*row) for row in await session.execute(query)]
 
 
 def _routed() -> Select[*tuple[Any, ...]]:

@@ -99,8 +99,7 @@ class AdminApiRows:
             UNIQUE_VIOLATION: lambda: _ObstacleError("Another instance has its name or OdsInstanceId.")
         }
         async with self._sessions.transaction(conflicts) as session:
-            its = (DbInstance.id == instance_id, _may_be_adopted())
-            row = await session.scalar(select(DbInstance).where(*its).with_for_update(skip_locked=True))
+            row = await _locked(session, instance_id)
             if row is None:
                 return
             if row.status != InstanceStatus.DELETED:
@@ -128,10 +127,9 @@ class AdminApiRows:
 
     async def _record_obstacle(self, instance_id: int, obstacle: str) -> None:
         message = f"This service has not adopted the instance, which an Admin API has added. {obstacle}"
-        its = (DbInstance.id == instance_id, _may_be_adopted())
         async with self._sessions.transaction() as session:
-            row = await session.scalar(select(DbInstance).where(*its).with_for_update(skip_locked=True))
-            if row is not None and row.error_message != message:
+            row = await _locked(session, instance_id)
+            if row is not None:
                 row.error_message = message
 
     def _entry(self, row: DbInstance) -> AuditEntry:
@@ -141,6 +139,14 @@ class AdminApiRows:
 
 class _ObstacleError(Exception):
     """What stands against the adoption of a row, in words for a client."""
+
+
+async def _locked(session: AsyncSession, instance_id: int) -> DbInstance | None:
+    """The row, until the transaction ends; None if it may not be adopted, or another session holds it."""
+    its = (DbInstance.id == instance_id, _may_be_adopted())
+    return (
+        await session.scalars(select(DbInstance).where(*its).with_for_update(skip_locked=True))
+    ).one_or_none()
 
 
 def _may_be_adopted() -> ColumnElement[bool]:
