@@ -52,6 +52,13 @@ def _part(choose: Callable[[Services], object]) -> Any:  # noqa: ANN401 - as Fas
     return Depends(read)
 
 
+async def _obstacle(connection: HTTPConnection) -> str | None:
+    return await services_of(connection).tenant.instances.installation.obstacle()
+
+
+ObstacleDep = Annotated[str | None, Depends(_obstacle)]
+"""Why no job of an instance goes on: the registry is not confirmed. None if jobs go on."""
+
 TenantDep = Annotated[Tenant, _part(lambda services: services.tenant)]
 TenantNameDep = Annotated[str, _part(lambda services: services.tenant.name)]
 SettingsDep = Annotated[Settings, _part(lambda services: services.tenant.settings)]

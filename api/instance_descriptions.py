@@ -10,7 +10,7 @@ from registry.instances.jobs import job_id
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
 from registry.instances.store import InstanceStore
-from registry.storage.models import DbInstance
+from registry.storage.models import DbInstance, Wait
 
 _WAITING = "waiting for a worker"
 
@@ -69,13 +69,16 @@ class InstanceDescriptions:
         }
         return {**reserved, **of_ods_instances}
 
-    async def _waits(self, rows: Sequence[DbInstance]) -> dict[int, Waiting]:
+    async def _waits(self, rows: Sequence[DbInstance]) -> dict[int, Wait]:
         """What the jobs of `rows`, which are under way, wait for, by the id of their instances."""
         if not rows:
             return {}
         jobs = await self._queries.waiting_jobs([job for row in rows if (job := _job_id(row))])
-        waits = {job.job_id: Waiting.model_validate(job.waiting) for job in jobs if job.waiting}
-        return {row.id: waiting for row in rows if (waiting := waits.get(_job_id(row) or ""))}
+        recorded = {job.job_id: job.waiting for job in jobs}
+        obstacle = await self._instances.installation.obstacle()
+        otherwise = Wait(obstacle) if obstacle else None
+        waits = {row.id: recorded.get(_job_id(row) or "") or otherwise for row in rows}
+        return {row: wait for row, wait in waits.items() if wait}
 
     async def _progress(self, rows: Sequence[DbInstance]) -> dict[int, Progress]:
         """The progress of each of `rows`, which are under way, by its id."""
@@ -98,7 +101,7 @@ class InstanceDescriptions:
         row: DbInstance,
         contexts: Sequence[InstanceContext],
         progress: Progress | None,
-        waiting: Waiting | None,
+        wait: Wait | None,
     ) -> Instance:
         job = _job_id(row)
         links = Links(
@@ -109,11 +112,12 @@ class InstanceDescriptions:
         return columns.model_copy(
             update={
                 "contexts": contexts,
+                "error_message": columns.error_message if wait is None else wait.message,
                 "delete_drops_database": self._instances.deletes.drops_at_delete(row),
                 "retry_drops_database": drops_at_retry(row),
                 "job_id": job,
                 "progress": progress,
-                "waiting": waiting,
+                "waiting": None if wait is None else Waiting.model_validate(wait),
                 "links": links,
             }
         )

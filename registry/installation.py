@@ -21,6 +21,9 @@ from registry.storage.errors import InstallationNotConfirmedError
 from registry.storage.models import UTC_NOW, DbInstance, IdempotencyKey, Installation, InstanceVersion
 from registry.storage.sessions import RegistrySessions
 
+CONFIRMS = "`ods installation confirm`"
+"""The command by which the operator says that changes are meant; each reason to wait for that names it."""
+
 _KNOWN_SECONDS = 2
 """How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
 
@@ -68,9 +71,8 @@ class InstallationState:
             return None
         return (
             f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
-            f" {self.confirmed}. Nothing is changed until the operator says which it is: `ods installation"
-            f" confirm` if this one goes on as the installation {self.id}, `ods installation new` if it is a"
-            " copy."
+            f" {self.confirmed}. Nothing is changed until the operator says which it is: {CONFIRMS} if this"
+            f" one goes on as the installation {self.id}, `ods installation new` if it is a copy."
         )
 
 
@@ -100,6 +102,10 @@ class InstallationStore:
                 state = await self._read()
             self._state, self._read_at = state, now
         return self._state
+
+    async def obstacle(self) -> str | None:
+        """Why nothing may be changed in the registry, so that no job goes on; None if it may be changed."""
+        return (await self.state()).obstacle
 
     async def require_confirmed(self) -> InstallationState:
         """The state, if the registry may be changed.

@@ -12,7 +12,7 @@ import asyncpg
 from databases.errors import DatabaseFaultError, translate_postgres_errors
 from databases.ownership import Owner
 from databases.server import Server
-from registry.installation import InstallationStore
+from registry.installation import CONFIRMS, InstallationStore
 from registry.storage.errors import InstallationNotConfirmedError
 
 _KNOWN_SECONDS = 30
@@ -78,13 +78,13 @@ class InstallationCheck:
             return (
                 f"The server of ODS_MASTER_DSN is the PostgreSQL cluster {system}; this installation has"
                 f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
-                " that this is meant: `ods installation confirm`."
+                f" that this is meant: {CONFIRMS}."
             )
         if others := sorted(await self.others(session) - state.neighbours):
             return (
                 f"Another installation has databases on the server of ODS_MASTER_DSN: {', '.join(others)}."
                 f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
-                " meant: `ods installation confirm`, or ODS_SHARED_SERVER=true."
+                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true."
             )
         return None
 

@@ -42,11 +42,11 @@ class Done(ResponseModel):
 
 
 class Waiting(ResponseModel):
-    """What a job waits for: a server is away, which uses up none of the job's attempts."""
+    """What a job waits for: a server is away, or the operator must act; it uses up none of its attempts."""
 
     reason: str = Field(serialization_alias="for")
-    since: UtcTime
-    until: UtcTime = Field(description="When the job gives up, if the server is away until then.")
+    since: UtcTime | None = Field(description="Null if the job has recorded nothing.")
+    until: UtcTime | None = Field(description="When the job gives up, if it waits until then; null if never.")
 
 
 async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:

@@ -33,7 +33,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.instances.jobs import last_publication
 from registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
-from registry.instances.status import NOT_LIVE, REFRESH, InstanceStatus, JobStatus, Operation
+from registry.instances.status import (
+    JOB_UNDER_WAY,
+    NOT_LIVE,
+    REFRESH,
+    InstanceStatus,
+    JobStatus,
+    Operation,
+)
 
 FIRST_NAME = "dbinstances"
 """The name that the table of the instances has had at first, and in all migrations."""
@@ -327,17 +334,23 @@ class LeftDatabaseName(Base):
 
 @dataclass(frozen=True)
 class Wait:
-    """What a running job waits for; times are UTC, without a zone.
+    """What a job waits for; times are UTC, without a zone.
 
     Attributes:
-        reason: which server is away, in words that clients are shown.
-        since: when the job first met that.
-        until: when it will give up.
+        reason: which server is away, or what the operator must say, in words that clients are shown.
+        since: when the job first met that; None if it has recorded nothing.
+        until: when it will give up; None if it never does.
     """
 
     reason: str
-    since: datetime
-    until: datetime
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def message(self) -> str:
+        """What clients read of it that look only at where errors are told."""
+        until = f", until {self.until:%Y-%m-%d %H:%M:%S} UTC at the latest" if self.until else ""
+        return f"The job has not failed. It waits{until}: {self.reason}"
 
 
 class Job(Base):
@@ -383,10 +396,21 @@ class Job(Base):
 
     @property
     def waiting(self) -> Wait | None:
-        """What the job waits for; None if it waits for nothing."""
-        if self.waiting_for is None or self.waiting_since is None or self.waiting_until is None:
+        """What the job has recorded that it waits for; None if it waits for nothing."""
+        if self.waiting_for is None:
             return None
         return Wait(self.waiting_for, self.waiting_since, self.waiting_until)
+
+    def wait_under(self, obstacle: str | None) -> Wait | None:
+        """What the job waits for; None if it waits for nothing.
+
+        Args:
+            obstacle: why no job of an instance begins or goes on; None if they do.
+        """
+        if self.waiting is not None or obstacle is None:
+            return self.waiting
+        is_held = self.instance_id is not None and self.status in JOB_UNDER_WAY
+        return Wait(obstacle) if is_held else None
 
 
 class Backup(Base):

@@ -1,13 +1,16 @@
 import re
 from datetime import datetime
+from functools import partial
 
 import httpx
 import pytest
 
+from embedded.polling import wait_until
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import JobWait
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
+from tests.servers import session
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
@@ -43,12 +46,53 @@ async def test_what_a_job_waits_for_is_told_when_an_outage_holds_it_up(
         await api.get(f"/v2/jobs/{job.job_id}"),
         await api.get(f"/v2/dbInstances/{job.instance_id}"),
     ):
-        waiting = answer.json()["waiting"]
-        assert waiting["for"] == "The server cannot be reached."
-        since, until = (datetime.fromisoformat(waiting[at]) for at in ("since", "until"))
+        told = answer.json()
+        assert (told["status"], told["waiting"]["for"]) == ("InProgress", "The server cannot be reached.")
+        since, until = (datetime.fromisoformat(told["waiting"][at]) for at in ("since", "until"))
         assert (until - since).total_seconds() == pytest.approx(3600, abs=1)
-    await job_store.fail(job, "It was away for too long.", outage=True)
-    assert (await api.get(f"/v2/jobs/{job.job_id}")).json()["waiting"] is None
+        # Clients that know the Admin API alone look there, and compare the status.
+        assert told["errorMessage"] == (
+            f"The job has not failed. It waits, until {until:%Y-%m-%d %H:%M:%S} UTC at the latest: The server"
+            " cannot be reached."
+        )
+    await job_store.end_wait(job)
+    for path in (f"/v2/jobs/{job.job_id}", f"/v2/dbInstances/{job.instance_id}"):
+        told = (await api.get(path)).json()
+        assert (told["waiting"], told["errorMessage"]) == (None, None)
+
+
+async def test_jobs_wait_for_the_operator_when_the_registry_is_not_confirmed(
+    api: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, registry_dsn: str
+) -> None:
+    done = (await instances.reserve("Done", Template.MINIMAL)).job
+    await job_store.begin(done)
+    await job_store.finish_create(done, "encrypted")
+    pending, running = [(await instances.reserve(name, Template.MINIMAL)).job for name in ("One", "Two")]
+    await job_store.begin(running)
+    moved = "UPDATE adminapi.installation SET registrydatabase = registrydatabase + $1"
+    async with session(registry_dsn) as rows:
+        await rows.execute(moved, 1)
+
+        async def is_told(*, waits: bool) -> bool:
+            told = (await api.get(f"/v2/jobs/{pending.job_id}")).json()
+            return bool(told["waiting"]) == waits
+
+        try:
+            await wait_until(partial(is_told, waits=True), 10)
+            listed = {job["jobId"]: job for job in (await api.get("/v2/jobs")).json()}
+            for job, status in ((pending, "Pending"), (running, "InProgress")):
+                instance = (await api.get(f"/v2/dbInstances/{job.instance_id}")).json()
+                for told in (listed[job.job_id], instance):
+                    assert (told["status"], told["waiting"]["until"]) == (status, None)
+                    assert told["errorMessage"].startswith("The job has not failed. It waits: This registry")
+                    assert "`ods installation confirm`" in told["errorMessage"]
+                managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
+                assert managed["status"] == ("PendingCreate" if job is pending else "CreateInProgress")
+                assert len(managed) == 9
+            assert (listed[done.job_id]["waiting"], listed[done.job_id]["errorMessage"]) == (None, None)
+        finally:
+            await rows.execute(moved, -1)
+        await wait_until(partial(is_told, waits=False), 10)
 
 
 async def test_job_tells_the_reason_when_it_has_failed(
