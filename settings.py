@@ -43,7 +43,7 @@ SECRETS = (
     *("admin_dsn", "master_dsn", "restore_dsn", "instance_connection_string"),
     *("encryption_key", "encryption_key_previous"),
     *("token_signing_key", "token_signing_key_previous", "payload_key", "payload_key_previous", "tenants"),
-    "console_oidc_client_secret",
+    *("console_oidc_client_secret", "admin_api_signing_key"),
 )
 """The settings that may be in files."""
 _OF_COMMANDS = {
@@ -217,6 +217,11 @@ def _web_address(value: str) -> str:
     return value  # unchanged: it is compared with claims of tokens
 
 
+def _same_address(one: str, other: str) -> bool:
+    """Whether two web addresses are the same but for how they are written."""
+    return str(HttpUrl(one)).rstrip("/") == str(HttpUrl(other)).rstrip("/")
+
+
 def _origin(address: str) -> str | None:
     """The origin of a page as browsers name it (RFC 6454, 6.2); None if it is no web address."""
     try:
@@ -290,14 +295,30 @@ def _base64_keys(value: SecretStr) -> SecretStr:
     return value
 
 
+def _admin_api_keys(value: SecretStr) -> SecretStr:
+    keys = _decoded_of_admin_api(value)
+    if min(map(len, keys)) < KEY_BYTES:  # less is too weak for HS256 (RFC 7518, 3.2)
+        raise ValueError(f"must be keys of {KEY_BYTES} bytes or more in base64, with commas between")
+    return value
+
+
+def _decoded_of_admin_api(value: SecretStr) -> tuple[bytes, ...]:
+    return tuple(_base64(key.strip()) for key in value.get_secret_value().split(","))
+
+
 def _decoded(text: str) -> bytes:
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
+    key = _base64(text)
     if len(key) != KEY_BYTES:
         raise ValueError(f"must be the base64 form of {KEY_BYTES} bytes; `openssl rand -base64 32` makes one")
     return key
+
+
+def _base64(text: str) -> bytes:
+    """The bytes that the text stands for; none if it is no base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def _decoded_list(value: SecretStr | None) -> tuple[bytes, ...]:
@@ -325,6 +346,7 @@ Dsn = Annotated[Secret, AfterValidator(_postgres_dsn)]
 SecretText = Annotated[Secret, AfterValidator(_not_empty)]
 Key = Annotated[Secret, AfterValidator(_base64_key)]
 Keys = Annotated[Secret, AfterValidator(_base64_keys)]
+AdminApiKeys = Annotated[Secret, AfterValidator(_admin_api_keys)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, le=10 * 365 * 86_400)]
 Interval = Annotated[float, Field(ge=1, allow_inf_nan=False, le=10 * 365 * 86_400)]
 BackupUrl = Annotated[str, AfterValidator(_backup_url)]
@@ -577,6 +599,17 @@ class ServiceSettings(BaseSettings):
     oidc_jwks_url: WebAddress | None = Field(
         default=None, description="Address of the issuer's keys; by default, that of its discovery document."
     )
+    admin_api_issuer: WebAddress | None = Field(
+        default=None,
+        description="`Authentication:IssuerUrl` of an [Admin API whose tokens are"
+        " accepted](production.md#tokens-of-an-admin-api) as well.",
+    )
+    admin_api_signing_key: AdminApiKeys | None = Field(
+        default=None,
+        validate_default=True,
+        description="Its `Authentication:SigningKey`: base64 of 32 bytes or more; while it is changed,"
+        " both, separated by commas.",
+    )
     console_oidc_issuer: WebAddress | None = Field(
         default=None, description="OpenID Connect issuer with which people sign in to the console."
     )
@@ -656,6 +689,31 @@ class ServiceSettings(BaseSettings):
             raise ValueError("must begin with https://, or else ODS_OIDC_INSECURE must be true")
         return address
 
+    @field_validator("admin_api_issuer")
+    @classmethod
+    def _require_another_issuer(cls, address: str | None, info: ValidationInfo) -> str | None:
+        oidc_issuer = info.data.get("oidc_issuer")
+        if address is not None and oidc_issuer is not None and _same_address(address, oidc_issuer):
+            raise ValueError("must be another one than ODS_OIDC_ISSUER: each has keys of its own")
+        return address
+
+    @field_validator("admin_api_signing_key")
+    @classmethod
+    def _require_issuer_and_key(cls, keys: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if "admin_api_issuer" not in info.data:
+            return keys
+        if keys is None:
+            if info.data["admin_api_issuer"] is not None:
+                raise ValueError("must be set together with ODS_ADMIN_API_ISSUER, whose tokens it verifies")
+            return keys
+        if info.data["admin_api_issuer"] is None:
+            raise ValueError("must not be set without ODS_ADMIN_API_ISSUER, whose tokens it verifies")
+        key = info.data.get("token_signing_key")
+        own = _decoded_keys(key, info.data.get("token_signing_key_previous")) if key else ()
+        if not set(own).isdisjoint(_decoded_of_admin_api(keys)):
+            raise ValueError("must be another key than those of ODS_TOKEN_SIGNING_KEY, which sign our tokens")
+        return keys
+
     @field_validator("codec_server")
     @classmethod
     def _require_codec(cls, codec_server: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's
@@ -677,6 +735,21 @@ class ServiceSettings(BaseSettings):
     def token_signing_keys(self) -> tuple[bytes, ...]:
         """The keys whose tokens are accepted; the first one signs."""
         return _decoded_keys(self.token_signing_key, self.token_signing_key_previous)
+
+    @property
+    def admin_api_issuers(self) -> tuple[str, ...]:
+        """What `iss` may be in tokens of the Admin API; empty: none of its tokens are accepted.
+
+        It is the address as .NET writes it: with a slash at the end if there is no path.
+        """
+        address = self.admin_api_issuer
+        return () if address is None else (address, str(HttpUrl(address)))
+
+    @property
+    def admin_api_keys(self) -> tuple[bytes, ...]:
+        """The keys whose tokens of the Admin API are accepted."""
+        keys = self.admin_api_signing_key
+        return () if keys is None else _decoded_of_admin_api(keys)
 
     @property
     def payload_keys(self) -> tuple[bytes, ...]:

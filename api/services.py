@@ -14,6 +14,7 @@ from temporalio.client import Client
 from api.audit_recorder import AuditRecorder
 from api.instance_descriptions import InstanceDescriptions
 from api.job_dispatcher import JobDispatcher
+from api.security.admin_api_tokens import AdminApiTokens
 from api.security.client_states import Standings
 from api.security.client_tokens import ClientTokens
 from api.security.clients import ApiClients
@@ -133,7 +134,7 @@ class Services:
                 clients, RegistrationWindow(tenant.engine), limits, always_open=settings.registration
             ),
             grants=TokenGrants(clients, tokens, limits),
-            verifier=issuer or ClientTokens(tokens, standings),
+            verifier=_verifier(tenant, standings, issuer or ClientTokens(tokens, standings)),
             standings=standings,
             console_sessions=console_sessions,
             session_states=SessionStates(
@@ -152,6 +153,13 @@ def services_of(connection: HTTPConnection) -> Services:
     """The services of the tenant that the request is for."""
     services: Services = connection.scope["state"]["services"]
     return services
+
+
+def _verifier(tenant: Tenant, standings: Standings, others: TokenVerifier) -> TokenVerifier:
+    """Verifies the tokens of an Admin API as well, if the settings name one."""
+    if not tenant.settings.admin_api_issuers:
+        return others
+    return AdminApiTokens(tenant.settings, tenant.name, standings, others)
 
 
 def _pruning(tenant: Tenant, audit: AuditTrail) -> Callable[[], Awaitable[bool]]:

@@ -1,6 +1,8 @@
 """Tokens of registered clients, which are valid only as long as their client is."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -37,21 +39,37 @@ class ClientTokens:
         identity = await self._tokens.verify(token)
         if identity is None:
             return None
-        try:
-            return identity if await self._counts(identity) else None
-        except (OSError, SQLAlchemyError) as error:
-            raise explained(error) from error
-
-    async def _counts(self, identity: Caller) -> bool:
-        now = time.monotonic()
-        if _permits(await self._standings.find(identity.client, now - FRESH_SECONDS), identity):
-            return True
-        # What is remembered may be older than the token, and so may be the generation.
-        issued = now - (time.time() - identity.issued_at) + _CLOCK_DIFFERENCE_SECONDS
-        return _permits(await self._standings.find(identity.client, min(now, issued)), identity)
+        standing = await permitting(self._standings, identity, partial(_permits, identity))
+        return None if standing is None else identity
 
 
-def _permits(standing: Standing | None, identity: Caller) -> bool:
-    if standing is None or identity.generation != (standing.generation and str(standing.generation)):
+async def permitting(
+    standings: Standings, identity: Caller, permits: Callable[[Standing], bool]
+) -> Standing | None:
+    """What holds for the client, if it may have its token; None otherwise.
+
+    Args:
+        standings: what holds for each client.
+        identity: what the token says.
+        permits: whether the client may have the token, if this holds for it.
+
+    Raises:
+        ProblemError: 503, the registry cannot be asked.
+    """
+    now = time.monotonic()
+    # What is remembered may be older than the token, and so may be the generation.
+    issued = now - (time.time() - identity.issued_at) + _CLOCK_DIFFERENCE_SECONDS
+    try:
+        for since in (now - FRESH_SECONDS, min(now, issued)):
+            standing = await standings.find(identity.client, since)
+            if standing is not None and permits(standing):
+                return standing
+    except (OSError, SQLAlchemyError) as error:
+        raise explained(error) from error
+    return None
+
+
+def _permits(identity: Caller, standing: Standing) -> bool:
+    if identity.generation != (standing.generation and str(standing.generation)):
         return False
     return identity.scopes & KNOWN_SCOPES <= standing.token_scopes

@@ -26,7 +26,7 @@ _ALGORITHMS = {
 """What each type of public key signs with. Never `none`, and nothing that takes the key for a secret."""
 
 _CLAIMS = ["iss", "aud", "sub", "exp"]
-_ACCESS_TOKEN_TYPES = {"at+jwt", "application/at+jwt", "jwt"}
+ACCESS_TOKEN_TYPES = {"at+jwt", "application/at+jwt", "jwt"}
 """What an access token says that it is, in any case of letters (RFC 9068, 4); most issuers say `JWT`.
 
 Tokens for something else say so, as logout tokens and proofs of possession do.
@@ -232,7 +232,7 @@ class IssuerTokens:
         """
         try:
             type_ = str(jwt.get_unverified_header(token).get("typ"))
-            claims = await self.claims(token) if type_.lower() in _ACCESS_TOKEN_TYPES else None
+            claims = await self.claims(token) if type_.lower() in ACCESS_TOKEN_TYPES else None
         except INVALID:
             return None
         if claims is None or (self._names_tenant and "tenant" not in claims):

@@ -30,7 +30,7 @@ _NOT_ALLOWED = "The token's scope does not allow this"
 _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
-_LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
+LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Caller:
         """The caller that the claims of a token name."""
         return cls(
             client=claims["sub"],
-            scopes=_words(claims.get("scope")) | _words(claims.get("scp")),
+            scopes=words(claims.get("scope")) | words(claims.get("scp")),
             tenant=str(claims.get("tenant", DEFAULT_TENANT)),
             generation=claims.get("generation"),
             issued_at=claims.get("iat", 0),
@@ -117,7 +117,7 @@ def _claims(token: str, key: bytes) -> dict[str, Any]:
         [_ALGORITHM],
         audience=_AUDIENCE,
         issuer=_ISSUER,
-        leeway=_LEEWAY_SECONDS,
+        leeway=LEEWAY_SECONDS,
         options={"require": _CLAIMS},
     )
 
@@ -175,7 +175,7 @@ def needs_scope(scope: str, why: str) -> Any:  # noqa: ANN401 - as FastAPI has i
     return Depends(require)
 
 
-def _words(claim: object) -> frozenset[str]:
+def words(claim: object) -> frozenset[str]:
     """The words of a claim that has them separated by spaces, or as a list."""
     words = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
     return frozenset(map(str, words))

@@ -32,11 +32,13 @@ class Standing:
         scope: what it may do.
         generation: what its tokens must name; None for tokens that name none.
         backup_download: whether it may download backups.
+        download_granted: whether that is so because an operator has said it, whatever its scope includes.
     """
 
     scope: ClientScope
     generation: uuid.UUID | None
     backup_download: bool
+    download_granted: bool = False
 
     @property
     def token_scopes(self) -> frozenset[str]:
@@ -104,7 +106,12 @@ class ClientStore:
             return None
         scope = ClientScope(client.scope)
         download = may_download(scope, given=client.backup_download)
-        standing = Standing(scope, client.generation, backup_download=download)
+        standing = Standing(
+            scope,
+            client.generation,
+            backup_download=download,
+            download_granted=client.backup_download is True,
+        )
         return Credentials(client.client_secret, standing, use_is_noted=noted)
 
     async def replace_hash(self, client_id: str, outdated: str | None, replacement: str) -> None:

@@ -63,6 +63,8 @@ def test_secret_is_read_without_the_newline_when_its_file_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, values: Values, name: str, ending: str
 ) -> None:
     monkeypatch.setenv("ODS_PAYLOAD_KEY", KEY)
+    if name == "admin_api_signing_key":
+        monkeypatch.setenv("ODS_ADMIN_API_ISSUER", "https://admin-api.example")
     content = values.get(name, RESTORE_DSN if name == "restore_dsn" else KEY)
     put(monkeypatch, tmp_path / "file", name, f"{content}{ending}")
     assert getattr(Settings.load(), name).get_secret_value() == content

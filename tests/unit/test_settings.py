@@ -19,6 +19,7 @@ from settings import (
 )
 
 KEY = base64.b64encode(bytes(range(32))).decode()
+LONG_KEY = base64.b64encode(bytes(range(64))).decode()
 DSN = "postgresql://u:p@db.example:5433/EdFi"
 
 READ: dict[str, tuple[str, Any]] = {
@@ -91,6 +92,8 @@ READ: dict[str, tuple[str, Any]] = {
     "OIDC_AUDIENCE": ("a", "a"),
     "OIDC_JWKS_URL": ("https://login.example:8080/keys", "https://login.example:8080/keys"),
     "OIDC_INSECURE": ("true", True),
+    "ADMIN_API_ISSUER": ("http://admin-api.example", "http://admin-api.example"),
+    "ADMIN_API_SIGNING_KEY": (f"{KEY} , {LONG_KEY}", f"{KEY} , {LONG_KEY}"),
     "LOG_FORMAT": ("json", LogFormat.JSON),
     "LOG_LEVEL": ("debug", LogLevel.DEBUG),
     "METRICS_PORT": ("65535", 65535),
@@ -107,6 +110,11 @@ READ: dict[str, tuple[str, Any]] = {
     "TEMPORAL_UI_URL": ("https://temporal.example:8233/ui", "https://temporal.example:8233/ui"),
     "CODEC_SERVER": ("false", False),
 }
+TOGETHER: dict[str, dict[str, str]] = {
+    "ADMIN_API_ISSUER": {"ADMIN_API_SIGNING_KEY": LONG_KEY},
+    "ADMIN_API_SIGNING_KEY": {"ADMIN_API_ISSUER": "https://admin-api.example"},
+}
+"""What must be set for a variable to be read, or refused for its own value."""
 SQLALCHEMY_DSN = "postgresql+asyncpg://u:bad-value@h/d"  # asyncpg itself does not understand it
 TOO_MANY_BYTES = "ä" * 32
 BAD_DSNS = [
@@ -118,6 +126,7 @@ BAD_KEYS = [
     *(base64.b64encode(bytes(33)).decode(), f"{KEY[:-2]}!!", "ключ" * 11),
 ]
 BAD_LISTS = [*BAD_KEYS[1:], ",", f"{KEY},", f"{KEY};{KEY}", f"{KEY},bad-value"]
+BAD_LONG_KEYS = [key for key in BAD_LISTS if key != base64.b64encode(bytes(33)).decode()]
 BAD_ADDRESSES = ["", "bad-value", "ftp://bad-value", "https://", "bad-value.example/path"]
 BAD_SECONDS = ["", "bad-value", "0", "-1", "nan", "inf", "-inf", "315360001", "1e300"]
 BAD_CRONS = [
@@ -210,6 +219,8 @@ REFUSED: dict[str, list[str]] = {
     "OIDC_INSECURE": ["", "bad-value", "2"],
     "OIDC_ISSUER": [*BAD_ADDRESSES, "http://bad-value.example/realm"],
     "OIDC_AUDIENCE": [""],
+    "ADMIN_API_ISSUER": [*BAD_ADDRESSES, "ods-instance-management"],
+    "ADMIN_API_SIGNING_KEY": ["", *BAD_LONG_KEYS],
     "CODEC_SERVER": ["", "bad-value", "2", "true"],  # the last one without ODS_PAYLOAD_KEY
     "METRICS_PORT": ["", "bad-value", "0", "65536", "1.5"],
     "METRICS_HOST": [""],
@@ -242,6 +253,11 @@ def environment(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None
         monkeypatch.setenv(f"ODS_{name.upper()}", value)
 
 
+def put(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, text in variables.items():
+        monkeypatch.setenv(f"ODS_{name}", text)
+
+
 def read(settings: Settings, name: str) -> Any:
     value = getattr(settings, name.lower())
     return value.get_secret_value() if hasattr(value, "get_secret_value") else value
@@ -262,7 +278,7 @@ def test_every_setting_is_in_the_tables_when_one_is_added() -> None:
 @pytest.mark.parametrize("name", READ)
 def test_variable_is_read_when_it_is_set(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     text, value = READ[name]
-    monkeypatch.setenv(f"ODS_{name}", text)
+    put(monkeypatch, TOGETHER.get(name, {}) | {name: text})
     assert read(Settings.load(), name) == value
 
 
@@ -270,7 +286,7 @@ def test_variable_is_read_when_it_is_set(monkeypatch: pytest.MonkeyPatch, name: 
 def test_variable_is_named_and_its_value_is_not_when_the_value_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, text: str
 ) -> None:
-    monkeypatch.setenv(f"ODS_{name}", text)
+    put(monkeypatch, TOGETHER.get(name, {}) | {name: text})
     error = refusal()
     assert str(error).startswith(f"ODS_{name}: ")
     assert "\n" not in str(error)
@@ -327,6 +343,60 @@ def test_address_without_tls_is_accepted_when_a_setting_says_so(
     monkeypatch.setenv("ODS_OIDC_INSECURE", "true")
     monkeypatch.setenv(f"ODS_{name}", "http://login.example/x")
     assert read(Settings.load(), name) == "http://login.example/x"
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"ADMIN_API_ISSUER": "https://a.example"}, "must be set together with ODS_ADMIN_API_ISSUER"),
+        ({"ADMIN_API_SIGNING_KEY": KEY}, "must not be set without ODS_ADMIN_API_ISSUER"),
+        *(
+            (
+                {
+                    "ADMIN_API_ISSUER": "https://a.example",
+                    "ADMIN_API_SIGNING_KEY": f"{LONG_KEY}, {KEY}",
+                    f"TOKEN_SIGNING_KEY{ending}": KEY,
+                },
+                "must be another key than those of ODS_TOKEN_SIGNING_KEY",
+            )
+            for ending in ("", "_PREVIOUS")
+        ),
+    ],
+)
+def test_tokens_of_an_admin_api_need_an_issuer_and_keys_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], reason: str
+) -> None:
+    put(monkeypatch, variables)
+    assert str(refusal()).startswith(f"ODS_ADMIN_API_SIGNING_KEY: {reason}")
+
+
+@pytest.mark.parametrize(
+    "oidc_issuer", ["https://a.example/realm", "https://a.example/realm/", "https://A.example:443/realm"]
+)
+def test_issuer_of_an_admin_api_is_refused_when_it_is_the_other_issuer(
+    monkeypatch: pytest.MonkeyPatch, oidc_issuer: str
+) -> None:
+    put(monkeypatch, {"ADMIN_API_ISSUER": "https://a.example/realm", "ADMIN_API_SIGNING_KEY": KEY})
+    monkeypatch.setenv("ODS_OIDC_ISSUER", oidc_issuer)
+    assert str(refusal()).startswith("ODS_ADMIN_API_ISSUER: must be another one than ODS_OIDC_ISSUER")
+    monkeypatch.setenv("ODS_OIDC_ISSUER", "https://a.example/another")
+    assert Settings.load().admin_api_keys == (bytes(range(32)),)
+
+
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("https://a.example", "https://a.example/"),
+        ("https://A.example:443/", "https://a.example/"),
+        ("http://a.example:8080/admin-api", "http://a.example:8080/admin-api"),
+    ],
+)
+def test_issuer_of_an_admin_api_is_also_known_as_its_tokens_write_it(
+    monkeypatch: pytest.MonkeyPatch, address: str, written: str
+) -> None:
+    assert Settings.load().admin_api_issuers == ()
+    put(monkeypatch, {"ADMIN_API_ISSUER": address, "ADMIN_API_SIGNING_KEY": KEY})
+    assert set(Settings.load().admin_api_issuers) == {address, written}
 
 
 def test_final_backups_need_a_store_when_they_are_always_made(monkeypatch: pytest.MonkeyPatch) -> None:
