@@ -21,6 +21,8 @@ _ROOT = Path(__file__).parents[1]
 _GRACE_SECONDS = 5
 _TRUST = ("HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY")
 """Variables that lead to the certificates by which servers are checked, and to the worker's own."""
+_NICENESS = 10
+"""Jobs come first: a server that sends without end takes only what they leave of the processors."""
 _ENDED = "the process that reads it ended without an answer: it had no memory or no time left"
 
 
@@ -75,7 +77,7 @@ class ReadingProcesses:
 async def reading_processes() -> AsyncIterator[ReadingProcesses]:
     """What reads databases while the body runs."""
     arguments = (sys.executable, "-S", "-P", "-m", _PROGRAM)
-    command = Command("reading", arguments, _environment())
+    command = Command("reading", arguments, _environment(), niceness=_NICENESS)
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

@@ -34,8 +34,6 @@ _LOOK_SECONDS = 0.1
 """Of processor time: memory is not filled without it."""
 _PROCESSOR_SECONDS = 2
 """What a process may compute: to read as many organizations as may be takes a fraction of it."""
-_NICENESS = 10
-"""Jobs come first: a server that sends without end takes only what they leave of the processors."""
 
 
 class _PinnedLoop(asyncio.SelectorEventLoop):
@@ -68,7 +66,6 @@ class _PinnedLoop(asyncio.SelectorEventLoop):
 
 def main() -> None:
     """Fork a process for each socket that the worker sends, until the worker closes its own."""
-    os.nice(_NICENESS)
     control = socket.socket(fileno=0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no status is waited for
     while (received := socket.recv_fds(control, 1, 1))[1]:

@@ -177,7 +177,7 @@ async def test_process_ends_when_the_refresh_is_cancelled(tenant: Tenant, rows: 
         reading = asyncio.create_task(_read(_activities(tenant, "127.0.0.1")))
         await wait_until(lambda: _true(server.connections), 20)
         (program,) = _processes()
-        environment = _environment(program)
+        environment, niceness = _environment(program), _niceness(program)
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
@@ -186,6 +186,14 @@ async def test_process_ends_when_the_refresh_is_cancelled(tenant: Tenant, rows: 
     assert {one.partition("=")[0] for one in environment.split("\0") if one} <= {
         *("PYTHONPATH", "HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY", "LC_CTYPE")
     }
+    assert set(niceness) == {10}  # all that the server can have it do, a job can do first
+
+
+def _niceness(program: str) -> list[int]:
+    """Of the process beyond this one's; of its session, if the kernel divides processor time among these."""
+    found = [os.getpriority(os.PRIO_PROCESS, int(program)) - os.getpriority(os.PRIO_PROCESS, 0)]
+    session = Path(f"/proc/{program}/autogroup")
+    return found + ([int(session.read_text().split()[-1])] if session.exists() else [])
 
 
 def _environment(program: str) -> str:
