@@ -133,7 +133,8 @@ JOB_SECONDS = _histogram(
     ("operation", "phase"),
     Source.WORKER,
     "Seconds of a job: `queue` from the request to the beginning, `clone`, `publish`, `verify` (on the ODS"
-    " server), `record` (the last write to the registry), and `total` from the request to the end.",
+    " server), `record` (the last write to the registry), and `total` from the request to the end, but for"
+    " what it waited for.",
     _JOB_BUCKETS,
 )
 BACKUPS = _counter(

@@ -109,7 +109,7 @@ class Progress(ResponseModel):
     """How far a job is."""
 
     phase: str
-    elapsed_seconds: float = Field(description="Since the job was requested.")
+    elapsed_seconds: float = Field(description="Since the job was requested, but for what it waits for.")
     estimated_seconds: float | None = Field(description="What such a job usually takes; null if unknown.")
 
 

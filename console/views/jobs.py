@@ -101,7 +101,7 @@ class JobRow:
         badge: its status.
         instance_name: the name of its instance now; None if it is a job of none alone.
         progress: how far it is; None if it does not tell, or has ended.
-        seconds: how long it took; None if it has not ended.
+        seconds: how long it took, without what it waited for; None if it has not ended.
     """
 
     job: Job
@@ -223,14 +223,8 @@ def _row(job: Job, instance_name: str | None) -> JobRow:
         job_badge(job.status),
         instance_name,
         _progress(job),
-        _seconds(job),
+        job.worked_seconds,
     )
-
-
-def _seconds(job: Job) -> float | None:
-    if job.started_at is None or job.finished_at is None:
-        return None
-    return (job.finished_at - job.started_at).total_seconds()
 
 
 def _progress(job: Job) -> ProgressView | None:

@@ -38,7 +38,7 @@ class JobsOfDay:
 
 @dataclass(frozen=True)
 class JobDurations:
-    """How long completed jobs of one kind took, from their beginning to their end.
+    """How long completed jobs of one kind took since they had begun, but for what they waited for.
 
     Attributes:
         operation: what they do.
@@ -88,8 +88,7 @@ def _counts(today: date) -> Select[date, int, int, int]:
 
 
 def _durations(today: date) -> Select[str | None, int, list[float]]:
-    seconds = func.extract("epoch", Job.finished_at - Job.started_at)
-    shares = func.percentile_cont(literal(list(SHARES), ARRAY(Float))).within_group(seconds)
+    shares = func.percentile_cont(literal(list(SHARES), ARRAY(Float))).within_group(Job.worked_seconds)
     took = Job.operation.is_not(None), Job.started_at.is_not(None), Job.finished_at.is_not(None)
     return (
         select(Job.operation, func.count(), shares)

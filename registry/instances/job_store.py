@@ -46,6 +46,7 @@ from registry.instances.set_aside import context_obstacle, contexts_to_come_back
 from registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from registry.instances.steps import (
     CALLED_OFF,
+    NO_PROGRESS,
     WAITS_FOR_NOTHING,
     Guard,
     JobFactory,
@@ -60,6 +61,7 @@ from registry.instances.steps import (
     job_record,
     take_step,
     take_step_once,
+    waited_until,
 )
 from registry.instances.versions import (
     follow_delete,
@@ -219,12 +221,15 @@ class JobStore:
             return await has_taken(session, job, step, fencing_token(job))
 
     async def record_wait(self, wait: JobWait) -> None:
-        """Record what a running job waits for. Nothing is recorded of one that has ended."""
+        """Record what a running job waits for, which is no work; not of one that has ended."""
         running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        since = UTC_NOW - _seconds(wait.since_seconds)
         values = {
             "waiting_for": wait.reason,
-            "waiting_since": UTC_NOW - _seconds(wait.since_seconds),
+            "waiting_since": since,
             "waiting_until": UTC_NOW + _seconds(wait.until_seconds),
+            "waited_seconds": waited_until(since),
+            **NO_PROGRESS,
         }
         async with self._sessions.statement() as session:
             await session.execute(update(Job).where(*running).values(**values))

@@ -28,6 +28,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
 from registry.instances.status import JobStatus
+from registry.instances.steps import waited_until
 from registry.ods_instances.applications import (
     Application,
     application_ids_of_each,
@@ -274,8 +275,8 @@ class InstanceQueries:
         return await self._one(select(Job).where(Job.job_id == job_id))
 
     async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
-        """Seconds since each of these jobs was created, by the database's clock."""
-        age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double)
+        """Seconds since each of these jobs was created, but for its waits, by the database's clock."""
+        age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double) - waited_until(UTC_NOW)
         # One array, not a list of parameters: there may be more ids than a statement has room for.
         listed = any_(literal(job_ids, ARRAY(String)))
         async with self._sessions.statement() as session:
@@ -288,9 +289,12 @@ class InstanceQueries:
         return await self._all(select(Job).where(Job.job_id == listed, Job.waiting_for.is_not(None)))
 
     async def usual_duration(self, operation: str, template: str) -> float | None:
-        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none."""
+        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none.
+
+        What they have waited for does not count.
+        """
         recent = (
-            select(func.extract("epoch", Job.finished_at - Job.started_at).label("seconds"))
+            select(Job.worked_seconds.label("seconds"))
             .where(
                 Job.operation == operation,
                 Job.database_template == template,

@@ -41,9 +41,24 @@ from settings import DEFAULT_TENANT
 Guard = Collection[ColumnElement[bool]]
 """What must hold of an instance's row for a step to be taken."""
 
-WAITS_FOR_NOTHING: Mapping[str, Any] = {"waiting_for": None, "waiting_since": None, "waiting_until": None}
+NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
+"""Columns of a job that does not tell how far it is."""
+
+
+def waited_until(moment: ColumnElement[Any]) -> ColumnElement[float]:
+    """For how many seconds a job has waited until then, if it still waits for what it has recorded."""
+    # NULL, if it waits for nothing, is not the greatest.
+    since = func.greatest(func.extract("epoch", moment - Job.waiting_since).cast(Double), 0.0)
+    return Job.waited_seconds + since
+
+
+WAITS_FOR_NOTHING: Mapping[str, Any] = {
+    "waiting_for": None,
+    "waiting_since": None,
+    "waiting_until": None,
+    "waited_seconds": waited_until(UTC_NOW),
+}
 """Columns of a job that runs, or has ended."""
-_NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
 
 
 class JobFactory:
@@ -176,11 +191,11 @@ async def take_step(
         .returning(DbInstance.id)
         .cte("moved")
     )
-    passed = func.coalesce(Job.finished_at, Job.started_at) - Job.created_at
+    passed = func.extract("epoch", func.coalesce(Job.finished_at, Job.started_at) - Job.created_at)
     recorded = (
         job_record(job, step.job, values.get("error_message"))
         .where(exists(select(moved.c.id)))
-        .returning(cast(func.extract("epoch", passed), Double).label("seconds"))
+        .returning((cast(passed, Double) - Job.waited_seconds).label("seconds"))
         .cte("recorded")
     )
     query = select(moved.c.id, recorded.c.seconds).select_from(moved.outerjoin(recorded, true()))
@@ -194,7 +209,7 @@ async def take_step(
 
 
 async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) -> None:
-    """Count a job that has ended, and measure how long one has waited or taken since it was requested."""
+    """Count a job that has ended, and measure how long one has queued, or taken but for its waits."""
     match reached:
         case JobStatus.PENDING:
             pass
@@ -240,12 +255,12 @@ def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Up
 
 def job_values(reached: JobStatus, error: object = None) -> Mapping[str, Any]:
     """The columns of a job that has reached this status, and why it failed."""
-    values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING, **_NO_PROGRESS}
+    values = {"status": reached, "error_message": error, **WAITS_FOR_NOTHING, **NO_PROGRESS}
     match reached:
         case JobStatus.PENDING:
             values |= {"finished_at": None}
         case JobStatus.IN_PROGRESS:
-            values |= {"started_at": UTC_NOW, "finished_at": None}
+            values |= {"started_at": UTC_NOW, "finished_at": None, "waited_seconds": 0}
         case JobStatus.COMPLETED | JobStatus.ERROR:
             values |= {"finished_at": UTC_NOW}
         case _:

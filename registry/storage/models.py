@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ColumnElement,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -390,6 +391,8 @@ class Job(Base):
     waiting_for: Mapped[str | None] = mapped_column("waitingfor", Text)
     waiting_since: Mapped[datetime | None] = mapped_column("waitingsince")
     waiting_until: Mapped[datetime | None] = mapped_column("waitinguntil")
+    # For how many seconds its last attempt has waited before that: they are no work.
+    waited_seconds: Mapped[float] = mapped_column("waitedseconds", Double, server_default="0")
     # How far a running job is, and about how many seconds it will take; null if that is not known.
     percent: Mapped[int | None]
     eta_seconds: Mapped[int | None] = mapped_column("etaseconds")
@@ -400,6 +403,18 @@ class Job(Base):
         if self.waiting_for is None:
             return None
         return Wait(self.waiting_for, self.waiting_since, self.waiting_until)
+
+    @hybrid_property
+    def worked_seconds(self) -> float | None:
+        """How long its last attempt took, without what that waited for; None if it has not begun or ended."""
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds() - self.waited_seconds
+
+    @worked_seconds.inplace.expression
+    @classmethod
+    def _worked_seconds(cls) -> ColumnElement[float]:
+        return func.extract("epoch", cls.finished_at - cls.started_at).cast(Double) - cls.waited_seconds
 
     def wait_under(self, obstacle: str | None) -> Wait | None:
         """What the job waits for; None if it waits for nothing.

@@ -29,7 +29,7 @@ from metrics.figures import Figures, Sample
 from registry.backups.stored import StoredBackup
 from registry.figures import RegistryFigures
 from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
+from registry.instances.jobs import InstanceJob, JobWait
 from registry.instances.status import InstanceStatus, Template
 from registry.instances.store import InstanceStore
 from registry.storage.errors import NameTakenError
@@ -134,6 +134,18 @@ async def test_job_is_counted_once_when_its_end_is_recorded_twice(
     for phase, (count, seconds) in (("queue", queue), ("total", total)):
         assert measured(phase)[0] == count + 1
         assert 0 <= measured(phase)[1] - seconds < 10
+
+
+async def test_what_a_job_has_waited_for_is_not_measured_when_it_ends(
+    job: InstanceJob, job_store: JobStore, registry_dsn: str
+) -> None:
+    assert (await job_store.begin(job)).held
+    async with session(registry_dsn) as registry:
+        await registry.execute("UPDATE adminapi.jobstatuses SET createdat = createdat - interval '3 hours'")
+    await job_store.record_wait(JobWait(job, "The server is away.", 7200, 60))
+    before = measured("total")[1]
+    assert await job_store.finish_create(job, "encrypted")
+    assert measured("total")[1] - before == pytest.approx(3600, abs=60)
 
 
 async def test_job_is_not_counted_when_its_end_is_rolled_back(

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import JobWait
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -192,6 +193,33 @@ async def test_usual_duration_counts_from_the_begin_when_a_job_waited(
     usual = await queries.usual_duration("Create", "Minimal")
     assert usual is not None
     assert 0 < usual < 60
+
+
+async def test_waits_are_no_work_when_a_job_has_waited_twice(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress", name)
+    await rows.execute(
+        "UPDATE adminapi.jobstatuses SET percent = 1, createdat = createdat - interval '3 hours',"
+        " startedat = startedat - interval '3 hours'"
+    )
+    for since in (7200, 7200, 600):  # the reason has changed; another outage
+        await job_store.record_wait(JobWait(job, "The server is away.", since, 60))
+        assert (await queries.job_ages([job.job_id]))[job.job_id] == pytest.approx(3600, abs=60)
+    waiting = await queries.job(job.job_id)
+    assert waiting is not None
+    assert (waiting.percent, waiting.worked_seconds) == (None, None)
+    await job_store.end_wait(job)
+    assert (await queries.job_ages([job.job_id]))[job.job_id] == pytest.approx(3600, abs=60)
+    await job_store.finish_create(job, "iv|ciphertext|hmac")
+    done = await queries.job(job.job_id)
+    assert done is not None
+    assert done.worked_seconds == pytest.approx(3600, abs=60)
+    assert await queries.usual_duration("Create", "Minimal") == pytest.approx(3600, abs=60)
 
 
 async def test_ages_are_those_of_the_known_jobs_when_jobs_are_asked_for(
