@@ -1,24 +1,91 @@
-"""nginx with deploy/proxy/nginx.conf, of which only addresses, certificate and prefix are replaced."""
+"""nginx and Caddy with the files in deploy/proxy, with other addresses, certificate and prefix."""
 
 import os
-import shutil
 import subprocess
-import tempfile
+from abc import ABC, abstractmethod
 from asyncio.subprocess import Process
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from ssl import SSLContext, create_default_context
 
 from embedded.polling import wait_until
-from embedded.ports import free_port, is_taken
+from embedded.ports import free_ports, is_taken
 from programs import process
 from programs.process import Command
 from tests import debian
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "proxy"
+HOST = "127.0.0.1"
 _SECONDS = 20
-_MAIN = """
+
+
+class ReverseProxy(ABC):
+    """Between clients and the two services, with a certificate that it has signed itself.
+
+    Args:
+        folder: of its own, empty.
+        prefix: below which both services are, as `/edfi`.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self._folder = folder
+        self.prefix = prefix
+        self._tls, self._plain = free_ports(2)
+        self.url = f"https://{HOST}:{self._tls}{prefix}"
+        self.plain_url = f"http://{HOST}:{self._plain}{prefix}"
+        self._certificate, self._key = folder / "proxy.pem", folder / "proxy.key"
+        _make_certificate(self._certificate, self._key)
+
+    @property
+    def trust(self) -> SSLContext:
+        """With which clients believe its certificate, and no other."""
+        return create_default_context(cafile=str(self._certificate))
+
+    @abstractmethod
+    def configure(self, ods: str, admin_api: str) -> None:
+        """Write its configuration, for the two services at these addresses, as `http://127.0.0.1:8000`."""
+
+    @abstractmethod
+    def examine(self) -> str:
+        """What the program itself says of the configuration."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run it until the end of the block."""
+        started = await process.start(self.command(), self._log)
+        try:
+            await wait_until(lambda: self._listens(started), _SECONDS)
+            yield
+        finally:
+            await process.stop(started, self.command())
+
+    @abstractmethod
+    def command(self) -> Command:
+        """The program."""
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
+    async def _listens(self, started: Process) -> bool:
+        assert started.returncode is None, self._log.read_text()
+        return is_taken(self._tls)
+
+    def _said(self, *words: str) -> str:
+        """What the command says with further words, which ends well."""
+        command = self.command()
+        done = subprocess.run(  # noqa: S603 - Debian's program
+            words, check=False, capture_output=True, text=True, env=dict(command.environment)
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+
+class Nginx(ReverseProxy):
+    """nginx."""
+
+    _MAIN = """
 daemon off;
 pid {folder}/pid;
 error_log stderr;
@@ -34,89 +101,84 @@ http {{
     include {folder}/site.conf;
 }}
 """
-"""What else nginx needs: everything in a folder of the test's own."""
 
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate of 127.0.0.1 that it has signed itself, and its key."""
-
-    certificate: Path
-    key: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> Self:
-        """Make one in `folder`."""
-        made = cls(folder / "proxy.pem", folder / "proxy.key")
-        words = ("req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
-        files = ("-keyout", str(made.key), "-out", str(made.certificate))
-        name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2")
-        subprocess.run(["openssl", *words, *files, *name], check=True, capture_output=True)  # noqa: S603, S607 - the system's own program
-        return made
-
-
-class Nginx:
-    """Between clients and the two services; as an asynchronous context manager it is started and stopped.
-
-    Args:
-        ods: the address of this service, as `http://127.0.0.1:8000`.
-        admin_api: that of the Admin API.
-        prefix: below which both are, as `/edfi`.
-    """
-
-    def __init__(self, ods: str, admin_api: str, prefix: str = "") -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ods-nginx-", dir="/var/tmp"))
-        self._tls = free_port()
-        self._plain = free_port({self._tls})
-        self.url = f"https://127.0.0.1:{self._tls}{prefix}"
-        self.plain_url = f"http://127.0.0.1:{self._plain}{prefix}"
-        self.certificate = Certificate.make(self._folder)
-        self._process: Process
-        self._configure(ods, admin_api, prefix)
-
-    async def __aenter__(self) -> Self:
-        self._process = await process.start(self._command(), self._folder / "log")
-        await wait_until(self._listens, _SECONDS)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await process.stop(self._process, self._command())
-        self.remove()
-
-    def remove(self) -> None:
-        """Remove its folder."""
-        shutil.rmtree(self._folder)
-
-    def examine(self) -> str:
-        """What `nginx -t` says of the configuration."""
-        words = (*self._command().arguments, "-t")
-        done = subprocess.run(words, check=False, capture_output=True, text=True)  # noqa: S603 - Debian's program
-        return done.stderr
-
-    def _configure(self, ods: str, admin_api: str, prefix: str) -> None:
-        site = (FOLDER / "nginx.conf").read_text()
-        for shipped, here in (
-            ("listen 443 ssl;", f"listen 127.0.0.1:{self._tls} ssl;"),
-            ("listen 80;", f"listen 127.0.0.1:{self._plain};"),
-            ("/etc/ods/tls/proxy.pem", str(self.certificate.certificate)),
-            ("/etc/ods/tls/proxy.key", str(self.certificate.key)),
-            ("set $ods http://api:8000;", f"set $ods {ods};"),
-            ("set $admin_api http://admin-api:80;", f"set $admin_api {admin_api};"),
-            *((("# ~*^/edfi(", f"~*^{prefix}("),) if prefix else ()),
-        ):
-            assert site.count(shipped) == 1, shipped
-            site = site.replace(shipped, here)
+    def configure(self, ods: str, admin_api: str) -> None:
+        """Write the site, and what else nginx needs: everything in the folder."""
+        site = _replaced(
+            (FOLDER / "nginx.conf").read_text(),
+            {
+                "listen 443 ssl;": f"listen {HOST}:{self._tls} ssl;",
+                "listen 80;": f"listen {HOST}:{self._plain};",
+                "/etc/ods/tls/proxy.pem": str(self._certificate),
+                "/etc/ods/tls/proxy.key": str(self._key),
+                "set $ods http://api:8000;": f"set $ods {ods};",
+                "set $admin_api http://admin-api:80;": f"set $admin_api {admin_api};",
+                **({"# ~*^/edfi(": f"~*^{self.prefix}("} if self.prefix else {}),
+            },
+        )
         (self._folder / "site.conf").write_text(site)
-        # Its workers take another account if they can, which may not enter the folder.
+        # Its processes take another account if they can, which may not enter the folder.
         user = "user root root;" if os.getuid() == 0 else ""
-        (self._folder / "nginx.conf").write_text(_MAIN.format(folder=self._folder, user=user))
+        main = self._MAIN.format(folder=self._folder, user=user)
+        (self._folder / "nginx.conf").write_text(main)
 
-    def _command(self) -> Command:
+    def command(self) -> Command:
+        """It reads the file in the folder."""
         arguments = (debian.program("nginx"), "-c", str(self._folder / "nginx.conf"))
         return Command("nginx", arguments, {})
 
-    async def _listens(self) -> bool:
-        assert self._process.returncode is None, (self._folder / "log").read_text()
-        return is_taken(self._tls)
+    def examine(self) -> str:
+        """`nginx -t`."""
+        return self._said(*self.command().arguments, "-t")
+
+
+class Caddy(ReverseProxy):
+    """Caddy."""
+
+    def configure(self, ods: str, admin_api: str) -> None:
+        """Write the file."""
+        text = (FOLDER / "Caddyfile").read_text()
+        if self.prefix:
+            text = text.replace(" /", f" {self.prefix}/")
+        site = _replaced(
+            text,
+            {
+                "\n{\n": "\n{\n\tadmin off\n",
+                "\nods.example.org {\n": (
+                    f"\nhttps://{HOST}:{self._tls} {{\n\ttls {self._certificate} {self._key}\n"
+                ),
+                "\nhttp://ods.example.org {\n": f"\nhttp://{HOST}:{self._plain} {{\n",
+                "reverse_proxy admin-api:80 {": f"reverse_proxy {admin_api.removeprefix('http://')} {{",
+                "reverse_proxy api:8000 {": f"reverse_proxy {ods.removeprefix('http://')} {{",
+            },
+        )
+        (self._folder / "Caddyfile").write_text(site)
+
+    def command(self) -> Command:
+        """It reads the file in the folder, and keeps there what it keeps."""
+        return Command("caddy", self._words("run"), {"HOME": str(self._folder), "PATH": os.defpath})
+
+    def examine(self) -> str:
+        """`caddy validate`."""
+        return self._said(*self._words("validate"))
+
+    def _words(self, verb: str) -> tuple[str, ...]:
+        return (
+            *(debian.program("caddy"), verb),
+            *("--adapter", "caddyfile", "--config", str(self._folder / "Caddyfile")),
+        )
+
+
+def _replaced(text: str, changes: dict[str, str]) -> str:
+    """`text` with each of these, which it has exactly once, replaced."""
+    for shipped, here in changes.items():
+        assert text.count(shipped) == 1, shipped
+        text = text.replace(shipped, here)
+    return text
+
+
+def _make_certificate(certificate: Path, key: Path) -> None:
+    words = ("req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2")
+    files = ("-keyout", str(key), "-out", str(certificate))
+    name = ("-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}")
+    subprocess.run(["openssl", *words, *files, *name], check=True, capture_output=True)  # noqa: S603, S607 - the system's own program

@@ -2,13 +2,15 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 from unittest.mock import patch
 
 import asyncpg
 import httpx
+import pytest
 from temporalio import activity
 from temporalio.client import Client
 
@@ -17,11 +19,14 @@ from databases.dropping import drop_database
 from embedded.postgres import EmbeddedPostgres
 from registry.instances.jobs import InstanceJob
 from registry.instances.status import JobStatus
-from settings import Settings
+from settings import AnySettings, Settings
 from tenants.drift.findings import Drift, DriftKind
 from tenants.tenant import Tenant
+from tests.api import server
+from tests.api.server import Server
 from tests.end_to_end.conftest import Operator
-from tests.servers import service_dsn, session
+from tests.servers import delete_schedules, environment, service_dsn, session
+from worker import run
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 
@@ -169,3 +174,25 @@ async def purge_cancelled_after_drop(
             while (await api.get(f"/v2/jobs/{purge}")).json()["status"] in {"Pending", "InProgress"}:
                 await asyncio.sleep(0.03)
     return purge
+
+
+@asynccontextmanager
+async def working(settings: AnySettings, options: Sequence[str], temporal: Client) -> AsyncIterator[Server]:
+    """The service in a process of its own, with further `options` of uvicorn, and a worker in this one."""
+    address, stop = temporal.service_client.config.target_host, asyncio.Event()
+    variables = environment(settings) | {"TEMPORAL_ADDRESS": address}
+    unset: dict[str, str | None] = dict.fromkeys(
+        ("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING")
+    )
+    first = next(iter(settings.tenants.values()))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TEMPORAL_ADDRESS", address)
+        work = asyncio.create_task(run(settings, stop))
+        try:
+            async with server.serving(first, *options, **(unset | variables)) as service:
+                yield service
+        finally:
+            stop.set()
+            await work
+            for tenant in settings.tenants:
+                await delete_schedules(temporal, tenant)

@@ -4,11 +4,9 @@ It joins addresses as it does there, believes the number in `Location` to be the
 service directly, through a proxy that ends TLS, and through one that has it below a prefix.
 """
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -17,11 +15,10 @@ import pytest
 from temporalio.client import Client
 
 from embedded.polling import wait_until
-from settings import DEFAULT_TENANT, AnySettings, Settings
-from tests.api import server
+from settings import DEFAULT_TENANT, Settings
 from tests.api.server import ResponseModel, Server
-from tests.servers import delete_schedules, environment, make_tenant_settings
-from worker import run
+from tests.end_to_end.steps import working
+from tests.servers import make_tenant_settings
 
 SECRET = "aB3!aB3!aB3!aB3!aB3!aB3!aB3!aB3!"
 FORM = "application/x-www-form-urlencoded"
@@ -128,35 +125,13 @@ class AdminApp:
         return ResponseModel.read(await self._service.answer("\r\n".join(lines).encode(), 60))
 
 
-@asynccontextmanager
-async def working(settings: AnySettings, way: Way, temporal: Client) -> AsyncIterator[Server]:
-    """The service with a worker, each with these settings."""
-    address, stop = temporal.service_client.config.target_host, asyncio.Event()
-    variables = environment(settings) | {"TEMPORAL_ADDRESS": address}
-    unset: dict[str, str | None] = dict.fromkeys(
-        ("ODS_ADMIN_DSN", "ODS_MASTER_DSN", "ODS_INSTANCE_CONNECTION_STRING")
-    )
-    first = next(iter(settings.tenants.values()))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("TEMPORAL_ADDRESS", address)
-        work = asyncio.create_task(run(settings, stop))
-        try:
-            async with server.serving(first, *way.options, **(unset | variables)) as service:
-                yield service
-        finally:
-            stop.set()
-            await work
-            for tenant in settings.tenants:
-                await delete_schedules(temporal, tenant)
-
-
 @pytest.mark.parametrize("tenant", [DEFAULT_TENANT, "tenant1"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_instance_lives_and_dies_when_admin_app_asks(
     settings: Settings, own_temporal: Client, way: str, tenant: str
 ) -> None:
     several = settings if tenant == DEFAULT_TENANT else make_tenant_settings({tenant: settings})
-    async with working(several, WAYS[way], own_temporal) as service:
+    async with working(several, WAYS[way].options, own_temporal) as service:
         app = AdminApp(service, WAYS[way])
         assert await app.discover() == [tenant]
         await app.log_in(tenant)
