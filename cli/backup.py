@@ -11,6 +11,7 @@ import typer
 from cli.api_access import connect
 from cli.client import AdminApi, Json, completed
 from cli.fetched_files import file_in_parts, require_new
+from cli.following import wait_printer
 from cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Ids, NamesOrIds, Wait, Yes, require_given
 from cli.output import say, show_ids, show_json, show_list, show_members
 from cli.progress_bar import Show, goes_on, progress_bar
@@ -208,7 +209,13 @@ def _follow(api: AdminApi, accepted: Json, title: str, *, quietly: bool) -> None
             api.wait_for(job)
             return
         with progress_bar(title) as show_percent:
-            ended = api.wait_for_end(job, lambda state: show_percent(state["percent"]))
+            show_wait = wait_printer()
+
+            def show_state(state: Json) -> None:
+                show_wait(state)
+                show_percent(state["percent"])
+
+            ended = api.wait_for_end(job, show_state)
             if ended["status"] == "Completed":
                 show_percent(100)
         completed(ended)

@@ -1,9 +1,9 @@
 """Following a job until it has finished."""
 
-from time import monotonic
+from collections.abc import Callable
 
 from cli.client import AdminApi, Json, completed
-from cli.output import progress
+from cli.output import line_printer, progress
 
 
 def follow(api: AdminApi, accepted: Json, *, quietly: bool = False) -> None:
@@ -34,20 +34,36 @@ def follow_to_end(api: AdminApi, job: str, instance: int | None, *, quietly: boo
     """
     if quietly or instance is None:
         return api.wait_for_end(job)
-    started = monotonic()
     with progress() as show:
 
         def show_progress(_: Json) -> None:
             for row in api.instances(id=instance):
-                show(f"{row['name']}: {_phase(row)}", f"({monotonic() - started:.1f} s{_estimate(row)})")
+                show(f"{row['name']}: {_phase(row)}", _time(row))
 
         return api.wait_for_end(job, show_progress)
 
 
+def wait_printer() -> Callable[[Json], None]:
+    """Prints a line when a job waits for something else, such as an outage or the operator; takes the job."""
+    show = line_printer()
+
+    def show_wait(job: Json) -> None:
+        if job["waiting"]:
+            show(f"{job['jobId']} waits: {job['waiting']['for']}", "")
+
+    return show_wait
+
+
 def _phase(row: Json) -> str:
+    if row["waiting"]:
+        return f"waits: {row['waiting']['for']}"
     return str(row["progress"]["phase"] if row["progress"] else row["status"])
 
 
-def _estimate(row: Json) -> str:
-    seconds = row["progress"] and row["progress"]["estimatedSeconds"]
-    return f" of about {seconds:.1f} s" if seconds is not None else ""
+def _time(row: Json) -> str:
+    """For how long the job has worked, and about how long such jobs take; nothing while it waits."""
+    progress = row["progress"]
+    if row["waiting"] or not progress:
+        return ""
+    usual = progress["estimatedSeconds"]
+    return f"({progress['elapsedSeconds']:.1f} s{'' if usual is None else f' of about {usual:.1f} s'})"

@@ -10,6 +10,7 @@ import typer
 
 from cli.api_access import connect
 from cli.client import AdminApi, Json
+from cli.following import wait_printer
 from cli.instance_csv import Sheet, plan, read_sheet
 from cli.instance_csv import create as create_all
 from cli.instance_output import (
@@ -625,9 +626,10 @@ def _create_all(api: AdminApi, sheet: Sheet, *, wait: bool, as_json: bool) -> No
 
 def _wait_for_all(api: AdminApi, made: Sequence[Json], *, quietly: bool) -> None:
     """Wait for the jobs, and note in each row how its job has ended."""
+    show_wait = (lambda _: None) if quietly else wait_printer()
     with _counted(len(made), "Finished", quietly=quietly) as show:
         for number, row in enumerate(made, 1):
-            row["status"] = api.wait_for_end(row["jobId"])["status"]
+            row["status"] = api.wait_for_end(row["jobId"], show_wait)["status"]
             show(number)
 
 

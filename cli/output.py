@@ -60,13 +60,14 @@ def utc(time: datetime | None) -> str | None:
 def progress() -> Iterator[Progress]:
     """Show progress: live on a terminal, elsewhere one line for each phase."""
     if not OUT.is_terminal:
-        yield _phase_printer()
+        yield line_printer()
         return
     with OUT.status("") as status:
         yield lambda phase, detail: status.update(Text(f"{phase} {detail}"))
 
 
-def _phase_printer() -> Progress:
+def line_printer() -> Progress:
+    """Prints each phase that is another one than the last in a line."""
     last = ""
 
     def show(phase: str, _: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cli.following import wait_printer
 from cli.progress_bar import goes_on, progress_bar
 from embedded.errors import CommandError
 
@@ -22,6 +23,18 @@ def test_there_is_a_line_for_each_number_when_things_are_counted(capsys: pytest.
         for done in (20, 40, 40, 45):
             show(done)
     assert capsys.readouterr().out.splitlines() == [f"Requested: {done} of 45" for done in (20, 40, 45)]
+
+
+def test_there_is_a_line_for_each_wait_when_a_job_waits_for_something_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_wait = wait_printer()
+    for reason in (None, "The server is away.", "The server is away.", None, "The disk is full."):
+        show_wait({"jobId": "BackupInstanceJob-1-2", "waiting": reason and {"for": reason}})
+    assert capsys.readouterr().out.splitlines() == [
+        "BackupInstanceJob-1-2 waits: The server is away.",
+        "BackupInstanceJob-1-2 waits: The disk is full.",
+    ]
 
 
 def test_command_says_that_the_job_goes_on_when_it_is_interrupted() -> None:
