@@ -12,11 +12,13 @@ from databases.spare_pool import PoolReport, SparePool
 from logs import fault_name
 from registry.instances.jobs import StartedJob
 from tenants.drift.detector import DriftDetector
-from tenants.drift.findings import Drift
+from tenants.drift.findings import Drift, DriftKind
 
 _DRIFT_SECONDS = 600
 _SPARES_SECONDS = 60
 """How old a look may be before `renew` asks for another one."""
+_UNCONFIRMED_SECONDS = 10
+"""The same of a look that has found an unconfirmed installation: the operator may confirm it any time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +58,13 @@ class ServerLooks:
         self.spares: Look[PoolReport] | None = None
         """The last report of the spares; None if there was none yet."""
 
+    @property
+    def unconfirmed(self) -> str | None:
+        """What the operator must confirm before anything is changed, as the last look has found it."""
+        found = self.drift.found if self.drift else ()
+        kind = DriftKind.INSTALLATION_NOT_CONFIRMED
+        return next((drift.explanation for drift in found if drift.kind is kind), None)
+
     async def look_for_drift(self) -> Look[Sequence[Drift]]:
         """Compare registry and server now.
 
@@ -78,7 +87,8 @@ class ServerLooks:
 
     def renew(self) -> None:
         """Have those looks begin, in the background, that are old; returns at once."""
-        self._renew("drift", _DRIFT_SECONDS, self.look_for_drift)
+        drift_seconds = _UNCONFIRMED_SECONDS if self.unconfirmed else _DRIFT_SECONDS
+        self._renew("drift", drift_seconds, self.look_for_drift)
         self._renew("spares", _SPARES_SECONDS, self.look_at_spares)
 
     async def close(self) -> None:

@@ -21,18 +21,20 @@ class Attention:
         failed: how many instances have failed.
         drift: how many contradictions of registry and server the last look has found.
         spares: how many spares were missing at the last look.
+        unconfirmed: what the operator must confirm before jobs go on; None if nothing.
         is_suspected: whether the registry may be wrong about what is due, so that nothing is purged.
     """
 
     failed: int
     drift: int
     spares: int
+    unconfirmed: str | None
     is_suspected: bool
 
     @property
     def is_any(self) -> bool:
         """Whether there is anything at all."""
-        return bool(self.failed or self.drift or self.spares)
+        return bool(self.failed or self.drift or self.spares or self.unconfirmed)
 
 
 async def attention_of(services: Services) -> Attention:
@@ -42,4 +44,5 @@ async def attention_of(services: Services) -> Attention:
     failed = await services.tenant.queries.count(InstanceFilter(statuses=FAILED))
     found = looks.drift.found if looks.drift else ()
     spares = looks.spares.found.missing if looks.spares else 0
-    return Attention(failed, len(found), spares, is_suspect(found) is not None)
+    unconfirmed = await services.tenant.instances.installation.awaited() or looks.unconfirmed
+    return Attention(failed, len(found), spares, unconfirmed, is_suspect(found) is not None)

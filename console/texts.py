@@ -176,6 +176,7 @@ _TEXTS = {
     "instances.none_match": "No instance fits this filter.",
     "instances.deleted": "Looking for a deleted one?",
     "attention.label": "Needs you:",
+    "attention.unconfirmed": "jobs wait until the operator confirms the installation: {reason}",
     "attention.failed": "{number} instances have failed",
     "attention.failed.one": "1 instance has failed",
     "attention.drift": "{number} differences between registry and server",

@@ -178,7 +178,8 @@ WAITING_FOR = _figure(
     "ods_waiting_for",
     ("what", "tenant"),
     Source.API,
-    "Running jobs that wait for the end of an outage, by what is away.",
+    "Running jobs that wait for the end of an outage, by what is away; or for the operator to confirm the"
+    " installation.",
 )
 SPARES_READY = _figure(
     "ods_spares_ready", ("template", "tenant"), Source.API, "Spare databases that a create can claim now."

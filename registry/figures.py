@@ -17,6 +17,7 @@ from metrics.catalog import (
 )
 from metrics.figures import Sample
 from registry.backups.rows import VERIFICATION_FAILED, VERIFICATION_RUNS, VERIFICATION_WAITS
+from registry.installation import CONFIRMS
 from registry.instances.status import InstanceStatus, JobStatus, Operation
 from registry.storage.sessions import RegistrySessions
 from settings import Settings
@@ -32,6 +33,7 @@ _COPYING = [
 
 # The first word that is in the reason counts: a disk is a server's.
 _AWAY = {
+    CONFIRMS: "operator",
     "registry": "registry",
     "disk": "disk",
     "store": "backup_store",

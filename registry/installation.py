@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, ColumnElement, Uuid, delete, func, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.status import InstanceStatus
+from registry.instances.status import InstanceStatus, JobStatus
 from registry.storage.errors import InstallationNotConfirmedError
-from registry.storage.models import UTC_NOW, DbInstance, IdempotencyKey, Installation, InstanceVersion
+from registry.storage.models import UTC_NOW, DbInstance, IdempotencyKey, Installation, InstanceVersion, Job
 from registry.storage.sessions import RegistrySessions
 
 CONFIRMS = "`ods installation confirm`"
@@ -106,6 +106,17 @@ class InstallationStore:
     async def obstacle(self) -> str | None:
         """Why nothing may be changed in the registry, so that no job goes on; None if it may be changed."""
         return (await self.state()).obstacle
+
+    async def awaited(self) -> str | None:
+        """What the operator must confirm before jobs go on: of the registry, or as one of them has found it.
+
+        None if no job waits for that.
+        """
+        if (obstacle := await self.obstacle()) is not None:
+            return obstacle
+        waits = Job.status == JobStatus.IN_PROGRESS, Job.waiting_for.contains(CONFIRMS, autoescape=True)
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Job.waiting_for).where(*waits).order_by(Job.id).limit(1))
 
     async def require_confirmed(self) -> InstallationState:
         """The state, if the registry may be changed.

@@ -89,17 +89,18 @@ class InstallationCheck:
         return None
 
     async def known_obstacle(self, server: Server) -> str | None:
-        """As `obstacle`, but also while the server is away: then, what the registry alone knows.
+        """As `obstacle`, or what a job has found; while the server is away, what the registry knows.
 
         A server that was in order within the last 30 seconds is not checked again.
         """
-        if time.monotonic() < self._in_order_until:
-            return (await self._store.state()).obstacle
+        awaited = await self._store.awaited()
+        if awaited is not None or time.monotonic() < self._in_order_until:
+            return awaited
         try:
             async with server.session() as session:
                 obstacle = await self.obstacle(session)
         except DatabaseFaultError:
-            return (await self._store.state()).obstacle
+            return None
         if obstacle is None:
             self._in_order_until = time.monotonic() + _KNOWN_SECONDS
         return obstacle

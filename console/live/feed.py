@@ -143,6 +143,8 @@ def topics(before: RecentState, now: RecentState) -> Topics:
         found.add(f"job:{job}")
         if old is None or new is None or old.status != new.status:
             found.add("jobs")
+        if (old.waiting_for if old else None) != (new.waiting_for if new else None):
+            found.add(_ATTENTION)
         either = new or old
         if either is not None and either.instance_id is not None:
             found.add(f"instance:{either.instance_id}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from api.dependencies import InstanceQueriesDep, JobListDep
+from api.dependencies import InstanceQueriesDep, JobListDep, ObstacleDep
 from api.http import temporal_calls
 from api.job_service import JobServiceDep
 from console.texts import t
@@ -18,7 +18,7 @@ from console.views.statuses import Badge, job_badge
 from registry.instances.job_list import JobFilter
 from registry.instances.jobs import job_id
 from registry.instances.status import JOB_UNDER_WAY, JOB_WORDS, RETRY, JobStatus, Operation
-from registry.storage.models import DbInstance, Job
+from registry.storage.models import DbInstance, Job, Wait
 from temporal.job_executions import JobExecution
 from temporal.job_runs import UnreadableJobError
 
@@ -100,6 +100,7 @@ class JobRow:
         job: the job.
         badge: its status.
         instance_name: the name of its instance now; None if it is a job of none alone.
+        wait: what it waits for; None if it waits for nothing.
         progress: how far it is; None if it does not tell, or has ended.
         seconds: how long it took, without what it waited for; None if it has not ended.
     """
@@ -107,6 +108,7 @@ class JobRow:
     job: Job
     badge: Badge
     instance_name: str | None
+    wait: Wait | None
     progress: ProgressView | None
     seconds: float | None
 
@@ -164,7 +166,14 @@ class ExecutionPage:
 class JobsView:
     """Reads what the pages show."""
 
-    def __init__(self, job_list: JobListDep, queries: InstanceQueriesDep, service: JobServiceDep) -> None:
+    def __init__(
+        self,
+        job_list: JobListDep,
+        queries: InstanceQueriesDep,
+        service: JobServiceDep,
+        obstacle: ObstacleDep,
+    ) -> None:
+        self._obstacle = obstacle
         self._job_list = job_list
         self._queries = queries
         self._service = service
@@ -173,7 +182,7 @@ class JobsView:
         """The part of the list that the user wants to see."""
         jobs = await self._job_list.page(query.chosen, offset=(query.page - 1) * PER_PAGE, limit=PER_PAGE)
         names = await self._names(jobs)
-        rows = [_row(job, names.get(job.instance_id)) for job in jobs]
+        rows = [self._row(job, names.get(job.instance_id)) for job in jobs]
         return JobsPage(query, rows, Paging(query.page, PER_PAGE, await self._job_list.count(query.chosen)))
 
     async def job(self, job_id: str) -> JobPage:
@@ -185,7 +194,7 @@ class JobsView:
         job = await self._service.get(job_id)
         instance = None if job.instance_id is None else await self._queries.any_instance(job.instance_id)
         return JobPage(
-            _row(job, instance.name if instance else None),
+            self._row(job, instance.name if instance else None),
             can_cancel=job.status in JOB_UNDER_WAY,
             can_retry=instance is not None and _can_retry(job, instance),
             can_abandon=instance is not None and _is_last(job, instance) and job.status == JobStatus.ERROR,
@@ -204,6 +213,11 @@ class JobsView:
         except (*temporal_calls.FAULTS, UnreadableJobError):
             return ExecutionPage(job, is_away=True)
 
+    def _row(self, job: Job, instance_name: str | None) -> JobRow:
+        wait = job.wait_under(self._obstacle)
+        progress = _progress(job, wait)
+        return JobRow(job, job_badge(job.status), instance_name, wait, progress, job.worked_seconds)
+
     async def _usual_seconds(self, job: Job) -> float | None:
         if job.operation is None or job.database_template is None:
             return None
@@ -217,21 +231,11 @@ class JobsView:
 JobsViewDep = Annotated[JobsView, Depends()]
 
 
-def _row(job: Job, instance_name: str | None) -> JobRow:
-    return JobRow(
-        job,
-        job_badge(job.status),
-        instance_name,
-        _progress(job),
-        job.worked_seconds,
-    )
-
-
-def _progress(job: Job) -> ProgressView | None:
+def _progress(job: Job, wait: Wait | None) -> ProgressView | None:
     if job.status not in JOB_UNDER_WAY:
         return None
-    if job.waiting_for:
-        return ProgressView(t("progress.waits", reason=job.waiting_for))
+    if wait is not None:
+        return ProgressView(t("progress.waits", reason=wait.reason))
     if job.percent is not None:
         return ProgressView("", job.percent, job.eta_seconds)
     return None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from html import unescape
 
 import asyncpg
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 from databases import usage
 from databases.ownership import Owner
 from embedded import seeding
+from embedded.polling import wait_until
 from registry.instances.job_store import JobStore
 from registry.instances.jobs import InstanceJob
 from registry.instances.store import InstanceStore
@@ -209,3 +211,25 @@ async def test_labels_are_refused_when_a_key_is_typed_twice(
     there = await shown(browser, f"/instances/{job.instance_id}")
     assert "never" not in there
     assert "changed as well" not in there
+
+
+async def test_job_that_has_not_begun_waits_when_the_registry_is_not_confirmed(
+    browser: httpx.AsyncClient, instances: InstanceStore, job_store: JobStore, name: str, registry_dsn: str
+) -> None:
+    job = await bring_to(instances, job_store, "Pending", name)
+    pages = ("/instances", f"/instances/{job.instance_id}", "/jobs", f"/jobs/{job.job_id}")
+    moved = "UPDATE adminapi.installation SET registrydatabase = registrydatabase + $1"
+
+    async def is_told(*, waits: bool) -> bool:
+        told = [read(await browser.get(f"/console{page}")) for page in pages]
+        as_one = {"Waits: This registry was copied or moved" in page for page in told}
+        banners = {"jobs wait until the operator confirms the installation" in page for page in told}
+        return as_one == banners == {waits}
+
+    async with session(registry_dsn) as rows:
+        await rows.execute(moved, 1)
+        try:
+            await wait_until(partial(is_told, waits=True), 10)
+        finally:
+            await rows.execute(moved, -1)
+        await wait_until(partial(is_told, waits=False), 30)

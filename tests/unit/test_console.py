@@ -196,6 +196,16 @@ async def test_pages_are_told_what_needs_a_person_only_when_that_has_changed() -
         assert await told.get() == {"instance:2", "instances", "attention"}
 
 
+async def test_pages_are_told_that_a_person_is_needed_when_a_job_waits_for_something_else() -> None:
+    waiting = [JobState(1, "InProgress", reason, None, None) for reason in (None, "The operator.", None)]
+    changes = ScriptedChanges(*(state({}, job=job) for job in waiting))
+    feed = ChangeFeed(changes, nothing_to_do, seconds=0.01)
+    async with feed.page() as told:
+        assert await told.get() == EVERYTHING
+        for _ in waiting[1:]:
+            assert await told.get() == {"job:job", "instance:1", "attention"}
+
+
 async def test_one_look_at_the_registry_is_enough_when_many_pages_are_open() -> None:
     running = JobState(1, "InProgress", None, 20, 5)
     changes = ScriptedChanges(state({}), state({}), state({}, job=running))
