@@ -100,7 +100,8 @@ class Services:
         sweep = partial(schedules.trigger, temporal, tenant.name, schedules.PENDING_SWEEP)
         tokens = Tokens(settings.token_signing_keys, settings.token_lifetime, tenant.name)
         store = ClientStore(tenant.engine)
-        clients, standings = ApiClients(store, process.hashes), Standings(store.standing)
+        clients = ApiClients(store, process.hashes, shared=settings.admin_api_issuer is not None)
+        standings = Standings(store.standing)
         limits = ConnectLimits(process, AttemptCounts(tenant.engine))
         console_sessions = ConsoleSessions(tenant.engine, settings.console_sessions)
         return cls(

@@ -60,10 +60,19 @@ class AdminApi:
         self.asked.append(f"{scope['method']} {path}")
         await self._app({**scope, "path": path}, receive, send)
 
-    async def _information(self, _: Request) -> Response:
+    async def _information(self, request: Request) -> Response:
         tenants = [name for name in self._registries if name]
-        tenancy = {"multitenantMode": bool(tenants), "tenants": tenants}
-        return JSONResponse({"version": "2.4", "build": "2.4.0", "tenancy": tenancy})
+        base = f"{request.headers['X-Forwarded-Proto']}://{request.headers['Host']}{self._path_base}"
+        told = {
+            "version": "2.4",
+            "specificationVersion": "v2",
+            "tenancy": {"multitenantMode": bool(tenants), "tenants": tenants},
+            "urls": {
+                "openApiMetadata": f"{base}/swagger/v2/swagger.json",
+                "tenancy": f"{base}/v2/tenancy",
+            },
+        }
+        return JSONResponse(told)
 
     async def _register(self, request: Request) -> Response:
         registry, form = self._registry(request), await _form(request)

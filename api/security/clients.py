@@ -15,15 +15,17 @@ _logger = logging.getLogger(__name__)
 
 
 class ApiClients:
-    """Registers API clients and verifies their secrets, of which only argon2id hashes are kept.
+    """Registers API clients and verifies their secrets, of which only hashes are kept, by default argon2id.
 
     Args:
         store: where the clients are.
         slots: held while a secret is hashed, by the clients of all tenants; never while a registry is asked.
+        shared: whether an Admin API verifies the same secrets: it can read no hash but its own, so they stay.
     """
 
-    def __init__(self, store: ClientStore, slots: asyncio.Semaphore) -> None:
+    def __init__(self, store: ClientStore, slots: asyncio.Semaphore, *, shared: bool = False) -> None:
         self._store = store
+        self._shared = shared
         self._hasher = SecretHasher()
         self._slots = slots
         self._log_ins = asyncio.Semaphore(_AT_ONCE)
@@ -49,7 +51,7 @@ class ApiClients:
         """What the client may do if `secret` is its own, else None.
 
         A client that does not exist, or may not have tokens, is refused as slowly as a wrong secret.
-        The first use of a secret that an Admin API hashed replaces its hash.
+        The first use of a secret that an Admin API hashed replaces its hash, unless that verifies it, too.
 
         Raises:
             ProblemError: 429, there were too many failures before.
@@ -61,7 +63,7 @@ class ApiClients:
             async with self._slots:
                 verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
             await log_in.note(succeeded=verdict.matches)
-        if verdict.replacement is not None:
+        if verdict.replacement is not None and not self._shared:
             await self._replace(client_id, stored, verdict.replacement)
         return credentials if verdict.matches else None
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -43,34 +44,42 @@ class AdminApp:
 
     def __init__(self, url: str, trust: ssl.SSLContext, tenant: str) -> None:
         self._url = url
+        self._trust = trust
         self._tenant = tenant
+        self._id = f"app-of-{tenant}"
         self._client = httpx.AsyncClient(
             verify=trust, headers={"tenant": tenant, "User-Agent": "axios/1.7.9"}
         )
         self._token: dict[str, str] = {}
 
-    async def log_in(self) -> None:
-        """Register a client and get its token."""
-        client = f"app-of-{self._tenant}"
-        registration = {"ClientId": client, "ClientSecret": SECRET, "DisplayName": "Ed-Fi Admin App"}
+    async def register(self) -> None:
+        """Have the Admin API know its client."""
+        registration = {"ClientId": self._id, "ClientSecret": SECRET, "DisplayName": "Ed-Fi Admin App"}
         assert (
             await self._client.post(f"{self._url}//connect/register", data=registration)
         ).status_code == 200
+
+    async def log_in(self, url: str | None = None) -> None:
+        """Get a token; of the one address, unless another is said."""
         grant = {
-            "client_id": client,
+            "client_id": self._id,
             "client_secret": SECRET,
             "grant_type": "client_credentials",
             "scope": "edfi_admin_api/full_access",
         }
-        answer = await self._client.post(f"{self._url}/connect/token", data=grant)
+        answer = await self._client.post(f"{url or self._url}/connect/token", data=grant)
         assert answer.status_code == 200
         self._token = {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
     async def tenants(self) -> list[str]:
-        """Those that the root names."""
-        root = await self._client.get(f"{self._url}/", headers=self._token)
-        assert int(root.json()["version"].split(".")[0]) >= 2
-        names: list[str] = root.json()["tenancy"]["tenants"]
+        """Those that the root names, and the address there, which must be of the same origin."""
+        root = (await self._client.get(f"{self._url}/", headers=self._token)).json()
+        assert int(root["version"].split(".")[0]) >= 2
+        address = root["urls"]["tenancy"]
+        assert urlsplit(address)[:2] == urlsplit(self._url)[:2]
+        async with httpx.AsyncClient(verify=self._trust) as anonymous:
+            names: list[str] = (await anonymous.get(address)).json()["tenants"]
+        assert root["tenancy"] == {"multitenantMode": bool(names), "tenants": names}
         return names or [DEFAULT_TENANT]
 
     async def call(
@@ -189,6 +198,8 @@ async def test_admin_app_manages_vendors_and_instances_with_one_token_under_one_
                 async with AdminApp(proxy.url, proxy.trust, tenant) as app:
                     await app.call("GET", "vendors", 401)
                     await app.call("GET", "odsInstances", 401)
+                    await app.register()
+                    await app.log_in(service.url)  # also directly, which keeps the Admin API's hash
                     await app.log_in()
                     assert await app.tenants() == [*settings_beside.tenants]
                     assert await app.told("vendors?offset=0&limit=10000") == VENDORS

@@ -103,6 +103,25 @@ async def test_client_of_an_admin_api_proves_who_it_is_when_its_table_is_adopted
     clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
     assert not await clients.verify("a-client", "another secret", UNLIMITED)
     assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
+    assert (await _secret_hash(bare)).startswith("$argon2id$")
+
+
+async def test_hash_of_a_secret_stays_when_an_admin_api_verifies_it_as_well(
+    dsn: str, bare: asyncpg.Connection, engine: AsyncEngine
+) -> None:
+    await bare.execute(ADMIN_API)
+    await upgrade(dsn)
+    before = await _secret_hash(bare)
+    clients = ApiClients(ClientStore(engine), asyncio.Semaphore(), shared=True)
+    assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
+    assert await _secret_hash(bare) == before
+
+
+async def _secret_hash(bare: asyncpg.Connection) -> str:
+    found: str = await bare.fetchval(
+        "SELECT clientsecret FROM adminapi.applications WHERE clientid = 'a-client'"
+    )
+    return found
 
 
 async def test_clients_of_an_admin_api_are_administered_when_its_table_is_adopted(
