@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from graphlib import TopologicalSorter
+from ipaddress import ip_address, ip_network
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 import jsonschema
 import pytest
 import yaml
+from dotenv import dotenv_values
 from temporalio.envconfig import ClientConfig, ClientConfigProfile
 
 from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
@@ -63,13 +65,21 @@ def test_schema_of_the_specification_holds_when_validated(text: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="apt-get install docker-compose")
-@pytest.mark.parametrize("profile", ["", "monitoring"])
+@pytest.mark.parametrize("profile", ["", "monitoring", "admin-api"])
 def test_compose_itself_reads_the_file_when_env_example_was_followed(tmp_path: Path, profile: str) -> None:
     dotenv = tmp_path / "env"
     dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in compose.made_dotenv().items()))
-    words = ("docker-compose", "--file", str(compose.COMPOSE_FILE), "--env-file", str(dotenv))
+    shutil.copy(compose.ROOT / "deploy" / "proxy" / "admin-api.env.example", tmp_path / "admin-api.env")
+    files = (
+        "--file",
+        str(compose.COMPOSE_FILE),
+        "--env-file",
+        str(dotenv),
+        "--project-directory",
+        str(tmp_path),
+    )
     done = subprocess.run(  # noqa: S603 - Debian's program
-        [*words, "--profile", profile, "config", "--format", "json"],
+        ["docker-compose", *files, "--profile", profile, "config", "--format", "json"],  # noqa: S607 - likewise
         capture_output=True,
         text=True,
         check=False,
@@ -189,7 +199,7 @@ def test_container_has_no_more_rights_than_it_needs_when_run(name: str) -> None:
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["read_only"] is (name != "temporal-ui")
+    assert service["read_only"] is (name not in {"temporal-ui", "admin-api"})
     assert ("cap_add" in service) is (name == "postgres")
     assert "privileged" not in service
     assert "user" not in service
@@ -256,3 +266,43 @@ def test_documented_override_names_known_variables_when_temporal_is_elsewhere(na
     for variable in override:
         with_it = ClientConfigProfile.load(disable_file=True, override_env_vars={variable: "probe"})
         assert with_it != nothing, variable
+
+
+def test_proxy_alone_is_believed_and_no_other_container_can_have_its_address() -> None:
+    address = SERVICES["proxy"]["networks"]["proxied"]["ipv4_address"]
+    assert environment("api")["FORWARDED_ALLOW_IPS"] == address
+    ((pool,),) = [
+        network["ipam"]["config"]
+        for name, network in yaml.safe_load(compose.COMPOSE_FILE.read_text())["networks"].items()
+        if name == "proxied"
+    ]
+    subnet, given = ip_network(pool["subnet"]), ip_network(pool["ip_range"])
+    assert ip_address(address) in subnet
+    assert ip_address(address) not in given
+    assert ip_address(address) != subnet[1]  # Docker's own, from which published ports are reached
+    assert given.subnet_of(subnet)  # type: ignore[arg-type] # both are of IPv4
+
+
+def test_proxy_finds_both_services_where_its_file_looks() -> None:
+    site = (compose.ROOT / "deploy" / "proxy" / "nginx.conf").read_text()
+    (ods,), (admin_api,) = (re.findall(rf"set \${name} http://(\S+);", site) for name in ("ods", "admin_api"))
+    api = SERVICES["api"]["command"]
+    assert ods == f"api:{api[api.index('--port') + 1]}"
+    assert admin_api == f"admin-api:{environment('admin-api')['ASPNETCORE_HTTP_PORTS']}"
+    for name in ("api", "admin-api"):
+        assert SERVICES[name]["networks"] == ["default", "proxied"]
+
+
+def test_admin_api_shares_the_encryption_and_leaves_instances_alone_when_its_profile_is_on() -> None:
+    assert environment("admin-api")["AppSettings__EncryptionKey"] == environment("api")["ODS_ENCRYPTION_KEY"]
+    sweeps = {name: value for name, value in environment("admin-api").items() if "Sweep" in name}
+    assert set(sweeps.values()) == {""}
+    page = (compose.ROOT / "docs" / "operations" / "beside-an-admin-api.md").read_text()
+    for name in sweeps:
+        assert name.replace("__", ":") in page
+
+
+def test_secrets_of_the_admin_api_have_no_value_when_the_example_is_merely_copied() -> None:
+    given = dotenv_values(compose.ROOT / "deploy" / "proxy" / "admin-api.env.example")
+    assert {name for name, value in given.items() if value} == {"Authentication__AllowRegistration"}
+    assert not set(given) & set(environment("admin-api"))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.long
 SERVICES = compose.services(compose.made_dotenv())
 ENVIRONMENT: dict[str, str] = SERVICES["postgres"]["environment"]
 TEMPLATE = "EdFi_Ods_Minimal_Template"
+PASSWORD = "password-of-the-admin-api"
 TEMPORAL_DATABASES = ["temporal", "temporal_visibility"]
 
 
@@ -354,6 +355,37 @@ async def test_registry_of_others_is_adopted_when_the_documented_statements_ran(
             " AND relnamespace IN ('dbo'::regnamespace, 'adminapi'::regnamespace)"
         )
         assert not_ours == []
+
+
+@pytest.mark.usefixtures("registry_of_others")
+async def test_admin_api_has_its_own_tables_and_no_instances_when_its_script_ran(
+    server: EmbeddedPostgres, superuser: asyncpg.Connection
+) -> None:
+    vendors = "CREATE TABLE dbo.vendors (vendorid serial PRIMARY KEY, vendorname varchar(150))"
+    psql(server, "--command", vendors, database="EdFi_Admin")
+    psql(server, "--command", compose.documented("sql"), database="EdFi_Admin")
+    assert migrate(server).returncode == 0
+    await superuser.execute(f"CREATE ROLE admin_api LOGIN PASSWORD '{PASSWORD}'")
+    script = compose.ROOT / "deploy" / "proxy" / "admin-api.sql"
+    psql(server, "--file", str(script), database="EdFi_Admin")
+    address = f"postgresql://admin_api:{PASSWORD}@127.0.0.1:{server.port}/EdFi_Admin"
+    try:
+        async with session(address) as admin_api:
+            await admin_api.execute("INSERT INTO dbo.vendors (vendorname) VALUES ('one')")
+            await admin_api.execute("INSERT INTO adminapi.applications (clientid) VALUES ('one')")
+            assert await admin_api.fetchval("SELECT name FROM dbo.odsinstances") == "theirs"
+            for statement in (
+                "INSERT INTO dbo.odsinstances (name) VALUES ('two')",
+                "UPDATE dbo.odsinstances SET connectionstring = ''",
+                "DELETE FROM adminapi.audit",
+                "SELECT 1 FROM adminapi.managed_instances",
+                "SELECT 1 FROM adminapi.dbinstances",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await admin_api.execute(statement)
+    finally:
+        psql(server, "--command", "DROP OWNED BY admin_api", database="EdFi_Admin")
+        await superuser.execute("DROP ROLE admin_api")
 
 
 def test_server_is_asked_over_tcp_when_its_health_is_checked() -> None:
