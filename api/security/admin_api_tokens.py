@@ -1,6 +1,8 @@
 """Tokens of an Admin API that shares `adminapi.applications` with this service: its clients are ours."""
 
 from dataclasses import replace
+from datetime import UTC
+from functools import partial
 
 import jwt
 
@@ -49,7 +51,7 @@ class AdminApiTokens:
         identity = self._identity(token)
         if identity is None:
             return None
-        standing = await permitting(self._standings, identity, lambda _: True)
+        standing = await permitting(self._standings, identity, partial(_permits, identity))
         return None if standing is None else _restricted(identity, standing)
 
     def _identity(self, token: str) -> Caller | None:
@@ -89,6 +91,12 @@ def _claimed_issuer(token: str) -> object:
         return jwt.decode(token, options={"verify_signature": False}).get("iss")
     except INVALID:
         return None
+
+
+def _permits(identity: Caller, standing: Standing) -> bool:
+    """Whether the token was issued since its client was disabled, or got its secret."""
+    since = standing.tokens_since
+    return since is None or identity.issued_at >= since.replace(tzinfo=UTC).timestamp()
 
 
 def _restricted(identity: Caller, standing: Standing) -> Caller:

@@ -19,8 +19,8 @@ from registry.storage.sessions import INTEGRITY_VIOLATION, Conflicts, RegistrySe
 
 _OPTIONS = {True: "--backup-download", False: "--no-backup-download"}
 """In the words of the command line: whether a client may download backups."""
-_ANOTHER = func.gen_random_uuid()
-"""A generation that tokens of before do not name."""
+_WITHOUT_TOKENS = {"generation": func.gen_random_uuid(), "tokens_since": UTC_NOW}
+"""Makes tokens from before void, of this service and of an Admin API."""
 
 
 class ClientNotFoundError(Exception):
@@ -124,6 +124,7 @@ class ClientAdministration:
                 scope=client.scope,
                 backup_download=client.backup_download,
                 expires_at=_end(client.expires),
+                tokens_since=UTC_NOW,
             )
             .returning(ApiClient)
         )
@@ -140,7 +141,7 @@ class ClientAdministration:
         Raises:
             ClientNotFoundError: there is none.
         """
-        return await self._change("disable", client_id, enabled=False, generation=_ANOTHER)
+        return await self._change("disable", client_id, enabled=False, **_WITHOUT_TOKENS)
 
     async def enable(self, client_id: str) -> Client:
         """Let the client get tokens again.
@@ -158,7 +159,7 @@ class ClientAdministration:
         Raises:
             ClientNotFoundError: there is none.
         """
-        return await self._change("rotate", client_id, client_secret=secret_hash, generation=_ANOTHER)
+        return await self._change("rotate", client_id, client_secret=secret_hash, **_WITHOUT_TOKENS)
 
     async def change(self, client_id: str, *, backup_download: bool) -> Client:
         """Let the client download backups, or no longer; refuse every token that it has, which say otherwise.
@@ -173,7 +174,7 @@ class ClientAdministration:
             client_id,
             _OPTIONS[backup_download],
             backup_download=backup_download,
-            generation=_ANOTHER,
+            **_WITHOUT_TOKENS,
         )
 
     async def remove(self, client_id: str) -> Client:

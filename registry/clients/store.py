@@ -3,7 +3,7 @@
 import json
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,15 +30,17 @@ class Standing:
 
     Args:
         scope: what it may do.
-        generation: what its tokens must name; None for tokens that name none.
+        generation: what our tokens must name; None for tokens that name none.
         backup_download: whether it may download backups.
         download_granted: whether that is so because an operator has said it, whatever its scope includes.
+        tokens_since: tokens that an Admin API has issued before do not count; in UTC, without a zone.
     """
 
     scope: ClientScope
     generation: uuid.UUID | None
     backup_download: bool
     download_granted: bool = False
+    tokens_since: datetime | None = None
 
     @property
     def token_scopes(self) -> frozenset[str]:
@@ -111,6 +113,7 @@ class ClientStore:
             client.generation,
             backup_download=download,
             download_granted=client.backup_download is True,
+            tokens_since=client.tokens_since,
         )
         return Credentials(client.client_secret, standing, use_is_noted=noted)
 

@@ -1,6 +1,7 @@
 """Tokens as an Ed-Fi Admin API signs them: OpenIddict's, with a shared key."""
 
 import base64
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from typing import Any
 import jwt
 
 from api.security.tokens import FULL_ACCESS
+from tests.secret_search import as_secret
 
 ADMIN_API_ISSUER = "http://admin-api.example/"
 """`iss` in its tokens, for the setting `http://admin-api.example`: .NET writes a slash after a bare host."""
-ADMIN_API_KEY = base64.b64encode(bytes(range(100, 164))).decode()
+ADMIN_API_KEY = as_secret(base64.b64encode(bytes(range(100, 164))).decode())
 """`Authentication:SigningKey`, longer than keys of this service are."""
 
 
@@ -61,4 +63,6 @@ def admin_api_token(
         "client_id": client_id,
     } | changes
     given = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode(given, base64.b64decode(key), "HS256", {"typ": "at+jwt", **header})
+    # As it is, also if it is wrong: `jwt.encode` would refuse it.
+    headers = {"typ": "at+jwt", **header}
+    return jwt.PyJWS().encode(json.dumps(given).encode(), base64.b64decode(key), "HS256", headers)

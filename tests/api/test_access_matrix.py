@@ -223,10 +223,17 @@ class Site:
         if by_session:
             session_id = await self._session(who)
             headers = {"Cookie": f"ods-console-127-0-0-1={self.own}.{session_id}"} if session_id else {}
-            form = {"csrf": token_of(session_id, self.own)}
-        else:
-            headers = {} if who == "none" else {"Authorization": f"Bearer {self._token(who)}"}
-            form = FORMS.get(endpoint, {})
+            return await self._send(endpoint, headers, {"csrf": token_of(session_id, self.own)})
+        return await self.answer_to(endpoint, "" if who == "none" else self._token(who))
+
+    async def answer_to(self, endpoint: str, token: str) -> httpx.Response:
+        """What a client with this token is answered with; empty for one that has none."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return await self._send(endpoint, headers, FORMS.get(endpoint, {}))
+
+    async def _send(
+        self, endpoint: str, headers: Mapping[str, str], form: Mapping[str, str]
+    ) -> httpx.Response:
         method, _, template = endpoint.partition(" ")
         path = re.sub(r"\{(\w+)\}", lambda found: VALUES.get(found[1], "1"), template)
         has_form = method == "POST" and path.startswith(("/console", "/connect"))
@@ -271,7 +278,7 @@ def _client(who: str) -> str:
     return who if who in SCOPES or who == "of a disabled client" else "full access"
 
 
-_CLIENTS = """
+CLIENTS = """
 INSERT INTO adminapi.applications (clientid, scope, enabled, generation, backupdownload) VALUES
     ('full access', 'full_access', true, NULL, NULL), ('read only', 'read_only', true, NULL, NULL),
     ('full access without downloads', 'full_access', true, NULL, false),
@@ -280,7 +287,8 @@ INSERT INTO adminapi.applications (clientid, scope, enabled, generation, backupd
 """
 
 
-def _class_of(answer: httpx.Response) -> str:
+def class_of(answer: httpx.Response) -> str:
+    """The answer in the words of the matrix."""
     location = answer.headers.get("location")
     if location and urlsplit(location).path == "/console/sign-in" and "set-cookie" not in answer.headers:
         return SIGN_IN
@@ -317,7 +325,8 @@ def _until_answered(app: ASGIApp) -> ASGIApp:
 
 
 @asynccontextmanager
-async def _site(settings: AnySettings, own: str) -> AsyncIterator[Site]:
+async def site_of(settings: AnySettings, own: str) -> AsyncIterator[Site]:
+    """The API with these settings, asked for one tenant."""
     async with running(settings, NOBODY) as app:
         transport = httpx.ASGITransport(_until_answered(app), raise_app_exceptions=False)
         headers = {"tenant": own}
@@ -335,7 +344,7 @@ async def tenants(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[dict[str
         for name in (OWN, OTHER):
             dsn = await stack.enter_async_context(registries.cloned(prepared_postgres))
             async with session(dsn) as registry:
-                await registry.execute(_CLIENTS)
+                await registry.execute(CLIENTS)
             settings[name] = make_settings(prepared_postgres, dsn, rate_limiting=False)
         yield settings
 
@@ -343,7 +352,7 @@ async def tenants(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[dict[str
 @pytest.fixture(scope="module")
 async def site(tenants: dict[str, Settings]) -> AsyncIterator[Site]:
     """The API and the console of the two tenants."""
-    async with _site(make_tenant_settings(tenants), OWN) as site:
+    async with site_of(make_tenant_settings(tenants), OWN) as site:
         yield site
 
 
@@ -351,7 +360,7 @@ async def site(tenants: dict[str, Settings]) -> AsyncIterator[Site]:
 async def codec_site(tenants: dict[str, Settings]) -> AsyncIterator[Site]:
     """The API of one of them with the codec server, which serves no several tenants."""
     changes = {"codec_server": True, "payload_key": SecretStr(PAYLOAD_KEY)}
-    async with _site(tenants[OWN].model_copy(update=changes), DEFAULT_TENANT) as site:
+    async with site_of(tenants[OWN].model_copy(update=changes), DEFAULT_TENANT) as site:
         yield site
 
 
@@ -366,7 +375,7 @@ async def test_caller_is_answered_as_the_matrix_says_when_it_has_a_token(
 ) -> None:
     asked = codec_site if kind.startswith("codec") else site
     told = {
-        endpoint: {who: _class_of(await asked.answer(endpoint, who)) for who in TOKENS}
+        endpoint: {who: class_of(await asked.answer(endpoint, who)) for who in TOKENS}
         for endpoint in listed(kind)
     }
     assert _differences(told, kind) == {}
@@ -375,7 +384,7 @@ async def test_caller_is_answered_as_the_matrix_says_when_it_has_a_token(
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "ended" in KINDS[kind]])
 async def test_caller_is_answered_as_the_matrix_says_when_it_has_a_session(site: Site, kind: str) -> None:
     told = {
-        endpoint: {who: _class_of(await site.answer(endpoint, who, by_session=True)) for who in SESSIONS}
+        endpoint: {who: class_of(await site.answer(endpoint, who, by_session=True)) for who in SESSIONS}
         for endpoint in listed(kind)
     }
     assert _differences(told, kind) == {}
