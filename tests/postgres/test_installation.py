@@ -23,6 +23,7 @@ from databases.server import Server
 from embedded.postgres import EmbeddedPostgres
 from registry.installation import InstallationStore
 from registry.instances.job_store import JobStore
+from registry.instances.jobs import JobWait
 from registry.instances.queries import InstanceQueries
 from registry.instances.status import Template
 from registry.instances.store import InstanceStore
@@ -227,6 +228,21 @@ async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Ten
         assert obstacle is not None
         assert "1234567890123456789" in obstacle
         assert "ods installation confirm" in obstacle
+
+
+async def test_what_a_job_has_found_is_known_at_once_when_the_server_was_in_order_before(
+    tenant: Tenant, server: Server, name: str
+) -> None:
+    check = check_of(tenant, shares_server=True)
+    assert await check.known_obstacle(server) is None
+    job = await bring_to(tenant.instances, tenant.jobs, "InProgress", name)
+    await tenant.jobs.record_wait(JobWait(job, "The server is away.", 1, 60))
+    assert await check.known_obstacle(server) is None
+    reason = "Another installation … `ods installation confirm`, or ODS_SHARED_SERVER=true."
+    await tenant.jobs.record_wait(JobWait(job, reason, 1, 60))
+    assert await check.known_obstacle(server) == reason
+    await tenant.jobs.end_wait(job)
+    assert await check.known_obstacle(server) is None
 
 
 async def test_drift_says_it_when_the_installation_must_be_confirmed(
