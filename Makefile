@@ -61,7 +61,7 @@ test-fast: setup  ## the tests that need no PostgreSQL and no Temporal developme
 coverage: setup  ## the whole test suite, and which branches of the code it takes
 	$(PYTEST) -m 'not pgbouncer and not age and not large and not timed' --cov --cov-report=term:skip-covered $(ARGS)
 
-# Tries every change for hours; for a few: make mutants ARGS="databases/adoption.py --sample 20"
+# Tries every change for hours; for a few: make mutants ARGS="ods/databases/adoption.py --sample 20"
 mutants: setup  ## changes of the code that can lose data: is each noticed by a test?
 	$(BIN)/python -m tests.mutants $(ARGS)
 

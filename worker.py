@@ -41,18 +41,19 @@ from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import StatusActivities
 from activities.sweep import SweepActivities
 from activities.versions import VersionActivities
-from logs import configure_logging, fault_name, switch_debug_on_hangup
-from loop_watchdog import watched_loop
-from metrics import server as metrics_server
-from metrics.catalog import DRIFT
-from metrics.exposition import Exposition
-from metrics.figures import Figures
-from registry.education_organizations.refreshes import RefreshPolicy
-from registry.education_organizations.store import EducationOrganizations
-from registry.idempotency_keys import IdempotencyKeys
-from registry.storage.dsn_check import DsnCheck
-from registry.storage.errors import InstallationNotConfirmedError
-from settings import (
+from ods.observability.logs import configure_logging, fault_name, switch_debug_on_hangup
+from ods.observability.loop_watchdog import watched_loop
+from ods.observability.metrics import server as metrics_server
+from ods.observability.metrics.catalog import DRIFT
+from ods.observability.metrics.exposition import Exposition
+from ods.observability.metrics.figures import Figures
+from ods.observability.tracing import provider
+from ods.registry.education_organizations.refreshes import RefreshPolicy
+from ods.registry.education_organizations.store import EducationOrganizations
+from ods.registry.idempotency_keys import IdempotencyKeys
+from ods.registry.storage.dsn_check import DsnCheck
+from ods.registry.storage.errors import InstallationNotConfirmedError
+from ods.settings.settings import (
     AnySettings,
     InvalidSettingsError,
     LogFormat,
@@ -60,18 +61,17 @@ from settings import (
     load_settings,
     warn_of_unknown_variables,
 )
-from temporal import client, schedules
-from temporal.job_starter import JobStarter, started_jobs
-from temporal.namespace import register_search_attributes
-from temporal.refresh_starter import RefreshStarter
-from temporal.sdk_metrics import measuring_runtime
-from temporal.verification_starter import VerificationStarter
-from temporal.worker_probes import WorkerProbes
-from tenants.drift.findings import Drift, DriftKind
-from tenants.figures import pool_samples
-from tenants.known_store import backup_obstacle
-from tenants.tenant import Tenant, open_tenants
-from tracing import provider
+from ods.temporal import client, schedules
+from ods.temporal.job_starter import JobStarter, started_jobs
+from ods.temporal.namespace import register_search_attributes
+from ods.temporal.refresh_starter import RefreshStarter
+from ods.temporal.sdk_metrics import measuring_runtime
+from ods.temporal.verification_starter import VerificationStarter
+from ods.temporal.worker_probes import WorkerProbes
+from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.figures import pool_samples
+from ods.tenants.known_store import backup_obstacle
+from ods.tenants.tenant import Tenant, open_tenants
 from workflows.backup_instance import BackupInstance
 from workflows.create_instance import CopyInstance, CreateInstance, RestoreInstance
 from workflows.delete_instance import DeleteInstance
@@ -485,7 +485,7 @@ async def main() -> None:
     configure_logging(settings.log_level.number, as_json=settings.log_format is LogFormat.JSON)
     switch_debug_on_hangup(settings.log_level.number)
     warn_of_unknown_variables(_logger)
-    # Fields of the line say this (`logs.FIELDS`).
+    # Fields of the line say this (`ods.observability.logs.FIELDS`).
     activity.logger.activity_info_on_message = workflow.logger.workflow_info_on_message = False
     provider.start("ods-worker")
     stop = asyncio.Event()

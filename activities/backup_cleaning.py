@@ -13,27 +13,27 @@ from temporalio import activity
 from activities.backup_requests import lost_backup
 from activities.errors import as_application_error, is_locked
 from activities.heartbeats import heartbeats
-from backups.errors import BackupFaultError
-from backups.layout import folder_of
-from backups.manifest import BackupKey
-from backups.storage import BackupStore
-from backups.stored_backups import (
+from ods.backups.errors import BackupFaultError
+from ods.backups.layout import folder_of
+from ods.backups.manifest import BackupKey
+from ods.backups.storage import BackupStore
+from ods.backups.stored_backups import (
     has_dump,
     list_backups,
     load_if_readable,
     remove_unfinished,
 )
-from databases.errors import DatabaseFaultError
-from databases.scratch import find_scratch, remove_scratch
-from registry.backups.records import is_recorded_gone
-from registry.backups.rows import VERIFICATION_PASSED
-from registry.backups.stores import BackupStores
-from registry.storage.models import Backup
-from tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
-from tenants.drift.findings import Drift, is_suspect
-from tenants.known_store import known_store
-from tenants.store_claims import claim_store
-from tenants.tenant import Tenant
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.scratch import find_scratch, remove_scratch
+from ods.registry.backups.records import is_recorded_gone
+from ods.registry.backups.rows import VERIFICATION_PASSED
+from ods.registry.backups.stores import BackupStores
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
+from ods.tenants.drift.findings import Drift, is_suspect
+from ods.tenants.known_store import known_store
+from ods.tenants.store_claims import claim_store
+from ods.tenants.tenant import Tenant
 
 _UNFINISHED_FOR = timedelta(minutes=30)
 _EXPIRED_A_PASS = 100

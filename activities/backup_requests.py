@@ -8,14 +8,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from backups.manifest import MONETARY_LOCALE, RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
-from databases.change_sign import read_sign
-from databases.errors import DatabaseFaultError
-from databases.inner_rights import Rights, read_rights
-from databases.locales import read_locale
-from registry.backups.stored import LostBackup, StoredBackup
-from registry.storage.models import Backup
-from tenants.tenant import Tenant
+from ods.backups.manifest import MONETARY_LOCALE, RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
+from ods.databases.change_sign import read_sign
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inner_rights import Rights, read_rights
+from ods.databases.locales import read_locale
+from ods.registry.backups.stored import LostBackup, StoredBackup
+from ods.registry.storage.models import Backup
+from ods.tenants.tenant import Tenant
 
 _SIGN = "changeSign"
 """The member of a manifest's details that has the sign."""

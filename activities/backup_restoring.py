@@ -8,30 +8,30 @@ import asyncpg
 
 from activities.backup_requests import rights_of
 from activities.following import Following, require_session, watched
-from backups.manifest import Manifest
-from backups.monitoring import program_log
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.analysis import analyze
-from databases.copying import create_like
-from databases.errors import DatabaseFaultError
-from databases.inner_rights import give_rights
-from databases.locales import parse_locale
-from databases.provisioning import (
+from ods.backups.manifest import Manifest
+from ods.backups.monitoring import program_log
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.analysis import analyze
+from ods.databases.copying import create_like
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inner_rights import give_rights
+from ods.databases.locales import parse_locale
+from ods.databases.provisioning import (
     CloneRequest,
     ProvisionedDatabase,
     already_made,
     publish_made,
     size_of,
 )
-from databases.renaming import END_SESSIONS
-from databases.statements import fetch_rows
-from metrics.job_phases import phase
-from registry.storage.errors import BackupNotFoundError, BackupRefusedError
-from registry.storage.models import Backup
-from tenants.backup_store import load_recorded, open_store
-from tenants.tenant import Tenant
+from ods.databases.renaming import END_SESSIONS
+from ods.databases.statements import fetch_rows
+from ods.observability.metrics.job_phases import phase
+from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import load_recorded, open_store
+from ods.tenants.tenant import Tenant
 
 
 async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step

@@ -9,29 +9,29 @@ from activities.backup_requests import has_own_rights, rights_of
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
-from backups.errors import (
+from ods.backups.errors import (
     BackupFaultError,
     ProgramFailedError,
     StoreRefusedError,
     UnsuitableProgramError,
     translate_database_faults,
 )
-from backups.figures import verify
-from backups.manifest import Manifest
-from backups.monitoring import Monitor, program_log
-from backups.restoring import read_dump, restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.errors import DatabaseFaultError
-from databases.inner_rights import give_rights
-from databases.locales import parse_locale
-from databases.scratch import scratch_database
-from registry.backups.records import BackupRecords, proven_state
-from registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
-from registry.storage.models import Backup
-from tenants.backup_store import load_recorded, open_store
-from tenants.known_store import OtherStoreError, known_store
-from tenants.tenant import Tenant
+from ods.backups.figures import verify
+from ods.backups.manifest import Manifest
+from ods.backups.monitoring import Monitor, program_log
+from ods.backups.restoring import read_dump, restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inner_rights import give_rights
+from ods.databases.locales import parse_locale
+from ods.databases.scratch import scratch_database
+from ods.registry.backups.records import BackupRecords, proven_state
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import load_recorded, open_store
+from ods.tenants.known_store import OtherStoreError, known_store
+from ods.tenants.tenant import Tenant
 
 _TOLD_AT_MOST = 5
 """Differences that the reason names."""

@@ -12,24 +12,24 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import SupersededError, as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
-from backups.backing_up import back_up, program_label
-from backups.layout import folder_of
-from backups.manifest import Manifest
-from backups.monitoring import program_log
-from backups.snapshots import Database
-from databases.dropping import end_programs
-from databases.errors import DatabaseFaultError
-from databases.lookup import choose, find, oid_of, require_usable
-from logs import fault_name
-from registry.backups.rows import without_zone
-from registry.backups.stored import StoredBackup
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus
-from registry.storage.models import Backup
-from tenants.backup_store import last_stored
-from tenants.job_owners import owner_of
-from tenants.known_store import store_for_backup
-from tenants.tenant import Tenant
+from ods.backups.backing_up import back_up, program_label
+from ods.backups.layout import folder_of
+from ods.backups.manifest import Manifest
+from ods.backups.monitoring import program_log
+from ods.backups.snapshots import Database
+from ods.databases.dropping import end_programs
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.lookup import choose, find, oid_of, require_usable
+from ods.observability.logs import fault_name
+from ods.registry.backups.rows import without_zone
+from ods.registry.backups.stored import StoredBackup
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import last_stored
+from ods.tenants.job_owners import owner_of
+from ods.tenants.known_store import store_for_backup
+from ods.tenants.tenant import Tenant
 
 _REPORT_SECONDS = 1
 """How often the registry is told how far a backup is, and asked whether it is still wanted."""

@@ -7,16 +7,16 @@ from uuid import UUID
 
 import asyncpg
 
-from backups.backing_up import program_label
-from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import NotOursError
-from databases.left_names import record_left
-from databases.lookup import find_own, has_database, published_by
-from databases.ownership import KnownOwner
-from databases.scratch import end_scratch_programs
-from registry.instances.job_store import Position
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import (
+from ods.backups.backing_up import program_label
+from ods.databases import dropping, renaming, replacing, trash, trash_backup
+from ods.databases.errors import NotOursError
+from ods.databases.left_names import record_left
+from ods.databases.lookup import find_own, has_database, published_by
+from ods.databases.ownership import KnownOwner
+from ods.databases.scratch import end_scratch_programs
+from ods.registry.instances.job_store import Position
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import (
     CANCEL_RUNNING,
     FAIL,
     PURGES,
@@ -25,10 +25,10 @@ from registry.instances.status import (
     Undo,
     after_failure,
 )
-from registry.storage.errors import NameTakenError
-from tenants.cancelled_drops import CancelledDrops
-from tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
-from tenants.tenant import Tenant
+from ods.registry.storage.errors import NameTakenError
+from ods.tenants.cancelled_drops import CancelledDrops
+from ods.tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
+from ods.tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from metrics.catalog import DDL_SLOTS
+from ods.observability.metrics.catalog import DDL_SLOTS
 
 SLOT_MISSED = "TurnMissed"
 """Error type, as histories have it, of an activity that had no slot yet when its worker was stopped."""

@@ -9,10 +9,10 @@ from opentelemetry import trace
 from temporalio import activity
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from logs import describe_lines
-from registry.instances.jobs import InstanceJob
-from tracing import provider
-from tracing.attributes import attributes_of
+from ods.observability.logs import describe_lines
+from ods.observability.tracing import provider
+from ods.observability.tracing.attributes import attributes_of
+from ods.registry.instances.jobs import InstanceJob
 
 _logger = logging.getLogger(__name__)
 

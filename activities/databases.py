@@ -22,24 +22,24 @@ from activities.heartbeats import heartbeats
 from activities.job_fence import JobFence
 from activities.provisioner import Provisioner, Wanted
 from activities.snapshot_copies import make_snapshot
-from databases import dropping, renaming, replacing, trash, trash_backup
-from databases.errors import LOST
-from databases.ownership import KnownOwner
-from databases.replacing import Exchange, Stage
-from logs import fault_name
-from metrics.job_phases import measured_job, phase
-from registry.backups.records import proven_state
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, Operation
-from tenants.job_owners import exchange_of, replacement_of, trash_database, trash_job
-from tenants.tenant import Tenant
+from ods.databases import dropping, renaming, replacing, trash, trash_backup
+from ods.databases.errors import LOST
+from ods.databases.ownership import KnownOwner
+from ods.databases.replacing import Exchange, Stage
+from ods.observability.logs import fault_name
+from ods.observability.metrics.job_phases import measured_job, phase
+from ods.registry.backups.records import proven_state
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, Operation
+from ods.tenants.job_owners import exchange_of, replacement_of, trash_database, trash_job
+from ods.tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
 _logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _Before: TypeAlias = Callable[[], Awaitable[object]]
-"""As for `databases.dropping.drop_database`."""
+"""As for `ods.databases.dropping.drop_database`."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from temporalio import activity
 
 from activities.errors import is_locked
 from activities.heartbeats import heartbeats
-from databases.education_organizations import Address, UnreadableError
-from databases.reading_processes import ReadingProcesses, reading_processes
-from logs import fault_name
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.education_organizations.refreshes import Scope
-from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
+from ods.databases.education_organizations import Address, UnreadableError
+from ods.databases.reading_processes import ReadingProcesses, reading_processes
+from ods.observability.logs import fault_name
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
 
 _MAX_NAMED = 20
 _FOREIGN_SHARE = 4

@@ -11,11 +11,11 @@ import asyncpg
 from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
-from backups.errors import BackupFaultError
-from databases.constants import LOCK_NOT_AVAILABLE
-from databases.errors import LOST, DatabaseFaultError, means_outage
-from registry.rights.missing import MissingRightsError
-from registry.storage.errors import InstallationNotConfirmedError
+from ods.backups.errors import BackupFaultError
+from ods.databases.constants import LOCK_NOT_AVAILABLE
+from ods.databases.errors import LOST, DatabaseFaultError, means_outage
+from ods.registry.rights.missing import MissingRightsError
+from ods.registry.storage.errors import InstallationNotConfirmedError
 
 OUTAGE = "Outage"
 """Type of errors that say that the registry or the ODS server is away, full, locked or read-only."""

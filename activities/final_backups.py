@@ -10,26 +10,26 @@ from temporalio import activity
 from activities.backup_requests import backup_request, stored_backup
 from activities.errors import as_application_error
 from activities.following import Following, require_session, watched
-from backups.backing_up import back_up
-from backups.errors import BackupFaultError
-from backups.layout import folder_of
-from backups.manifest import Manifest
-from backups.monitoring import program_log
-from backups.restoring import read_dump
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.errors import DatabaseFaultError
-from databases.ownership import KnownOwner
-from databases.trash import require_no_version_in_trash
-from databases.trash_backup import inspect_trash, while_open
-from registry.backups.records import proven_state
-from registry.backups.rows import VERIFICATION_FAILED, without_zone
-from registry.instances.jobs import InstanceJob
-from registry.instances.store import InstanceStore
-from registry.storage.models import Backup
-from tenants.backup_store import last_stored, load_whole, lost_final
-from tenants.known_store import known_store, store_for_backup, unshared_store
-from tenants.tenant import Tenant
+from ods.backups.backing_up import back_up
+from ods.backups.errors import BackupFaultError
+from ods.backups.layout import folder_of
+from ods.backups.manifest import Manifest
+from ods.backups.monitoring import program_log
+from ods.backups.restoring import read_dump
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import KnownOwner
+from ods.databases.trash import require_no_version_in_trash
+from ods.databases.trash_backup import inspect_trash, while_open
+from ods.registry.backups.records import proven_state
+from ods.registry.backups.rows import VERIFICATION_FAILED, without_zone
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import last_stored, load_whole, lost_final
+from ods.tenants.known_store import known_store, store_for_backup, unshared_store
+from ods.tenants.tenant import Tenant
 
 _JUST_NOW = timedelta(seconds=10)
 """How long ago a backup may have been verified that is not read again before its database is dropped."""

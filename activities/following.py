@@ -7,8 +7,8 @@ from typing import NoReturn, TypeVar
 
 import asyncpg
 
-from backups.monitoring import Progress
-from databases.statements import fetch_value
+from ods.backups.monitoring import Progress
+from ods.databases.statements import fetch_value
 
 _WATCH_SECONDS = 1
 

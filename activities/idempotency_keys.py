@@ -3,7 +3,7 @@
 from temporalio import activity
 
 from activities.errors import as_application_error
-from registry.idempotency_keys import IdempotencyKeys
+from ods.registry.idempotency_keys import IdempotencyKeys
 
 
 class IdempotencyKeyActivities:

@@ -7,19 +7,19 @@ from typing import assert_never
 import asyncpg
 
 from activities.following import Following, require_session, watched
-from backups.copying import copy_contents
-from backups.monitoring import program_log
-from backups.snapshots import Database
-from databases.analysis import analyze
-from databases.copying import Source, copy_closed, create_like, provision_copy
-from databases.errors import DatabaseFaultError
-from databases.inner_rights import give_rights, read_rights
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest, ProvisionedDatabase
-from databases.server import Server
-from metrics.job_phases import phase
-from registry.instances.origins import CopyMode, CopyOrigin
-from tenants.tenant import Tenant
+from ods.backups.copying import copy_contents
+from ods.backups.monitoring import program_log
+from ods.backups.snapshots import Database
+from ods.databases.analysis import analyze
+from ods.databases.copying import Source, copy_closed, create_like, provision_copy
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inner_rights import give_rights, read_rights
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest, ProvisionedDatabase
+from ods.databases.server import Server
+from ods.observability.metrics.job_phases import phase
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.tenants.tenant import Tenant
 
 
 async def provision_as_copy(  # noqa: PLR0913, PLR0917 - the parts of a step

@@ -9,12 +9,12 @@ import asyncpg
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import JobCancelledError, SupersededError
-from databases.ownership import KnownOwner, Owner
-from registry.instances.job_store import Position
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import AT_REST, InstanceStatus
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases.ownership import KnownOwner, Owner
+from ods.registry.instances.job_store import Position
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import AT_REST, InstanceStatus
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 
 _WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""

@@ -5,7 +5,7 @@ from typing import Any
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.context import job_of
-from programs.precedence import PRECEDENCE
+from ods.programs.precedence import PRECEDENCE
 
 
 class JobsFirst(Interceptor):

@@ -11,15 +11,15 @@ import asyncpg
 from activities.backup_restoring import provision_from_backup
 from activities.following import Following
 from activities.instance_copies import provision_as_copy
-from databases import provisioning
-from databases.constants import DISK_FULL
-from databases.errors import DatabaseFaultError
-from databases.ownership import KnownOwner
-from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
-from databases.publishing import DatabaseAccess
-from metrics.job_phases import phase
-from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
-from tenants.tenant import Tenant
+from ods.databases import provisioning
+from ods.databases.constants import DISK_FULL
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import KnownOwner
+from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
+from ods.databases.publishing import DatabaseAccess
+from ods.observability.metrics.job_phases import phase
+from ods.registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
+from ods.tenants.tenant import Tenant
 
 _DISK_FULL_SECONDS = 30
 """How long no clone is begun on a server that has said that its disk is full: others would fail as well."""

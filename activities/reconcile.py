@@ -12,19 +12,19 @@ from temporalio import activity
 
 from activities.errors import as_application_error
 from activities.sweep import SweepPage, accepted
-from databases import inspection
-from databases.errors import DatabaseFaultError
-from databases.inspection import Database
-from databases.server import Server
-from registry.instances.cancelling import JobCancellations
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, Undo, after_failure
-from registry.instances.store import InstanceStore
-from registry.instances.versions import VersionPurge, VersionStore
-from tenants.cancelled_drops import CancelledDrops
-from tenants.cancelling import after_cancel, cancel_behind_fence
-from tenants.drift.findings import Drift, is_suspect
+from ods.databases import inspection
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inspection import Database
+from ods.databases.server import Server
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, Undo, after_failure
+from ods.registry.instances.store import InstanceStore
+from ods.registry.instances.versions import VersionPurge, VersionStore
+from ods.tenants.cancelled_drops import CancelledDrops
+from ods.tenants.cancelling import after_cancel, cancel_behind_fence
+from ods.tenants.drift.findings import Drift, is_suspect
 
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""

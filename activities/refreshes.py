@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from temporalio import activity
 
 from activities.sweep import accepted
-from registry.education_organizations.refreshes import RefreshJobs, Scope
-from registry.instances.status import JobStatus
+from ods.registry.education_organizations.refreshes import RefreshJobs, Scope
+from ods.registry.instances.status import JobStatus
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from temporalio.exceptions import ApplicationError
 from activities.errors import as_application_error, is_locked, is_outage
 from activities.heartbeats import heartbeats
 from activities.sweep import accepted
-from backups.readiness import require_programs, require_restores
-from logs import fault_name
-from registry.backups.rows import without_zone
-from registry.instances.jobs import InstanceJob
-from registry.instances.store import Requested
-from registry.storage.errors import InstanceNotFoundError, RefusedError
-from tenants.known_store import require_backups
-from tenants.scheduled_backups import is_unchanged
-from tenants.tenant import Tenant
+from ods.backups.readiness import require_programs, require_restores
+from ods.observability.logs import fault_name
+from ods.registry.backups.rows import without_zone
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
+from ods.tenants.known_store import require_backups
+from ods.tenants.scheduled_backups import is_unchanged
+from ods.tenants.tenant import Tenant
 
 _POLL_SECONDS = 1
 """How often it is asked whether another job can be requested."""

@@ -4,8 +4,8 @@ from temporalio import activity
 
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from tenants.sizes import record_sizes
-from tenants.tenant import Tenant
+from ods.tenants.sizes import record_sizes
+from ods.tenants.tenant import Tenant
 
 
 class SizeActivities:

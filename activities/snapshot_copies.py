@@ -6,12 +6,12 @@ from dataclasses import replace
 import asyncpg
 
 from activities.following import Following, require_session, watched
-from backups.copying import copy_contents
-from backups.monitoring import program_log
-from backups.snapshots import Database
-from databases.ownership import Owner
-from registry.instances.jobs import InstanceJob
-from tenants.snapshots import Snapshots
+from ods.backups.copying import copy_contents
+from ods.backups.monitoring import program_log
+from ods.backups.snapshots import Database
+from ods.databases.ownership import Owner
+from ods.registry.instances.jobs import InstanceJob
+from ods.tenants.snapshots import Snapshots
 
 
 async def make_snapshot(  # noqa: PLR0913, PLR0917 - the parts of a step

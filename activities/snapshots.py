@@ -5,9 +5,9 @@ from temporalio.exceptions import ApplicationError
 
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from registry.instances.jobs import InstanceJob
-from registry.storage.errors import DerivativeTakenError
-from tenants.snapshots import Snapshots
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.storage.errors import DerivativeTakenError
+from ods.tenants.snapshots import Snapshots
 
 
 class SnapshotActivities:

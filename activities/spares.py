@@ -10,7 +10,7 @@ from temporalio.service import RPCError
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import as_application_error
 from activities.heartbeats import heartbeats
-from databases.spare_pool import PruneResult, SpareOrder, SparePool
+from ods.databases.spare_pool import PruneResult, SpareOrder, SparePool
 
 _logger = logging.getLogger(__name__)
 

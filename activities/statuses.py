@@ -11,28 +11,28 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import JobCancelledError, SupersededError, as_application_error
-from databases.dropping import drop_obstacle
-from databases.errors import DatabaseFaultError
-from databases.left_names import record_left
-from databases.ownership import KnownOwner
-from databases.server import Server, leave_to_job
-from databases.trash import let_go_obstacle
-from metrics.job_phases import measured_job, phase
-from registry.backups.stored import FinishedBackup, RecordedBackup
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
-from registry.instances.status import FAIL, InstanceStatus, Operation
-from registry.rights.missing import MissingRightsError
-from registry.storage.errors import (
+from ods.databases.dropping import drop_obstacle
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.left_names import record_left
+from ods.databases.ownership import KnownOwner
+from ods.databases.server import Server, leave_to_job
+from ods.databases.trash import let_go_obstacle
+from ods.observability.metrics.job_phases import measured_job, phase
+from ods.registry.backups.stored import FinishedBackup, RecordedBackup
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
+from ods.registry.instances.status import FAIL, InstanceStatus, Operation
+from ods.registry.rights.missing import MissingRightsError
+from ods.registry.storage.errors import (
     CancelledDropError,
     ContextTakenError,
     InstallationNotConfirmedError,
     NameTakenError,
 )
-from settings import VerifyPolicy
-from tenants.cancelled_drops import reason_of
-from tenants.job_owners import owner_of
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.cancelled_drops import reason_of
+from ods.tenants.job_owners import owner_of
 
 _BACKUP_FIRST = (
     "A backup is to be made before a database is dropped (ODS_FINAL_BACKUP), which was not known when this"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
 
 _STARTS_AT_ONCE = 10
 """Enough to keep Temporal busy, and few beside the starts that requests cause."""

@@ -10,15 +10,15 @@ from activities.concurrency import ConcurrencyLimit
 from activities.errors import SupersededError, as_application_error
 from activities.heartbeats import heartbeats
 from activities.job_fence import JobFence
-from databases import trash
-from databases.errors import DisagreementError
-from databases.lookup import has_database
-from databases.ownership import Owner
-from databases.server import leave_to_job
-from registry.instances.jobs import InstanceJob
-from registry.instances.versions import VersionPurge
-from registry.storage.models import DbInstance
-from tenants.tenant import Tenant
+from ods.databases import trash
+from ods.databases.errors import DisagreementError
+from ods.databases.lookup import has_database
+from ods.databases.ownership import Owner
+from ods.databases.server import leave_to_job
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.versions import VersionPurge
+from ods.registry.storage.models import DbInstance
+from ods.tenants.tenant import Tenant
 
 
 class VersionActivities:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from api.http.addresses import subscriber
-from registry.audit import AuditEntry
+from ods.registry.audit import AuditEntry
 
 _Sender: TypeAlias = tuple[str | None, str]
 """The client, None if there is none, and its network."""

@@ -63,24 +63,30 @@ from api.security.grants import GrantRefusal
 from api.security.limits import ProcessLimits
 from api.security.oidc import IssuerTokens
 from api.services import Services
-from console import app as console
-from console.issuer import SignInIssuer
-from console.known_fragments import KnownFragmentsMiddleware
-from console.session import signed_in_client
-from logs import configure_logging, switch_debug_on_hangup
-from loop_watchdog import watched_loop
-from metrics import server as metrics_server
-from metrics.exposition import Exposition
-from metrics.figures import Figures, Question
-from registry.connection_strings.ods_connection_strings import connection_strings
-from registry.storage.dsn_check import DsnCheck
-from settings import AnySettings, InvalidSettingsError, LogFormat, load_settings, warn_of_unknown_variables
-from temporal import client
-from temporal.figures import ScheduleAges
-from temporal.sdk_metrics import SdkText, measuring_runtime
-from tenants import figures
-from tenants.tenant import Tenant, open_tenants
-from tracing import provider
+from ods.console import app as console
+from ods.console.issuer import SignInIssuer
+from ods.console.known_fragments import KnownFragmentsMiddleware
+from ods.console.session import signed_in_client
+from ods.observability.logs import configure_logging, switch_debug_on_hangup
+from ods.observability.loop_watchdog import watched_loop
+from ods.observability.metrics import server as metrics_server
+from ods.observability.metrics.exposition import Exposition
+from ods.observability.metrics.figures import Figures, Question
+from ods.observability.tracing import provider
+from ods.registry.connection_strings.ods_connection_strings import connection_strings
+from ods.registry.storage.dsn_check import DsnCheck
+from ods.settings.settings import (
+    AnySettings,
+    InvalidSettingsError,
+    LogFormat,
+    load_settings,
+    warn_of_unknown_variables,
+)
+from ods.temporal import client
+from ods.temporal.figures import ScheduleAges
+from ods.temporal.sdk_metrics import SdkText, measuring_runtime
+from ods.tenants import figures
+from ods.tenants.tenant import Tenant, open_tenants
 
 _GARBAGE_THRESHOLDS = (10_000, 20, 50)
 """After how many new objects, and how many smaller searches, each generation is searched for garbage."""

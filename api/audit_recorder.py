@@ -13,8 +13,8 @@ from typing import NoReturn
 
 from api.anonymous_refusals import AnonymousRefusals
 from api.security.rate_limit import RateLimiter
-from logs import fault_name
-from registry.audit import AuditEntry, announce
+from ods.observability.logs import fault_name
+from ods.registry.audit import AuditEntry, announce
 
 _WRITES_AT_ONCE = 2
 """Of the ten connections that requests share: in an outage, the trail may not take them all."""

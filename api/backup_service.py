@@ -20,19 +20,19 @@ from api.http.audit_context import AuditContextDep
 from api.http.problems import ProblemError
 from api.instance_service import InstanceServiceDep
 from api.services import services_of
-from backups.errors import BackupFaultError
-from backups.layout import folder_of
-from backups.manifest import BackupKind, Manifest
-from backups.readiness import require_restores
-from backups.restoring import read_dump
-from backups.storage import BackupStore
-from logs import fault_name
-from registry.backups.records import BackupState
-from registry.instances.store import Requested
-from registry.storage.models import Backup
-from registry.storage.unit_of_work import after_commit
-from tenants.backup_store import find_elsewhere, key_of, load_recorded, open_store, remove_stored
-from tenants.known_store import require_backups, unshared_store
+from ods.backups.errors import BackupFaultError
+from ods.backups.layout import folder_of
+from ods.backups.manifest import BackupKind, Manifest
+from ods.backups.readiness import require_restores
+from ods.backups.restoring import read_dump
+from ods.backups.storage import BackupStore
+from ods.observability.logs import fault_name
+from ods.registry.backups.records import BackupState
+from ods.registry.instances.store import Requested
+from ods.registry.storage.models import Backup
+from ods.registry.storage.unit_of_work import after_commit
+from ods.tenants.backup_store import find_elsewhere, key_of, load_recorded, open_store, remove_stored
+from ods.tenants.known_store import require_backups, unshared_store
 
 _DOWNLOAD_BYTES = 64 * 1024
 """Pieces of a download: one or two are in memory while its client takes nothing."""

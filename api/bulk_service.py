@@ -15,14 +15,14 @@ from api.http.problems import explained, pascal
 from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
-from backups.errors import BackupFaultError
-from registry.instances.deletes import Delete
-from registry.instances.distinct import doubled_parts
-from registry.instances.naming import database_name
-from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.store import Requested
-from registry.storage.errors import InvalidError
-from registry.storage.models import DbInstance
+from ods.backups.errors import BackupFaultError
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.distinct import doubled_parts
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import InvalidError
+from ods.registry.storage.models import DbInstance
 
 
 class BulkService:

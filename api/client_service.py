@@ -14,17 +14,17 @@ from api.http.addresses import peer
 from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
 from api.security.registration import duplicate
-from registry.audit import AuditEntry, console_entry
-from registry.clients.administration import (
+from ods.registry.audit import AuditEntry, console_entry
+from ods.registry.clients.administration import (
     Client,
     ClientAdministration,
     ClientNotFoundError,
     NewClient,
 )
-from registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, client_id_errors, new_secret
-from registry.clients.store import ClientExistsError
-from registry.storage.errors import InvalidError, require_valid
-from registry.storage.rules import required_text_errors
+from ods.registry.clients.credentials import LONGEST_CLIENT_TEXT, ClientScope, client_id_errors, new_secret
+from ods.registry.clients.store import ClientExistsError
+from ods.registry.storage.errors import InvalidError, require_valid
+from ods.registry.storage.rules import required_text_errors
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Collection
 
-from databases import inspection
-from databases.errors import DatabaseFaultError
-from databases.free_space import free_space
-from databases.server import Server
+from ods.databases import inspection
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.free_space import free_space
+from ods.databases.server import Server
 
 _SERVER_SECONDS = 2
 """How long a request waits for the server."""

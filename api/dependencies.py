@@ -17,32 +17,32 @@ from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
 from api.server_looks import ServerLooks
 from api.services import Services, services_of
-from databases.server import Server
-from databases.spare_pool import SparePool
-from databases.templates import TemplateInspector
-from registry.audit import AuditTrail
-from registry.backups.records import BackupRecords
-from registry.education_organizations.refreshes import RefreshJobs
-from registry.education_organizations.tenant_view import TenantView
-from registry.instances.cancelling import JobCancellations
-from registry.instances.changes import RecentChanges
-from registry.instances.job_list import JobList
-from registry.instances.job_statistics import JobStatistics
-from registry.instances.queries import InstanceQueries
-from registry.instances.sizes import SizeHistory
-from registry.instances.store import InstanceStore
-from registry.ods_instances.parts import Contexts, Derivatives
-from registry.ods_instances.store import OdsInstances
-from registry.snapshots.store import SnapshotStore
-from settings import Settings
-from temporal.job_canceller import JobCanceller
-from temporal.job_executions import JobExecutions
-from temporal.verification_starter import VerificationStarter
-from tenants.adoption import DatabaseAdoption
-from tenants.cancelled_drops import CancelledDrops
-from tenants.drift.detector import DriftDetector
-from tenants.tenant import Tenant
-from tenants.usage import InstanceUsage
+from ods.databases.server import Server
+from ods.databases.spare_pool import SparePool
+from ods.databases.templates import TemplateInspector
+from ods.registry.audit import AuditTrail
+from ods.registry.backups.records import BackupRecords
+from ods.registry.education_organizations.refreshes import RefreshJobs
+from ods.registry.education_organizations.tenant_view import TenantView
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.changes import RecentChanges
+from ods.registry.instances.job_list import JobList
+from ods.registry.instances.job_statistics import JobStatistics
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.sizes import SizeHistory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.ods_instances.parts import Contexts, Derivatives
+from ods.registry.ods_instances.store import OdsInstances
+from ods.registry.snapshots.store import SnapshotStore
+from ods.settings.settings import Settings
+from ods.temporal.job_canceller import JobCanceller
+from ods.temporal.job_executions import JobExecutions
+from ods.temporal.verification_starter import VerificationStarter
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.cancelled_drops import CancelledDrops
+from ods.tenants.drift.detector import DriftDetector
+from ods.tenants.tenant import Tenant
+from ods.tenants.usage import InstanceUsage
 
 
 def _part(choose: Callable[[Services], object]) -> Any:  # noqa: ANN401 - as FastAPI types its dependencies

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from api.http.problems import explained
-from registry.storage.errors import (
+from ods.registry.storage.errors import (
     FieldErrors,
     InstanceNotFoundError,
     InvalidError,

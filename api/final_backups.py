@@ -7,13 +7,13 @@ from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, InstanceStoreDep, SettingsDep, TenantDep
 from api.schemas.plans import PlannedBackup
-from backups.errors import BackupFaultError
-from backups.layout import instance_folder
-from registry.instances.deletes import PLAIN_DELETE, Delete
-from registry.storage.errors import InvalidError
-from registry.storage.models import DbInstance
-from tenants.backup_store import open_store
-from tenants.known_store import require_final_backups
+from ods.backups.errors import BackupFaultError
+from ods.backups.layout import instance_folder
+from ods.registry.instances.deletes import PLAIN_DELETE, Delete
+from ods.registry.storage.errors import InvalidError
+from ods.registry.storage.models import DbInstance
+from ods.tenants.backup_store import open_store
+from ods.tenants.known_store import require_final_backups
 
 FinalBackup = Annotated[
     bool,

@@ -17,13 +17,13 @@ from api.http.temporal_calls import answer_of
 from api.middleware.tenancy import Tenancy
 from api.schemas.base import ResponseModel
 from api.services import Services
-from databases.constants import INSUFFICIENT_PRIVILEGE
-from databases.errors import DatabaseFaultError
-from databases.rights import rights_fault
-from logs import fault_name
-from registry.rights.missing import MissingRightsError, explanation
-from registry.storage.connecting import READ_ONLY
-from temporal import liveness, schedules
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.rights import rights_fault
+from ods.observability.logs import fault_name
+from ods.registry.rights.missing import MissingRightsError, explanation
+from ods.registry.storage.connecting import READ_ONLY
+from ods.temporal import liveness, schedules
 
 Faults = Mapping[str, str]
 """What is wrong with parts that answer, by their names; parts that are well are not in it."""

@@ -25,7 +25,7 @@ from api.http.parsing import json_body, member_names, shown_name
 from api.http.problems import ProblemError, in_words, pascal
 from api.middleware.route_table import query_names
 from api.services import services_of
-from registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
+from ods.registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
 
 DRY_RUN = "dryRun"
 """The parameter of the query with which a client only asks what would happen."""

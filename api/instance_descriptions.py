@@ -5,12 +5,12 @@ from typing import assert_never
 
 from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, InstanceContext, Links, Progress, job_path
-from registry.instances.deletes import drops_at_retry
-from registry.instances.jobs import job_id
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
-from registry.instances.store import InstanceStore
-from registry.storage.models import DbInstance, Wait
+from ods.registry.instances.deletes import drops_at_retry
+from ods.registry.instances.jobs import job_id
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import DbInstance, Wait
 
 _WAITING = "waiting for a worker"
 

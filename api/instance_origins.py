@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 from api.dependencies import BackupRecordsDep, InstanceQueriesDep, ServerDep, SettingsDep
 from api.http.parsing import MAX_INT32, Properties, unknown_members, whole_number
 from api.http.problems import in_words, pascal
-from backups.errors import RestoreRefusedError
-from backups.readiness import require_restores
-from databases.copy_rights import online_copy_obstacle
-from databases.errors import DatabaseFaultError
-from registry.instances.origins import (
+from ods.backups.errors import RestoreRefusedError
+from ods.backups.readiness import require_restores
+from ods.databases.copy_rights import online_copy_obstacle
+from ods.databases.errors import DatabaseFaultError
+from ods.registry.instances.origins import (
     FROM_TEMPLATE,
     BackupOrigin,
     CopyMode,
@@ -24,9 +24,9 @@ from registry.instances.origins import (
     Origin,
     TemplateOrigin,
 )
-from registry.instances.status import Template
-from registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
-from registry.storage.models import DbInstance
+from ods.registry.instances.status import Template
+from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
+from ods.registry.storage.models import DbInstance
 
 _TEMPLATE, _COPY, _BACKUP, _MODE = "databaseTemplate", "copyOf", "backupId", "mode"
 _ORIGINS = (_TEMPLATE, _COPY, _BACKUP)

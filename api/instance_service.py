@@ -47,18 +47,18 @@ from api.instance_origins import (
 from api.schemas.base import paced
 from api.schemas.instances import Instance
 from api.schemas.usage import ListedInstance
-from registry.instances.attributes import UNCHANGED, AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.instance_list import INSTANCES, InstanceFilter
-from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from registry.instances.origins import FROM_TEMPLATE, Origin
-from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import Requested
-from registry.storage.errors import FieldErrors, InvalidError, require_valid
-from registry.storage.listing import Page
-from registry.storage.models import DbInstance
-from registry.storage.unit_of_work import after_commit
-from settings import AnySettings
+from ods.registry.instances.attributes import UNCHANGED, AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.instance_list import INSTANCES, InstanceFilter
+from ods.registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
+from ods.registry.instances.origins import FROM_TEMPLATE, Origin
+from ods.registry.instances.status import InstanceStatus, Operation, Template
+from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import FieldErrors, InvalidError, require_valid
+from ods.registry.storage.listing import Page
+from ods.registry.storage.models import DbInstance
+from ods.registry.storage.unit_of_work import after_commit
+from ods.settings.settings import AnySettings
 
 READ_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 CREATE_REFUSALS = (*READ_REFUSALS, *BODY_REFUSALS)
@@ -235,7 +235,10 @@ async def require_instance_management(settings: SettingsDep) -> None:
 
 
 class InstanceService:
-    """Carries such requests out; one that cannot be granted raises an error of `registry.storage.errors`."""
+    """Carries such requests out.
+
+    One that cannot be granted raises an error of `ods.registry.storage.errors`.
+    """
 
     def __init__(  # noqa: PLR0913, PLR0917 - its dependencies
         self,

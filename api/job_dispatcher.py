@@ -7,14 +7,14 @@ from functools import partial
 from typing import NoReturn
 
 from api.http import temporal_calls
-from logs import fault_name
-from registry.education_organizations.refreshes import Scope
-from registry.instances.jobs import InstanceJob
-from registry.storage.unit_of_work import Action, after_commit
-from settings import Trigger
-from temporal.job_starter import JobStarter
-from temporal.refresh_starter import RefreshStarter
-from tracing.jobs import job_span
+from ods.observability.logs import fault_name
+from ods.observability.tracing.jobs import job_span
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.storage.unit_of_work import Action, after_commit
+from ods.settings.settings import Trigger
+from ods.temporal.job_starter import JobStarter
+from ods.temporal.refresh_starter import RefreshStarter
 
 _PAUSE_SECONDS = 2
 _ANSWER_TIMEOUT_SECONDS = 0.01

@@ -22,20 +22,20 @@ from api.http.audit_context import AuditContextDep
 from api.http.paging import words_of
 from api.http.parsing import Count
 from api.http.problems import ProblemError, found, in_words
-from databases.errors import DatabaseFaultError
-from registry.education_organizations.refreshes import Scope
-from registry.instances.cancelling import refusal
-from registry.instances.job_list import JobFilter
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JOB_WORDS, REFRESH, JobStatus
-from registry.storage.errors import JobRefusedError
-from registry.storage.models import Job
-from registry.storage.rules import is_storable
-from temporal.calls import answer_within
-from temporal.job_canceller import CancelOutcome
-from temporal.job_executions import JobExecution
-from temporal.job_runs import UnreadableJobError
-from tenants.cancelling import after_cancel, cancel_behind_fence
+from ods.databases.errors import DatabaseFaultError
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.instances.cancelling import refusal
+from ods.registry.instances.job_list import JobFilter
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JOB_WORDS, REFRESH, JobStatus
+from ods.registry.storage.errors import JobRefusedError
+from ods.registry.storage.models import Job
+from ods.registry.storage.rules import is_storable
+from ods.temporal.calls import answer_within
+from ods.temporal.job_canceller import CancelOutcome
+from ods.temporal.job_executions import JobExecution
+from ods.temporal.job_runs import UnreadableJobError
+from ods.tenants.cancelling import after_cancel, cancel_behind_fence
 
 _ROUNDS = 5
 """How often a job is looked at anew that has moved on while it was about to be cancelled."""

@@ -16,13 +16,13 @@ from api.idempotency import DRY_RUN
 from api.instance_origins import WantedOrigin
 from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
-from backups.errors import BackupFaultError
-from registry.instances.deletes import Delete
-from registry.instances.naming import database_name
-from registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
-from registry.instances.status import Operation, drops_database, traits
-from registry.storage.errors import RefusedError
-from registry.storage.models import DbInstance
+from ods.backups.errors import BackupFaultError
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
+from ods.registry.instances.status import Operation, drops_database, traits
+from ods.registry.storage.errors import RefusedError
+from ods.registry.storage.models import DbInstance
 
 
 async def _dry_run(

@@ -13,9 +13,9 @@ from starlette.requests import HTTPConnection
 from temporalio.client import Client
 
 from api.middleware.tenancy import Tenancy
-from metrics.recently import Recently
-from registry.readiness import registry_obstacle
-from temporal.calls import is_reachable
+from ods.observability.metrics.recently import Recently
+from ods.registry.readiness import registry_obstacle
+from ods.temporal.calls import is_reachable
 
 _STOPPING = "The process is stopping: it ends the requests that it has."
 _NO_TEMPORAL = "Temporal cannot be reached: requests are accepted, and their jobs started later."

@@ -6,7 +6,7 @@ from fastapi import Depends
 
 from api.dependencies import JobDispatcherDep, RefreshJobsDep, TenantNameDep
 from api.http.audit_context import AuditContextDep
-from registry.education_organizations.refreshes import Scope
+from ods.registry.education_organizations.refreshes import Scope
 
 
 class RefreshService:

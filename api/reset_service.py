@@ -15,8 +15,8 @@ from api.instance_origins import OriginReaderDep
 from api.instance_service import InstanceServiceDep
 from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
-from registry.instances.store import Requested
-from registry.storage.errors import InvalidError, RefusedError, require_valid
+from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import InvalidError, RefusedError, require_valid
 
 
 class ResetService:

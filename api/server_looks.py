@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Generic, TypeVar
 
-from databases.spare_pool import PoolReport, SparePool
-from logs import fault_name
-from registry.instances.jobs import StartedJob
-from tenants.drift.detector import DriftDetector
-from tenants.drift.findings import Drift, DriftKind
+from ods.databases.spare_pool import PoolReport, SparePool
+from ods.observability.logs import fault_name
+from ods.registry.instances.jobs import StartedJob
+from ods.tenants.drift.detector import DriftDetector
+from ods.tenants.drift.findings import Drift, DriftKind
 
 _DRIFT_SECONDS = 600
 _SPARES_SECONDS = 60

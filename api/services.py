@@ -24,31 +24,31 @@ from api.security.registration import ClientRegistration
 from api.security.session_states import SessionStates
 from api.security.tokens import Tokens, TokenVerifier
 from api.server_looks import ServerLooks
-from registry.attempt_counts import AttemptCounts
-from registry.audit import AuditTrail
-from registry.clients.registration import RegistrationWindow
-from registry.clients.store import ClientStore
-from registry.console_sessions import ConsoleSessions
-from registry.education_organizations.refreshes import RefreshPolicy
-from registry.education_organizations.tenant_view import TenantView
-from registry.idempotency_keys import IdempotencyKeys
-from registry.instances.changes import RecentChanges
-from registry.instances.job_list import JobList
-from registry.instances.job_statistics import JobStatistics
-from registry.instances.jobs import workflow_id
-from registry.ods_instances.parts import Contexts, Derivatives
-from registry.ods_instances.store import OdsInstances
-from registry.sign_in_attempts import SignInAttempts
-from registry.sign_in_links import SignInLinks
-from temporal import schedules
-from temporal.job_canceller import JobCanceller
-from temporal.job_executions import JobExecutions
-from temporal.job_starter import JobStarter, started_jobs
-from temporal.refresh_starter import RefreshStarter
-from temporal.verification_starter import VerificationStarter
-from tenants.adoption import DatabaseAdoption
-from tenants.tenant import Tenant
-from tenants.usage import InstanceUsage
+from ods.registry.attempt_counts import AttemptCounts
+from ods.registry.audit import AuditTrail
+from ods.registry.clients.registration import RegistrationWindow
+from ods.registry.clients.store import ClientStore
+from ods.registry.console_sessions import ConsoleSessions
+from ods.registry.education_organizations.refreshes import RefreshPolicy
+from ods.registry.education_organizations.tenant_view import TenantView
+from ods.registry.idempotency_keys import IdempotencyKeys
+from ods.registry.instances.changes import RecentChanges
+from ods.registry.instances.job_list import JobList
+from ods.registry.instances.job_statistics import JobStatistics
+from ods.registry.instances.jobs import workflow_id
+from ods.registry.ods_instances.parts import Contexts, Derivatives
+from ods.registry.ods_instances.store import OdsInstances
+from ods.registry.sign_in_attempts import SignInAttempts
+from ods.registry.sign_in_links import SignInLinks
+from ods.temporal import schedules
+from ods.temporal.job_canceller import JobCanceller
+from ods.temporal.job_executions import JobExecutions
+from ods.temporal.job_starter import JobStarter, started_jobs
+from ods.temporal.refresh_starter import RefreshStarter
+from ods.temporal.verification_starter import VerificationStarter
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.tenant import Tenant
+from ods.tenants.usage import InstanceUsage
 
 
 @dataclass(frozen=True)

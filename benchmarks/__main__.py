@@ -38,7 +38,7 @@ from benchmarks.sections import (
     traces,
 )
 from benchmarks.stacks import Stacks
-from cli.output import say
+from ods.cli.output import say
 
 _RESULTS = Path(__file__).parent / "results"
 # Sections that delete many instances come late: files that are removed make new ones slower for a while.

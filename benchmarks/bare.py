@@ -15,7 +15,7 @@ import asyncpg
 
 from benchmarks.load import milliseconds_since
 from benchmarks.templates import TemplateSpec
-from databases.provisioning import FILE_COPY_FROM_BYTES
+from ods.databases.provisioning import FILE_COPY_FROM_BYTES
 
 DEFAULT_STRATEGY = "WAL_LOG"
 """The default of CREATE DATABASE."""

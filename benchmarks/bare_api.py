@@ -14,7 +14,7 @@ import httpx
 from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
-from embedded.ports import free_port
+from ods.embedded.ports import free_port
 
 _DSN = "BENCH_BARE_DSN"
 _TABLE = "CREATE TABLE IF NOT EXISTS bench_requests (id serial PRIMARY KEY, name text, template text)"

@@ -15,11 +15,11 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from embedded.console_link import console_link_of
-from embedded.data_folder import StackFile
+from ods.embedded.console_link import console_link_of
+from ods.embedded.data_folder import StackFile
 
 _APART_SECONDS = 1
-"""A page fetches an element at most so often (`console/static/console.js`)."""
+"""A page fetches an element at most so often (`ods/console/static/console.js`)."""
 _EVERYTHING = "*"
 _STREAM = {"Accept": "text/event-stream"}
 _FETCH = {"HX-Request": "true", "Console-Live": "1"}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import asyncpg
 
-from embedded import seeding
-from programs.postgres import client_program
+from ods.embedded import seeding
+from ods.programs.postgres import client_program
 
 _MEGABYTE = 1024 * 1024
 _TABLES = 40

@@ -10,10 +10,10 @@ from typing import Any, Self
 import asyncpg
 import httpx
 
-from embedded.data_folder import ClientEntry, StackFile
-from registry.instances.naming import database_name
-from registry.instances.origins import CopyMode
-from registry.instances.status import Template
+from ods.embedded.data_folder import ClientEntry, StackFile
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.origins import CopyMode
+from ods.registry.instances.status import Template
 
 _POLL_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120

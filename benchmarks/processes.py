@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from embedded.data_folder import StackFile
+from ods.embedded.data_folder import StackFile
 
 POSTGRES = "PostgreSQL"
 IDLE = "no process"

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedded.data_folder import DataFolder, StackFile
-from logs import configure_logging
-from settings import Settings
-from temporal import client
-from temporal.job_starter import JobStarter
-from tenants.tenant import open_tenants
+from ods.embedded.data_folder import DataFolder, StackFile
+from ods.observability.logs import configure_logging
+from ods.settings.settings import Settings
+from ods.temporal import client
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.tenant import open_tenants
 from worker import registry_worker
 
 TASK_QUEUE = "bench"

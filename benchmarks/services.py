@@ -12,8 +12,8 @@ from time import monotonic, sleep
 import asyncpg
 import httpx
 
-from embedded.data_folder import DataFolder, StackFile
-from embedded.registry import migrate
+from ods.embedded.data_folder import DataFolder, StackFile
+from ods.embedded.registry import migrate
 
 _ROOT = Path(__file__).parents[1]
 _START_SECONDS = 60

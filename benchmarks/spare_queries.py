@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from embedded.polling import wait_until
+from ods.embedded.polling import wait_until
 
 _TIMEOUT_SECONDS = 180
 _SPARES = "SELECT oid::int8 FROM pg_database WHERE starts_with(datname, 'ods_spare_')"

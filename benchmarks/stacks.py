@@ -11,10 +11,10 @@ from pathlib import Path
 
 from benchmarks import machine, templates
 from benchmarks.templates import TemplateSpec
-from cli.serving import serving
-from embedded.data_folder import DataFolder, Secrets, StackFile
-from embedded.ports import Ports, free_port, free_ports
-from embedded.postgres import EmbeddedPostgres
+from ods.cli.serving import serving
+from ods.embedded.data_folder import DataFolder, Secrets, StackFile
+from ods.embedded.ports import Ports, free_port, free_ports
+from ods.embedded.postgres import EmbeddedPostgres
 
 _NUMBERS = count(1)
 
@@ -79,7 +79,7 @@ class Stacks:
     def remove(self) -> None:
         """Remove all data."""
         for data in self._folder.glob("*/postgres"):
-            shutil.rmtree(data.resolve())  # the folder may be a symbolic link (embedded/postgres.py)
+            shutil.rmtree(data.resolve())  # the folder may be a symbolic link (ods/embedded/postgres.py)
         shutil.rmtree(self._folder)
 
     async def _build(self, specs: Sequence[TemplateSpec]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from ods.observability.tracing import provider
 from tests.secret_search import SEARCH
-from tracing import provider
 
 
 class Collector:

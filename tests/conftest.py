@@ -15,15 +15,15 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.store import InstanceStore
-from settings import Settings
-from temporal.job_starter import JobStarter
-from temporal.namespace import register_search_attributes
-from tenants.tenant import Tenant, open_tenants
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
+from ods.temporal.namespace import register_search_attributes
+from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.secret_search import SEARCH
 from tests.servers import (

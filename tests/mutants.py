@@ -1,7 +1,7 @@
 """`make mutants`: change the code that can lose data, one place at a time, and see that a test fails.
 
     make mutants                                                 # everything, for hours
-    make mutants ARGS="databases/adoption.py --sample 20"        # twenty changes of one module
+    make mutants ARGS="ods/databases/adoption.py --sample 20"        # twenty changes of one module
 
 Works on a copy of the tree, which it removes. What survived, and why, is in `tests/mutants.md`.
 """
@@ -39,65 +39,65 @@ _TRASH_ROWS = (
 )
 _TEMPLATES = tuple(f"tests/postgres/test_template_{part}.py" for part in ("load", "exchange"))
 _TESTS: dict[str, tuple[str, ...]] = {
-    "registry/backups/expiry.py": _BACKUP_ROWS,
-    "registry/backups/records.py": _BACKUP_ROWS,
-    "registry/backups/retention.py": ("tests/unit/test_retention.py", *_BACKUP_ROWS),
-    "registry/backups/rows.py": (*_BACKUP_ROWS, "tests/postgres/test_reset_origins.py"),
-    "registry/instances/cancelling.py": (*_TRASH_ROWS, "tests/api/test_cancelling.py"),
-    "registry/instances/deletes.py": (*_TRASH_ROWS, "tests/api/test_abandoning.py"),
-    "registry/instances/final_backups.py": _BACKUP_ROWS,
-    "registry/instances/steps.py": _TRASH_ROWS,
-    "registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
-    "registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
-    "registry/instances/set_aside.py": (
+    "ods/registry/backups/expiry.py": _BACKUP_ROWS,
+    "ods/registry/backups/records.py": _BACKUP_ROWS,
+    "ods/registry/backups/retention.py": ("tests/unit/test_retention.py", *_BACKUP_ROWS),
+    "ods/registry/backups/rows.py": (*_BACKUP_ROWS, "tests/postgres/test_reset_origins.py"),
+    "ods/registry/instances/cancelling.py": (*_TRASH_ROWS, "tests/api/test_cancelling.py"),
+    "ods/registry/instances/deletes.py": (*_TRASH_ROWS, "tests/api/test_abandoning.py"),
+    "ods/registry/instances/final_backups.py": _BACKUP_ROWS,
+    "ods/registry/instances/steps.py": _TRASH_ROWS,
+    "ods/registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
+    "ods/registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
+    "ods/registry/instances/set_aside.py": (
         "tests/postgres/test_trash_rows.py",
         "tests/end_to_end/test_trash.py",
     ),
-    "registry/instances/reservations.py": (
+    "ods/registry/instances/reservations.py": (
         "tests/postgres/test_instance_store.py",
         "tests/postgres/test_rename.py",
     ),
-    "backups/backing_up.py": _BACKUPS,
-    "backups/copying.py": ("tests/postgres/test_copies.py", "tests/backups/test_hidden_secrets.py"),
-    "backups/dumping.py": (*_BACKUPS, "tests/backups/test_stalled_store.py"),
-    "backups/markers.py": ("tests/backups/test_interrupted.py",),
-    "backups/restoring.py": _BACKUPS,
-    "backups/storage.py": (
+    "ods/backups/backing_up.py": _BACKUPS,
+    "ods/backups/copying.py": ("tests/postgres/test_copies.py", "tests/backups/test_hidden_secrets.py"),
+    "ods/backups/dumping.py": (*_BACKUPS, "tests/backups/test_stalled_store.py"),
+    "ods/backups/markers.py": ("tests/backups/test_interrupted.py",),
+    "ods/backups/restoring.py": _BACKUPS,
+    "ods/backups/storage.py": (
         *("tests/backups/test_store_faults.py", "tests/backups/test_stalled_store.py"),
         "tests/backups/test_interrupted.py",
     ),
-    "backups/stored_backups.py": _BACKUPS,
-    "cli/fetched_files.py": ("tests/unit/test_fetched_files.py",),
-    "databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
-    "databases/analysis.py": ("tests/postgres/test_analysis.py",),
-    "databases/copying.py": ("tests/postgres/test_copies.py", "tests/end_to_end/test_likeness.py"),
-    "databases/dropping.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_lookup.py"),
-    "databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
-    "databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
-    "databases/inner_rights.py": (
+    "ods/backups/stored_backups.py": _BACKUPS,
+    "ods/cli/fetched_files.py": ("tests/unit/test_fetched_files.py",),
+    "ods/databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
+    "ods/databases/analysis.py": ("tests/postgres/test_analysis.py",),
+    "ods/databases/copying.py": ("tests/postgres/test_copies.py", "tests/end_to_end/test_likeness.py"),
+    "ods/databases/dropping.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_lookup.py"),
+    "ods/databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
+    "ods/databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
+    "ods/databases/inner_rights.py": (
         "tests/postgres/test_inner_rights.py",
         "tests/end_to_end/test_likeness.py",
     ),
-    "databases/inspection.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
-    "databases/locales.py": ("tests/end_to_end/test_likeness.py",),
-    "databases/lock_holders.py": ("tests/postgres/test_lock_holders.py",),
-    "databases/lookup.py": ("tests/postgres/test_lookup.py", "tests/postgres/test_provisioning.py"),
-    "databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
-    "databases/provisioning.py": (
+    "ods/databases/inspection.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
+    "ods/databases/locales.py": ("tests/end_to_end/test_likeness.py",),
+    "ods/databases/lock_holders.py": ("tests/postgres/test_lock_holders.py",),
+    "ods/databases/lookup.py": ("tests/postgres/test_lookup.py", "tests/postgres/test_provisioning.py"),
+    "ods/databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
+    "ods/databases/provisioning.py": (
         *("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
         "tests/postgres/test_spares.py",
     ),
-    "databases/renaming.py": ("tests/postgres/test_renaming.py",),
-    "databases/scratch.py": ("tests/end_to_end/test_backups.py", "tests/faults/test_backups.py"),
-    "databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
-    "databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
-    "databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
-    "databases/template_leftovers.py": _TEMPLATES,
-    "databases/template_loading.py": _TEMPLATES,
-    "databases/template_marks.py": _TEMPLATES,
-    "databases/template_replacement.py": _TEMPLATES,
-    "databases/trash.py": ("tests/postgres/test_trash.py",),
-    "databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
+    "ods/databases/renaming.py": ("tests/postgres/test_renaming.py",),
+    "ods/databases/scratch.py": ("tests/end_to_end/test_backups.py", "tests/faults/test_backups.py"),
+    "ods/databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
+    "ods/databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
+    "ods/databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+    "ods/databases/template_leftovers.py": _TEMPLATES,
+    "ods/databases/template_loading.py": _TEMPLATES,
+    "ods/databases/template_marks.py": _TEMPLATES,
+    "ods/databases/template_replacement.py": _TEMPLATES,
+    "ods/databases/trash.py": ("tests/postgres/test_trash.py",),
+    "ods/databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
     "activities/compensation.py": _ACTIVITIES,
     "activities/databases.py": _ACTIVITIES,
@@ -116,12 +116,15 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
     "activities/versions.py": (*_ACTIVITIES, "tests/end_to_end/test_reset.py"),
-    "tenants/adoption.py": (
+    "ods/tenants/adoption.py": (
         *("tests/postgres/test_drift.py", "tests/postgres/test_handing_over.py"),
         *("tests/api/test_adoption.py", "tests/end_to_end/test_trash.py", "tests/end_to_end/test_reset.py"),
     ),
-    "tenants/known_store.py": ("tests/postgres/test_known_store.py", "tests/postgres/test_store_claims.py"),
-    "tenants/store_claims.py": ("tests/postgres/test_store_claims.py",),
+    "ods/tenants/known_store.py": (
+        "tests/postgres/test_known_store.py",
+        "tests/postgres/test_store_claims.py",
+    ),
+    "ods/tenants/store_claims.py": ("tests/postgres/test_store_claims.py",),
 }
 """The tests that must notice a change of each module."""
 

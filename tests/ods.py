@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import encrypt
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import encrypt
 from tests.servers import ENCRYPTION_KEY, NUMBERS, SERVICE_PASSWORD, service_dsn, session
 
 SCHEMA = """

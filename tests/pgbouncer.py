@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from programs import process
-from programs.process import Command
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs import process
+from ods.programs.process import Command
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 _SECONDS = 20

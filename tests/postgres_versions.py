@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from embedded.errors import CommandError
-from embedded.postgres_binaries import PostgresVersion, binaries_of, installed
+from ods.embedded.errors import CommandError
+from ods.embedded.postgres_binaries import PostgresVersion, binaries_of, installed
 
 _PATHS = (
     *("tests/postgres", "tests/backups", "tests/end_to_end", "tests/faults", "tests/api/test_adoption.py"),

@@ -1,7 +1,7 @@
 """Programs of the product in processes of their own, forked from a process that has imported all of it.
 
     process = await preloaded.start("worker", env=environment)
-    run = preloaded.run("cli", "instance", "list", env=environment)
+    run = preloaded.run("ods.cli", "instance", "list", env=environment)
 
 A program that is started afresh spends a second of processor time on its imports; forked, some milliseconds.
 The rest is the same: its own arguments, environment, output, signals and exit code. What a program does when
@@ -30,7 +30,7 @@ from typing import IO, Any, NamedTuple
 _ROOT = Path(__file__).parents[1]
 _MODULES = (
     *("api.app", "api.http.server_protocol", "uvicorn.main", "uvicorn.lifespan.on"),
-    *("cli.main", "embedded.registry", "temporal.client", "worker", "tests.faults.spare_worker"),
+    *("ods.cli.main", "ods.embedded.registry", "ods.temporal.client", "worker", "tests.faults.spare_worker"),
     "tests.workflows.next_version",
 )
 """What the programs import, sooner or later."""

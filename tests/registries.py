@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from embedded.postgres import EmbeddedPostgres
-from registry.migrations import upgrade
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.migrations import upgrade
 from tests.servers import NUMBERS, service_dsn, session
 
 _MIGRATED = "EdFi_Admin_migrated"

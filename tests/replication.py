@@ -20,12 +20,12 @@ from typing import Self
 
 import asyncpg
 
-from embedded.errors import CommandError
-from embedded.polling import wait_until
-from embedded.ports import free_ports
-from embedded.postgres import SUPERUSER, EmbeddedPostgres
-from programs import process
-from programs.process import Command
+from ods.embedded.errors import CommandError
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
+from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from ods.programs import process
+from ods.programs.process import Command
 from tests.secret_search import as_secret
 from tests.servers import POSTGRES_VERSION, server_folder, session
 

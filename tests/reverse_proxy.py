@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from ssl import SSLContext, create_default_context
 
-from embedded.polling import wait_until
-from embedded.ports import free_ports, is_taken
-from programs import process
-from programs.process import Command
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports, is_taken
+from ods.programs import process
+from ods.programs.process import Command
 from tests import debian
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "proxy"

@@ -17,7 +17,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
 from temporalio.client import Client
 
-from metrics.catalog import INSTRUMENTS
+from ods.observability.metrics.catalog import INSTRUMENTS
 
 _SHORTEST = 12
 """Shorter ones would be found by chance."""

@@ -23,16 +23,16 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-from databases.restore_login import RestoreLogin
-from databases.server import Server
-from embedded import seeding
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from embedded.postgres_binaries import PostgresVersion
-from embedded.temporal_server import DYNAMIC_CONFIG, GARBAGE_COLLECTION
-from settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
-from temporal import schedules
-from temporal.client import DATA_CONVERTER
+from ods.databases.restore_login import RestoreLogin
+from ods.databases.server import Server
+from ods.embedded import seeding
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres_binaries import PostgresVersion
+from ods.embedded.temporal_server import DYNAMIC_CONFIG, GARBAGE_COLLECTION
+from ods.settings.settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, ServiceSettings, Settings
+from ods.temporal import schedules
+from ods.temporal.client import DATA_CONVERTER
 from tests.secret_search import SEARCH, as_secret
 
 SERVICE_PASSWORD = as_secret("service-password-for-tests")

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
 
 _SECONDS = 10
 

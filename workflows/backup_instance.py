@@ -11,8 +11,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.backups import BackupActivities
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
-    from registry.backups.stored import FinishedBackup
-    from registry.instances.jobs import InstanceJob
+    from ods.registry.backups.stored import FinishedBackup
+    from ods.registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
     from workflows.verify_backup import VerifyBackup

@@ -8,8 +8,8 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob
-    from registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
+    from ods.registry.instances.jobs import InstanceJob
+    from ods.registry.instances.origins import BackupOrigin, CopyOrigin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 

@@ -5,7 +5,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob
+    from ods.registry.instances.jobs import InstanceJob
     from workflows.deletion_workflow import DeletionWorkflow
 
 

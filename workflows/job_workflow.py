@@ -28,8 +28,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.concurrency import SLOT_MISSED
     from activities.errors import OUTAGE
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
-    from registry.instances.status import BEGIN, CANCEL_RUNNING, FAIL, FINISH, InstanceStatus, Operation
+    from ods.registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
+    from ods.registry.instances.status import BEGIN, CANCEL_RUNNING, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {operation: f"{operation}Instance" for operation in Operation}

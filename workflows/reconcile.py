@@ -13,9 +13,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.snapshots import SnapshotActivities
     from activities.sweep import SweepPage
     from activities.versions import VersionActivities
-    from registry.instances.jobs import InstanceJob
-    from registry.instances.versions import VersionPurge
-    from tenants.drift.findings import Drift
+    from ods.registry.instances.jobs import InstanceJob
+    from ods.registry.instances.versions import VersionPurge
+    from ods.tenants.drift.findings import Drift
     from workflows import options
     from workflows.scheduled_refresh import dispatch_refreshes
 

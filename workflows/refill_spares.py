@@ -5,8 +5,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.spares import SpareActivities
-    from databases.spare_pool import SpareOrder
-    from registry.instances.jobs import ExecutionPolicy
+    from ods.databases.spare_pool import SpareOrder
+    from ods.registry.instances.jobs import ExecutionPolicy
     from workflows import options
 
 

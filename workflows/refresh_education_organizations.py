@@ -9,8 +9,8 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
     from activities.refreshes import RefreshActivities, RefreshResult
-    from registry.education_organizations.refreshes import CANCELLED, RefreshPolicy, Scope
-    from registry.instances.status import JobStatus
+    from ods.registry.education_organizations.refreshes import CANCELLED, RefreshPolicy, Scope
+    from ods.registry.instances.status import JobStatus
     from workflows import options, search_attributes
 
 _PAGE_SIZE = 50

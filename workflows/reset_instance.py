@@ -15,8 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.refreshes import RefreshActivities
     from activities.statuses import StatusActivities
     from activities.versions import VersionActivities
-    from registry.instances.jobs import ExecutionPolicy, InstanceJob
-    from registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
+    from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+    from ods.registry.instances.origins import FROM_TEMPLATE, BackupOrigin, CopyOrigin, Origin, TemplateOrigin
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 

@@ -1,15 +1,15 @@
 """The search attributes of workflows, for the Temporal Web UI and `temporal workflow list`.
 
-`temporal/namespace.py` registers them.
+`ods/temporal/namespace.py` registers them.
 """
 
 from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-from registry.education_organizations.refreshes import Scope
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import REFRESH, InstanceStatus, JobStatus
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import REFRESH, InstanceStatus, JobStatus
 
 TENANT = SearchAttributeKey.for_keyword("OdsTenant")
 INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")

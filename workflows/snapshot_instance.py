@@ -5,7 +5,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.snapshots import SnapshotActivities
-    from registry.instances.jobs import InstanceJob
+    from ods.registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 

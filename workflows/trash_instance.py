@@ -8,7 +8,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.databases import DatabaseActivities
     from activities.final_backups import FollowingPurges
     from activities.statuses import StatusActivities
-    from registry.instances.jobs import InstanceJob
+    from ods.registry.instances.jobs import InstanceJob
     from workflows import options
     from workflows.deletion_workflow import DeletionWorkflow
 

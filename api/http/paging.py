@@ -7,7 +7,7 @@ from fastapi import Depends, Query
 
 from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
 from api.http.problems import ProblemError, pascal
-from registry.storage.listing import Listing, Page
+from ods.registry.storage.listing import Listing, Page
 
 _DESCENDING = {"desc", "descending"}
 

@@ -17,8 +17,8 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel
 
 from api.http.problems import ProblemError, in_words, pascal
-from registry.storage.rules import printable
-from settings import AnySettings
+from ods.registry.storage.rules import printable
+from ods.settings.settings import AnySettings
 
 MAX_INT32 = 2**31 - 1
 """The largest number that an `integer` column holds."""

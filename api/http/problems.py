@@ -19,13 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.audit_context import audit_context
-from backups.errors import BackupFaultError, RestoreRefusedError
-from databases.constants import INSUFFICIENT_PRIVILEGE
-from databases.errors import DatabaseFaultError
-from logs import fault_name
-from registry.rights.missing import MissingRightsError
-from registry.storage.connecting import READ_ONLY
-from registry.storage.errors import (
+from ods.backups.errors import BackupFaultError, RestoreRefusedError
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE
+from ods.databases.errors import DatabaseFaultError
+from ods.observability.logs import fault_name
+from ods.registry.rights.missing import MissingRightsError
+from ods.registry.storage.connecting import READ_ONLY
+from ods.registry.storage.errors import (
     BackupNotFoundError,
     BackupRefusedError,
     InstallationNotConfirmedError,
@@ -38,7 +38,7 @@ from registry.storage.errors import (
     RefusedError,
     RowNotFoundError,
 )
-from tenants.adoption import AdoptionRefusedError, DatabaseNotFoundError
+from ods.tenants.adoption import AdoptionRefusedError, DatabaseNotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 

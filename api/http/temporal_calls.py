@@ -6,7 +6,7 @@ from typing import TypeVar
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.http.problems import ProblemError
-from temporal.calls import answer_within
+from ods.temporal.calls import answer_within
 
 TIMEOUT = 2.0
 """Seconds after which Temporal counts as away."""

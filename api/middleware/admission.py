@@ -16,8 +16,8 @@ from api.middleware.route_table import RouteTable, path_of
 from api.middleware.tenancy import require_tenant, tenancy
 from api.security.tokens import authenticate
 from api.services import Services, services_of
-from logs import fault_name
-from registry.storage.errors import InstallationNotConfirmedError
+from ods.observability.logs import fault_name
+from ods.registry.storage.errors import InstallationNotConfirmedError
 
 _OTHER_VERSION = re.compile(r"/v[13]/", re.IGNORECASE)
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.http.addresses import peer
 from api.http.audit_context import audit_context, begin_audit
 from api.middleware.statuses import WatchedSend
-from registry.audit import AuditEntry
+from ods.registry.audit import AuditEntry
 
 READING = {"GET", "HEAD", "OPTIONS"}
 """Methods that change nothing."""

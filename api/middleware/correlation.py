@@ -11,10 +11,10 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from logs import describe_lines
-from registry.instances.jobs import ods_instance_id_of
-from tracing import provider
-from tracing.attributes import attributes_of
+from ods.observability.logs import describe_lines
+from ods.observability.tracing import provider
+from ods.observability.tracing.attributes import attributes_of
+from ods.registry.instances.jobs import ods_instance_id_of
 
 HEADER = "X-Request-ID"
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._=-]{1,128}")

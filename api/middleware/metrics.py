@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.middleware.route_table import RouteTable
 from api.middleware.statuses import WatchedSend
-from metrics.catalog import HTTP_REQUESTS, HTTP_SECONDS
+from ods.observability.metrics.catalog import HTTP_REQUESTS, HTTP_SECONDS
 
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 _OTHER = "other"

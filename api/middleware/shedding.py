@@ -28,8 +28,8 @@ from api.http.problems import ProblemError
 from api.middleware.audit import READING
 from api.middleware.route_table import RouteTable
 from api.services import services_of
-from metrics.catalog import REQUESTS_IN_WORK, REQUESTS_SHED
-from settings import AnySettings
+from ods.observability.metrics.catalog import REQUESTS_IN_WORK, REQUESTS_SHED
+from ods.settings.settings import AnySettings
 
 _WAIT_SECONDS = 5.0
 """How long a request waits for a place: of a hundred creates that are sent at once, all get one by then."""

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from api.http.problems import ProblemError
 from api.services import Services
-from settings import TENANT_NAME
+from ods.settings.settings import TENANT_NAME
 
 HEADER = "tenant"
 

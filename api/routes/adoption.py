@@ -21,7 +21,7 @@ from api.idempotency import JobRoute
 from api.instance_service import CHANGE_REFUSALS, require_instance_management
 from api.schemas.base import ResponseModel
 from api.security.tokens import FULL_ACCESS, bearer_token, needs_scope
-from settings import MAX_DATABASE_NAME_BYTES
+from ods.settings.settings import MAX_DATABASE_NAME_BYTES
 
 router = APIRouter(
     prefix="/v2/dbInstances",

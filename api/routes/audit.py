@@ -11,7 +11,7 @@ from api.http import problems
 from api.http.parsing import DEFAULT_LIMIT, Count, Limit, Offset
 from api.schemas.base import ResponseModel, UtcTime, list_response, paced
 from api.security.tokens import bearer_token
-from registry.audit import AuditFilter
+from ods.registry.audit import AuditFilter
 
 router = APIRouter(prefix="/v2/audit", tags=["Audit"], dependencies=[Depends(bearer_token)])
 

@@ -18,10 +18,10 @@ from api.instance_service import require_instance_management
 from api.schemas.backups import BackupAccepted, BackupAnswer
 from api.schemas.base import list_response, paced
 from api.security.tokens import bearer_token, needs_scope
-from backups.manifest import BackupKind
-from registry.backups.records import BackupFilter, BackupState
-from registry.clients.credentials import BACKUP_DOWNLOAD
-from registry.storage.listing import Page
+from ods.backups.manifest import BackupKind
+from ods.registry.backups.records import BackupFilter, BackupState
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.registry.storage.listing import Page
 
 router = APIRouter(
     prefix="/v2",

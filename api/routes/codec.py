@@ -22,7 +22,7 @@ from api.http.parsing import JsonObject
 from api.http.problems import ProblemError
 from api.security.tokens import authenticate
 from api.services import services_of
-from temporal.codec import EncryptionCodec, UnreadablePayloadError
+from ods.temporal.codec import EncryptionCodec, UnreadablePayloadError
 
 _HEADERS_OF_UI = "Authorization, Authorization-Extras, Content-Type, X-Namespace"
 """What the Web UI sends; the first two if it is told to pass its user's tokens on."""

@@ -8,7 +8,7 @@ from api.dependencies import ServerLooksDep
 from api.http import problems
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from tenants.drift.findings import DriftKind
+from ods.tenants.drift.findings import DriftKind
 
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
 

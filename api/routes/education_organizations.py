@@ -17,10 +17,10 @@ from api.schemas.base import ResponseModel
 from api.schemas.education_organizations import OdsInstanceOrganizations, written_list
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
-from registry.education_organizations.tenant_view import ViewedOrganizations
-from registry.instances.queries import ODS_INSTANCES
-from registry.ods_instances.store import ODS_INSTANCE
-from registry.storage.listing import Page
+from ods.registry.education_organizations.tenant_view import ViewedOrganizations
+from ods.registry.instances.queries import ODS_INSTANCES
+from ods.registry.ods_instances.store import ODS_INSTANCE
+from ods.registry.storage.listing import Page
 
 router = APIRouter(
     prefix="/v2/odsInstances",

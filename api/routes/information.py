@@ -15,7 +15,7 @@ from api.http.addresses import prefix_of, public_url
 from api.http.parsing import JSON_TYPE
 from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
-from settings import AnySettings
+from ods.settings.settings import AnySettings
 
 router = APIRouter(tags=["Information"])
 

@@ -37,9 +37,9 @@ from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
-from registry.instances.deletes import Delete
-from registry.instances.final_backups import following_purge
-from registry.instances.status import Operation
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.final_backups import following_purge
+from ods.registry.instances.status import Operation
 
 router = APIRouter(
     prefix="/v2/dbInstances",

@@ -14,7 +14,7 @@ from api.job_service import JobFilterDep, JobServiceDep
 from api.schemas.base import ResponseModel, UtcTime, Waiting, list_response, paced
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
-from registry.storage.models import Job
+from ods.registry.storage.models import Job
 
 router = APIRouter(
     prefix="/v2/jobs", tags=["Jobs"], dependencies=[Depends(bearer_token)], route_class=JobRoute

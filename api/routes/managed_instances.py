@@ -27,9 +27,9 @@ from api.schemas.base import list_response, paced
 from api.schemas.instances import ManagedInstance
 from api.schemas.managed_status import managed_status
 from api.security.tokens import bearer_token
-from backups.errors import BackupFaultError
-from registry.storage.errors import InstanceNotFoundError, RefusedError
-from registry.storage.models import DbInstance
+from ods.backups.errors import BackupFaultError
+from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
+from ods.registry.storage.models import DbInstance
 
 _RESOURCE = "odsInstanceManage"
 

@@ -23,10 +23,10 @@ from api.idempotency import OF_ADMIN_API, JobRoute
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import ContextAnswer
 from api.security.tokens import bearer_token
-from registry.instances.contexts import LONGEST_CONTEXT_TEXT
-from registry.instances.queries import CONTEXTS
-from registry.ods_instances.parts import CONTEXT, ContextDraft
-from registry.storage.listing import Page
+from ods.registry.instances.contexts import LONGEST_CONTEXT_TEXT
+from ods.registry.instances.queries import CONTEXTS
+from ods.registry.ods_instances.parts import CONTEXT, ContextDraft
+from ods.registry.storage.listing import Page
 
 router = APIRouter(
     prefix="/v2/odsInstanceContexts",

@@ -23,9 +23,9 @@ from api.idempotency import OF_ADMIN_API, JobRoute
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import DerivativeAnswer
 from api.security.tokens import bearer_token
-from registry.instances.queries import DERIVATIVES
-from registry.ods_instances.parts import DERIVATIVE, DERIVATIVE_TYPES, DerivativeDraft
-from registry.storage.listing import Page
+from ods.registry.instances.queries import DERIVATIVES
+from ods.registry.ods_instances.parts import DERIVATIVE, DERIVATIVE_TYPES, DerivativeDraft
+from ods.registry.storage.listing import Page
 
 router = APIRouter(
     prefix="/v2/odsInstanceDerivatives",

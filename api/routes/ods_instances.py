@@ -25,11 +25,11 @@ from api.schemas.ods_instances import (
     OdsInstanceDetails,
 )
 from api.security.tokens import bearer_token
-from registry.instances.queries import ODS_INSTANCES
-from registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT, ODS_INSTANCE, OdsInstanceDraft
-from registry.storage.listing import Page
-from registry.storage.models import OdsInstance
-from registry.storage.rules import is_storable
+from ods.registry.instances.queries import ODS_INSTANCES
+from ods.registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT, ODS_INSTANCE, OdsInstanceDraft
+from ods.registry.storage.listing import Page
+from ods.registry.storage.models import OdsInstance
+from ods.registry.storage.rules import is_storable
 
 router = APIRouter(
     prefix="/v2/odsInstances",

@@ -15,9 +15,9 @@ from api.instance_service import InstanceServiceDep, require_instance_management
 from api.schemas.base import Done, list_response, paced
 from api.schemas.snapshots import RequestedSnapshotAnswer, SnapshotAnswer
 from api.security.tokens import bearer_token
-from backups.readiness import require_restores
-from registry.ods_instances.store import ODS_INSTANCE
-from registry.snapshots.store import SNAPSHOT
+from ods.backups.readiness import require_restores
+from ods.registry.ods_instances.store import ODS_INSTANCE
+from ods.registry.snapshots.store import SNAPSHOT
 
 router = APIRouter(
     prefix="/v2/odsInstances/{instance_id}/snapshots",

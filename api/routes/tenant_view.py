@@ -15,7 +15,7 @@ from api.schemas.base import ResponseModel
 from api.schemas.education_organizations import TenantInstance, written_list
 from api.schemas.managed_status import ManagedStatus, managed_status
 from api.security.tokens import bearer_token
-from registry.education_organizations.tenant_view import ViewedInstance
+from ods.registry.education_organizations.tenant_view import ViewedInstance
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
 

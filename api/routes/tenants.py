@@ -10,8 +10,8 @@ from api.http.problems import ProblemError
 from api.middleware.tenancy import TenantsDep
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from settings import Address
-from tenants.tenant import Tenant
+from ods.settings.settings import Address
+from ods.tenants.tenant import Tenant
 
 router = APIRouter(prefix="/v2/tenants", tags=["Tenants"], dependencies=[Depends(bearer_token)])
 

@@ -16,8 +16,8 @@ from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_in
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Purge, TrashedInstance
 from api.security.tokens import bearer_token
-from registry.instances.queries import TRASH
-from registry.storage.listing import Page
+from ods.registry.instances.queries import TRASH
+from ods.registry.storage.listing import Page
 
 router = APIRouter(
     prefix="/v2/trash",

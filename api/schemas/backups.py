@@ -7,7 +7,7 @@ from pydantic import AliasPath, Field
 
 from api.schemas.base import ResponseModel, UtcTime
 from api.schemas.instances import Accepted
-from registry.backups.records import BackupState
+from ods.registry.backups.records import BackupState
 
 
 class BackupAccepted(Accepted):

@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting
-from registry.instances.origins import CopyMode
-from registry.instances.status import Operation, traits
+from ods.registry.instances.origins import CopyMode
+from ods.registry.instances.status import Operation, traits
 
 
 def job_path(job: str) -> str:

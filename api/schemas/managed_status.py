@@ -9,7 +9,7 @@ either: whether that waits, runs or has failed, the instance exists, and is `Cre
 from enum import StrEnum
 from typing import assert_never
 
-from registry.instances.status import InstanceStatus, Operation, traits
+from ods.registry.instances.status import InstanceStatus, Operation, traits
 
 
 class ManagedStatus(StrEnum):

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from api.schemas.base import ResponseModel, UtcTime
 from api.schemas.instances import Instance
-from databases.usage import TableFigures
-from tenants.usage import InstanceFigures
+from ods.databases.usage import TableFigures
+from ods.tenants.usage import InstanceFigures
 
 
 class SessionCount(ResponseModel):

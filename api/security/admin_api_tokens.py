@@ -10,9 +10,9 @@ from api.security.client_states import Standings
 from api.security.client_tokens import permitting
 from api.security.oidc import ACCESS_TOKEN_TYPES, INVALID
 from api.security.tokens import FULL_ACCESS, LEEWAY_SECONDS, READ_ONLY, Caller, TokenVerifier, words
-from registry.clients.credentials import BACKUP_DOWNLOAD, PERSON_PREFIX
-from registry.clients.store import Standing
-from settings import AnySettings
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD, PERSON_PREFIX
+from ods.registry.clients.store import Standing
+from ods.settings.settings import AnySettings
 
 _ALGORITHM = "HS256"
 _CLAIMS = ["iss", "sub", "iat", "exp"]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from registry.clients.store import Standing
+from ods.registry.clients.store import Standing
 
 FRESH_SECONDS = 3
 """How old an entry may be. A client that was disabled is refused after that."""

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.http.problems import explained
 from api.security.client_states import FRESH_SECONDS, Standings
 from api.security.tokens import KNOWN_SCOPES, Caller, Tokens
-from registry.clients.store import Standing
+from ods.registry.clients.store import Standing
 
 _CLOCK_DIFFERENCE_SECONDS = 10
 """By how much the clocks of two API processes may differ."""

@@ -4,9 +4,9 @@ import asyncio
 import logging
 
 from api.security.limits import LogIn
-from logs import fault_name
-from registry.clients.secret_hashes import SecretHasher
-from registry.clients.store import ClientStore, Credentials
+from ods.observability.logs import fault_name
+from ods.registry.clients.secret_hashes import SecretHasher
+from ods.registry.clients.store import ClientStore, Credentials
 
 _AT_ONCE = 2
 """Log-ins of a tenant whose secrets are judged at once: so many may get past its limit of failures."""

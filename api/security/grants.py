@@ -20,8 +20,8 @@ from api.http.problems import ProblemError
 from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
 from api.security.tokens import FULL_ACCESS, READ_ONLY, Tokens
-from registry.clients.credentials import BACKUP_DOWNLOAD
-from registry.clients.store import Credentials
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.registry.clients.store import Credentials
 
 _GRANT_TYPE = "client_credentials"
 _ACCESS = ({FULL_ACCESS}, {READ_ONLY})

@@ -10,8 +10,8 @@ from starlette.requests import HTTPConnection
 from api.http.addresses import peer, subscriber
 from api.http.problems import ProblemError
 from api.security.rate_limit import RateLimiter
-from registry.attempt_counts import AttemptCounts, AttemptLimit
-from registry.clients.credentials import LONGEST_CLIENT_TEXT
+from ods.registry.attempt_counts import AttemptCounts, AttemptLimit
+from ods.registry.clients.credentials import LONGEST_CLIENT_TEXT
 
 _HASHES_AT_ONCE = 2
 """Each takes a core and 19 MiB for some 20 ms, from a pool of threads that look-ups of hosts need as well."""

@@ -15,8 +15,8 @@ import jwt
 from api.http.problems import ProblemError
 from api.security.rate_limit import RateLimiter
 from api.security.tokens import Caller
-from logs import fault_name
-from settings import AnySettings, uses_tls
+from ods.observability.logs import fault_name
+from ods.settings.settings import AnySettings, uses_tls
 
 _ALGORITHMS = {
     "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),

@@ -10,16 +10,16 @@ from api.http.parsing import FORM_TYPE, Properties, documented_body
 from api.http.problems import ProblemError
 from api.security.clients import ApiClients
 from api.security.limits import ConnectLimits
-from registry.clients.credentials import (
+from ods.registry.clients.credentials import (
     LONGEST_CLIENT_TEXT,
     STRONG_SECRET,
     client_id_errors,
     secret_errors,
 )
-from registry.clients.registration import RegistrationWindow
-from registry.clients.store import ClientExistsError
-from registry.storage.errors import InvalidError, require_valid
-from registry.storage.rules import REQUIRED_TEXT_PATTERN, required_text_errors
+from ods.registry.clients.registration import RegistrationWindow
+from ods.registry.clients.store import ClientExistsError
+from ods.registry.storage.errors import InvalidError, require_valid
+from ods.registry.storage.rules import REQUIRED_TEXT_PATTERN, required_text_errors
 
 _Text = Annotated[
     str, Field(max_length=LONGEST_CLIENT_TEXT, json_schema_extra={"pattern": REQUIRED_TEXT_PATTERN})

@@ -8,7 +8,7 @@ from time import monotonic
 from starlette.requests import HTTPConnection
 
 from api.security.client_states import FRESH_SECONDS, hear
-from registry.console_sessions import OpenSession
+from ods.registry.console_sessions import OpenSession
 
 _WATCHED_SECONDS = 30
 """A session that no page has asked for within this time is asked for no more."""

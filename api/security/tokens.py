@@ -15,8 +15,8 @@ from starlette.requests import HTTPConnection
 
 from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
-from registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope
-from settings import DEFAULT_TENANT
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope
+from ods.settings.settings import DEFAULT_TENANT
 
 FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
 READ_ONLY = OAUTH_SCOPES[ClientScope.READ_ONLY]

@@ -24,9 +24,9 @@ from benchmarks.load import Client, steadily
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.processes import resident_megabytes
 from benchmarks.subprocesses import run_beside, run_in_process
-from embedded.data_folder import StackFile
-from embedded.ports import free_port
-from programs.wrapper import lower_priority
+from ods.embedded.data_folder import StackFile
+from ods.embedded.ports import free_port
+from ods.programs.wrapper import lower_priority
 from tests.false_postgres import FalsePostgres, Lie
 
 _DOWNLOADS, _COOKIES, _SERVER = "unread downloads", "cookies of no session", "a false PostgreSQL"

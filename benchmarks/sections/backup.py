@@ -13,19 +13,19 @@ from pathlib import Path
 import psutil
 import pyrage
 
-from backups.backing_up import back_up
-from backups.figures import verify
-from backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from backups.stored_backups import delete_backup
 from benchmarks import dumps
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings, Measurement, at_most
-from databases.server import Server
-from programs.postgres import LOAD_SETTINGS
+from ods.backups.backing_up import back_up
+from ods.backups.figures import verify
+from ods.backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.backups.stored_backups import delete_backup
+from ods.databases.server import Server
+from ods.programs.postgres import LOAD_SETTINGS
 
 _SOURCE, _RESTORED = "bench_backed_up", "bench_restored"
 _MEGABYTE = 1024 * 1024

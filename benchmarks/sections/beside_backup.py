@@ -14,9 +14,9 @@ from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
-from embedded.data_folder import StackFile
-from programs.postgres import client_program
-from registry.instances.status import Template
+from ods.embedded.data_folder import StackFile
+from ods.programs.postgres import client_program
+from ods.registry.instances.status import Template
 
 _MOST = 1.2
 _LARGE_MB = 800

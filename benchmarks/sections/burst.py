@@ -15,9 +15,9 @@ from benchmarks.measurement import Chart, Findings, Measurement, at_most
 from benchmarks.processes import IDLE, POSTGRES, ProcessorTimes
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
-from embedded.data_folder import StackFile
-from embedded.polling import wait_until
-from registry.instances.status import Template
+from ods.embedded.data_folder import StackFile
+from ods.embedded.polling import wait_until
+from ods.registry.instances.status import Template
 
 _LIMIT = 1.3
 _CONCURRENCIES = (1, 2, 3, 4, 8)

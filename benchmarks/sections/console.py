@@ -14,8 +14,8 @@ from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.registry_rows import insert_instances
 from benchmarks.subprocesses import run_in_process
-from embedded.console_link import console_link_of
-from embedded.data_folder import StackFile
+from ods.embedded.console_link import console_link_of
+from ods.embedded.data_folder import StackFile
 from tests.console.browser import ARGUMENTS, chromium
 
 _LIST_MS, _FILTER_MS, _INSTANCE_MS, _CHANGE_MS = 500, 300, 300, 1000

@@ -15,9 +15,9 @@ from benchmarks.load import Client, Created, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
-from embedded.data_folder import StackFile
-from programs.postgres import client_program
-from registry.instances.origins import CopyMode
+from ods.embedded.data_folder import StackFile
+from ods.programs.postgres import client_program
+from ods.registry.instances.origins import CopyMode
 
 _OVERHEAD_LIMIT_MS = 300
 _MOST = 1.1

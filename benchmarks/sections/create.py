@@ -13,8 +13,8 @@ from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_least, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
-from embedded.data_folder import StackFile
-from registry.instances.status import Template
+from ods.embedded.data_folder import StackFile
+from ods.registry.instances.status import Template
 
 _OVERHEAD_LIMIT_MS = 100
 _ACCEPTED_LIMIT_MS = 25

@@ -10,8 +10,8 @@ from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Limit, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
-from embedded.data_folder import StackFile
-from registry.instances.status import Template
+from ods.embedded.data_folder import StackFile
+from ods.registry.instances.status import Template
 
 _LIMIT_MS = 150
 _SIZES_MB = (8, 80, 476)

@@ -12,7 +12,7 @@ from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.registry_rows import insert_instances
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
+from ods.embedded.data_folder import StackFile
 
 _PAGE = 25
 _WARM_UP = 5

@@ -12,8 +12,8 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
-from embedded.ports import free_ports
+from ods.embedded.data_folder import StackFile
+from ods.embedded.ports import free_ports
 
 _OFF, _ON = "off", "on"
 _LIMIT = 1.03

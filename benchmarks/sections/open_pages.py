@@ -13,8 +13,8 @@ from benchmarks.console_pages import Browsers
 from benchmarks.load import Client, steadily
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
-from embedded.polling import wait_until
+from ods.embedded.data_folder import StackFile
+from ods.embedded.polling import wait_until
 
 _PATHS = ("/console/instances", "/console/jobs")
 """What the pages show, in turn: what changes most while jobs are under way."""

@@ -11,8 +11,8 @@ from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Findings, Measurement
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
-from embedded.data_folder import StackFile
-from registry.instances.origins import CopyMode
+from ods.embedded.data_folder import StackFile
+from ods.registry.instances.origins import CopyMode
 
 _Result = TypeVar("_Result")
 

@@ -20,8 +20,8 @@ from benchmarks.load import Client, milliseconds_since, steadily
 from benchmarks.measurement import Findings, Measurement, at_most, percentile
 from benchmarks.registry_rows import insert_instances
 from benchmarks.subprocesses import run_beside, run_in_process
-from embedded.data_folder import StackFile
-from embedded.ports import free_ports
+from ods.embedded.data_folder import StackFile
+from ods.embedded.ports import free_ports
 
 _OFF, _ON = "off", "on"
 _UNLIMITED = {"ODS_COSTLY_REQUESTS": "0", "ODS_COSTLY_REQUESTS_PER_TENANT": "0"}

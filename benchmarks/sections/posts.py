@@ -11,8 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client, steadily
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
-from settings import Settings
+from ods.embedded.data_folder import StackFile
+from ods.settings.settings import Settings
 
 _PER_SECOND = 50
 _WARM_UP = 1

@@ -15,7 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
+from ods.embedded.data_folder import StackFile
 
 _JOB = "SELECT createdat, finishedat FROM adminapi.jobstatuses WHERE jobid = $1"
 _INSTANCE = "SELECT odsinstanceid FROM adminapi.dbinstances WHERE id = $1"

@@ -8,8 +8,8 @@ from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
-from embedded.data_folder import StackFile
-from registry.instances.status import Template
+from ods.embedded.data_folder import StackFile
+from ods.registry.instances.status import Template
 
 _MOST = 1.2
 

@@ -15,7 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.measurement import Findings, Measurement
 from benchmarks.sections.sweep import INSERT_ROWS, connected, until_begun
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import DataFolder, StackFile
+from ods.embedded.data_folder import DataFolder, StackFile
 
 _TASKS = (8, 16, 100)
 """Workflow tasks that a worker has under way at most; 100 is the default of Temporal's SDK."""

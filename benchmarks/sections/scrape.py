@@ -13,8 +13,8 @@ from benchmarks.load import milliseconds_since
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.registry_rows import insert_instances
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
-from embedded.ports import free_ports
+from ods.embedded.data_folder import StackFile
+from ods.embedded.ports import free_ports
 
 _LIMIT_MS = 200
 _LIMIT_MB = 2

@@ -19,11 +19,11 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client, milliseconds_since
 from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_most
 from benchmarks.subprocesses import run_beside, run_in_process
-from embedded.data_folder import DataFolder, StackFile
-from embedded.polling import wait_until
-from registry.instances.naming import database_name
-from registry.instances.status import Template
-from settings import Settings
+from ods.embedded.data_folder import DataFolder, StackFile
+from ods.embedded.polling import wait_until
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.status import Template
+from ods.settings.settings import Settings
 
 _SPARES = 8
 _CLIENTS = 6

@@ -8,7 +8,7 @@ from benchmarks.bare import DEFAULT_STRATEGY, BareServer, bare_server
 from benchmarks.bench import Bench
 from benchmarks.measurement import Chart, Findings, Measurement
 from benchmarks.templates import TemplateSpec
-from databases.provisioning import FILE_COPY_FROM_BYTES
+from ods.databases.provisioning import FILE_COPY_FROM_BYTES
 
 _MEGABYTE = 1024 * 1024
 

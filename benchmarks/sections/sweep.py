@@ -16,8 +16,8 @@ from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_mo
 from benchmarks.processes import resident_megabytes
 from benchmarks.registry_worker import TASK_QUEUE
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
-from embedded.polling import wait_until
+from ods.embedded.data_folder import StackFile
+from ods.embedded.polling import wait_until
 from workflows.pending_sweep import PendingSweep
 
 _RATE_LIMIT = 100

@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks import dumps
 from benchmarks.bench import Bench
 from benchmarks.measurement import Findings, Measurement, at_most
-from embedded.registry import migrate
-from embedded.seeding import REGISTRY_DATABASE
-from settings import KEY_BYTES
+from ods.embedded.registry import migrate
+from ods.embedded.seeding import REGISTRY_DATABASE
+from ods.settings.settings import KEY_BYTES
 
 _SOURCE, _RESTORED = "bench_ods", "bench_restored"
 _JOBS = 2
@@ -81,7 +81,7 @@ def _load(dsn: str, file: Path) -> float:
         "ODS_TOKEN_SIGNING_KEY": key,
         "ODS_SHARED_SERVER": "true",
     }
-    command = [sys.executable, "-m", "cli", "template", "load", "Minimal", str(file)]
+    command = [sys.executable, "-m", "ods.cli", "template", "load", "Minimal", str(file)]
     started = time.perf_counter()
     subprocess.run(  # noqa: S603 - our own command
         [*command, "--jobs", str(_JOBS), "--yes"],

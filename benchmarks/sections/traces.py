@@ -10,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.load import Client
 from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
-from embedded.data_folder import StackFile
+from ods.embedded.data_folder import StackFile
 
 _RATIO = 0.1
 _LIMIT = 1.05

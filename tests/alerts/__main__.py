@@ -22,8 +22,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from embedded.polling import wait_until
-from embedded.ports import free_ports
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
 from tests.alerts import disk, incidents, rules, runbook, site
 from tests.alerts.faults import PROVOCATIONS, Provocation
 from tests.alerts.incidents import Incident

@@ -18,7 +18,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
+from ods.embedded.polling import wait_until
 from tests.alerts.runbook import Case
 from tests.alerts.site import Service, Site
 from tests.servers import MINIMAL_TEMPLATE

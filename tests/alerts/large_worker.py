@@ -5,8 +5,8 @@ import asyncio
 from temporalio import workflow
 
 import worker
-from logs import configure_logging
-from registry.instances.jobs import InstanceJob
+from ods.observability.logs import configure_logging
+from ods.registry.instances.jobs import InstanceJob
 from workflows import options
 from workflows.job_workflow import JobWorkflow
 

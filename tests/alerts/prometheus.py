@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import yaml
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from programs import process
-from programs.process import Command
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.programs import process
+from ods.programs.process import Command
 from tests.alerts.rules import shortened
 
 _SCRAPE_MILLISECONDS = 15_000

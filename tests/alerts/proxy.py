@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from embedded.ports import free_port
+from ods.embedded.ports import free_port
 
 
 class Proxy:

@@ -18,22 +18,22 @@ from typing import Any
 import asyncpg
 import httpx
 
-from embedded.polling import wait_until
-from embedded.ports import free_ports
-from embedded.postgres import EmbeddedPostgres
-from embedded.postgres_binaries import binaries_of, installed
-from embedded.seeding import (
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres_binaries import binaries_of, installed
+from ods.embedded.seeding import (
     REGISTRY_DATABASE,
     SAMPLE_SCRIPTS,
     ensure_registry_database,
     ensure_template,
 )
-from embedded.temporal_server import TemporalServer
-from programs import process
-from programs.process import Command
-from registry.clients.credentials import new_secret
-from registry.migrations import upgrade
-from settings import Settings
+from ods.embedded.temporal_server import TemporalServer
+from ods.programs import process
+from ods.programs.process import Command
+from ods.registry.clients.credentials import new_secret
+from ods.registry.migrations import upgrade
+from ods.settings.settings import Settings
 from tests.alerts.docker import SOCKET_VARIABLE
 from tests.alerts.prometheus import Prometheus
 from tests.alerts.proxy import Proxy

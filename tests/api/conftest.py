@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from temporalio.client import Client
 
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests import registries
 from tests.api import server
 from tests.api.server import Server

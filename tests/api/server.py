@@ -12,9 +12,9 @@ from typing import IO, Any, Self
 
 import httpx
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.api.service import NOBODY
 from tests.servers import ENCRYPTION_KEY, TOKEN_KEY

@@ -13,7 +13,7 @@ from temporalio.service import RPCError
 
 from api.app import app_with
 from api.security.tokens import Tokens
-from settings import DEFAULT_TENANT, AnySettings
+from ods.settings.settings import DEFAULT_TENANT, AnySettings
 from tests.servers import delete_schedules
 from worker import run
 

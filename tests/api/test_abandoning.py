@@ -6,14 +6,14 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
-from registry.instances.store import InstanceStore
-from settings import Settings
-from temporal.job_starter import JobStarter
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
 from tests.api.service import bearer, client_of, running, tokens
 from tests.postgres.instance_states import bring_to
 

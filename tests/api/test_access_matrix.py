@@ -21,12 +21,12 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.security.tokens import FULL_ACCESS, READ_ONLY
-from console.csrf import token_of
-from console.session_ids import new_id
-from embedded.postgres import EmbeddedPostgres
-from registry.clients.credentials import BACKUP_DOWNLOAD
-from registry.console_sessions import Identity
-from settings import DEFAULT_TENANT, AnySettings, Settings
+from ods.console.csrf import token_of
+from ods.console.session_ids import new_id
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.registry.console_sessions import Identity
+from ods.settings.settings import DEFAULT_TENANT, AnySettings, Settings
 from tests import registries
 from tests.api.service import NOBODY, running, tokens
 from tests.secret_search import as_secret

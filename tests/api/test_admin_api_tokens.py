@@ -16,12 +16,12 @@ import jwt
 import pytest
 
 from api.security.tokens import FULL_ACCESS, READ_ONLY
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.clients.administration import ClientAdministration, NewClient
-from registry.clients.credentials import BACKUP_DOWNLOAD
-from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, AnySettings, Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.clients.administration import ClientAdministration, NewClient
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import DEFAULT_TENANT, AnySettings, Settings
 from tests import registries
 from tests.api.admin_api_tokens import (
     ADMIN_API_ISSUER,

@@ -10,17 +10,17 @@ import asyncpg
 import httpx
 import pytest
 
-from databases import adoption
-from databases.ownership import Owner
-from databases.server import Server
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import encrypt
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.store import InstanceStore
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.databases import adoption
+from ods.databases.ownership import Owner
+from ods.databases.server import Server
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import encrypt
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import STATES, bring_to, status_in
 from tests.postgres.postgres_inspection import row_of

@@ -17,12 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import audit_recorder
 from api.audit_recorder import AuditRecorder
-from embedded.polling import wait_until
-from logs import JsonFormatter
-from registry.audit import AuditEntry, AuditTrail
-from registry.clients.registration import RegistrationWindow
-from registry.clock import RegistryClock
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.observability.logs import JsonFormatter
+from ods.registry.audit import AuditEntry, AuditTrail
+from ods.registry.clients.registration import RegistrationWindow
+from ods.registry.clock import RegistryClock
+from ods.settings.settings import Settings
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.secret_search import as_secret

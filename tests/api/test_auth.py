@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from api.security.tokens import FULL_ACCESS
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.service import bearer, tokens
 
 ENDPOINTS = [

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.server import ResponseModel, Server, spellings
 from tests.secret_search import as_secret

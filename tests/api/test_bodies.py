@@ -12,7 +12,7 @@ import pytest
 from api.http import parsing
 from api.http.parsing import parsed_form, parsed_json
 from api.http.problems import ProblemError
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.probing import probing
 from tests.api.server import Server
 from tests.api.service import NOBODY, bearer, client_of, running

@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from registry.instances.reservations import _NAMES
-from registry.instances.store import _TOGETHER
+from ods.embedded.polling import wait_until
+from ods.registry.instances.reservations import _NAMES
+from ods.registry.instances.store import _TOGETHER
 from tests.api.service import faults_of, is_started
 from tests.servers import session
 
@@ -415,7 +415,7 @@ async def test_bulk_requests_go_on_when_the_process_of_one_hangs(
     api: httpx.AsyncClient, app: FastAPI, rows: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Longer than a request pauses by itself on a busy machine.
-    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "1s")
+    monkeypatch.setattr("ods.registry.storage.engine._LONGEST_PAUSE", "1s")
     tenant = next(iter(app.state.tenancy)).tenant
     await tenant.engine.dispose()  # what has another limit
     instances = tenant.instances

@@ -7,17 +7,17 @@ import pytest
 from pydantic import SecretStr
 from temporalio.client import Client
 
-from registry.education_organizations.refreshes import Scope
-from registry.instances.cancelling import JobCancellations
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.storage.models import Job
-from settings import Settings
-from temporal.client import data_converter
-from temporal.job_starter import JobStarter
-from tenants.tenant import Tenant
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import Job
+from ods.settings.settings import Settings
+from ods.temporal.client import data_converter
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.tenant import Tenant
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.postgres.instance_states import bring_to
 from tests.servers import make_tenant_settings, session

@@ -13,15 +13,15 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.clients.administration import ClientAdministration, NewClient
-from registry.clients.credentials import STRONG_SECRET, ClientScope, new_secret
-from registry.clients.registration import RegistrationWindow
-from registry.clients.secret_hashes import SecretHasher
-from registry.clients.store import ClientStore
-from registry.storage.engine import create_registry_engine
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.clients.administration import ClientAdministration, NewClient
+from ods.registry.clients.credentials import STRONG_SECRET, ClientScope, new_secret
+from ods.registry.clients.registration import RegistrationWindow
+from ods.registry.clients.secret_hashes import SecretHasher
+from ods.registry.clients.store import ClientStore
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.servers import make_settings, session

@@ -21,12 +21,12 @@ from temporalio.api.common.v1 import Payload
 from api.http.problems import ProblemError
 from api.routes.codec import parsed_payloads
 from api.security.tokens import FULL_ACCESS, READ_ONLY
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from registry.clients.administration import ClientAdministration
-from settings import Settings
-from temporal.codec import EncryptionCodec
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.registry.clients.administration import ClientAdministration
+from ods.settings.settings import Settings
+from ods.temporal.codec import EncryptionCodec
+from ods.tenants.tenant import Tenant
 from tests.api.server import spellings
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.secret_search import SEARCH, as_secret

@@ -10,8 +10,8 @@ import jwt
 import pytest
 from argon2 import low_level
 
-from registry.clients.secret_hashes import SecretHasher, Verdict
-from settings import Settings
+from ods.registry.clients.secret_hashes import SecretHasher, Verdict
+from ods.settings.settings import Settings
 from tests.secret_search import as_secret
 from tests.servers import session
 

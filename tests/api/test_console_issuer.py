@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from embedded.polling import wait_until
-from settings import AnySettings, Settings
+from ods.embedded.polling import wait_until
+from ods.settings.settings import AnySettings, Settings
 from tests.api.issuer import KEYS, RSA, published, resigned_with_the_public_key, unsigned
 from tests.api.service import NOBODY, running
 from tests.api.sign_in_issuer import AUTHORIZE, CLIENT_SECRET, END_SESSION, SignInIssuer
@@ -622,7 +622,7 @@ async def test_a_person_waits_for_the_issuer_when_it_is_away_for_a_quarter_of_an
     await let_pass(registry, 11)
     async with AsyncExitStack() as stack:
         changed = stack.enter_context(pytest.MonkeyPatch.context())
-        changed.setattr("console.issuer._FRESH_SECONDS", -1)
+        changed.setattr("ods.console.issuer._FRESH_SECONDS", -1)
         assert await is_signed_in(browser)
         await let_pass(registry, 5)
         assert not await is_signed_in(browser)

@@ -9,11 +9,11 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.polling import wait_until
-from registry.clients.administration import ClientAdministration, NewClient
-from registry.clients.credentials import ClientScope
-from registry.storage.engine import create_registry_engine
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.registry.clients.administration import ClientAdministration, NewClient
+from ods.registry.clients.credentials import ClientScope
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, running
 from tests.secret_search import as_secret
 from tests.servers import session

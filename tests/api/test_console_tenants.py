@@ -9,9 +9,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from registry.instances.status import Template
-from settings import Settings
-from tenants.tenant import open_tenants
+from ods.registry.instances.status import Template
+from ods.settings.settings import Settings
+from ods.tenants.tenant import open_tenants
 from tests.api.service import NOBODY, running
 from tests.secret_search import as_secret
 from tests.servers import make_tenant_settings

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from databases import usage
-from databases.ownership import Owner
-from embedded import seeding
-from embedded.polling import wait_until
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.store import InstanceStore
+from ods.databases import usage
+from ods.databases.ownership import Owner
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.secret_search import as_secret
 from tests.servers import session

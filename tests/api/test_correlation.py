@@ -6,7 +6,7 @@ import signal
 import httpx
 import pytest
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
 

@@ -16,16 +16,16 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from backups.layout import dump_of, manifest_of
-from backups.manifest import FORMAT_VERSION, BackupKind, Figures, Manifest
-from cli.client import AdminApi
-from embedded.errors import CommandError
-from embedded.polling import wait_until
-from registry.clients.administration import ClientAdministration, NewClient
-from registry.clients.credentials import ClientScope, new_secret
-from registry.clients.secret_hashes import SecretHasher
-from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, Settings
+from ods.backups.layout import dump_of, manifest_of
+from ods.backups.manifest import FORMAT_VERSION, BackupKind, Figures, Manifest
+from ods.cli.client import AdminApi
+from ods.embedded.errors import CommandError
+from ods.embedded.polling import wait_until
+from ods.registry.clients.administration import ClientAdministration, NewClient
+from ods.registry.clients.credentials import ClientScope, new_secret
+from ods.registry.clients.secret_hashes import SecretHasher
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api.server import Server, serving
 from tests.api.service import bearer, tokens
 from tests.servers import session

@@ -8,10 +8,10 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.education_organizations.refreshes import Scope
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.education_organizations.refreshes import Scope
+from ods.settings.settings import Settings
 from tests.api.service import bearer, client_of, running
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
 from tests.servers import session

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli import instance
-from cli.client import AdminApi, Json
-from embedded.errors import CommandError
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.cli import instance
+from ods.cli.client import AdminApi, Json
+from ods.embedded.errors import CommandError
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.postgres.instance_states import bring_to

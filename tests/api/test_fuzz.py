@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
-from registry.instances.naming import database_name, name_errors
-from registry.instances.status import Template
-from settings import Settings
+from ods.registry.instances.naming import database_name, name_errors
+from ods.registry.instances.status import Template
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import bearer

@@ -15,10 +15,10 @@ from temporalio.client import Client
 
 from api import health
 from api.health_checks import Check, HealthStatus
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
-from temporal import liveness, schedules
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
+from ods.temporal import liveness, schedules
 from tests import registries
 from tests.api.server import Server
 from tests.api.service import NOBODY, client_of, running

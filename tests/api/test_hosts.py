@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from api import app as entry
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, client_of, running
 from tests.servers import environment

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from temporalio.client import Client
 
 from api.app import app_with
-from backups.errors import BackupFaultError
-from embedded.polling import wait_until
-from registry.idempotency_keys import IdempotencyKeys, KeyedRequest, StoredAnswer
-from registry.storage.errors import KeyInUseError
-from settings import Settings
+from ods.backups.errors import BackupFaultError
+from ods.embedded.polling import wait_until
+from ods.registry.idempotency_keys import IdempotencyKeys, KeyedRequest, StoredAnswer
+from ods.registry.storage.errors import KeyInUseError
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.servers import session
@@ -205,7 +205,7 @@ async def test_nothing_is_made_and_the_key_is_free_when_the_process_is_killed_be
 
 
 async def test_key_becomes_free_when_a_process_hangs(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "100ms")
+    monkeypatch.setattr("ods.registry.storage.engine._LONGEST_PAUSE", "100ms")
     engine = next(iter(app.state.tenancy)).tenant.engine
     await engine.dispose()  # what has another limit
     keys = IdempotencyKeys(engine)
@@ -399,7 +399,7 @@ async def test_no_connection_of_the_registry_is_held_when_the_server_is_asked_be
         await may_answer.wait()
         return "18"
 
-    monkeypatch.setattr("tenants.known_store.require_programs", slow)
+    monkeypatch.setattr("ods.tenants.known_store.require_programs", slow)
     async with running(with_store, NOBODY) as app, client_of(app, headers=bearer(with_store)) as api:
         instance = (await api.post(INSTANCES, json=body())).json()["id"]
         await rows.execute("UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now()")
@@ -413,6 +413,6 @@ async def test_no_connection_of_the_registry_is_held_when_the_server_is_asked_be
         async def away(_: object) -> str:
             raise BackupFaultError("The server is away.", outage=True)
 
-        monkeypatch.setattr("tenants.known_store.require_programs", away)
+        monkeypatch.setattr("ods.tenants.known_store.require_programs", away)
         assert (await api.post(path, headers=keyed())).content == (await first).content
         assert (await api.post(path, headers=keyed("another key"))).status_code == 503

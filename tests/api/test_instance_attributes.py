@@ -8,9 +8,9 @@ import asyncpg
 import httpx
 import pytest
 
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to
 from tests.servers import NUMBERS, session

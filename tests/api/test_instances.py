@@ -15,12 +15,12 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from embedded.polling import wait_until
-from registry.instances.job_store import JobStore
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore, Requested
-from settings import Settings, Trigger
-from temporal.namespace import register_search_attributes
+from ods.embedded.polling import wait_until
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore, Requested
+from ods.settings.settings import Settings, Trigger
+from ods.temporal.namespace import register_search_attributes
 from tests.api.service import bearer, client_of, is_started, running
 from tests.servers import development_server, session
 

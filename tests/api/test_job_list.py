@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres import EmbeddedPostgres
 from tests import registries
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.servers import make_settings, session

@@ -5,11 +5,11 @@ from functools import partial
 import httpx
 import pytest
 
-from embedded.polling import wait_until
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import JobWait
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from ods.embedded.polling import wait_until
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import JobWait
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
 from tests.servers import session
 
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")

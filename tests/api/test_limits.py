@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from api.http.addresses import subscriber
 from api.security.rate_limit import RateLimiter
 from api.security.tokens import FULL_ACCESS
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.service import NOBODY, client_of, running
 from tests.secret_search import as_secret

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.service import faults_of
 from tests.servers import session
 

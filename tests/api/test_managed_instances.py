@@ -7,10 +7,10 @@ import asyncpg
 import httpx
 import pytest
 
-from registry.instances.job_store import JobStore
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.postgres.instance_states import bring_to
 from tests.servers import session

@@ -8,9 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from tenants.tenant import Tenant
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 
 

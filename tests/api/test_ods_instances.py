@@ -12,9 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.polling import wait_until
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from ods.embedded.polling import wait_until
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
 from tests.api.server import Server
 from tests.api.service import bearer, faults_of
 from tests.ods_api import decrypt

@@ -19,9 +19,9 @@ from api.http.problems import ProblemError
 from api.security import oidc
 from api.security.oidc import IssuerKeys
 from api.security.tokens import FULL_ACCESS, READ_ONLY
-from cli.client import AdminApi
-from registry.clients.credentials import BACKUP_DOWNLOAD
-from settings import DEFAULT_TENANT, Settings
+from ods.cli.client import AdminApi
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api import server
 from tests.api.issuer import (
     DISCOVERY,

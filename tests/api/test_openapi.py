@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.server import Server
 from tests.api.service import bearer

@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from metrics import recently
-from metrics.catalog import INSTRUMENTS
-from settings import Settings
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.observability.metrics import recently
+from ods.observability.metrics.catalog import INSTRUMENTS
+from ods.settings.settings import Settings
 from tests import registries
 from tests.api.server import spellings
 from tests.api.service import NOBODY, client_of, running

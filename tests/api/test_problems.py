@@ -6,8 +6,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from logs import RedactingFormatter
-from settings import Settings
+from ods.observability.logs import RedactingFormatter
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import SERVICE_PASSWORD, session
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.server import ResponseModel, Server, serving
 
 HEADERS = {

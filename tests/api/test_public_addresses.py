@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from settings import MultiTenantSettings, Settings
+from ods.settings.settings import MultiTenantSettings, Settings
 from tests.api import server
 from tests.api.server import ResponseModel, Server
 from tests.api.service import NOBODY, client_of, running

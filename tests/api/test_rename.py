@@ -8,9 +8,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from ods.embedded.polling import wait_until
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to, let_time_pass
 from tests.servers import session
 

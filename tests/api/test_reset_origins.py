@@ -7,11 +7,11 @@ import asyncpg
 import httpx
 import pytest
 
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Operation
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Operation
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.servers import session
 

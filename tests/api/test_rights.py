@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from api import health
-from embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES
 from tests.servers import right_missing, session
 

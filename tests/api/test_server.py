@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from embedded.ports import free_port
-from settings import Settings
+from ods.embedded.ports import free_port
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.api.server import Server, command, environment
 from tests.api.service import bearer

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.postgres.instance_states import bring_to
 from tests.servers import make_settings, service_dsn

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from api.http import server_protocol
-from embedded.polling import wait_until
-from embedded.ports import free_port
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
 
 READ_SECONDS = 0.5
 TAKE_SECONDS = 0.5

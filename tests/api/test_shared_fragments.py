@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from console.app import router
-from console.live.fragments import FragmentsOfRequest
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import DEFAULT_TENANT
+from ods.console.app import router
+from ods.console.live.fragments import FragmentsOfRequest
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import DEFAULT_TENANT
 from tests.postgres.instance_states import bring_to
 from tests.secret_search import as_secret
 

@@ -6,9 +6,9 @@ import asyncpg
 import httpx
 import pytest
 
-from registry.storage.engine import create_registry_engine
-from settings import Settings
-from tenants import tenant
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
+from ods.tenants import tenant
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.postgres.legacy_schemas import ADMIN_API_RENAME
 from tests.servers import session

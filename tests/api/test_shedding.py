@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from api.http.problems import ProblemError
 from api.middleware import shedding
 from api.middleware.shedding import CostlyRequests
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from metrics.catalog import INSTRUMENTS
-from registry.storage.engine import POOL_SIZE
-from settings import DEFAULT_TENANT, Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.observability.metrics.catalog import INSTRUMENTS
+from ods.registry.storage.engine import POOL_SIZE
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import make_settings, make_tenant_settings, session

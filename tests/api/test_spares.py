@@ -6,11 +6,11 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, make_settings, scheduled
 

@@ -2,10 +2,10 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.servers import scheduled
 
 SWEEP = "/v2/sweep"

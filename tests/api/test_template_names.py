@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from api.app import app_with
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 
 INSTANCES = "/v2/dbInstances"

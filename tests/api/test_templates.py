@@ -8,10 +8,10 @@ import asyncpg
 import httpx
 import pytest
 
-from databases.template_marks import Contents, TemplateMark, TemplateState
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.databases.template_marks import Contents, TemplateMark, TemplateState
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, make_settings, session, without_statistics
 

@@ -7,9 +7,9 @@ import asyncpg
 import httpx
 import pytest
 
-from registry.instances.job_store import JobStore
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import STATES, bring_to
 from tests.servers import session
 

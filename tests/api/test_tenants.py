@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from embedded.postgres import EmbeddedPostgres
-from settings import MultiTenantSettings, Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import MultiTenantSettings, Settings
 from tests import preloaded
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running
@@ -324,7 +324,7 @@ async def test_service_is_unhealthy_when_no_tenants_registry_answers(settings: S
 async def _ods(url: str, *arguments: str, **variables: str) -> tuple[int, str]:
     """The exit code and all that the command line has printed."""
     env = {"PATH": os.defpath, "ODS_API_URL": url, **variables}
-    run = await asyncio.to_thread(preloaded.run, "cli", *arguments, env=env)
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", *arguments, env=env)
     return run.returncode, run.stdout + run.stderr
 
 

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
 from api.http.problems import ProblemError
-from console.session import find_session
-from console.session_ids import new_id
-from embedded.postgres import EmbeddedPostgres
-from registry.console_sessions import digest_of
-from settings import DEFAULT_TENANT, Settings
+from ods.console.session import find_session
+from ods.console.session_ids import new_id
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.console_sessions import digest_of
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api.service import client_of
 from tests.api.test_shared_fragments import Operator, sign_in
 from tests.servers import make_settings

@@ -12,17 +12,17 @@ import asyncpg
 import httpx
 import pytest
 
-from databases import statements, usage
-from databases.ownership import Owner
-from embedded import seeding
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.databases import statements, usage
+from ods.databases.ownership import Owner
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
 from tests.postgres.instance_states import bring_to
 from tests.servers import make_settings, session, without_statistics

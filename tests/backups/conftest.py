@@ -8,12 +8,12 @@ from urllib.parse import quote
 import pytest
 from pydantic import JsonValue
 
-from backups.manifest import BackupKey, BackupKind, BackupRequest
-from backups.monitoring import Monitor
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
+from ods.backups.manifest import BackupKey, BackupKind, BackupRequest
+from ods.backups.monitoring import Monitor
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.backups.s3_server import S3Server, s3_server
 from tests.backups.stores import SHORT
 from tests.dumps import filling

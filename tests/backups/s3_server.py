@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from programs import process
-from programs.process import Command
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.programs import process
+from ods.programs.process import Command
 from tests.secret_search import as_secret
 from tests.servers import NUMBERS, binary
 

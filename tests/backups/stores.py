@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backups.storage import StoreTimeouts
+from ods.backups.storage import StoreTimeouts
 
 SHORT = StoreTimeouts(answer=2, retries=1)
 """For stores that are away."""

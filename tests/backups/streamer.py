@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from backups.storage import BackupStore
+from ods.backups.storage import BackupStore
 
 _MEGABYTE = 2**20
 

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from backups.storage import BackupStore
+from ods.backups.storage import BackupStore
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = 16

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from backups.copying import copy_contents
-from backups.monitoring import Monitor
-from backups.snapshots import Database
-from databases.server import Server
+from ods.backups.copying import copy_contents
+from ods.backups.monitoring import Monitor
+from ods.backups.snapshots import Database
+from ods.databases.server import Server
 from tests.replication import replicated_pair
 from tests.servers import session
 

@@ -8,19 +8,19 @@ from typing import Any
 import asyncpg
 import pytest
 
-from backups.backing_up import back_up
-from backups.copying import copy_contents
-from backups.errors import BackupFaultError
-from backups.figures import verify
-from backups.manifest import BackupRequest, Manifest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from programs import process
-from programs.process import Command
+from ods.backups.backing_up import back_up
+from ods.backups.copying import copy_contents
+from ods.backups.errors import BackupFaultError
+from ods.backups.figures import verify
+from ods.backups.manifest import BackupRequest, Manifest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs import process
+from ods.programs.process import Command
 from tests.servers import NUMBERS, service_dsn, session
 
 _MAKE = """

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from backups.backing_up import back_up
-from backups.copying import copy_contents
-from backups.manifest import BackupRequest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.server import Server
+from ods.backups.backing_up import back_up
+from ods.backups.copying import copy_contents
+from ods.backups.manifest import BackupRequest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.server import Server
 from tests.servers import RESTORE_PASSWORD, SERVICE_PASSWORD
 
 SECRET = "s3cret-of-the-key"

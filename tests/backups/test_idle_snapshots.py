@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from backups import snapshots
-from backups.errors import BackupFaultError, ProgramFailedError, explained_by
-from backups.snapshots import Database, snapshot
-from databases.server import Server
-from databases.statements import fetch_value
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.backups import snapshots
+from ods.backups.errors import BackupFaultError, ProgramFailedError, explained_by
+from ods.backups.snapshots import Database, snapshot
+from ods.databases.server import Server
+from ods.databases.statements import fetch_value
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import service_dsn, session
 
 _AGE = "SELECT extract(epoch FROM clock_timestamp() - xact_start) FROM pg_stat_activity WHERE pid = $1"

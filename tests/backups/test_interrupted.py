@@ -15,18 +15,18 @@ import asyncpg
 import psutil
 import pytest
 
-from backups import markers, stored_backups
-from backups.backing_up import back_up
-from backups.errors import BackupFaultError
-from backups.layout import dump_of, folder_of, manifest_of, marker_of
-from backups.manifest import BackupKey, BackupRequest
-from backups.markers import marked
-from backups.monitoring import Monitor, Progress
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore, StoredObject
-from backups.stored_backups import has_dump, list_backups, load_manifest, remove_unfinished
-from embedded.polling import wait_until
+from ods.backups import markers, stored_backups
+from ods.backups.backing_up import back_up
+from ods.backups.errors import BackupFaultError
+from ods.backups.layout import dump_of, folder_of, manifest_of, marker_of
+from ods.backups.manifest import BackupKey, BackupRequest
+from ods.backups.markers import marked
+from ods.backups.monitoring import Monitor, Progress
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore, StoredObject
+from ods.backups.stored_backups import has_dump, list_backups, load_manifest, remove_unfinished
+from ods.embedded.polling import wait_until
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import names_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backups.storage import BackupStore
+from ods.backups.storage import BackupStore
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 800

@@ -6,19 +6,19 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from backups import snapshots
-from backups.channels import unchanged
-from backups.client_programs import find_program
-from backups.dumping import DumpSource, dumping
-from backups.errors import ProgramFailedError
-from backups.figures import read_figures
-from backups.monitoring import Monitor
-from backups.snapshots import Database, snapshot
-from databases.errors import DatabaseFaultError
-from databases.server import Server
-from databases.statements import fetch_value
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.backups import snapshots
+from ods.backups.channels import unchanged
+from ods.backups.client_programs import find_program
+from ods.backups.dumping import DumpSource, dumping
+from ods.backups.errors import ProgramFailedError
+from ods.backups.figures import read_figures
+from ods.backups.monitoring import Monitor
+from ods.backups.snapshots import Database, snapshot
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.server import Server
+from ods.databases.statements import fetch_value
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import service_dsn, session
 
 _MAKE = """

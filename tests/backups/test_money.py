@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from backups import dumping
-from backups.backing_up import back_up
-from backups.copying import copy_contents
-from backups.layout import dump_of
-from backups.manifest import BackupRequest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from embedded.postgres import _ENVIRONMENT
+from ods.backups import dumping
+from ods.backups.backing_up import back_up
+from ods.backups.copying import copy_contents
+from ods.backups.layout import dump_of
+from ods.backups.manifest import BackupRequest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.embedded.postgres import _ENVIRONMENT
 from tests.backups.test_round_trip import call, opened
 from tests.servers import product_server, seeded_postgres, server_folder, service_dsn, session
 
@@ -43,7 +43,7 @@ def locales() -> Iterator[str]:
 @pytest.fixture
 async def databases(locales: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[dict[str, Database]]:
     """`paid`, and empty ones; the sessions of all have the locale."""
-    monkeypatch.setattr("embedded.postgres._ENVIRONMENT", _ENVIRONMENT | {"LOCPATH": locales})
+    monkeypatch.setattr("ods.embedded.postgres._ENVIRONMENT", _ENVIRONMENT | {"LOCPATH": locales})
     async with seeded_postgres() as postgres:
         async with session(service_dsn(postgres, "postgres")) as maintenance:
             for name in ("paid", *EMPTY):

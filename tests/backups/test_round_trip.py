@@ -16,21 +16,21 @@ import pyrage
 import pytest
 from pydantic import SecretStr
 
-from backups.backing_up import back_up
-from backups.client_programs import ClientProgram
-from backups.errors import BackupFaultError, MissingObjectError
-from backups.figures import read_figures, verify
-from backups.layout import dump_of, folder_of, manifest_of
-from backups.manifest import BackupRequest, Manifest
-from backups.monitoring import Monitor, Progress
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from backups.stored_backups import delete_backup, list_backups, load_manifest
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from programs.postgres import client_address, client_environment, client_program
-from secret_files import CurrentDsn
+from ods.backups.backing_up import back_up
+from ods.backups.client_programs import ClientProgram
+from ods.backups.errors import BackupFaultError, MissingObjectError
+from ods.backups.figures import read_figures, verify
+from ods.backups.layout import dump_of, folder_of, manifest_of
+from ods.backups.manifest import BackupRequest, Manifest
+from ods.backups.monitoring import Monitor, Progress
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.backups.stored_backups import delete_backup, list_backups, load_manifest
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs.postgres import client_address, client_environment, client_program
+from ods.settings.secret_files import CurrentDsn
 from tests.backups.stores import names_in
 from tests.servers import POSTGRES_VERSION, session
 
@@ -475,8 +475,8 @@ async def test_backup_is_not_begun_when_pg_dump_is_older_than_the_server(
     program = tmp_path / "pg_dump"
     program.write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n")
     program.chmod(0o755)
-    monkeypatch.setattr("programs.postgres.WHEELS", {18: "not_installed"})
-    monkeypatch.setattr("programs.postgres._SYSTEM_FOLDERS", ())
+    monkeypatch.setattr("ods.programs.postgres.WHEELS", {18: "not_installed"})
+    monkeypatch.setattr("ods.programs.postgres._SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackupFaultError, match=r"is of PostgreSQL 9\.6\.24, older than the server"):
         await back_up(ods, folder_store, wanted, monitor)

@@ -9,18 +9,18 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from backups import restoring
-from backups.backing_up import back_up
-from backups.copying import copy_contents
-from backups.errors import BackupFaultError, ProgramFailedError
-from backups.manifest import BackupRequest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from embedded.postgres import EmbeddedPostgres
-from programs import process
-from programs.process import Command
+from ods.backups import restoring
+from ods.backups.backing_up import back_up
+from ods.backups.copying import copy_contents
+from ods.backups.errors import BackupFaultError, ProgramFailedError
+from ods.backups.manifest import BackupRequest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs import process
+from ods.programs.process import Command
 from tests.servers import session
 
 _REFUSED = {

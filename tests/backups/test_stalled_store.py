@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import asyncpg
 import pytest
 
-from backups.backing_up import back_up
-from backups.errors import BackupFaultError
-from backups.manifest import BackupRequest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore, StoreTimeouts
-from databases.server import Server
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.backups.backing_up import back_up
+from ods.backups.errors import BackupFaultError
+from ods.backups.manifest import BackupRequest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore, StoreTimeouts
+from ods.databases.server import Server
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
 from tests.dumps import filling

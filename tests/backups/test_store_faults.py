@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from obstore.exceptions import GenericError
 
-from backups import local_folder, storage
-from backups.backing_up import back_up
-from backups.errors import BackupFaultError, StoreRefusedError
-from backups.layout import folder_of
-from backups.manifest import BackupRequest, Manifest
-from backups.monitoring import Monitor
-from backups.restoring import restore
-from backups.snapshots import Database
-from backups.storage import BackupStore, StoreTimeouts, part_bytes
-from backups.store_errors import translate_store_errors
-from backups.stored_backups import delete_backup, list_backups, load_manifest
+from ods.backups import local_folder, storage
+from ods.backups.backing_up import back_up
+from ods.backups.errors import BackupFaultError, StoreRefusedError
+from ods.backups.layout import folder_of
+from ods.backups.manifest import BackupRequest, Manifest
+from ods.backups.monitoring import Monitor
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore, StoreTimeouts, part_bytes
+from ods.backups.store_errors import translate_store_errors
+from ods.backups.stored_backups import delete_backup, list_backups, load_manifest
 from tests.backups.obstructed_proxy import Obstacle, obstructed_proxy
 from tests.backups.s3_server import S3Server
 from tests.backups.stores import SHORT, names_in

@@ -3,11 +3,11 @@
 import asyncio
 from uuid import uuid4
 
-from backups.storage import BackupStore
-from backups.store_claims import StoreClaims
-from backups.store_identity import give_identity, has_identity, identify
-from backups.stored_backups import list_backups
-from registry.backups.stores import StoreClaim
+from ods.backups.storage import BackupStore
+from ods.backups.store_claims import StoreClaims
+from ods.backups.store_identity import give_identity, has_identity, identify
+from ods.backups.stored_backups import list_backups
+from ods.registry.backups.stores import StoreClaim
 
 
 async def test_store_keeps_the_ids_that_it_was_given(store: BackupStore) -> None:

@@ -10,12 +10,12 @@ import sys
 import uuid
 from pathlib import Path
 
-from backups.backing_up import back_up
-from backups.manifest import BackupKey, BackupKind, BackupRequest
-from backups.monitoring import Monitor, Progress
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases.server import Server
+from ods.backups.backing_up import back_up
+from ods.backups.manifest import BackupKey, BackupKind, BackupRequest
+from ods.backups.monitoring import Monitor, Progress
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases.server import Server
 
 _ENOUGH_BYTES = 20 * 2**20
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from embedded.data_folder import DataFolder
-from settings import Settings
+from ods.embedded.data_folder import DataFolder
+from ods.settings.settings import Settings
 from tests.chaos.campaign import Outcome, Plan, campaign
 from tests.chaos.faults import ALONE, ON_A_PAIR, OUTAGE_SECONDS, Hand, percentile, plan, seeded
 from tests.chaos.pair import serving_on_pair

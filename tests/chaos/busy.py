@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from programs import process
-from programs.process import Command
+from ods.programs import process
+from ods.programs.process import Command
 
 _FOR_EVER = "while True: pass"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from temporalio.client import Client, ScheduleHandle
 
-from programs.postgres import client_program
+from ods.programs.postgres import client_program
 from tests.chaos import backups
 from tests.chaos.backups import BackupSource
 from tests.chaos.busy import busy
@@ -167,12 +167,12 @@ async def campaign(
 
 def drift_command(folder: Path) -> Sequence[str]:
     """What reports the drift of the stack in `folder`."""
-    return (sys.executable, "-m", "cli", "drift", "--json", "--data-dir", str(folder))
+    return (sys.executable, "-m", "ods.cli", "drift", "--json", "--data-dir", str(folder))
 
 
 async def _accept_store(folder: Path) -> None:
     """What the operator does when the registry was restored."""
-    words = ("-m", "cli", "installation", "accept-store", "--yes", "--data-dir", str(folder))
+    words = ("-m", "ods.cli", "installation", "accept-store", "--yes", "--data-dir", str(folder))
     accepting = await asyncio.create_subprocess_exec(sys.executable, *words)
     if await accepting.wait() != 0:
         raise AssertionError("`ods installation accept-store` has failed; what it says is above.")

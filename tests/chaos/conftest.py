@@ -13,9 +13,9 @@ import pytest
 from temporalio.client import Client
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import encrypt
-from temporal.namespace import register_search_attributes
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import encrypt
+from ods.temporal.namespace import register_search_attributes
 from tests.chaos.evidence import ROWS, Target, connected
 from tests.chaos.violations import Request
 from tests.servers import ENCRYPTION_KEY, MINIMAL_TEMPLATE, NUMBERS, development_server

@@ -11,10 +11,10 @@ from functools import partial
 
 import httpx
 
-from embedded.data_folder import DataFolder, Secrets, StackFile
-from embedded.ports import free_ports
-from embedded.registry import migrate
-from embedded.seeding import (
+from ods.embedded.data_folder import DataFolder, Secrets, StackFile
+from ods.embedded.ports import free_ports
+from ods.embedded.registry import migrate
+from ods.embedded.seeding import (
     MINIMAL_SCRIPTS,
     REGISTRY_DATABASE,
     RESTORE_ROLE,
@@ -25,9 +25,9 @@ from embedded.seeding import (
     ensure_service_role,
     ensure_template,
 )
-from embedded.supervisor import Supervisor
-from embedded.temporal_server import NAMESPACE, TemporalServer
-from programs.process import Command
+from ods.embedded.supervisor import Supervisor
+from ods.embedded.temporal_server import NAMESPACE, TemporalServer
+from ods.programs.process import Command
 from tests.replication import ReplicatedPair
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from programs.postgres import client_program
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs.postgres import client_program
 from tests.chaos.backups import BackupSource, judged
 from tests.chaos.checker import check
 from tests.chaos.conftest import Garden

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import JobStatus
-from registry.instances.store import InstanceStore
-from settings import Settings
-from temporal.job_starter import JobStarter
-from tenants.tenant import Tenant
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import JobStatus
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.tenant import Tenant
 from tests.chaos import backups, checker, evidence, life, snapshots, violations
 from tests.chaos.checker import check, check_drift, judge
 from tests.chaos.conftest import Garden

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.errors import LOST
-from embedded.postgres import EmbeddedPostgres
+from ods.databases.errors import LOST
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.chaos import obstacles
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import History, Target, read_rows

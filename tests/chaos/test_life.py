@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from registry.instances.naming import trash_name
+from ods.registry.instances.naming import trash_name
 from tests.chaos.checker import check, judge
 from tests.chaos.conftest import Garden
 from tests.chaos.evidence import Contents, History, Rows, Target, foreign_databases, read_rows

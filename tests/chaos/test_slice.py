@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.data_folder import DataFolder
+from ods.embedded.data_folder import DataFolder
 from tests.chaos.campaign import Plan, campaign, drift_command
 from tests.chaos.checker import check_drift
 from tests.chaos.evidence import Target, connected

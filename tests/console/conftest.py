@@ -21,8 +21,8 @@ from playwright.async_api import (
 )
 from temporalio.client import Client
 
-from registry.clients.secret_hashes import SecretHasher
-from settings import Settings
+from ods.registry.clients.secret_hashes import SecretHasher
+from ods.settings.settings import Settings
 from tests.api.server import Server, serving
 from tests.console.browser import ARGUMENTS, chromium
 from tests.console.people import CLIENT, READER, SECRET, Person

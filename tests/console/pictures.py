@@ -15,11 +15,11 @@ import httpx
 from PIL import Image
 from playwright.async_api import Page, ViewportSize, async_playwright
 
-from cli.client import AdminApi
-from cli.serving import serving
-from embedded.console_link import console_link_of
-from embedded.data_folder import DataFolder, StackFile
-from embedded.ports import Ports, free_ports
+from ods.cli.client import AdminApi
+from ods.cli.serving import serving
+from ods.embedded.console_link import console_link_of
+from ods.embedded.data_folder import DataFolder, StackFile
+from ods.embedded.ports import Ports, free_ports
 from tests.console.browser import ARGUMENTS, chromium
 from tests.console.history import add_history
 from tests.servers import server_folder, session

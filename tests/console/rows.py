@@ -2,8 +2,8 @@
 
 import asyncpg
 
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
 
 
 async def add_backup(

@@ -13,15 +13,15 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from api.middleware import shedding
-from console.app import router
-from console.static_files import static_files
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from registry.sign_in_links import SignInLinks, address_of
-from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, Settings
+from ods.console.app import router
+from ods.console.static_files import static_files
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.registry.sign_in_links import SignInLinks, address_of
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests import registries
 from tests.api.server import Server, serving
 from tests.api.service import NOBODY, running

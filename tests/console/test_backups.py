@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.console.conftest import OpenContext
 from tests.console.people import READER, Person
 from tests.console.rows import add_backup

@@ -4,8 +4,8 @@ import asyncpg
 import pytest
 from playwright.async_api import expect
 
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
 from tests.console.conftest import OpenContext
 from tests.console.history import add_history
 from tests.console.people import Person

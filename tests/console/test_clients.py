@@ -4,7 +4,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Error, Page, expect
 
-from embedded.polling import wait_until
+from ods.embedded.polling import wait_until
 from tests.console.conftest import OpenContext
 from tests.console.people import CLIENT, READER, Person
 from tests.console.test_instances import is_as_wide_as_the_window

@@ -12,13 +12,13 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 from pydantic import SecretStr
 
-from embedded.polling import wait_until
-from embedded.ports import free_ports
-from embedded.temporal_server import TemporalServer
-from programs import process
-from settings import Settings
-from temporal.client import connect
-from temporal.namespace import register_search_attributes
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
+from ods.embedded.temporal_server import TemporalServer
+from ods.programs import process
+from ods.settings.settings import Settings
+from ods.temporal.client import connect
+from ods.temporal.namespace import register_search_attributes
 from tests.api.server import serving
 from tests.api.service import bearer
 from tests.console.people import Person

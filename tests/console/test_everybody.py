@@ -11,10 +11,10 @@ from axe_playwright_python.async_playwright import Axe
 from fastapi.routing import iter_route_contexts
 from playwright.async_api import Page, expect
 
-from console.app import router
-from console.menu import MENU
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from ods.console.app import router
+from ods.console.menu import MENU
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
 from tests.console.conftest import OpenContext
 from tests.console.history import add_history
 from tests.console.people import READER, Person

@@ -7,12 +7,12 @@ import pytest
 from playwright.async_api import Page, expect
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from registry.instances.attributes import AttributeChanges
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import InstanceStore
+from ods.embedded.polling import wait_until
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, Template
+from ods.registry.instances.store import InstanceStore
 from tests.console.people import Person
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 

@@ -7,9 +7,9 @@ from time import monotonic
 import asyncpg
 from playwright.async_api import Page, Route, expect
 
-from registry.instances.job_store import JobStore
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
 from tests.api.server import Server
 from tests.console.conftest import OpenContext
 from tests.console.people import Person

@@ -3,8 +3,8 @@
 import asyncpg
 from playwright.async_api import expect
 
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
 from tests.console.conftest import OpenContext
 from tests.console.people import READER, Person
 from tests.console.test_instances import is_as_wide_as_the_window

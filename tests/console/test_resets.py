@@ -4,11 +4,11 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.attributes import AttributeChanges
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.console.conftest import OpenContext, Serve
 from tests.console.people import READER, Person
 from tests.console.test_everybody import require_accessible

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests.console.conftest import OpenContext
 from tests.console.people import Person
 from tests.postgres.instance_states import bring_to

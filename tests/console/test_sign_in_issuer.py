@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.api.sign_in_issuer import SignInIssuer
 from tests.console.conftest import OpenContext
 from tests.console.people import Person

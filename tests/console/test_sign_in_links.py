@@ -11,10 +11,10 @@ import pytest
 from playwright.async_api import Page, expect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.clients.administration import ClientNotFoundError
-from registry.sign_in_links import SignInLinks, address_of
-from registry.storage.engine import create_registry_engine
-from settings import DEFAULT_TENANT, Settings
+from ods.registry.clients.administration import ClientNotFoundError
+from ods.registry.sign_in_links import SignInLinks, address_of
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api.server import Server
 from tests.console.conftest import Serve
 from tests.console.people import CLIENT, READER, Person

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from embedded.polling import wait_until
+from ods.embedded.polling import wait_until
 from tests.console.conftest import OpenContext
 from tests.console.people import CLIENT, READER, Person
 

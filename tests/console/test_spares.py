@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from playwright.async_api import expect
 
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests.console.people import Person
 from tests.servers import make_settings
 

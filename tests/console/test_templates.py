@@ -6,11 +6,11 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from databases.template_marks import TemplateMark, TemplateState, new_private_name
-from embedded.postgres import EmbeddedPostgres
-from registry.installation import InstallationStore
-from registry.storage.engine import create_registry_engine
-from settings import Settings
+from ods.databases.template_marks import TemplateMark, TemplateState, new_private_name
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.installation import InstallationStore
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
 from tests.console.people import READER, Person
 from tests.console.test_everybody import require_accessible
 from tests.servers import make_settings

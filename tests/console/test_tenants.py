@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Page, expect
 
-from console.menu import MENU
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.console.menu import MENU
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests import registries
 from tests.api.server import Server, serving
 from tests.console.conftest import OpenContext, add_clients

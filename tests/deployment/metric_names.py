@@ -1,6 +1,6 @@
 """The metrics that alerts and diagrams may use, with the labels that they have."""
 
-from metrics.catalog import DEFINITIONS
+from ods.observability.metrics.catalog import DEFINITIONS
 
 SERVICE = {metric.name: set(metric.labels) for metric in DEFINITIONS}
 

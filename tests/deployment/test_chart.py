@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from settings import SECRETS, Settings
+from ods.settings.settings import SECRETS, Settings
 from tests.deployment import compose
 
 CHART = compose.ROOT / "deploy" / "helm"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from programs import process
-from programs.process import Command
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.programs import process
+from ods.programs.process import Command
 from tests.deployment import compose
 
 pytestmark = pytest.mark.long

@@ -18,8 +18,8 @@ import yaml
 from dotenv import dotenv_values
 from temporalio.envconfig import ClientConfig, ClientConfigProfile
 
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from settings import Settings
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.settings.settings import Settings
 from tests.deployment import compose
 
 SCHEMA = Path(__file__).parent / "compose-spec" / "compose-spec.json"

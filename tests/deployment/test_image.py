@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from programs.postgres import WHEELS
+from ods.programs.postgres import WHEELS
 from tests.deployment.compose import ROOT, made_dotenv, services
 
 LOCK = ROOT / "requirements.lock"
@@ -108,8 +108,8 @@ def test_copied_files_are_sent_when_the_image_is_built() -> None:
         ".venv/pyvenv.cfg",
         "docker-compose.override.yml",
         "tests/servers.py",
-        "registry/__pycache__/models.cpython-313.pyc",
-        "registry/migrations/__pycache__/env.cpython-313.pyc",
+        "ods/registry/__pycache__/models.cpython-313.pyc",
+        "ods/registry/migrations/__pycache__/env.cpython-313.pyc",
     ],
 )
 def test_private_and_foreign_files_stay_out_when_the_image_is_built(path: str) -> None:

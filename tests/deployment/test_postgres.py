@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from databases.restore_login import missing_for_restores
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
+from ods.databases.restore_login import missing_for_restores
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose
 from tests.servers import server_folder, session
 

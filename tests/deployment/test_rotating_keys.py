@@ -13,10 +13,10 @@ import asyncpg
 import pytest
 from dotenv import dotenv_values
 
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import decrypt, encrypt
-from settings import Settings
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import decrypt, encrypt
+from ods.settings.settings import Settings
 from tests.deployment import compose
 from tests.servers import ENCRYPTION_KEY, SERVICE_PASSWORD, TOKEN_KEY, environment, service_dsn, session
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import Settings
+from ods.settings.settings import Settings
 from tests.deployment import compose
 
 FOLDER = compose.ROOT / "deploy" / "systemd"

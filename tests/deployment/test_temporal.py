@@ -11,7 +11,7 @@ import yaml
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 
-from embedded.temporal_server import DYNAMIC_CONFIG
+from ods.embedded.temporal_server import DYNAMIC_CONFIG
 from tests.deployment import compose
 from tests.servers import binary
 

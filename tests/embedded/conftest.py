@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from embedded.data_folder import DataFolder
-from embedded.polling import wait_until
-from embedded.ports import free_ports
-from programs import process
-from programs.process import Command
+from ods.embedded.data_folder import DataFolder
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
+from ods.programs import process
+from ods.programs.process import Command
 from tests import preloaded
 from tests.servers import POSTGRES_VERSION, server_folder
 
@@ -32,7 +32,7 @@ def ods() -> Callable[..., Run]:
     """Runs the command `ods` with arguments, and with further environment variables."""
 
     def run(*arguments: object, **environment: str) -> Run:
-        return preloaded.run("cli", *map(str, arguments), env=ods_environment(**environment))
+        return preloaded.run("ods.cli", *map(str, arguments), env=ods_environment(**environment))
 
     return run
 
@@ -43,7 +43,7 @@ def started_ods() -> Callable[..., Run]:
 
     def run(*arguments: object, **environment: str) -> Run:
         return subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "cli", *map(str, arguments)],
+            [sys.executable, "-m", "ods.cli", *map(str, arguments)],
             check=False,
             capture_output=True,
             text=True,
@@ -87,7 +87,7 @@ async def running(
     folder: DataFolder, options: list[str], log: Path, **environment: str
 ) -> AsyncIterator[None]:
     """Runs `ods up`, with further environment variables, and expects it to end well."""
-    arguments = (sys.executable, "-m", "cli", "up", "--data-dir", str(folder.path), *options)
+    arguments = (sys.executable, "-m", "ods.cli", "up", "--data-dir", str(folder.path), *options)
     up = Command("ods", arguments, os.environ | environment, stop_deadline=60)
     child = await process.start(up, log)
 

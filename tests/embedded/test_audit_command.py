@@ -3,7 +3,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from embedded.data_folder import DataFolder
+from ods.embedded.data_folder import DataFolder
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,9 +12,9 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.data_folder import DataFolder, StackFile
-from embedded.ports import free_port
-from registry.clients.credentials import STRONG_SECRET
+from ods.embedded.data_folder import DataFolder, StackFile
+from ods.embedded.ports import free_port
+from ods.registry.clients.credentials import STRONG_SECRET
 
 Run = subprocess.CompletedProcess[str]
 Ods = Callable[..., Run]

@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from embedded import seeding
-from embedded.data_folder import DataFolder
-from embedded.polling import wait_until
-from embedded.ports import free_port
+from ods.embedded import seeding
+from ods.embedded.data_folder import DataFolder
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
 
 pytestmark = pytest.mark.long
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from embedded.data_folder import DataFolder
+from ods.embedded.data_folder import DataFolder
 
 Ods = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from embedded.data_folder import DataFolder, Secrets, StackFile
-from embedded.errors import CommandError
-from embedded.ports import free_port, free_ports, require_free
+from ods.embedded.data_folder import DataFolder, Secrets, StackFile
+from ods.embedded.errors import CommandError
+from ods.embedded.ports import free_port, free_ports, require_free
 
 _ANOTHER_USER = 65_534
 STACK = StackFile(
@@ -86,7 +86,7 @@ def test_owner_is_named_when_the_folder_belongs_to_another_user() -> None:
 
 def test_lock_is_free_when_its_holder_was_killed(tmp_path: Path) -> None:
     script = (
-        "import os, pathlib, signal; from embedded.data_folder import DataFolder\n"
+        "import os, pathlib, signal; from ods.embedded.data_folder import DataFolder\n"
         f"with DataFolder(pathlib.Path({str(tmp_path)!r})).locked(): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9  # noqa: S603 - our own script

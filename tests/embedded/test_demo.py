@@ -8,11 +8,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from cli.serving import serving
-from embedded.data_folder import DataFolder, Secrets
-from embedded.errors import CommandError
-from embedded.polling import wait_until
-from embedded.ports import Ports, free_ports
+from ods.cli.serving import serving
+from ods.embedded.data_folder import DataFolder, Secrets
+from ods.embedded.errors import CommandError
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import Ports, free_ports
 from tests.embedded.conftest import port_options
 from tests.servers import POSTGRES_VERSION
 
@@ -78,7 +78,7 @@ def test_demo_takes_other_ports_and_says_which_when_the_usual_ones_are_taken(
     with ExitStack() as others:
         api, postgres = (others.enter_context(listening()) for _ in range(2))
         temporal, temporal_ui = free_ports(2)
-        monkeypatch.setattr("cli.serving.DEFAULT_API_PORT", api)
+        monkeypatch.setattr("ods.cli.serving.DEFAULT_API_PORT", api)
         monkeypatch.setenv("ODS_TRIGGER", "never")  # so that no stack starts
         folder.create()
         folder.store_secrets(Secrets.generate(postgres))

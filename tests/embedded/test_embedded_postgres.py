@@ -10,13 +10,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded import postgres, postgres_binaries
-from embedded.errors import CommandError
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from embedded.postgres_binaries import PostgresVersion
-from embedded.supervisor import Supervisor
+from ods.embedded import postgres, postgres_binaries
+from ods.embedded.errors import CommandError
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres_binaries import PostgresVersion
+from ods.embedded.supervisor import Supervisor
 from tests.servers import POSTGRES_VERSION, unsafe_postgres
 
 PASSWORD = "superuser-password"

@@ -11,9 +11,9 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.data_folder import DataFolder, Secrets, StackFile
-from embedded.polling import wait_until
-from embedded.ports import free_port, free_ports
+from ods.embedded.data_folder import DataFolder, Secrets, StackFile
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port, free_ports
 from tests.embedded.conftest import port_options
 from tests.servers import POSTGRES_VERSION
 
@@ -222,7 +222,7 @@ async def test_nothing_is_left_running_when_the_start_is_interrupted(folder: Dat
     port = free_port()
     options = ("--data-dir", str(folder.path), "--postgres-port", str(port), *port_options(besides=[port]))
     up = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cli", "up", *options, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "ods.cli", "up", *options, stdout=asyncio.subprocess.PIPE
     )
     assert up.stdout is not None
     await up.stdout.readuntil(b"Preparing the databases")

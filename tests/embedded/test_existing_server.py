@@ -10,13 +10,13 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from embedded import seeding
-from embedded.data_folder import DataFolder, Secrets
-from embedded.errors import CommandError
-from embedded.existing_server import ExistingServer
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from embedded.supervisor import Supervisor
+from ods.embedded import seeding
+from ods.embedded.data_folder import DataFolder, Secrets
+from ods.embedded.errors import CommandError
+from ods.embedded.existing_server import ExistingServer
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.supervisor import Supervisor
 from tests.embedded.conftest import port_options, running
 from tests.servers import (
     ENCRYPTION_KEY,

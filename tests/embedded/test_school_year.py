@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from embedded.data_folder import DataFolder
+from ods.embedded.data_folder import DataFolder
 from tests.embedded.conftest import ods_environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "school-year.md"

@@ -4,8 +4,8 @@ from itertools import count
 import asyncpg
 import pytest
 
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import server_folder, unsafe_postgres
 
 PASSWORD = "service-password"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from embedded.errors import CommandError
-from embedded.polling import wait_until
-from embedded.supervisor import Supervisor
-from programs.process import Command
+from ods.embedded.errors import CommandError
+from ods.embedded.polling import wait_until
+from ods.embedded.supervisor import Supervisor
+from ods.programs.process import Command
 
 
 def shell(name: str, script: str, stop_deadline: float = 10) -> Command:
@@ -91,8 +91,8 @@ async def test_children_die_when_the_supervisor_is_killed(tmp_path: Path) -> Non
     script = f"""
 import asyncio
 from pathlib import Path
-from programs.process import Command
-from embedded.supervisor import Supervisor
+from ods.programs.process import Command
+from ods.embedded.supervisor import Supervisor
 
 async def main():
     async with Supervisor(Path({str(tmp_path)!r}), print) as supervisor:

@@ -12,16 +12,16 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from activities.backup_cleaning import BackupCleaning, CleaningReport
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import JobStatus, Template
-from registry.instances.store import InstanceStore
-from registry.storage.models import DbInstance
-from settings import Settings
-from temporal.job_starter import JobStarter
-from tenants.drift.findings import Drift
-from tenants.tenant import Tenant
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import JobStatus, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import DbInstance
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.drift.findings import Drift
+from ods.tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.servers import binary, session
 

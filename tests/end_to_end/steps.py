@@ -14,14 +14,14 @@ import pytest
 from temporalio import activity
 from temporalio.client import Client
 
-from databases import dropping, trash
-from databases.dropping import drop_database
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
-from settings import AnySettings, Settings
-from tenants.drift.findings import Drift, DriftKind
-from tenants.tenant import Tenant
+from ods.databases import dropping, trash
+from ods.databases.dropping import drop_database
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import AnySettings, Settings
+from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.tenant import Tenant
 from tests.api import server
 from tests.api.server import Server
 from tests.end_to_end.conftest import Operator

@@ -14,8 +14,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from settings import DEFAULT_TENANT, Settings
+from ods.embedded.polling import wait_until
+from ods.settings.settings import DEFAULT_TENANT, Settings
 from tests.api.server import ResponseModel, Server
 from tests.end_to_end.steps import working
 from tests.servers import make_tenant_settings

@@ -28,33 +28,33 @@ from activities import backups as backup_activities
 from activities.backup_requests import backup_request
 from activities.backup_verification import Verification, VerificationActivities
 from activities.errors import OUTAGE
-from backups import readiness, restoring
-from backups.backing_up import back_up
-from backups.client_programs import ClientProgram, find_program
-from backups.errors import StoreRefusedError
-from backups.figures import count_rows
-from backups.manifest import BackupKey, BackupRequest, Manifest
-from backups.snapshots import Snapshot, Table
-from backups.storage import BackupStore
-from backups.stored_backups import list_backups
-from databases.errors import DatabaseFaultError
-from databases.inner_rights import Rights, read_rights
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from metrics.catalog import BACKUPS_UNVERIFIED
-from registry.backups.stores import BackupStores
-from registry.figures import RegistryFigures
-from registry.instances.deletes import Delete
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import Requested
-from registry.storage.errors import InvalidError
-from registry.storage.models import Backup, DbInstance
-from settings import Settings
-from tenants.adoption import DatabaseAdoption
-from tenants.known_store import accept_store
-from tenants.tenant import Tenant, open_tenants
+from ods.backups import readiness, restoring
+from ods.backups.backing_up import back_up
+from ods.backups.client_programs import ClientProgram, find_program
+from ods.backups.errors import StoreRefusedError
+from ods.backups.figures import count_rows
+from ods.backups.manifest import BackupKey, BackupRequest, Manifest
+from ods.backups.snapshots import Snapshot, Table
+from ods.backups.storage import BackupStore
+from ods.backups.stored_backups import list_backups
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.inner_rights import Rights, read_rights
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.observability.metrics.catalog import BACKUPS_UNVERIFIED
+from ods.registry.backups.stores import BackupStores
+from ods.registry.figures import RegistryFigures
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import InvalidError
+from ods.registry.storage.models import Backup, DbInstance
+from ods.settings.settings import Settings
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.known_store import accept_store
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running
 from tests.client_programs import at_work
 from tests.dumps import filling
@@ -791,7 +791,7 @@ async def test_another_backup_is_made_when_the_clock_of_the_store_is_set_ahead_w
         await removed.wait()
         return await count_rows(snapshot, tables)
 
-    monkeypatch.setattr("backups.backing_up.count_rows", count_late)
+    monkeypatch.setattr("ods.backups.backing_up.count_rows", count_late)
     accepted = await requested(api, job)
     async with asyncio.timeout(30):
         while not dumps_in(store):

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import DEFAULT_TENANT, AnySettings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import DEFAULT_TENANT, AnySettings
 from tests import registries
 from tests.admin_api import VENDORS, AdminApi
 from tests.api.admin_api_tokens import admin_api_settings

@@ -7,13 +7,13 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import AT_REST, JobStatus, Operation
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import AT_REST, JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import HALF_DROP, created, names, reconcile, reset, sweep
 

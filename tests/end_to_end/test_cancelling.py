@@ -14,16 +14,16 @@ import pytest
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.education_organizations.refreshes import RefreshPolicy, Scope
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from settings import Settings
-from temporal.job_canceller import CancelOutcome, JobCanceller
-from temporal.refresh_starter import RefreshStarter
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.temporal.job_canceller import CancelOutcome, JobCanceller
+from ods.temporal.refresh_starter import RefreshStarter
+from ods.tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile, reset

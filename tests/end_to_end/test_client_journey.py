@@ -7,8 +7,8 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from settings import DEFAULT_TENANT, AnySettings, Settings
+from ods.embedded.polling import wait_until
+from ods.settings.settings import DEFAULT_TENANT, AnySettings, Settings
 from tests.api.service import served
 from tests.secret_search import as_secret
 from tests.servers import make_tenant_settings

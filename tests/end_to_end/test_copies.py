@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists
 from tests.servers import service_dsn, session
 

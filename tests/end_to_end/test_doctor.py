@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from temporalio.client import Client
 
-from doctor.examination import examine
-from doctor.findings import Finding, Level
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
-from temporal import schedules
-from tenants.tenant import Tenant
+from ods.doctor.examination import examine
+from ods.doctor.findings import Finding, Level
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
+from ods.temporal import schedules
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.ods import connection_string
 from tests.servers import NUMBERS, make_settings, scheduled

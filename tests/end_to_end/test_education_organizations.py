@@ -8,11 +8,11 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from embedded.postgres import EmbeddedPostgres
-from registry.education_organizations.refreshes import RefreshPolicy, Scope
-from settings import Settings
-from temporal.refresh_starter import RefreshStarter
-from tenants.tenant import Tenant
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
+from ods.settings.settings import Settings
+from ods.temporal.refresh_starter import RefreshStarter
+from ods.tenants.tenant import Tenant
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
 from tests.servers import service_dsn, session
 from workflows.pending_sweep import PendingSweep

@@ -9,13 +9,13 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
 from api.security.tokens import READ_ONLY
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
-from settings import Settings
-from temporal import client
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
+from ods.temporal import client
+from ods.tenants.tenant import Tenant
 from tests.api.server import serving
 from tests.api.service import tokens
 from tests.end_to_end.conftest import Operator

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from embedded import seeding
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus
-from tenants.adoption import DatabaseAdoption
-from tenants.tenant import Tenant
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, in_use, right_missing, session, template_missing
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import pytest
 from temporalio.client import Client
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus, Template
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus, Template
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import NUMBERS, make_settings
 from worker import ddl_worker, registry_worker

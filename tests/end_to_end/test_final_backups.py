@@ -20,29 +20,29 @@ from temporalio.testing import ActivityEnvironment
 from activities import backup_requests, backup_verification
 from activities import final_backups as final_backup_steps
 from activities.statuses import StatusActivities
-from backups import figures, readiness, restoring
-from backups.backing_up import back_up
-from backups.client_programs import ClientProgram
-from backups.errors import BackupFaultError, StoreRefusedError
-from backups.manifest import Manifest
-from backups.snapshots import Database
-from backups.storage import BackupStore
-from databases import trash
-from databases.errors import DatabaseFaultError
-from databases.trash import TrashJob
-from embedded.postgres import EmbeddedPostgres
-from registry.backups.stores import BackupStores
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from settings import Settings
-from tenants.backup_store import open_store
-from tenants.drift.findings import DriftKind
-from tenants.job_owners import owner_of
-from tenants.known_store import accept_store, known_store
-from tenants.tenant import Tenant
+from ods.backups import figures, readiness, restoring
+from ods.backups.backing_up import back_up
+from ods.backups.client_programs import ClientProgram
+from ods.backups.errors import BackupFaultError, StoreRefusedError
+from ods.backups.manifest import Manifest
+from ods.backups.snapshots import Database
+from ods.backups.storage import BackupStore
+from ods.databases import trash
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.trash import TrashJob
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.backups.stores import BackupStores
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.tenants.backup_store import open_store
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.job_owners import owner_of
+from ods.tenants.known_store import accept_store, known_store
+from ods.tenants.tenant import Tenant
 from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import NO_RIGHT, created, names, reconcile

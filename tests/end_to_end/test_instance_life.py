@@ -5,10 +5,10 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.connection_string import ConnectionString
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.storage.errors import RefusedError
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.connection_string import ConnectionString
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.registry.storage.errors import RefusedError
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import decrypt
 from tests.servers import (

@@ -19,16 +19,16 @@ from temporalio.client import (
 )
 
 from api.security.tokens import Tokens
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import Keyring, decrypt
-from registry.connection_strings.key_rotation import rotate
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus, Template
-from settings import DEFAULT_TENANT, Settings
-from temporal import client, schedules
-from temporal.job_starter import JobStarter
-from tenants.tenant import Tenant, open_tenants
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import Keyring, decrypt
+from ods.registry.connection_strings.key_rotation import rotate
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus, Template
+from ods.settings.settings import DEFAULT_TENANT, Settings
+from ods.temporal import client, schedules
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.test_encryption import has_event
 from tests.servers import INSTALLATION, make_settings, scheduled, session

@@ -8,11 +8,11 @@ import asyncpg
 import httpx
 import pytest
 
-from databases.locales import read_locale
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
-from settings import Settings
+from ods.databases.locales import read_locale
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import rewrite_manifest
 from tests.end_to_end.test_backups import backed_up, ended, verified

@@ -13,13 +13,13 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.ports import free_port, free_ports
-from embedded.postgres import EmbeddedPostgres
-from metrics.catalog import DEFINITIONS, Source
-from registry.instances.naming import database_name
-from registry.instances.status import InstanceStatus, Template
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port, free_ports
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.observability.metrics.catalog import DEFINITIONS, Source
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.status import InstanceStatus, Template
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.api import server
 from tests.api.service import NOBODY, bearer

@@ -6,12 +6,12 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from embedded import seeding
-from embedded.polling import wait_until
-from registry.instances.attributes import AttributeChanges
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
 from tests.servers import session, template_missing

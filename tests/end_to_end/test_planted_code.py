@@ -8,12 +8,12 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from registry.instances.status import InstanceStatus, JobStatus
-from settings import Settings
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
+from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created
 from tests.end_to_end.test_backups import backed_up, verified

@@ -7,15 +7,15 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from embedded.postgres import EmbeddedPostgres
-from embedded.seeding import SERVICE_ROLE
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus
-from registry.storage.errors import NameTakenError, RefusedError
-from settings import Settings
-from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from tenants.drift.findings import DriftKind
-from tenants.tenant import Tenant
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.seeding import SERVICE_ROLE
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.registry.storage.errors import NameTakenError, RefusedError
+from ods.settings.settings import Settings
+from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import COMMENT, names, reconcile
 from tests.servers import service_dsn, session

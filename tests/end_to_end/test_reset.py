@@ -21,27 +21,27 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.versions import VersionActivities
-from databases import provisioning, replacing
-from databases.dropping import drop_database
-from databases.errors import DatabaseFaultError
-from embedded.postgres import EmbeddedPostgres
-from embedded.seeding import SERVICE_ROLE
-from registry.installation import InstallationStore
-from registry.instances.attributes import AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.naming import trash_name
-from registry.instances.origins import CopyOrigin
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.storage.errors import RefusedError
-from settings import Settings
-from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from tenants.drift.findings import Drift, DriftKind
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases import provisioning, replacing
+from ods.databases.dropping import drop_database
+from ods.databases.errors import DatabaseFaultError
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.seeding import SERVICE_ROLE
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.naming import trash_name
+from ods.registry.instances.origins import CopyOrigin
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import RefusedError
+from ods.settings.settings import Settings
+from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
+from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
@@ -594,7 +594,7 @@ async def test_time_in_the_trash_is_that_of_the_server_when_the_clock_of_a_worke
     operator: Operator, admin: asyncpg.Connection, name: str
 ) -> None:
     job = await created(operator, name)
-    with patch("databases.ownership.datetime", wraps=datetime) as clock:
+    with patch("ods.databases.ownership.datetime", wraps=datetime) as clock:
         clock.now.return_value = datetime(2099, 1, 1, tzinfo=UTC)
         kept = await replaced(operator, job)
     assert await trashed_at_of(admin, kept) < "2099"
@@ -931,7 +931,7 @@ async def test_version_stays_and_comes_back_when_its_instance_is_protected_right
         await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
         await drop_database(session, database, invalid=invalid, before=before)
 
-    monkeypatch.setattr("databases.trash.drop_database", drop_later)
+    monkeypatch.setattr("ods.databases.trash.drop_database", drop_later)
     await reconcile(temporal, settings)
     assert kept in await names(admin, job.mark)
     monkeypatch.undo()

@@ -23,15 +23,15 @@ from temporalio.testing import ActivityEnvironment
 from activities import provisioner
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from databases import provisioning, replacing
-from databases.errors import DatabaseFaultError
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.databases import provisioning, replacing
+from ods.databases.errors import DatabaseFaultError
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.client_programs import at_work, suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator

@@ -9,13 +9,13 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from cli.grants import parts_of
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import JobStatus
-from registry.rights.script import script
-from registry.storage.errors import RefusedError
-from settings import Settings
+from ods.cli.grants import parts_of
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.status import JobStatus
+from ods.registry.rights.script import script
+from ods.registry.storage.errors import RefusedError
+from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running, served
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import APPLICATION_DETAILS, APPLICATION_TABLES

@@ -24,16 +24,16 @@ from temporalio.testing import ActivityEnvironment
 from activities import scheduled_requests
 from activities.errors import OUTAGE
 from activities.scheduled_requests import ScheduledReport, ScheduledRequests
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.attributes import AttributeChanges
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
-from settings import Settings
-from temporal import schedules
-from tenants.adoption import DatabaseAdoption
-from tenants.drift.findings import Drift, DriftKind
-from tenants.tenant import Tenant, open_tenants
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
+from ods.temporal import schedules
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import created, rewrite_manifest
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session

@@ -8,16 +8,16 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from databases.ownership import Owner
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus, Operation
-from settings import Settings
-from tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from tenants.drift.findings import DriftKind
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases.ownership import Owner
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
     COMMENT,

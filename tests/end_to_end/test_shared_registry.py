@@ -7,8 +7,8 @@ import asyncpg
 import httpx
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.settings.settings import Settings
 from tests.api.service import served
 from tests.end_to_end.steps import sweep
 from tests.end_to_end.test_client_journey import AdminApp

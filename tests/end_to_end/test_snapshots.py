@@ -13,19 +13,19 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from databases import copying, snapshots
-from embedded import seeding
-from embedded.postgres import SUPERUSER, EmbeddedPostgres
-from embedded.postgres_binaries import binaries_of, installed
-from registry.connection_strings.encryption import Keyring
-from registry.connection_strings.key_rotation import rotate
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from settings import Settings
-from tenants.adoption import DatabaseAdoption, DatabaseNotFoundError
-from tenants.drift.findings import DriftKind
-from tenants.tenant import Tenant
+from ods.databases import copying, snapshots
+from ods.embedded import seeding
+from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from ods.embedded.postgres_binaries import binaries_of, installed
+from ods.registry.connection_strings.encryption import Keyring
+from ods.registry.connection_strings.key_rotation import rotate
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.settings.settings import Settings
+from ods.tenants.adoption import DatabaseAdoption, DatabaseNotFoundError
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
 from tests.postgres.postgres_inspection import exchanging_by_hand

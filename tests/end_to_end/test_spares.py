@@ -8,10 +8,10 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from embedded.polling import wait_until
-from settings import Settings
-from temporal import schedules
-from tenants.tenant import Tenant, open_tenants
+from ods.embedded.polling import wait_until
+from ods.settings.settings import Settings
+from ods.temporal import schedules
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.servers import INSTALLATION, scheduled
 from worker import WORKERS
 

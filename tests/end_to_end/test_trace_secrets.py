@@ -21,14 +21,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from activities.context import ActivityContext
-from databases.errors import DatabaseFaultError
-from registry.storage.connecting import connect
-from registry.storage.engine import create_registry_engine
-from settings import Settings
-from temporal import client as temporal_client
+from ods.databases.errors import DatabaseFaultError
+from ods.observability.tracing import provider
+from ods.registry.storage.connecting import connect
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
+from ods.temporal import client as temporal_client
 from tests.api.service import NOBODY, bearer, client_of, running
 from tests.collector import tracing
-from tracing import provider
 
 PERSON = "Jane-Roe"
 """Part of each secret, so that one search finds them all."""
@@ -275,7 +275,7 @@ async def test_no_span_holds_a_secret_whatever_has_failed(
 async def test_spans_hold_secrets_when_nothing_filters_them(
     settings: Settings, temporal: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracing.redaction.RedactingExporter", lambda exporter: exporter)
+    monkeypatch.setattr("ods.observability.tracing.redaction.RedactingExporter", lambda exporter: exporter)
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal.service_client.config.target_host)
     kinds = dict(secrets(["value", "chained", "signal"]))
     with tracing() as traces, provider.tracer().start_as_current_span("all failures"):

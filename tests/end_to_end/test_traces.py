@@ -11,10 +11,10 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from temporalio.client import Client
 
-from cli.output import say
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings, Trigger
+from ods.cli.output import say
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings, Trigger
 from tests.api.service import bearer, served
 from tests.collector import Collector, attributes, tracing, tree
 from tests.servers import make_settings

@@ -15,17 +15,17 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.storage.errors import InstallationNotConfirmedError, RefusedError
-from settings import Settings
-from temporal.job_starter import JobStarter
-from tenants.adoption import DatabaseAdoption
-from tenants.drift.findings import DriftKind, Remedy, RemedyAction
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.registry.storage.errors import InstallationNotConfirmedError, RefusedError
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.drift.findings import DriftKind, Remedy, RemedyAction
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
     created,

@@ -19,21 +19,21 @@ from temporalio.testing import ActivityEnvironment
 
 from activities import scheduled_requests
 from activities.scheduled_requests import ScheduledRequests
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from metrics.catalog import INSTRUMENTS
-from registry.backups.stores import BackupStores
-from registry.instances.status import JobStatus, Template
-from registry.instances.store import InstanceStore
-from registry.storage.models import Backup
-from settings import Settings
-from temporal import schedules
-from temporal.client import data_converter
-from temporal.job_starter import JobStarter, started_jobs
-from tenants.backup_store import open_store
-from tenants.drift.findings import DriftKind
-from tenants.known_store import accept_store
-from tenants.tenant import Tenant, open_tenants
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.observability.metrics.catalog import INSTRUMENTS
+from ods.registry.backups.stores import BackupStores
+from ods.registry.instances.status import JobStatus, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import Backup
+from ods.settings.settings import Settings
+from ods.temporal import schedules
+from ods.temporal.client import data_converter
+from ods.temporal.job_starter import JobStarter, started_jobs
+from ods.tenants.backup_store import open_store
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.known_store import accept_store
+from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.servers import (

@@ -5,9 +5,9 @@ import asyncio
 import httpx
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
 from tests.api.service import bearer, served
 from tests.servers import make_settings
 

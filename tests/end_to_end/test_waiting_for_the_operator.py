@@ -12,11 +12,11 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from databases.ownership import Owner
-from embedded.polling import wait_until
-from registry.figures import RegistryFigures
-from registry.storage.engine import create_registry_engine
-from settings import Settings
+from ods.databases.ownership import Owner
+from ods.embedded.polling import wait_until
+from ods.registry.figures import RegistryFigures
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
 from tests import preloaded, registries
 from tests.api.server import serving
 from tests.api.service import bearer, served
@@ -129,7 +129,9 @@ async def test_create_says_everywhere_that_it_waits_until_the_operator_confirms_
     client = {"ODS_CLIENT_ID": CLIENT, "ODS_CLIENT_SECRET": SECRET}
     words = ("instance", "create", name, "--wait", "--api-url", str(service.api.base_url))
     with TemporaryFile() as output:
-        command = await preloaded.start("cli", *words, env=variables | client, stdout=output, stderr=output)
+        command = await preloaded.start(
+            "ods.cli", *words, env=variables | client, stdout=output, stderr=output
+        )
 
         def printed() -> str:
             output.seek(0)
@@ -144,7 +146,7 @@ async def test_create_says_everywhere_that_it_waits_until_the_operator_confirms_
         assert "`ods installation confirm`, or ODS_SHARED_SERVER=true" in printed()
         assert command.returncode is None
 
-        confirmed = preloaded.run("cli", "installation", "confirm", "--yes", env=variables)
+        confirmed = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
         assert confirmed.returncode == 0, confirmed.stderr
 
         async def completed() -> bool:

@@ -9,12 +9,12 @@ import asyncpg
 import httpx
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, names
 from tests.end_to_end.test_backups import backed_up, passed

@@ -12,12 +12,12 @@ import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.store import InstanceStore
-from settings import Settings
-from temporal.job_starter import JobStarter
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
 from tests import preloaded, registries
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, environment, make_settings, seeded_postgres, service_dsn, session

@@ -6,7 +6,7 @@ The step has no patch, so this release cannot carry on what the one before it ha
 import asyncio
 
 import worker
-from logs import configure_logging
+from ods.observability.logs import configure_logging
 from tests.workflows.next_version import Unpatched
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import uuid
 
 import asyncpg
 
-from databases import spares
-from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
-from databases.spare_pool import Limits, SparePool
-from settings import CloneStrategy
+from ods.databases import spares
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SparePool
+from ods.settings.settings import CloneStrategy
 
 _SHARE_OF_CLAIMS = 0.7
 

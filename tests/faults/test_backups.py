@@ -11,12 +11,12 @@ import pytest
 from temporalio.client import WorkflowHandle
 
 from activities.backup_verification import Verification
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin
-from registry.instances.status import InstanceStatus, JobStatus
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin
+from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import has_ended, suspended, wait_until_ended
 from tests.dumps import filling

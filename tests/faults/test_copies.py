@@ -8,11 +8,11 @@ import asyncpg
 import psutil
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.status import JobStatus, Template
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.registry.instances.status import JobStatus, Template
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
 from tests.servers import service_dsn, session

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from doctor.examination import examine
-from embedded import seeding
-from registry.migrations import upgrade
-from settings import Settings
+from ods.doctor.examination import examine
+from ods.embedded import seeding
+from ods.registry.migrations import upgrade
+from ods.settings.settings import Settings
 from tests.api.server import serving
 from tests.faults.conftest import WorkerProcess
 from tests.replication import ReplicatedPair, replicated_pair

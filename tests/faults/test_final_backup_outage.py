@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import JobStatus
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
 from tests.client_programs import suspended
 from tests.dumps import filling
 from tests.end_to_end.conftest import Operator

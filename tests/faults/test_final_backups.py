@@ -10,13 +10,13 @@ import asyncpg
 import psutil
 import pytest
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin
-from registry.instances.status import JobStatus, Operation
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin
+from ods.registry.instances.status import JobStatus, Operation
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import suspended
 from tests.dumps import filling

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.ports import free_ports
-from embedded.postgres import EmbeddedPostgres
-from embedded.temporal_server import TemporalServer
-from programs import process
-from registry.instances.jobs import ExecutionPolicy
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from registry.storage.engine import create_registry_engine
-from settings import Settings
-from temporal.client import DATA_CONVERTER
-from temporal.job_starter import JobStarter
-from temporal.namespace import register_search_attributes
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.temporal_server import TemporalServer
+from ods.programs import process
+from ods.registry.instances.jobs import ExecutionPolicy
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
+from ods.temporal.client import DATA_CONVERTER
+from ods.temporal.job_starter import JobStarter
+from ods.temporal.namespace import register_search_attributes
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.postgres.instance_states import stores

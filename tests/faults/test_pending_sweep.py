@@ -6,10 +6,10 @@ from datetime import timedelta
 from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleDescription
 from temporalio.service import RPCError
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from settings import Settings
-from temporal.schedules import PENDING_SWEEP
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.settings.settings import Settings
+from ods.temporal.schedules import PENDING_SWEEP
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import make_settings

@@ -9,10 +9,10 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-import temporal.schedules
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from settings import Settings
-from temporal.schedules import SIZES
+import ods.temporal.schedules
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.settings.settings import Settings
+from ods.temporal.schedules import SIZES
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over
 from worker import run
@@ -104,7 +104,7 @@ async def test_jobs_and_passes_go_on_when_the_namespace_was_deleted_and_made_ane
         schedules = await _schedules(own_temporal)
         await operator.temporal("operator", "namespace", "delete", "default", "--yes")
         await operator.temporal("operator", "namespace", "create", "default")
-        monkeypatch.setattr("temporal.schedules._ensure", _failing_once(SIZES))
+        monkeypatch.setattr("ods.temporal.schedules._ensure", _failing_once(SIZES))
         job = (await operator.instances.reserve(name, Template.MINIMAL)).job
         assert await operator.ended(job, 60) is JobStatus.COMPLETED
         assert await _schedules(own_temporal) == schedules
@@ -115,7 +115,7 @@ async def test_jobs_and_passes_go_on_when_the_namespace_was_deleted_and_made_ane
 
 def _failing_once(name: str) -> Callable[..., Awaitable[None]]:
     """What makes a schedule, but does not reach Temporal when it is to make that one for the first time."""
-    ensure, failed = temporal.schedules._ensure, list[str]()  # noqa: SLF001 - it fails here
+    ensure, failed = ods.temporal.schedules._ensure, list[str]()  # noqa: SLF001 - it fails here
 
     async def failing(client: Client, identifier: str, *arguments: Any) -> None:
         if identifier == name and not failed:

@@ -9,12 +9,12 @@ import asyncpg
 import psutil
 import pytest
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from registry.instances.status import JobStatus, Template
-from settings import Settings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
+from ods.registry.instances.status import JobStatus, Template
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import suspended
 from tests.end_to_end.conftest import Operator

@@ -6,9 +6,9 @@ from contextlib import suppress
 import asyncpg
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import JobStatus
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import make_settings, service_dsn, session

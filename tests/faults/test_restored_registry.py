@@ -4,10 +4,10 @@ import asyncio
 
 import asyncpg
 
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from settings import Settings
-from temporal.job_starter import JobStarter
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.settings.settings import Settings
+from ods.temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
 from tests.servers import session, template_missing

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import asyncpg
 import pytest
 
-from databases.ownership import Owner
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.databases.ownership import Owner
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
 from tests.servers import service_dsn, session

@@ -13,10 +13,10 @@ from typing import IO
 import asyncpg
 import pytest
 
-from databases.server import Server
-from databases.spare_pool import Limits, SparePool
-from embedded.postgres import EmbeddedPostgres
-from settings import CloneStrategy
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SparePool
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import CloneStrategy
 from tests import preloaded
 from tests.postgres.postgres_inspection import until
 from tests.servers import MINIMAL_TEMPLATE, seeded_postgres, service_dsn, session

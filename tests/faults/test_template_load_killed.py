@@ -12,13 +12,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from databases.constants import TEMPLATE_PREFIX
-from databases.template_marks import private_prefix
-from embedded import seeding
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.databases.constants import TEMPLATE_PREFIX
+from ods.databases.template_marks import private_prefix
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests import preloaded
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, environment, make_settings, session
 
@@ -48,7 +48,7 @@ async def _load(settings: Settings, source: Path | str, output: Path) -> preload
     variables = {"PATH": os.environ["PATH"], "TMPDIR": str(output.parent), **environment(settings)}
     arguments = ("template", "load", "Killed", str(source), "--yes")
     with output.open("w") as stdout:
-        return await preloaded.start("cli", *arguments, env=variables, stdout=stdout, stderr=stdout)
+        return await preloaded.start("ods.cli", *arguments, env=variables, stdout=stdout, stderr=stdout)
 
 
 async def _oid(admin: asyncpg.Connection, database: str) -> int:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
-from settings import MultiTenantSettings
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import MultiTenantSettings
 from tests.api.service import bearer, served
 from tests.servers import (
     NUMBERS,

@@ -16,10 +16,10 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionAsyncIterator
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus, Template
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus, Template
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
 from tests.servers import MINIMAL_TEMPLATE, make_settings

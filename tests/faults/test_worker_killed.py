@@ -5,9 +5,9 @@ import time
 import asyncpg
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.status import InstanceStatus, JobStatus, Template
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
 from tests.servers import session

@@ -10,17 +10,17 @@ import asyncpg
 import pytest
 from temporalio.client import Client
 
-from embedded import seeding
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import SUPERUSER, EmbeddedPostgres
-from registry.instances.status import JobStatus
-from registry.storage import dsn_check
-from registry.storage.dsn_check import DsnCheck
-from registry.storage.poolers import keeps_sessions
-from settings import InvalidSettingsError, Settings
-from temporal.job_starter import JobStarter
-from tenants.tenant import open_tenants
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from ods.registry.instances.status import JobStatus
+from ods.registry.storage import dsn_check
+from ods.registry.storage.dsn_check import DsnCheck
+from ods.registry.storage.poolers import keeps_sessions
+from ods.settings.settings import InvalidSettingsError, Settings
+from ods.temporal.job_starter import JobStarter
+from ods.tenants.tenant import open_tenants
 from tests import preloaded
 from tests.api import server as api_server
 from tests.end_to_end.conftest import Operator

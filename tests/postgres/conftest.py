@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.ownership import KnownOwner, Owner
-from databases.provisioning import CloneRequest
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from registry.storage.engine import create_registry_engine
-from settings import CloneStrategy
+from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.provisioning import CloneRequest
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import CloneStrategy
 from tests import registries
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.secret_search import as_secret

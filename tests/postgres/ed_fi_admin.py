@@ -7,9 +7,9 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.schemas.managed_status import ManagedStatus, managed_status
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus
-from registry.migrations import upgrade
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus
+from ods.registry.migrations import upgrade
 from tests.postgres.instance_states import STATES, bring_to, status_in, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME, ODS_API
 from tests.postgres.postgres_inspection import everything

@@ -5,13 +5,13 @@ from datetime import timedelta
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.installation import InstallationStore
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from settings import DEFAULT_TENANT
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.status import Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import DEFAULT_TENANT
 
 POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
 CONNECTION_STRING = "iv|ciphertext|hmac"

@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import JobStatus, Operation
-from registry.instances.store import InstanceStore
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import JobStatus, Operation
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import bring_to, stores
 

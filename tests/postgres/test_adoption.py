@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.security.clients import ApiClients
 from api.security.limits import LogIn
-from registry.clients.administration import ClientAdministration, ClientInUseError
-from registry.clients.credentials import ClientScope
-from registry.clients.store import ClientExistsError, ClientStore, Standing
-from registry.instances.status import Template
-from registry.migrations import upgrade
-from registry.migrations.conflicts import ConflictingRowsError
-from registry.storage.engine import create_registry_engine
+from ods.registry.clients.administration import ClientAdministration, ClientInUseError
+from ods.registry.clients.credentials import ClientScope
+from ods.registry.clients.store import ClientExistsError, ClientStore, Standing
+from ods.registry.instances.status import Template
+from ods.registry.migrations import upgrade
+from ods.registry.migrations.conflicts import ConflictingRowsError
+from ods.registry.storage.engine import create_registry_engine
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API, LAYOUTS, ODS_API, ODS_API_6, ODS_API_FIRST_7
 from tests.postgres.postgres_inspection import CATALOGS, everything

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.attempt_counts import AttemptCounts, AttemptLimit
+from ods.registry.attempt_counts import AttemptCounts, AttemptLimit
 
 LIMIT = AttemptLimit("tests", burst=3, interval=timedelta(seconds=100))
 PASSED = "UPDATE adminapi.attemptcounts SET regainedat = regainedat - CAST($1 AS text)::interval"

@@ -11,18 +11,18 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.polling import wait_until
-from registry.installation import InstallationStore
-from registry.instances.adoptions import AdoptionStore, DatabaseName, LostInstance
-from registry.instances.attributes import AttributeChanges
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore, Requested
-from registry.storage.errors import InvalidError, RefusedError
-from registry.storage.models import DbInstance
+from ods.embedded.polling import wait_until
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.adoptions import AdoptionStore, DatabaseName, LostInstance
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore, Requested
+from ods.registry.storage.errors import InvalidError, RefusedError
+from ods.registry.storage.models import DbInstance
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
 from tests.servers import session
 

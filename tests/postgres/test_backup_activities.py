@@ -11,14 +11,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities.backups import BackupActivities
-from backups.backing_up import program_label
-from databases.constants import program_name
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.backups.backing_up import program_label
+from ods.databases.constants import program_name
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 from tests.postgres.postgres_inspection import FENCE_AWAITED, until
 from tests.servers import service_dsn

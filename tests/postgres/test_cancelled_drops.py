@@ -7,16 +7,16 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.postgres import EmbeddedPostgres
-from registry.backups.expiry import BackupExpiry
-from registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.store import InstanceStore
-from settings import VerifyPolicy
-from tenants.tenant import Tenant
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.backups.expiry import BackupExpiry
+from ods.registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.tenant import Tenant
 from tests import preloaded
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
@@ -195,7 +195,7 @@ async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_co
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
     job = (await instances.request_delete(number, DROP)).job
     variables = environment(make_settings(postgres, registry_dsn))
-    run = preloaded.run("cli", "installation", "confirm", "--yes", env=variables)
+    run = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
     assert run.returncode == 0, run.stderr
     told = " ".join((run.stdout + run.stderr).split())
     assert f"Cancelled {job.job_id}, which would have dropped a database of '{name}'." in told

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from databases import change_sign
-from databases.change_sign import is_quiet, read_sign
-from databases.errors import DatabaseFaultError
-from embedded import seeding
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import change_sign
+from ods.databases.change_sign import is_quiet, read_sign
+from ods.databases.errors import DatabaseFaultError
+from ods.embedded import seeding
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.replication import replicated_pair
 from tests.servers import NUMBERS, POSTGRES_VERSION, seeded_postgres, service_dsn, session
 

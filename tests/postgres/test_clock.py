@@ -8,21 +8,21 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-import registry.clock
-from registry.backups.expiry import BackupExpiry
-from registry.clock import RegistryClock
-from registry.installation import InstallationStore
-from registry.instances.attributes import AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin
-from registry.instances.status import Operation
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.instances.versions import VersionStore
-from settings import VerifyPolicy
-from tenants.tenant import Tenant
+import ods.registry.clock
+from ods.registry.backups.expiry import BackupExpiry
+from ods.registry.clock import RegistryClock
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin
+from ods.registry.instances.status import Operation
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.instances.versions import VersionStore
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, stores
 from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, deleted, made, made_at
 
@@ -145,7 +145,7 @@ async def test_time_is_not_steady_when_the_registry_s_clock_is_not_that_of_this_
             return super().now(zone) - lead
 
     await clock.observe()
-    monkeypatch.setattr(registry.clock, "datetime", Elsewhere)
+    monkeypatch.setattr(ods.registry.clock, "datetime", Elsewhere)
     assert not await clock.is_steady()
 
 

@@ -10,13 +10,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded import seeding
-from embedded.ports import free_port
-from embedded.postgres import SUPERUSER, EmbeddedPostgres
-from registry.storage import connecting
-from registry.storage import engine as instances_engine
-from registry.storage.connecting import connect
-from registry.storage.engine import create_registry_engine
+from ods.embedded import seeding
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
+from ods.registry.storage import connecting
+from ods.registry.storage import engine as instances_engine
+from ods.registry.storage.connecting import connect
+from ods.registry.storage.engine import create_registry_engine
 from tests.replication import ReplicatedPair, replicated_pair
 from tests.servers import SERVICE_PASSWORD
 

@@ -7,13 +7,13 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.clients.credentials import ClientScope
-from registry.console_sessions import ConsoleSessions, Identity
-from registry.instances.changes import RecentChanges
-from registry.instances.job_store import JobStore
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.sign_in_attempts import BegunSignIn, SignInAttempts
+from ods.registry.clients.credentials import ClientScope
+from ods.registry.console_sessions import ConsoleSessions, Identity
+from ods.registry.instances.changes import RecentChanges
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.sign_in_attempts import BegunSignIn, SignInAttempts
 from tests.postgres.instance_states import bring_to
 
 DIGEST, OTHER = b"1" * 32, b"2" * 32

@@ -14,19 +14,19 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from backups import copying as contents
-from databases import copying
-from databases.errors import DatabaseFaultError
-from databases.provisioning import CloneRequest
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from tenants.tenant import Tenant
+from ods.backups import copying as contents
+from ods.databases import copying
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.provisioning import CloneRequest
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import exists, persistent_sessions, privileges_on, row_of, until
 from tests.servers import service_dsn, session
 

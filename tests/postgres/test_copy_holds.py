@@ -8,17 +8,17 @@ from typing import Any
 import asyncpg
 import pytest
 
-from registry.instances.adoptions import DatabaseName
-from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import CopyMode, CopyOrigin
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Operation
-from registry.instances.store import InstanceStore
-from registry.storage.errors import InstanceError, InvalidError, RefusedError
-from tenants.tenant import Tenant
+from ods.registry.instances.adoptions import DatabaseName
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Operation
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import InstanceError, InvalidError, RefusedError
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 
 MODES = pytest.mark.parametrize("mode", list(CopyMode))

@@ -21,24 +21,24 @@ from activities.errors import OUTAGE
 from activities.reconcile import Leftovers, ReconcileActivities, StuckPage
 from activities.sweep import SweepPage
 from activities.versions import VersionActivities
-from databases import provisioning, spares
-from databases.constants import DISK_FULL
-from databases.errors import DatabaseFaultError
-from databases.ownership import Owner, opened_by, with_opening
-from databases.server import Server
-from databases.spare_pool import Limits, SpareOrder, SparePool
-from databases.statements import execute
-from databases.template_marks import TemplateMark, TemplateState
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.adoptions import DatabaseName
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore, Position
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import InstanceStore
-from settings import CloneStrategy
-from tenants.tenant import Tenant
+from ods.databases import provisioning, spares
+from ods.databases.constants import DISK_FULL
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import Owner, opened_by, with_opening
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SpareOrder, SparePool
+from ods.databases.statements import execute
+from ods.databases.template_marks import TemplateMark, TemplateState
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.adoptions import DatabaseName
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore, Position
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import CloneStrategy
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, let_requests_pass
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements

@@ -16,26 +16,26 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from backups import readiness
-from backups.client_programs import ClientProgram
-from databases.ownership import Owner
-from doctor.backups import examine_backups
-from doctor.examination import examine
-from doctor.findings import Finding, Level
-from doctor.postgres import Target
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.backups.stores import BackupStores
-from registry.connection_strings.encryption import encrypt
-from registry.instances.attributes import AttributeChanges
-from registry.instances.naming import trash_name
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.rights.needs import literal
-from settings import DEFAULT_TENANT, Address, Settings
-from tenants.known_store import known_store
-from tenants.store_claims import claim_store
-from tenants.tenant import open_tenants
+from ods.backups import readiness
+from ods.backups.client_programs import ClientProgram
+from ods.databases.ownership import Owner
+from ods.doctor.backups import examine_backups
+from ods.doctor.examination import examine
+from ods.doctor.findings import Finding, Level
+from ods.doctor.postgres import Target
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.backups.stores import BackupStores
+from ods.registry.connection_strings.encryption import encrypt
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.naming import trash_name
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.rights.needs import literal
+from ods.settings.settings import DEFAULT_TENANT, Address, Settings
+from ods.tenants.known_store import known_store
+from ods.tenants.store_claims import claim_store
+from ods.tenants.tenant import open_tenants
 from tests import preloaded
 from tests.ods import add_ods_instance, connection_string
 from tests.servers import (
@@ -310,7 +310,7 @@ async def test_database_is_named_when_the_registry_does_not_exist(
     try:
         found = {one.subject: one.remedy for one in await complaints(bare) if one.level is Level.FAULT}
         assert found["registry: tables"] == "ods migrate"
-        run = await asyncio.to_thread(preloaded.run, "cli", "migrate", env=environment(bare))
+        run = await asyncio.to_thread(preloaded.run, "ods.cli", "migrate", env=environment(bare))
         assert run.returncode == 0, run.stderr
         assert await complaints(bare) == []
     finally:
@@ -399,7 +399,7 @@ async def test_rows_are_named_when_another_key_has_encrypted_them(
     assert re.fullmatch(r"ODS_ENCRYPTION_KEY_PREVIOUS=<.*> ods keys rotate", remedy)
     key = {"ODS_ENCRYPTION_KEY_PREVIOUS": base64.b64encode(earlier).decode()}
     variables = environment(settings) | key
-    run = await asyncio.to_thread(preloaded.run, "cli", "keys", "rotate", env=variables)
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", "keys", "rotate", env=variables)
     assert run.returncode == 0, run.stderr
     assert await complaints(settings) == []
 
@@ -443,7 +443,7 @@ async def test_installation_is_named_when_the_registry_is_a_copy(
         remedy = await complaint(settings, "installation", "This registry was copied or moved")
         assert remedy == "ods installation confirm; but ods installation new, if this registry is a copy"
         command = [*remedy.partition(";")[0].split()[1:], "--yes"]
-        run = await asyncio.to_thread(preloaded.run, "cli", *command, env=environment(settings))
+        run = await asyncio.to_thread(preloaded.run, "ods.cli", *command, env=environment(settings))
         assert run.returncode == 0, run.stderr
         assert await complaints(settings) == []
     finally:
@@ -499,7 +499,7 @@ async def test_tenant_is_named_when_the_registry_of_one_is_away(settings: Settin
 async def test_command_fails_and_tells_each_line_when_something_is_wrong(settings: Settings) -> None:
     given = {"TEMPORAL_ADDRESS": NOBODY, "ODS_TYPO": "7", "ODS_POSTGRES": "postgresql://of-ods-up@pg-a"}
     variables = environment(settings) | given
-    run = await asyncio.to_thread(preloaded.run, "cli", "doctor", env=variables)
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", "doctor", env=variables)
 
     assert (run.returncode, run.stderr) == (1, "")
     assert "\n✓ registry: tables: All " in run.stdout
@@ -512,7 +512,7 @@ async def test_command_fails_and_tells_each_line_when_something_is_wrong(setting
 
 async def test_command_names_each_setting_when_they_cannot_be_used(settings: Settings) -> None:
     variables = environment(settings) | {"ODS_ENCRYPTION_KEY": "short", "ODS_SPARES": "many"}
-    run = await asyncio.to_thread(preloaded.run, "cli", "doctor", env=variables)
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", "doctor", env=variables)
 
     assert run.returncode == 1
     assert [line for line in run.stdout.splitlines() if line.startswith("✗ settings: ODS_SPARES: ")]

@@ -15,28 +15,28 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
-from databases import provisioning
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest
-from databases.server import Server
-from databases.spares import new_name
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from registry.backups.stores import BackupStores
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob, StartedJob
-from registry.instances.naming import trash_name
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Operation, Template
-from registry.instances.store import InstanceStore
-from settings import CloneStrategy, Settings
-from tenants.adoption import DatabaseAdoption
-from tenants.drift.detector import DriftDetector
-from tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, is_suspect
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases import provisioning
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest
+from ods.databases.server import Server
+from ods.databases.spares import new_name
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.backups.stores import BackupStores
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob, StartedJob
+from ods.registry.instances.naming import trash_name
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import CloneStrategy, Settings
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.drift.detector import DriftDetector
+from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, is_suspect
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
 from tests.postgres.instance_states import bring_to
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
@@ -105,7 +105,9 @@ async def test_clock_of_the_one_server_is_reported_when_that_of_the_process_diff
 ) -> None:
     """Registry and ODS databases are on one server, whose clock is wrong for both."""
     assert await _found(detector, DriftKind.CLOCKS_DIFFER) == []
-    monkeypatch.setattr("tenants.drift.detector._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead))
+    monkeypatch.setattr(
+        "ods.tenants.drift.detector._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead)
+    )
     (found,) = await _found(detector, DriftKind.CLOCKS_DIFFER)
     assert found.subject == "registry and process"
     assert words in found.explanation
@@ -307,7 +309,7 @@ async def test_older_registry_is_reported_when_something_of_it_is_handed_back_me
     async def hand_back(_: float) -> None:
         await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = jobnumber + 1")
 
-    monkeypatch.setattr("tenants.drift.detector.asyncio", SimpleNamespace(sleep=hand_back))
+    monkeypatch.setattr("ods.tenants.drift.detector.asyncio", SimpleNamespace(sleep=hand_back))
     assert is_suspect(await detector.detect([later, lost])) is not None
 
 

@@ -10,13 +10,13 @@ from unittest.mock import AsyncMock
 import asyncpg
 import pytest
 
-from databases import dropping
-from databases.dropping import drop
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
-from databases.trash import let_go
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import dropping
+from ods.databases.dropping import drop
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
+from ods.databases.trash import let_go
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     FENCES_HELD,
     exchange_names,

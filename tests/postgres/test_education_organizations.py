@@ -11,16 +11,16 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
-from databases.education_organizations import Address, UnreadableError, education_organizations, reading
-from embedded import seeding
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.encryption import encrypt
-from registry.education_organizations.refreshes import Scope
-from registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from tenants.tenant import Tenant
+from ods.databases.education_organizations import Address, UnreadableError, education_organizations, reading
+from ods.embedded import seeding
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.encryption import encrypt
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.tenants.tenant import Tenant
 from tests.ods import ROWS, SCHEMA, add_ods_instance, connection_string, ods_database, organizations
 from tests.postgres.instance_states import bring_to
 from tests.servers import (
@@ -400,10 +400,10 @@ async def test_database_is_unreadable_when_it_has_too_many_organizations(
 ) -> None:
     login = (seeding.SERVICE_ROLE, SERVICE_PASSWORD)
     address = Address([("127.0.0.1", postgres.port)], north, *login, ssl_mode=None)
-    monkeypatch.setattr("databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS))
+    monkeypatch.setattr("ods.databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS))
     async with reading(address) as opened:
         assert len(await education_organizations(opened)) == len(ROWS)
-    monkeypatch.setattr("databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS) - 1)
+    monkeypatch.setattr("ods.databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS) - 1)
     async with reading(address) as opened:
         with pytest.raises(UnreadableError, match="it has more than 2 education organizations"):
             await education_organizations(opened)

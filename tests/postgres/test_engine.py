@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from registry.migrations import upgrade
-from registry.storage import engine as instances_engine
-from registry.storage.connecting import question
-from registry.storage.engine import create_registry_engine
+from ods.registry.migrations import upgrade
+from ods.registry.storage import engine as instances_engine
+from ods.registry.storage.connecting import question
+from ods.registry.storage.engine import create_registry_engine
 
 _LAST_QUERY = "SELECT query FROM pg_stat_activity WHERE pid = $1"
 

@@ -11,13 +11,13 @@ from functools import partial
 import asyncpg
 import pytest
 
-from databases import server as databases_server
-from databases.errors import DatabaseFaultError, translate_postgres_errors
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import server as databases_server
+from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import FENCE_AWAITED, exists, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, POSTGRES_VERSION, SERVICE_PASSWORD, service_dsn, session
 

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.polling import wait_until
-from metrics.catalog import (
+from ods.embedded.polling import wait_until
+from ods.observability.metrics.catalog import (
     BACKUP_AGE,
     BACKUPS_UNVERIFIED,
     DATABASE_BYTES,
@@ -25,18 +25,18 @@ from metrics.catalog import (
     WAITING_FOR,
     Figure,
 )
-from metrics.figures import Figures, Sample
-from registry.backups.stored import StoredBackup
-from registry.figures import RegistryFigures
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob, JobWait
-from registry.instances.status import InstanceStatus, Template
-from registry.instances.store import InstanceStore
-from registry.storage.errors import NameTakenError
-from settings import Settings, VerifyPolicy
-from tenants import figures
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant, open_tenants
+from ods.observability.metrics.figures import Figures, Sample
+from ods.registry.backups.stored import StoredBackup
+from ods.registry.figures import RegistryFigures
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob, JobWait
+from ods.registry.instances.status import InstanceStatus, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import NameTakenError
+from ods.settings.settings import Settings, VerifyPolicy
+from ods.tenants import figures
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.servers import make_tenant_settings, session
 
 

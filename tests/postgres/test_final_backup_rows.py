@@ -9,23 +9,23 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from backups.manifest import BackupKind
-from registry.backups.records import proven_state
-from registry.backups.rows import FINAL
-from registry.backups.stored import LostBackup, StoredBackup
-from registry.installation import InstallationStore
-from registry.instances.attributes import AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, JobStatus, Operation
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
-from registry.storage.models import DbInstance
-from settings import VerifyPolicy
-from tenants.tenant import Tenant
+from ods.backups.manifest import BackupKind
+from ods.registry.backups.records import proven_state
+from ods.registry.backups.rows import FINAL
+from ods.registry.backups.stored import LostBackup, StoredBackup
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
+from ods.registry.storage.models import DbInstance
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
 
 PURGE, FINAL_PURGE = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)

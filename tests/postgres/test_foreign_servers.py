@@ -15,14 +15,14 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
-from databases.reading_program import answer
-from embedded.polling import wait_until
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.education_organizations.refreshes import Scope
-from registry.education_organizations.store import EducationOrganizations
-from tenants.tenant import Tenant
+from ods.databases.reading_program import answer
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.education_organizations.store import EducationOrganizations
+from ods.tenants.tenant import Tenant
 from tests.false_postgres import FalsePostgres, Lie
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
 from tests.postgres.test_education_organizations import NOT_ALLOWED
@@ -63,7 +63,7 @@ def _processes() -> list[str]:
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"databases.reading_program" in file.read_bytes():
+            if b"ods.databases.reading_program" in file.read_bytes():
                 status = (file.parent / "status").read_text()
                 found += [file.parent.name] if f"\nPPid:\t{os.getpid()}\n" in status else []
         except OSError:  # it has ended

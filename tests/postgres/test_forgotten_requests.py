@@ -14,12 +14,12 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from activities.versions import VersionActivities
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation, Template
-from settings import Settings
-from tenants.adoption import DatabaseAdoption
-from tenants.tenant import Tenant
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation, Template
+from ods.settings.settings import Settings
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.tenant import Tenant
 
 pytestmark = pytest.mark.long
 

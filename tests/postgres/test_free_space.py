@@ -5,8 +5,8 @@ import shutil
 import asyncpg
 import pytest
 
-from databases.free_space import free_space
-from databases.server import Server
+from ods.databases.free_space import free_space
+from ods.databases.server import Server
 
 
 async def test_free_space_is_that_of_the_data_directory_when_it_can_be_seen(
@@ -27,5 +27,5 @@ async def test_free_space_is_not_told_when_the_role_may_not_see_the_data_directo
 async def test_free_space_is_not_told_when_the_directory_is_that_of_another_server(
     admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("databases.free_space._CLOCKS_DIFFER", -1)  # as if it was started at another time
+    monkeypatch.setattr("ods.databases.free_space._CLOCKS_DIFFER", -1)  # as if it was started at another time
     assert await free_space(admin) is None

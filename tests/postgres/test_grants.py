@@ -9,11 +9,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from embedded.postgres import EmbeddedPostgres
-from registry.audit import AuditTrail, command_entry
-from registry.rights.needs import quoted
-from registry.storage.engine import create_registry_engine
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.audit import AuditTrail, command_entry
+from ods.registry.rights.needs import quoted
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.secret_search import as_secret
 from tests.servers import NUMBERS, environment, make_settings, make_tenant_settings, right_missing, session
@@ -32,7 +32,7 @@ def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
 
 
 async def ods_grants(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(preloaded.run, "cli", "grants", *options, env=variables)
+    return await asyncio.to_thread(preloaded.run, "ods.cli", "grants", *options, env=variables)
 
 
 async def test_command_prints_the_deployed_file_when_the_names_are_those_of_the_composed_stack(
@@ -140,7 +140,9 @@ async def test_service_cannot_change_the_audit_trail_when_another_role_has_migra
 ) -> None:
     owner, service = divided
     role = service.admin_dsn.get_secret_value().partition("//")[2].partition(":")[0]
-    run = await asyncio.to_thread(preloaded.run, "cli", "migrate", "--grant-to", role, env=environment(owner))
+    run = await asyncio.to_thread(
+        preloaded.run, "ods.cli", "migrate", "--grant-to", role, env=environment(owner)
+    )
     assert (run.returncode, run.stdout) == (0, "The registry database is up to date.\n")
     checked = await ods_grants("--check", **environment(service))
     assert checked.stdout == "The service's role has all rights that it needs.\n"
@@ -170,7 +172,7 @@ async def test_service_cannot_change_the_audit_trail_when_another_role_has_migra
 
 async def test_migration_names_the_role_when_it_shall_get_rights_and_is_not_there(settings: Settings) -> None:
     run = await asyncio.to_thread(
-        preloaded.run, "cli", "migrate", "--grant-to", "no_such_role", env=environment(settings)
+        preloaded.run, "ods.cli", "migrate", "--grant-to", "no_such_role", env=environment(settings)
     )
     assert run.returncode == 1
     assert run.stderr == ("Error: The registry is up to date, but the role no_such_role does not exist.\n")

@@ -8,13 +8,13 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from databases import adoption
-from databases.adoption import Candidate
-from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
-from databases.server import Server
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import adoption
+from ods.databases.adoption import Candidate
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import Owner
+from ods.databases.server import Server
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.ods import ods_database
 from tests.postgres.postgres_inspection import exchanging_by_hand, until, waits_for_names
 from tests.servers import MINIMAL_TEMPLATE, without_statistics

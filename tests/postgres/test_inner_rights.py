@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.inner_rights import give_rights, read_rights
-from embedded.postgres import EmbeddedPostgres
+from ods.databases.inner_rights import give_rights, read_rights
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import service_dsn, session
 
 _OWNER, _SERVICE = "The owner's role", "ods_service"

@@ -18,22 +18,22 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
-from databases.ownership import Owner
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
-from registry.installation import InstallationStore
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import JobWait
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.snapshots.store import SnapshotStore
-from registry.storage.engine import create_registry_engine
-from registry.storage.errors import InstallationNotConfirmedError
-from settings import Settings
-from tenants.drift.findings import DriftKind
-from tenants.installation_check import InstallationCheck
-from tenants.tenant import Tenant, open_tenants
+from ods.databases.ownership import Owner
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import JobWait
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.snapshots.store import SnapshotStore
+from ods.registry.storage.engine import create_registry_engine
+from ods.registry.storage.errors import InstallationNotConfirmedError
+from ods.settings.settings import Settings
+from ods.tenants.drift.findings import DriftKind
+from ods.tenants.installation_check import InstallationCheck
+from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
@@ -261,7 +261,7 @@ async def test_drift_says_it_when_the_installation_must_be_confirmed(
 def installation(postgres: EmbeddedPostgres, copied_dsn: str) -> Installation:
     """Runs `ods installation` on a copy of the registry."""
     variables = environment(make_settings(postgres, copied_dsn))
-    return lambda *words: preloaded.run("cli", "installation", *words, env=variables)
+    return lambda *words: preloaded.run("ods.cli", "installation", *words, env=variables)
 
 
 def shown(installation: Installation) -> dict[str, str]:
@@ -327,7 +327,7 @@ async def test_original_is_not_renewed_when_its_databases_are_there_or_cannot_be
     variables = environment(make_settings(postgres, registry_dsn))
     if is_away:
         variables["ODS_MASTER_DSN"] = "postgresql://service:a-password@127.0.0.1:1/postgres"
-    run = preloaded.run("cli", "installation", "new", "--yes", env=variables)
+    run = preloaded.run("ods.cli", "installation", "new", "--yes", env=variables)
     assert run.returncode == 1
     assert ("Start the server" if is_away else "1 databases on the server are its own") in run.stderr
     tenant.instances.installation.forget()
@@ -335,7 +335,7 @@ async def test_original_is_not_renewed_when_its_databases_are_there_or_cannot_be
     # As docs/operations/staging-copy.md says of a copy of the whole server.
     await admin.execute(f'COMMENT ON DATABASE "{own_database}" IS NULL')
     variables = environment(make_settings(postgres, registry_dsn))
-    assert preloaded.run("cli", "installation", "new", "--yes", env=variables).returncode == 0
+    assert preloaded.run("ods.cli", "installation", "new", "--yes", env=variables).returncode == 0
 
 
 async def test_registry_that_is_made_anew_is_the_former_installation_as_the_page_says(
@@ -367,7 +367,7 @@ def test_nothing_is_changed_when_the_operator_does_not_agree(
 def test_registry_is_shown_when_the_server_is_away(postgres: EmbeddedPostgres, copied_dsn: str) -> None:
     variables = environment(make_settings(postgres, copied_dsn))
     variables["ODS_MASTER_DSN"] = "postgresql://service:a-password@127.0.0.1:1/postgres"
-    run = preloaded.run("cli", "installation", "show", env=variables)
+    run = preloaded.run("ods.cli", "installation", "show", env=variables)
     assert run.returncode == 0, run.stderr
     assert "cannot be reached" in run.stdout
     assert "a-password" not in run.stdout + run.stderr

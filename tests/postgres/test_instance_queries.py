@@ -5,13 +5,13 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import JobWait
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.storage.errors import InstanceNotFoundError
-from registry.storage.listing import Page
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import JobWait
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import InstanceNotFoundError
+from ods.registry.storage.listing import Page
 from tests.postgres.instance_states import STATES, bring_to
 
 NOON = datetime(2026, 8, 1, 12)  # noqa: DTZ001 - the registry's timestamps hold UTC without a zone

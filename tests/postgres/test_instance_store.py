@@ -9,14 +9,14 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import InstanceStore, Requested
-from registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
-from settings import Settings
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, Operation, Template
+from ods.registry.instances.store import InstanceStore, Requested
+from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
+from ods.settings.settings import Settings
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores
 
 RELATIONS = {

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from databases.server import Server
+from ods.databases.server import Server
 
 _KEEPALIVE = 2
 """The kind of the timer in /proc/net/tcp that runs while nothing is sent (Linux, `tcp(5)`)."""

@@ -13,13 +13,13 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.postgres import EmbeddedPostgres
-from registry.connection_strings import key_rotation
-from registry.connection_strings.encryption import Keyring, decrypt, encrypt
-from registry.connection_strings.key_rotation import Rotation, rotate
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.connection_strings import key_rotation
+from ods.registry.connection_strings.encryption import Keyring, decrypt, encrypt
+from ods.registry.connection_strings.key_rotation import Rotation, rotate
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
 from tests import preloaded
 from tests.postgres.instance_states import bring_to
 from tests.servers import environment, make_settings, make_tenant_settings
@@ -219,7 +219,7 @@ def variables(settings: Any, **changes: str) -> dict[str, str]:
 async def ods_keys_rotate(settings: Any, *options: str, **changes: str) -> tuple[int, str]:
     """Exit code and output of the command."""
     env = variables(settings, **changes)
-    run = await asyncio.to_thread(preloaded.run, "cli", "keys", "rotate", *options, env=env)
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", "keys", "rotate", *options, env=env)
     return run.returncode, run.stdout + run.stderr
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from backups.storage import StoreTimeouts
-from embedded.postgres import EmbeddedPostgres
-from settings import Settings
-from tenants.known_store import OtherStoreError, backup_obstacle, known_store, require_backups
-from tenants.tenant import Tenant
+from ods.backups.storage import StoreTimeouts
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import Settings
+from ods.tenants.known_store import OtherStoreError, backup_obstacle, known_store, require_backups
+from ods.tenants.tenant import Tenant
 from tests import preloaded
 from tests.mount_points import mount, unmount
 from tests.servers import environment, make_settings
@@ -132,7 +132,7 @@ async def test_each_address_has_a_store_of_its_own_when_the_setting_is_changed(
 async def test_request_leaves_a_store_that_is_away_to_its_job_and_refuses_another_one(
     tenant: Tenant, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenants.known_store._SOON", StoreTimeouts(answer=0.5, retries=0.5))
+    monkeypatch.setattr("ods.tenants.known_store._SOON", StoreTimeouts(answer=0.5, retries=0.5))
     for name, value in _AWAY.items():
         monkeypatch.setenv(name, value)
     bucket = tenant.settings.model_copy(update={"backup_url": "s3://backups"})
@@ -162,7 +162,7 @@ async def test_store_is_accepted_by_the_command_and_its_original_is_not_any_more
     before = await stores(rows)
     disk = unmount(store)
     run = await asyncio.to_thread(
-        preloaded.run, "cli", "installation", "accept-store", "--yes", env=environment(settings)
+        preloaded.run, "ods.cli", "installation", "accept-store", "--yes", env=environment(settings)
     )
     assert run.returncode == 0, run.stderr
     assert store.as_uri() in run.stdout
@@ -177,7 +177,7 @@ async def test_store_is_accepted_by_the_command_and_its_original_is_not_any_more
 
 
 async def test_command_says_what_is_missing_when_there_is_no_store(settings: Settings, store: Path) -> None:
-    command = ("cli", "installation", "accept-store", "--yes")
+    command = ("ods.cli", "installation", "accept-store", "--yes")
     shutil.rmtree(store)
     run = await asyncio.to_thread(preloaded.run, *command, env=environment(settings))
     assert (run.returncode, "does not exist" in run.stderr) == (1, True)

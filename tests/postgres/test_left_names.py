@@ -17,22 +17,22 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
-from databases import adoption, ownership, provisioning, publishing, trash
-from databases.errors import DatabaseFaultError, FormerNameTakenError, NameLeftError
-from databases.left_names import record_left
-from databases.lookup import find_own
-from databases.ownership import Owner, with_left
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.renaming import rename, rename_back
-from databases.server import Server
-from databases.trash import TrashJob
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.naming import trash_name
-from registry.instances.status import Operation, Template
-from tenants.adoption import DatabaseAdoption
-from tenants.tenant import Tenant, open_tenants
+from ods.databases import adoption, ownership, provisioning, publishing, trash
+from ods.databases.errors import DatabaseFaultError, FormerNameTakenError, NameLeftError
+from ods.databases.left_names import record_left
+from ods.databases.lookup import find_own
+from ods.databases.ownership import Owner, with_left
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.renaming import rename, rename_back
+from ods.databases.server import Server
+from ods.databases.trash import TrashJob
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.naming import trash_name
+from ods.registry.instances.status import Operation, Template
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.postgres.postgres_inspection import (
     exists,

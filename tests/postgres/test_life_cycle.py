@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 import pytest
 
-from registry.instances.cancelling import JobCancellations
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore, Requested
-from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
-from tenants.tenant import Tenant
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore, Requested
+from ods.registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 
 EDGES = {

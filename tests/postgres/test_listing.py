@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.queries import ODS_INSTANCES, InstanceQueries
-from registry.storage.listing import Page, by_utf16
-from registry.storage.models import OdsInstance
+from ods.registry.instances.queries import ODS_INSTANCES, InstanceQueries
+from ods.registry.storage.listing import Page, by_utf16
+from ods.registry.storage.models import OdsInstance
 from tests.servers import session
 
 BOUNDED = hypothesis.settings(

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
-from databases.errors import DatabaseFaultError
-from databases.lock_holders import name_holder
-from databases.server import Server
-from databases.statements import execute
-from embedded.postgres import EmbeddedPostgres
+from ods.databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.lock_holders import name_holder
+from ods.databases.server import Server
+from ods.databases.statements import execute
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import session
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 import asyncpg
 import pytest
 
-from embedded.polling import wait_until
-from registry.ods_instances.parts import ContextDraft, Contexts, DerivativeDraft, Derivatives
-from tenants.tenant import Tenant
+from ods.embedded.polling import wait_until
+from ods.registry.ods_instances.parts import ContextDraft, Contexts, DerivativeDraft, Derivatives
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to
 from tests.servers import session
 

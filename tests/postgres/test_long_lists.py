@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
 
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.instance_list import InstanceFilter, page_of_instances
-from registry.instances.job_list import JobFilter, page_of_jobs
-from registry.instances.status import InstanceStatus
-from registry.storage.listing import Page
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.instance_list import InstanceFilter, page_of_instances
+from ods.registry.instances.job_list import JobFilter, page_of_jobs
+from ods.registry.instances.status import InstanceStatus
+from ods.registry.storage.listing import Page
 from tests import registries
 from tests.servers import session
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from databases.dropping import drop_obstacle
-from databases.lookup import published_by
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
+from ods.databases.dropping import drop_obstacle
+from ods.databases.lookup import published_by
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
 
 _OTHER_MARK = "6b1f0f6e-1111-4222-8333-444444444444"
 

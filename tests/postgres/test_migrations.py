@@ -10,11 +10,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, Connection, MetaData, String
 
-from registry.instances.status import InstanceStatus, Template
-from registry.migrations import upgrade
-from registry.migrations.conflicts import ConflictingRowsError
-from registry.storage.engine import create_registry_engine
-from registry.storage.models import Base, DbInstance
+from ods.registry.instances.status import InstanceStatus, Template
+from ods.registry.migrations import upgrade
+from ods.registry.migrations.conflicts import ConflictingRowsError
+from ods.registry.storage.engine import create_registry_engine
+from ods.registry.storage.models import Base, DbInstance
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.postgres_inspection import everything
 

@@ -9,17 +9,17 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation, Template
-from registry.instances.store import InstanceStore
-from registry.ods_instances.parts import ContextDraft, Contexts
-from registry.ods_instances.store import OdsInstanceDraft, OdsInstances
-from registry.storage.errors import InvalidError, NameTakenError, RefusedError, RowNotFoundError
-from settings import Settings
-from tenants.tenant import Tenant
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.ods_instances.parts import ContextDraft, Contexts
+from ods.registry.ods_instances.store import OdsInstanceDraft, OdsInstances
+from ods.registry.storage.errors import InvalidError, NameTakenError, RefusedError, RowNotFoundError
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.ods_api import decrypt
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in
 from tests.servers import ENCRYPTION_KEY

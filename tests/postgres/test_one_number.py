@@ -6,12 +6,12 @@ import uuid
 import asyncpg
 import pytest
 
-from registry.instances.adoptions import DatabaseName, LostInstance
-from registry.instances.status import Template
-from registry.instances.store import InstanceStore
-from registry.migrations import upgrade
-from registry.storage.engine import create_registry_engine
-from tenants.tenant import Tenant
+from ods.registry.instances.adoptions import DatabaseName, LostInstance
+from ods.registry.instances.status import Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.migrations import upgrade
+from ods.registry.storage.engine import create_registry_engine
+from ods.tenants.tenant import Tenant
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, LAYOUTS, ODS_API

@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import asyncpg
 import pytest
 
-from backups.figures import read_figures
-from backups.snapshots import Database
-from databases.change_sign import is_quiet, read_sign
-from databases.education_organizations import Address, education_organizations, reading
-from databases.inner_rights import give_rights, read_rights
-from databases.ownership import Owner
-from databases.scratch import scratch_database
-from databases.server import Server
-from databases.statements import execute
-from databases.usage import UsageReader
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.backups.figures import read_figures
+from ods.backups.snapshots import Database
+from ods.databases.change_sign import is_quiet, read_sign
+from ods.databases.education_organizations import Address, education_organizations, reading
+from ods.databases.inner_rights import give_rights, read_rights
+from ods.databases.ownership import Owner
+from ods.databases.scratch import scratch_database
+from ods.databases.server import Server
+from ods.databases.statements import execute
+from ods.databases.usage import UsageReader
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.ods import SCHEMA
 from tests.servers import NUMBERS, SERVICE_PASSWORD, service_dsn, session
 

@@ -8,16 +8,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from databases import provisioning
-from databases.dropping import drop
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision, verify
-from databases.server import Server
-from databases.statements import execute
-from embedded.ports import free_port
-from embedded.postgres import EmbeddedPostgres
-from settings import CloneStrategy
+from ods.databases import provisioning
+from ods.databases.dropping import drop
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision, verify
+from ods.databases.server import Server
+from ods.databases.statements import execute
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import CloneStrategy
 from tests.postgres.postgres_inspection import exists, fingerprint, make_foreign, row_of, still_due, until
 from tests.servers import (
     MINIMAL_TEMPLATE,

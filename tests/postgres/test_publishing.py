@@ -6,15 +6,15 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from databases import spares
-from databases.dropping import drop
-from databases.errors import DatabaseFaultError
-from databases.provisioning import CloneRequest, TemplateSizes, provision, verify
-from databases.publishing import DatabaseAccess, settings_left_out
-from databases.renaming import rename
-from databases.server import Server
-from databases.spare_pool import Limits, SpareOrder, SparePool
-from settings import CloneStrategy
+from ods.databases import spares
+from ods.databases.dropping import drop
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision, verify
+from ods.databases.publishing import DatabaseAccess, settings_left_out
+from ods.databases.renaming import rename
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SpareOrder, SparePool
+from ods.settings.settings import CloneStrategy
 from tests.postgres.postgres_inspection import exists, still_due
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS
 

@@ -9,8 +9,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.refreshes import RefreshActivities
-from registry.education_organizations.refreshes import RefreshJobs, Scope
-from registry.instances.status import JobStatus
+from ods.registry.education_organizations.refreshes import RefreshJobs, Scope
+from ods.registry.instances.status import JobStatus
 
 EVERYTHING, ONE, OTHER = Scope(None), Scope(7), Scope(8)
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import asyncpg
 import pytest
 
-from registry.connection_strings.encryption import fits_column
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.naming import database_name
-from registry.instances.status import Operation, Template
-from registry.instances.store import InstanceStore
-from registry.storage.errors import NameTakenError, RefusedError
-from tenants.tenant import Tenant
+from ods.registry.connection_strings.encryption import fits_column
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import NameTakenError, RefusedError
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, let_time_pass, status_in
 from tests.servers import session
 

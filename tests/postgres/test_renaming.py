@@ -8,15 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from databases import renaming
-from databases.dropping import drop
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.lookup import DatabaseRows, find
-from databases.ownership import LeftName, Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.renaming import rename, rename_back
-from databases.server import Server
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import renaming
+from ods.databases.dropping import drop
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.lookup import DatabaseRows, find
+from ods.databases.ownership import LeftName, Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.renaming import rename, rename_back
+from ods.databases.server import Server
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,

@@ -11,16 +11,16 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from databases import dropping, renaming, replacing, trash
-from databases.errors import DatabaseFaultError, DisagreementError
-from databases.ownership import LeftName, Owner, with_left
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.replacing import Exchange, Stage
-from databases.server import Server
-from databases.statements import execute
-from databases.trash import TrashJob
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.naming import reset_name, trash_name
+from ods.databases import dropping, renaming, replacing, trash
+from ods.databases.errors import DatabaseFaultError, DisagreementError
+from ods.databases.ownership import LeftName, Owner, with_left
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.replacing import Exchange, Stage
+from ods.databases.server import Server
+from ods.databases.statements import execute
+from ods.databases.trash import TrashJob
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.naming import reset_name, trash_name
 from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, still_due, until
 from tests.servers import service_dsn, session
 

@@ -11,27 +11,27 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.backups.stored import StoredBackup
-from registry.installation import InstallationStore
-from registry.instances.attributes import AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob, Replacement
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import Operation, Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.storage.errors import (
+from ods.registry.backups.stored import StoredBackup
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob, Replacement
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import (
     BackupRefusedError,
     InstanceError,
     InstanceNotFoundError,
     InvalidError,
     RefusedError,
 )
-from registry.storage.models import DbInstance
-from settings import VerifyPolicy
-from tenants.tenant import Tenant
+from ods.registry.storage.models import DbInstance
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
 
 MODES = pytest.mark.parametrize("mode", list(CopyMode))

@@ -10,23 +10,23 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.installation import InstallationStore
-from registry.instances.adoptions import AdoptionStore, DatabaseName
-from registry.instances.attributes import AttributeChanges
-from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import PLAIN_DELETE, Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.naming import is_reset_name, is_trash_name, trash_name
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.instances.versions import ReplacedDatabase, VersionStore
-from registry.keeping import KEPT_IN_DOUBT
-from registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
-from registry.storage.listing import Page
-from registry.storage.models import DbInstance, InstanceVersion
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.adoptions import AdoptionStore, DatabaseName
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.deletes import PLAIN_DELETE, Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.naming import is_reset_name, is_trash_name, trash_name
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.instances.versions import ReplacedDatabase, VersionStore
+from ods.registry.keeping import KEPT_IN_DOUBT
+from ods.registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
+from ods.registry.storage.listing import Page
+from ods.registry.storage.models import DbInstance, InstanceVersion
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
 from tests.servers import session
 

@@ -10,24 +10,24 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.backups.expiry import BackupExpiry
-from registry.backups.records import BackupRecords
-from registry.backups.rows import SCHEDULED
-from registry.backups.scheduled import ScheduledBackups
-from registry.backups.stored import LostBackup, StoredBackup
-from registry.instances.attributes import AttributeChanges
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.origins import BackupOrigin
-from registry.instances.status import Operation, Template
-from registry.instances.steps import JobFactory
-from registry.instances.store import InstanceStore
-from registry.storage.errors import BackupNotFoundError, RefusedError
-from registry.storage.models import Backup
-from schedule_settings import KeptBackups
-from settings import VerifyPolicy
-from tenants.tenant import Tenant
+from ods.registry.backups.expiry import BackupExpiry
+from ods.registry.backups.records import BackupRecords
+from ods.registry.backups.rows import SCHEDULED
+from ods.registry.backups.scheduled import ScheduledBackups
+from ods.registry.backups.stored import LostBackup, StoredBackup
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.origins import BackupOrigin
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import BackupNotFoundError, RefusedError
+from ods.registry.storage.models import Backup
+from ods.settings.schedule_settings import KeptBackups
+from ods.settings.settings import VerifyPolicy
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import POLICY, bring_to, stores
 from tests.servers import session
 

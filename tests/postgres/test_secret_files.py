@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from databases.errors import DatabaseFaultError
-from embedded.postgres import EmbeddedPostgres
-from secret_files import FileSecret
-from settings import Settings
-from tenants.tenant import Tenant, open_tenants
+from ods.databases.errors import DatabaseFaultError
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.secret_files import FileSecret
+from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant, open_tenants
 from tests.servers import NUMBERS, make_settings
 
 DATABASES = {"admin_dsn": "template1", "master_dsn": "postgres"}

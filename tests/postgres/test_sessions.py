@@ -8,9 +8,9 @@ from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.storage.engine import create_registry_engine
-from registry.storage.models import OdsInstance
-from registry.storage.sessions import INTEGRITY_VIOLATION, UNIQUE_VIOLATION, RegistrySessions
+from ods.registry.storage.engine import create_registry_engine
+from ods.registry.storage.models import OdsInstance
+from ods.registry.storage.sessions import INTEGRITY_VIOLATION, UNIQUE_VIOLATION, RegistrySessions
 
 COUNT = select(func.count()).select_from(OdsInstance)
 UNIQUE_NAME = "odsinstances_name_instancetype_key"
@@ -60,7 +60,7 @@ async def test_nothing_stays_when_the_block_of_a_transaction_raises(
 async def test_locks_are_given_back_when_the_process_hangs_in_a_transaction(
     registry_dsn: str, rows: asyncpg.Connection, name: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("registry.storage.engine._LONGEST_PAUSE", "100ms")
+    monkeypatch.setattr("ods.registry.storage.engine._LONGEST_PAUSE", "100ms")
     engine = create_registry_engine(registry_dsn)
 
     async def hanging() -> None:

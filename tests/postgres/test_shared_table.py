@@ -12,11 +12,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from registry import migrations
-from registry.instances.status import Template
-from registry.migrations import upgrade
-from registry.migrations.conflicts import ConflictingRowsError
-from registry.storage.models import DbInstance
+from ods.registry import migrations
+from ods.registry.instances.status import Template
+from ods.registry.migrations import upgrade
+from ods.registry.migrations.conflicts import ConflictingRowsError
+from ods.registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME

@@ -12,16 +12,16 @@ from unittest.mock import Mock
 import asyncpg
 import pytest
 
-from databases import provisioning, spare_pool, spares
-from databases.errors import DatabaseFaultError, NotOursError
-from databases.ownership import KnownOwner, Owner
-from databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes, provision, verify
-from databases.server import Server
-from databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
-from databases.spares import SpareMark
-from embedded import seeding
-from embedded.postgres import EmbeddedPostgres
-from settings import CloneStrategy
+from ods.databases import provisioning, spare_pool, spares
+from ods.databases.errors import DatabaseFaultError, NotOursError
+from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes, provision, verify
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
+from ods.databases.spares import SpareMark
+from ods.embedded import seeding
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.settings.settings import CloneStrategy
 from tests.postgres.postgres_inspection import exists, fingerprint, row_of, until
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, in_use, session, without_statistics
 

@@ -6,10 +6,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from databases import statements
-from databases.constants import INSUFFICIENT_PRIVILEGE
-from databases.errors import DatabaseFaultError
-from databases.server import Server
+from ods.databases import statements
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.server import Server
 
 Statement = Callable[[asyncpg.Connection, str], Awaitable[Any]]
 

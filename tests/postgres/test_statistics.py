@@ -7,10 +7,10 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.job_statistics import DAYS, JobsOfDay, JobStatistics
-from registry.instances.job_store import JobStore
-from registry.instances.sizes import KEPT, SizeHistory, SizeOfDay
-from registry.instances.store import InstanceStore
+from ods.registry.instances.job_statistics import DAYS, JobsOfDay, JobStatistics
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.sizes import KEPT, SizeHistory, SizeOfDay
+from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 
 TODAY = datetime.now(UTC).date()

@@ -15,18 +15,18 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
 from activities.statuses import StatusActivities
-from databases import trash
-from databases.lookup import find_own
-from databases.ownership import Owner
-from databases.server import Server
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob, JobFailure
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation, Template
-from registry.instances.store import InstanceStore
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases import trash
+from ods.databases.lookup import find_own
+from ods.databases.ownership import Owner
+from ods.databases.server import Server
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob, JobFailure
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to
 
 

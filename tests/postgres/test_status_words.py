@@ -11,16 +11,16 @@ import asyncpg
 import pytest
 
 from api.schemas.managed_status import ManagedStatus, managed_status
-from embedded.postgres import EmbeddedPostgres
-from registry.installation import InstallationStore
-from registry.instances.cancelling import JobCancellations
-from registry.instances.deletes import Delete
-from registry.instances.naming import trash_name
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, Operation
-from registry.instances.steps import JobFactory
-from registry.storage.errors import RefusedError
-from registry.storage.models import DbInstance
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.naming import trash_name
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, Operation
+from ods.registry.instances.steps import JobFactory
+from ods.registry.storage.errors import RefusedError
+from ods.registry.storage.models import DbInstance
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY, STATES, bring_to, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES

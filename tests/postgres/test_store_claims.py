@@ -14,14 +14,14 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.backup_cleaning import BackupCleaning, CleaningReport
-from backups.errors import BackupFaultError, StoreFullError
-from backups.storage import BackupStore
-from embedded.postgres import EmbeddedPostgres
-from registry.backups.stores import BackupStores
-from tenants.drift.findings import Drift, DriftKind
-from tenants.known_store import known_store, unshared_store
-from tenants.store_claims import SharedStoreError, claim_store
-from tenants.tenant import Tenant, open_tenants
+from ods.backups.errors import BackupFaultError, StoreFullError
+from ods.backups.storage import BackupStore
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.backups.stores import BackupStores
+from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.known_store import known_store, unshared_store
+from ods.tenants.store_claims import SharedStoreError, claim_store
+from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
 from tests.quotas import largest_file
 from tests.servers import environment, make_settings, session
@@ -81,7 +81,7 @@ async def findings(tenant: Tenant) -> list[str]:
 
 async def accepted(tenant: Tenant) -> None:
     run = await asyncio.to_thread(
-        preloaded.run, "cli", "installation", "accept-store", "--yes", env=environment(tenant.settings)
+        preloaded.run, "ods.cli", "installation", "accept-store", "--yes", env=environment(tenant.settings)
     )
     assert run.returncode == 0, run.stderr
 

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from embedded.postgres import EmbeddedPostgres
-from registry.storage import dsn_check
-from registry.storage.dsn_check import DsnCheck
-from settings import InvalidSettingsError, Settings
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.storage import dsn_check
+from ods.registry.storage.dsn_check import DsnCheck
+from ods.settings.settings import InvalidSettingsError, Settings
 from tests.api.service import NOBODY, running
 from tests.secret_search import as_secret
 from tests.servers import NUMBERS, make_settings, make_tenant_settings

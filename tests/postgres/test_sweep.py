@@ -16,16 +16,16 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
-from databases.server import Server
-from registry.instances.cancelling import CANCELLED_WITHOUT_WORKFLOW
-from registry.instances.deletes import Delete
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import JobStatus, Operation, Template
-from registry.instances.store import InstanceStore
-from secret_files import CurrentDsn
-from tenants.job_owners import owner_of
-from tenants.tenant import Tenant
+from ods.databases.server import Server
+from ods.registry.instances.cancelling import CANCELLED_WITHOUT_WORKFLOW
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import JobStatus, Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.settings.secret_files import CurrentDsn
+from ods.tenants.job_owners import owner_of
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import session
 

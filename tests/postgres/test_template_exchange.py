@@ -11,20 +11,20 @@ from statistics import median
 import asyncpg
 import pytest
 
-from databases import provisioning, spares, template_generations
-from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.renaming import rename
-from databases.server import Server
-from databases.spare_pool import Limits, SpareOrder, SparePool
-from databases.spares import SpareMark
-from databases.template_generations import Generation
-from databases.template_loading import TemplateLoad, loading
-from databases.template_marks import TemplateMark, TemplateState, new_private_name, private_prefix
-from databases.template_replacement import LoadTarget
-from embedded import seeding
-from settings import CloneStrategy
+from ods.databases import provisioning, spares, template_generations
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.renaming import rename
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SpareOrder, SparePool
+from ods.databases.spares import SpareMark
+from ods.databases.template_generations import Generation
+from ods.databases.template_loading import TemplateLoad, loading
+from ods.databases.template_marks import TemplateMark, TemplateState, new_private_name, private_prefix
+from ods.databases.template_replacement import LoadTarget
+from ods.embedded import seeding
+from ods.settings.settings import CloneStrategy
 from tests.postgres.postgres_inspection import exists
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS
 

@@ -21,30 +21,36 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.reconcile import ReconcileActivities
-from cli.dump_files import Dump, DumpForm
-from cli.registry_access import RegistryAccess
-from cli.restore_programs import Destination, needed_extensions, restore
-from cli.template_load import TemplateAccess, load
-from databases import spares
-from databases.errors import DatabaseFaultError
-from databases.ownership import Owner
-from databases.provisioning import Copy, TemplateSizes, clone
-from databases.server import Server
-from databases.spare_pool import Limits, SpareOrder, SparePool
-from databases.template_leftovers import remove_leftovers
-from databases.template_loading import loading
-from databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name, private_prefix
-from databases.template_replacement import LoadTarget
-from embedded import seeding
-from embedded.errors import CommandError
-from embedded.postgres import EmbeddedPostgres
-from programs.postgres import client_program
-from programs.private_logs import PrivateLog
-from registry.audit import AuditTrail
-from registry.instances.job_store import JobStore
-from registry.instances.store import InstanceStore
-from settings import CloneStrategy
-from tenants.tenant import Tenant
+from ods.cli.dump_files import Dump, DumpForm
+from ods.cli.registry_access import RegistryAccess
+from ods.cli.restore_programs import Destination, needed_extensions, restore
+from ods.cli.template_load import TemplateAccess, load
+from ods.databases import spares
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import Copy, TemplateSizes, clone
+from ods.databases.server import Server
+from ods.databases.spare_pool import Limits, SpareOrder, SparePool
+from ods.databases.template_leftovers import remove_leftovers
+from ods.databases.template_loading import loading
+from ods.databases.template_marks import (
+    Contents,
+    TemplateMark,
+    TemplateState,
+    new_private_name,
+    private_prefix,
+)
+from ods.databases.template_replacement import LoadTarget
+from ods.embedded import seeding
+from ods.embedded.errors import CommandError
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.programs.postgres import client_program
+from ods.programs.private_logs import PrivateLog
+from ods.registry.audit import AuditTrail
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import CloneStrategy
+from ods.tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import exists
 from tests.servers import (
     NUMBERS,

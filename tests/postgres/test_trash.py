@@ -9,15 +9,15 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from databases import trash
-from databases.dropping import drop, drop_obstacle
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import KnownOwner, Owner
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
-from databases.trash import TrashJob
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.naming import is_trash_name, trash_name
+from ods.databases import trash
+from ods.databases.dropping import drop, drop_obstacle
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
+from ods.databases.trash import TrashJob
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.naming import is_trash_name, trash_name
 from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,

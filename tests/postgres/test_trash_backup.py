@@ -9,15 +9,15 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from backups.errors import BackupFaultError
-from databases import trash, trash_backup
-from databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from databases.ownership import KnownOwner, opened_by
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.server import Server
-from databases.trash import TrashJob
-from embedded.postgres import EmbeddedPostgres
-from registry.instances.naming import trash_name
+from ods.backups.errors import BackupFaultError
+from ods.databases import trash, trash_backup
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.ownership import KnownOwner, opened_by
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.server import Server
+from ods.databases.trash import TrashJob
+from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.instances.naming import trash_name
 from tests.postgres.postgres_inspection import exists, holding_comment, row_of, still_due, until
 from tests.servers import session
 

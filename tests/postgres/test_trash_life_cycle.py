@@ -9,11 +9,11 @@ from functools import partial
 import asyncpg
 import pytest
 
-from registry.instances.deletes import Delete
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation, Template
-from registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
-from tenants.tenant import Tenant
+from ods.registry.instances.deletes import Delete
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation, Template
+from ods.registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, let_time_pass, stores
 from tests.postgres.test_life_cycle import EDGES, Model, Token, Walk, token_of
 

@@ -8,25 +8,25 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from registry.instances.attributes import AttributeChanges
-from registry.instances.cancelling import CANCELLED, CANCELLED_WITHOUT_WORKFLOW, JobCancellations
-from registry.instances.deletes import Delete, drops_at_retry
-from registry.instances.job_store import JobStore
-from registry.instances.jobs import InstanceJob
-from registry.instances.queries import InstanceQueries
-from registry.instances.status import InstanceStatus, JobStatus, Operation, Template
-from registry.instances.store import InstanceStore
-from registry.ods_instances.store import OdsInstances
-from registry.storage.errors import (
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.cancelling import CANCELLED, CANCELLED_WITHOUT_WORKFLOW, JobCancellations
+from ods.registry.instances.deletes import Delete, drops_at_retry
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
+from ods.registry.instances.store import InstanceStore
+from ods.registry.ods_instances.store import OdsInstances
+from ods.registry.storage.errors import (
     ContextTakenError,
     InstanceNotFoundError,
     InvalidError,
     NameTakenError,
     RefusedError,
 )
-from registry.storage.listing import Page
-from registry.storage.models import DbInstance
-from tenants.tenant import Tenant
+from ods.registry.storage.listing import Page
+from ods.registry.storage.models import DbInstance
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass, stores
 
 pytestmark = pytest.mark.long

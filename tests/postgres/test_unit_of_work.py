@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.polling import wait_until
-from registry.storage.engine import POOL_SIZE
-from registry.storage.models import OdsInstance
-from registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
-from registry.storage.unit_of_work import after_commit, unit_of_work
+from ods.embedded.polling import wait_until
+from ods.registry.storage.engine import POOL_SIZE
+from ods.registry.storage.models import OdsInstance
+from ods.registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
+from ods.registry.storage.unit_of_work import after_commit, unit_of_work
 
 COUNT = select(func.count()).select_from(OdsInstance)
 

@@ -8,16 +8,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from databases import statements, usage
-from databases.constants import APPLICATION_NAME
-from databases.dropping import drop
-from databases.errors import DatabaseFaultError
-from databases.provisioning import CloneRequest, TemplateSizes, provision
-from databases.renaming import rename
-from databases.server import Server
-from databases.usage import UsageReader
-from embedded.polling import wait_until
-from embedded.postgres import EmbeddedPostgres
+from ods.databases import statements, usage
+from ods.databases.constants import APPLICATION_NAME
+from ods.databases.dropping import drop
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.renaming import rename
+from ods.databases.server import Server
+from ods.databases.usage import UsageReader
+from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists, still_due
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, service_dsn, session
 

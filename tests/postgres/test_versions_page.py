@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from databases.locales import sorted_anew
-from embedded.ports import free_port
-from embedded.postgres import SUPERUSER, EmbeddedPostgres
+from ods.databases.locales import sorted_anew
+from ods.embedded.ports import free_port
+from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from tests.servers import (
     MINIMAL_TEMPLATE,
     SUPERUSER_PASSWORD,

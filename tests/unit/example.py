@@ -1,7 +1,7 @@
 """A job, for tests to which it does not matter whose it is."""
 
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import Operation, Template
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.status import Operation, Template
 
 JOB = InstanceJob(
     tenant="default",

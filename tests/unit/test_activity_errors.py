@@ -6,10 +6,10 @@ from sqlalchemy import exc
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import OUTAGE, as_application_error
-from backups.errors import BackupFaultError
-from databases.errors import DatabaseFaultError, NotOursError
-from registry.rights.missing import MissingRightsError
-from registry.storage.errors import InstallationNotConfirmedError
+from ods.backups.errors import BackupFaultError
+from ods.databases.errors import DatabaseFaultError, NotOursError
+from ods.registry.rights.missing import MissingRightsError
+from ods.registry.storage.errors import InstallationNotConfirmedError
 
 
 class _DriverError(Exception):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from registry.connection_strings.allowed_hosts import AllowedHosts
-from registry.connection_strings.connection_string import ConnectionString
+from ods.registry.connection_strings.allowed_hosts import AllowedHosts
+from ods.registry.connection_strings.connection_string import ConnectionString
 
 _ALLOWED = AllowedHosts(
     "One.example.org, two.example.org:6432, *.three.example.org, 10.1.0.0/16, 192.168.1.1:6432,"

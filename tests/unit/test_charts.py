@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from console.charts import Column, Mark, Segment, column_chart, line_chart, spread_chart
-from console.formats import size
-from console.views.trends import thinned
-from registry.instances.sizes import SizeOfDay
+from ods.console.charts import Column, Mark, Segment, column_chart, line_chart, spread_chart
+from ods.console.formats import size
+from ods.console.views.trends import thinned
+from ods.registry.instances.sizes import SizeOfDay
 
 DAY = date(2026, 11, 26)
 

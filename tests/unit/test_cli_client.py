@@ -8,9 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cli import client
-from cli.client import AdminApi
-from embedded.errors import CommandError
+from ods.cli import client
+from ods.cli.client import AdminApi
+from ods.embedded.errors import CommandError
 
 
 class _Limited(BaseHTTPRequestHandler):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli import instance
-from embedded.errors import CommandError
+from ods.cli import instance
+from ods.embedded.errors import CommandError
 
 
 class _Api:

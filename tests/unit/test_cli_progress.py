@@ -2,9 +2,9 @@
 
 import pytest
 
-from cli.following import wait_printer
-from cli.progress_bar import goes_on, progress_bar
-from embedded.errors import CommandError
+from ods.cli.following import wait_printer
+from ods.cli.progress_bar import goes_on, progress_bar
+from ods.embedded.errors import CommandError
 
 
 def test_there_is_a_line_for_each_step_when_the_output_is_no_terminal(

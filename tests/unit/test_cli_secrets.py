@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import typer.main
 
-from cli import api_access
-from cli.api_access import connect
-from cli.main import _commands
-from cli.options import DEFAULT_DATA_DIR
-from embedded.errors import CommandError
+from ods.cli import api_access
+from ods.cli.api_access import connect
+from ods.cli.main import _commands
+from ods.cli.options import DEFAULT_DATA_DIR
+from ods.embedded.errors import CommandError
 
 SUSPICIOUS = ("secret", "password", "token", "key", "dsn", "connection", "credential")
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cli.client import UnreachableError
-from cli.several import for_each
-from embedded.errors import CommandError
+from ods.cli.client import UnreachableError
+from ods.cli.several import for_each
+from ods.embedded.errors import CommandError
 
 
 def refuse(instance: str) -> str:

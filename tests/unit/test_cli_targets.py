@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli import api_access
-from cli.api_access import connect
-from cli.client import AdminApi
-from cli.main import _commands
-from cli.options import DEFAULT_DATA_DIR
-from cli.registry_access import RegistryAccess, has_settings
-from cli.template_load import TemplateAccess
-from embedded.data_folder import DataFolder
-from embedded.errors import CommandError
+from ods.cli import api_access
+from ods.cli.api_access import connect
+from ods.cli.client import AdminApi
+from ods.cli.main import _commands
+from ods.cli.options import DEFAULT_DATA_DIR
+from ods.cli.registry_access import RegistryAccess, has_settings
+from ods.cli.template_load import TemplateAccess
+from ods.embedded.data_folder import DataFolder
+from ods.embedded.errors import CommandError
 
 STACK = {
     "api": {"url": "http://127.0.0.1:8000"},

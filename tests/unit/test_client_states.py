@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from api.security.client_states import Standings
-from registry.clients.credentials import ClientScope
-from registry.clients.store import Standing
+from ods.registry.clients.credentials import ClientScope
+from ods.registry.clients.store import Standing
 
 HOLDS = Standing(ClientScope.FULL_ACCESS, None, backup_download=True)
 

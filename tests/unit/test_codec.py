@@ -12,9 +12,9 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ApplicationError
 
-from settings import Settings
-from temporal.client import DATA_CONVERTER, data_converter
-from temporal.codec import EncryptionCodec, UnreadablePayloadError
+from ods.settings.settings import Settings
+from ods.temporal.client import DATA_CONVERTER, data_converter
+from ods.temporal.codec import EncryptionCodec, UnreadablePayloadError
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)

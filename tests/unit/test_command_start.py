@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 _SLOW = ("sqlalchemy", "temporalio", "fastapi")
-_LOADED = f"import sys, cli.main; print(*(name for name in {_SLOW} if name in sys.modules))"
+_LOADED = f"import sys, ods.cli.main; print(*(name for name in {_SLOW} if name in sys.modules))"
 
 
 def test_command_line_starts_without_packages_that_take_a_quarter_second() -> None:

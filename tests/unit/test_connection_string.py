@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.connection_strings.connection_string import (
+from ods.registry.connection_strings.connection_string import (
     ConnectionString,
     Endpoint,
     InvalidConnectionStringError,

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from fastapi import Response
 
-import console
-from console.addresses import own_path
-from console.formats import ago, duration, size
-from console.issuer import Person
-from console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
-from console.live.fragments import Fragments
-from console.operations import operation_word
-from console.static_files import static_files
-from console.texts import keys, t
-from console.views.audit import csv_line
-from registry.instances.changes import JobState, RecentChanges, RecentState
-from registry.instances.status import CREATES, JOB_WORDS, Operation, traits
+from ods import console
+from ods.console.addresses import own_path
+from ods.console.formats import ago, duration, size
+from ods.console.issuer import Person
+from ods.console.live.feed import EVERYTHING, NOTHING, ChangeFeed, topics
+from ods.console.live.fragments import Fragments
+from ods.console.operations import operation_word
+from ods.console.static_files import static_files
+from ods.console.texts import keys, t
+from ods.console.views.audit import csv_line
+from ods.registry.instances.changes import JobState, RecentChanges, RecentState
+from ods.registry.instances.status import CREATES, JOB_WORDS, Operation, traits
 
 FOLDER = Path(console.__file__ or "").parent
 TEMPLATES = sorted((FOLDER / "templates").rglob("*.html"))

@@ -5,7 +5,7 @@ import traceback
 import asyncpg
 import pytest
 
-from databases.errors import DatabaseFaultError, NotOursError, translate_postgres_errors
+from ods.databases.errors import DatabaseFaultError, NotOursError, translate_postgres_errors
 
 RETRYABLE = [
     *("55006", "57P01", "57P03"),

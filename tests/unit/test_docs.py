@@ -12,11 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from api.app import app_with
-from cli.main import _commands
-from console.menu import MENU
-from console.texts import t
-from settings import Settings
-from tenants.drift.findings import DriftKind
+from ods.cli.main import _commands
+from ods.console.menu import MENU
+from ods.console.texts import t
+from ods.settings.settings import Settings
+from ods.tenants.drift.findings import DriftKind
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from doctor.environment import examine_settings
-from settings import Settings
+from ods.doctor.environment import examine_settings
+from ods.settings.settings import Settings
 
 
 def test_no_secret_is_told_when_the_settings_are_examined(

@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from api.app import app_with
 from api.http.parsing import MAX_INT32
-from registry.clients.credentials import (
+from ods.registry.clients.credentials import (
     BACKUP_DOWNLOAD,
     LONGEST_CLIENT_TEXT,
     OAUTH_SCOPES,
     STRONG_SECRET,
     secret_errors,
 )
-from registry.instances.attributes import LONGEST_DESCRIPTION
-from registry.instances.contexts import LONGEST_CONTEXT_TEXT
-from registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from registry.instances.status import Template
-from registry.ods_instances.parts import DERIVATIVE_TYPES
-from registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT
-from registry.storage.models import ApiClient, DbInstance, OdsInstance, OdsInstanceContext
-from registry.storage.rules import REQUIRED_TEXT_PATTERN, required_text_errors
-from settings import Settings
+from ods.registry.instances.attributes import LONGEST_DESCRIPTION
+from ods.registry.instances.contexts import LONGEST_CONTEXT_TEXT
+from ods.registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
+from ods.registry.instances.status import Template
+from ods.registry.ods_instances.parts import DERIVATIVE_TYPES
+from ods.registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT
+from ods.registry.storage.models import ApiClient, DbInstance, OdsInstance, OdsInstanceContext
+from ods.registry.storage.rules import REQUIRED_TEXT_PATTERN, required_text_errors
+from ods.settings.settings import Settings
 
 Limits = dict[str, object]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.fetched_files import file_in_parts
-from embedded.errors import CommandError
+from ods.cli.fetched_files import file_in_parts
+from ods.embedded.errors import CommandError
 from tests.backups.stores import names_in
 
 _WRITER = """
 import sys, pathlib, signal
-from cli.fetched_files import file_in_parts
+from ods.cli.fetched_files import file_in_parts
 with file_in_parts(pathlib.Path(sys.argv[1])) as target:
     target.write(b"a longer part of another")
     target.flush()

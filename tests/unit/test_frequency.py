@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from registry.schedules.frequency import BACKUP_LABEL, Frequency, frequency_of, is_wanted
+from ods.registry.schedules.frequency import BACKUP_LABEL, Frequency, frequency_of, is_wanted
 
 SUNDAY = datetime.fromisoformat("2026-06-07T02:00")
 MONDAY = datetime.fromisoformat("2026-06-08T00:00")

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from api.job_dispatcher import JobDispatcher
-from registry.instances.jobs import InstanceJob
-from settings import Trigger
+from ods.registry.instances.jobs import InstanceJob
+from ods.settings.settings import Trigger
 from tests.unit.example import JOB
 
 

@@ -8,8 +8,8 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from temporal.job_starter import JobStarter
-from temporal.namespace import register_search_attributes
+from ods.temporal.job_starter import JobStarter
+from ods.temporal.namespace import register_search_attributes
 from tests.unit.example import JOB
 
 

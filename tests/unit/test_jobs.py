@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 from temporalio.converter import default
 
-from registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
-from registry.instances.status import Operation
-from registry.storage.models import DbInstance
-from settings import Settings
-from tenants.job_owners import owner_of
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, JobFailure, workflow_id
+from ods.registry.instances.status import Operation
+from ods.registry.storage.models import DbInstance
+from ods.settings.settings import Settings
+from ods.tenants.job_owners import owner_of
 from tests.unit.example import JOB
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from cli.key_values import key_values, label_changes
-from console.views.key_values import labels_of
-from embedded.errors import CommandError
-from registry.storage.errors import InvalidError
+from ods.cli.key_values import key_values, label_changes
+from ods.console.views.key_values import labels_of
+from ods.embedded.errors import CommandError
+from ods.registry.storage.errors import InvalidError
 
 
 def test_keys_have_values_when_they_are_written_with_an_equals_sign() -> None:

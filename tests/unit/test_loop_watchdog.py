@@ -10,8 +10,8 @@ import pytest
 
 SCRIPT = """
 import asyncio, logging, threading
-import loop_watchdog
-from logs import configure_logging
+from ods.observability import loop_watchdog
+from ods.observability.logs import configure_logging
 
 loop_watchdog.LIMIT_SECONDS = 0.5
 loop_watchdog._PERIOD_SECONDS = 0.02
@@ -42,7 +42,7 @@ asyncio.run(main())
 """
 PROGRAM = """
 import asyncio, threading
-import loop_watchdog
+from ods.observability import loop_watchdog
 import {module}
 
 loop_watchdog.LIMIT_SECONDS = 0.5
@@ -79,7 +79,7 @@ async def test_process_ends_and_tells_where_it_stood_when_its_event_loop_hangs()
     output, told = await process.communicate()
     assert (process.returncode, output) == (70, b"")
     (line,) = told.decode().splitlines()
-    assert "CRITICAL loop_watchdog The event loop has not answered" in line
+    assert "CRITICAL ods.observability.loop_watchdog The event loop has not answered" in line
     assert "at threading.py:" in line
     assert "in wait: unless it answers now, this process ends, to be started again." in line
 

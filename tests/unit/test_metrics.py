@@ -11,19 +11,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from embedded.ports import free_port, is_taken
-from metrics import figures
-from metrics.catalog import DEFINITIONS, INSTANCES, INSTRUMENTS, SCRAPE_ERRORS
-from metrics.expiring import ExpiringGauge
-from metrics.exposition import CONTENT_TYPE, Exposition
-from metrics.figures import Figures, Question, Sample, Samples
-from metrics.job_phases import measured_job, phase
-from metrics.server import serving
-from metrics.table import table
-from registry.figures import what_is_away
-from registry.migrations import revisions
-from registry.readiness import known_revisions
-from settings import InvalidSettingsError, Settings
+from ods.embedded.ports import free_port, is_taken
+from ods.observability.metrics import figures
+from ods.observability.metrics.catalog import DEFINITIONS, INSTANCES, INSTRUMENTS, SCRAPE_ERRORS
+from ods.observability.metrics.expiring import ExpiringGauge
+from ods.observability.metrics.exposition import CONTENT_TYPE, Exposition
+from ods.observability.metrics.figures import Figures, Question, Sample, Samples
+from ods.observability.metrics.job_phases import measured_job, phase
+from ods.observability.metrics.server import serving
+from ods.observability.metrics.table import table
+from ods.registry.figures import what_is_away
+from ods.registry.migrations import revisions
+from ods.registry.readiness import known_revisions
+from ods.settings.settings import InvalidSettingsError, Settings
 from workflows.job_workflow import _reason
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations" / "metrics.md"
@@ -35,7 +35,7 @@ LABELS = {
 
 
 def test_page_has_the_table_that_the_code_makes() -> None:
-    assert table() in PAGE.read_text(), "python -m metrics.table prints it"
+    assert table() in PAGE.read_text(), "python -m ods.observability.metrics.table prints it"
 
 
 def test_names_and_labels_are_as_prometheus_wants_them() -> None:

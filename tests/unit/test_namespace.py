@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
-from registry.storage.errors import InstallationNotConfirmedError
+from ods.registry.storage.errors import InstallationNotConfirmedError
 from worker import until_done
 
 

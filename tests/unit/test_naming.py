@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry.instances.naming import (
+from ods.registry.instances.naming import (
     MAX_NAME_LENGTH,
     database_name,
     instance_named,
@@ -12,7 +12,7 @@ from registry.instances.naming import (
     name_errors,
     snapshot_name,
 )
-from registry.instances.status import Template
+from ods.registry.instances.status import Template
 
 EMPTY = "'Name' must not be empty."
 TOO_LONG = "'Name' must be 46 characters or fewer. You entered 47 characters."

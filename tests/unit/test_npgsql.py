@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.connection_strings.npgsql import can_read, connection_string_errors
+from ods.registry.connection_strings.npgsql import can_read, connection_string_errors
 
 
 @pytest.mark.parametrize(

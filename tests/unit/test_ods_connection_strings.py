@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.connection_strings import encryption
-from registry.connection_strings.encryption import Keyring, UndecipherableError, encrypt
-from registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from settings import InvalidSettingsError, Settings
+from ods.registry.connection_strings import encryption
+from ods.registry.connection_strings.encryption import Keyring, UndecipherableError, encrypt
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
+from ods.settings.settings import InvalidSettingsError, Settings
 from tests.ods_api import decrypt
 
 KEY = b"0123456789abcdef0123456789ABCDEF"

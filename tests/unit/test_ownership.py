@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databases.inspection import Database, published_last
-from databases.ownership import LeftName, Owner, published_at, with_left
+from ods.databases.inspection import Database, published_last
+from ods.databases.ownership import LeftName, Owner, published_at, with_left
 
 OWNER = Owner("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444")
 WRITTEN = {

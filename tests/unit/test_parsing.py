@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from api.http.parsing import MAX_INT32, Properties, whole_number
 from api.http.problems import ProblemError
-from registry.storage.rules import is_storable
+from ods.registry.storage.rules import is_storable
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from backups.client_programs import find_program
-from programs import process
-from programs.postgres import client_address, client_environment
-from programs.process import Command
+from ods.backups.client_programs import find_program
+from ods.programs import process
+from ods.programs.postgres import client_address, client_environment
+from ods.programs.process import Command
 from tests.secret_search import as_secret
 
 
@@ -64,7 +64,7 @@ async def test_programs_see_no_secret_of_the_service_when_it_is_in_the_environme
     stub = tmp_path / "pg_dump"
     stub.write_text(f"#!/bin/sh\nenv >> {seen}\necho 'pg_dump (PostgreSQL) 18.1'\n")
     stub.chmod(0o700)
-    monkeypatch.setattr("backups.client_programs.client_program", lambda *_: str(stub))
+    monkeypatch.setattr("ods.backups.client_programs.client_program", lambda *_: str(stub))
 
     program = await find_program("pg_dump", 18)
     own = client_environment("postgresql://u:p@h/postgres", {})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embedded.postgres_binaries import PostgresVersion
+from ods.embedded.postgres_binaries import PostgresVersion
 from tests.postgres_versions import Outcome, Run, chosen, read_outcomes, report
 
 JUNIT = """<testsuites><testsuite>

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from embedded.polling import wait_until
-from programs import precedence
-from programs.precedence import Precedence
+from ods.embedded.polling import wait_until
+from ods.programs import precedence
+from ods.programs.precedence import Precedence
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="programs pause on Linux only")
 

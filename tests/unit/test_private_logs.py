@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from programs.private_logs import private_log
+from ods.programs.private_logs import private_log
 from tests.backups.stores import names_in
 
 _HOLDER = """
 import signal
-from programs.private_logs import private_log
+from ods.programs.private_logs import private_log
 with private_log("ods-copy-") as log:
     log.path.write_text("a row")
     print("in the middle", flush=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from programs import process
-from programs.process import Command
+from ods.programs import process
+from ods.programs.process import Command
 
 
 async def output_of(tmp_path: Path, *arguments: str, niceness: int = 0) -> tuple[int, list[str]]:
@@ -24,8 +24,8 @@ async def test_no_python_runs_in_the_forked_child(tmp_path: Path) -> None:
     script = f"""
 import asyncio, os
 from pathlib import Path
-from programs import process
-from programs.process import Command
+from ods.programs import process
+from ods.programs.process import Command
 
 os.register_at_fork(after_in_child=lambda: Path({str(seen)!r}).write_text("Python"))
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from api.app import app_with
-from settings import Settings
+from ods.settings.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "proxy"
 NOT_OURS = {"/", "/connect/register", "/connect/token"}

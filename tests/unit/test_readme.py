@@ -1,7 +1,7 @@
 from enum import Enum
 from pathlib import Path
 
-from settings import MultiTenantSettings, Settings
+from ods.settings.settings import MultiTenantSettings, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from registry.backups.retention import Covered, expiries
-from schedule_settings import KeptBackups
+from ods.registry.backups.retention import Covered, expiries
+from ods.settings.schedule_settings import KeptBackups
 
 KEPT = KeptBackups(daily=7, weekly=4, monthly=12)
 

@@ -11,11 +11,11 @@ from api.routes.jobs import JobAnswer
 from api.schemas.base import ResponseModel
 from api.schemas.instances import Accepted, Instance
 from api.schemas.ods_instances import ApplicationAnswer, ContextAnswer, DerivativeAnswer, OdsInstanceAnswer
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import Operation, Template
-from registry.instances.store import Requested
-from registry.ods_instances.applications import Application
-from registry.storage.models import (
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.status import Operation, Template
+from ods.registry.instances.store import Requested
+from ods.registry.ods_instances.applications import Application
+from ods.registry.storage.models import (
     AuditRow,
     DbInstance,
     Job,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from secret_files import CurrentDsn, FileSecret
-from settings import (
+from ods.settings.secret_files import CurrentDsn, FileSecret
+from ods.settings.settings import (
     SECRETS,
     InvalidSettingsError,
     MultiTenantSettings,

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from argon2 import PasswordHasher
 
-from registry.clients.secret_hashes import SecretHasher
+from ods.registry.clients.secret_hashes import SecretHasher
 
 HASHER = SecretHasher()
 SECRET = "my password"

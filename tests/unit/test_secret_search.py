@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter
 
-from metrics.catalog import INSTRUMENTS
+from ods.observability.metrics.catalog import INSTRUMENTS
 from tests.secret_search import SecretSearch
 
 SECRET = "a-secret-that-was-planted"

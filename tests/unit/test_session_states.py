@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from api.http.problems import ProblemError
 from api.security.session_states import SessionStates
-from registry.console_sessions import Identity, OpenSession
+from ods.registry.console_sessions import Identity, OpenSession
 
 SESSION = OpenSession(Identity("a-client", None, None), None, use_is_noted=True)
 REQUEST = HTTPConnection({"type": "http"})

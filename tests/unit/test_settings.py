@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from schedule_settings import KeptBackups
-from settings import (
+from ods.settings.schedule_settings import KeptBackups
+from ods.settings.settings import (
     CloneStrategy,
     InvalidSettingsError,
     LogFormat,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cli import sql_scripts
-from cli.dump_files import Dump, DumpForm, script_extensions, sql_extensions, sql_lines
-from embedded.errors import CommandError
+from ods.cli import sql_scripts
+from ods.cli.dump_files import Dump, DumpForm, script_extensions, sql_extensions, sql_lines
+from ods.embedded.errors import CommandError
 
 BEGIN, END = b"-- PostgreSQL database dump\n", b"-- PostgreSQL database dump complete\n"
 

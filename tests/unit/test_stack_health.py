@@ -1,6 +1,6 @@
 import httpx
 
-from embedded.health import HealthProbe
+from ods.embedded.health import HealthProbe
 
 WELL = {"name": "database", "status": "Healthy"}
 OBSTACLE = {"name": "installation", "status": "Degraded", "detail": "Another one has databases there."}

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.instances import status
-from registry.instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
+from ods.registry.instances import status
+from ods.registry.instances.status import AfterFailure, InstanceStatus, JobStatus, Operation, Step, Undo
 
 REQUESTS = {
     ("Completed", "Pending_Delete"),

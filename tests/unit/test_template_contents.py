@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databases.spares import Fingerprint, SpareMark
-from databases.template_contents import contents_of
-from databases.template_marks import (
+from ods.databases.spares import Fingerprint, SpareMark
+from ods.databases.template_contents import contents_of
+from ods.databases.template_marks import (
     Contents,
     TemplateMark,
     TemplateState,

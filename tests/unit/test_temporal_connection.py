@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from temporalio.service import TLSConfig
 
-from settings import InvalidSettingsError
-from temporal import client
+from ods.settings.settings import InvalidSettingsError
+from ods.temporal import client
 
 
 @pytest.fixture(autouse=True)

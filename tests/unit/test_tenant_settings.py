@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from settings import (
+from ods.settings.settings import (
     Address,
     InvalidSettingsError,
     MultiTenantSettings,

@@ -9,12 +9,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanContext, TraceFlags, TraceState
 
-from settings import InvalidSettingsError
+from ods.observability.tracing import provider
+from ods.observability.tracing.jobs import job_span
+from ods.observability.tracing.redaction import ATTRIBUTES, RedactingExporter
+from ods.observability.tracing.statements import described, record
+from ods.settings.settings import InvalidSettingsError
 from tests.collector import attributes, tracing
-from tracing import provider
-from tracing.jobs import job_span
-from tracing.redaction import ATTRIBUTES, RedactingExporter
-from tracing.statements import described, record
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,10 @@ def printed(program: str) -> str:
 def test_process_ends_when_the_collector_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     start_and_stop = "provider.start('a'); provider.tracer().start_span('b').end(); provider.stop()"
-    assert printed(f"from tracing import provider; {start_and_stop}; print('ended')") == "ended\n"
+    assert (
+        printed(f"from ods.observability.tracing import provider; {start_and_stop}; print('ended')")
+        == "ended\n"
+    )
 
 
 def test_process_without_traces_does_not_load_the_sdk() -> None:

@@ -10,21 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = (
-    *(
-        "activities",
-        "api",
-        "backups",
-        "cli",
-        "console",
-        "databases",
-        "doctor",
-        "embedded",
-        "metrics",
-        "programs",
-    ),
-    *("registry", "temporal", "tenants", "workflows", "benchmarks", "deploy", "docs", "tests"),
-)
+PRODUCT = ("activities", "api", "ods", "workflows", "benchmarks", "deploy", "docs", "tests")
 THIRD_PARTY = ROOT / "tests" / "deployment" / "compose-spec"
 
 # Names of our own that are wholly this, with or without underscores before them.

@@ -12,10 +12,10 @@ from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from registry.instances.jobs import ExecutionPolicy, InstanceJob
-from registry.instances.status import Operation, Template
-from temporal.client import DATA_CONVERTER
-from temporal.namespace import SEARCH_ATTRIBUTE_TYPES
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.status import Operation, Template
+from ods.temporal.client import DATA_CONVERTER
+from ods.temporal.namespace import SEARCH_ATTRIBUTE_TYPES
 from tests.servers import binary
 from tests.workflows.sandbox import Sandbox, replay
 from tests.workflows.script import Script

@@ -6,7 +6,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from temporal.client import DATA_CONVERTER
+from ods.temporal.client import DATA_CONVERTER
 from worker import WORKFLOWS
 
 

@@ -21,12 +21,12 @@ from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage,
 from activities.refreshes import RefreshResult
 from activities.scheduled_requests import ScheduledReport
 from activities.sweep import SweepPage, SweepResult
-from databases.spare_pool import PruneResult, SpareOrder
-from registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
-from registry.education_organizations.refreshes import Scope
-from registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
-from registry.instances.versions import VersionPurge
-from tenants.drift.findings import Drift
+from ods.databases.spare_pool import PruneResult, SpareOrder
+from ods.registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
+from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
+from ods.registry.instances.versions import VersionPurge
+from ods.tenants.drift.findings import Drift
 
 
 class Script:

@@ -11,8 +11,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from activities.backup_verification import Verdict, Verification
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.backup_instance import BackupInstance

@@ -11,8 +11,8 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from registry.instances.jobs import BeginResult, InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import BeginResult, InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance

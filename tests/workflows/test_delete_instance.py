@@ -6,8 +6,8 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from registry.instances.jobs import BeginResult, InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import BeginResult, InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.delete_instance import DeleteInstance

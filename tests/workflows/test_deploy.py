@@ -8,8 +8,8 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Replayer, Worker
 from temporalio.workflow import NondeterminismError
 
-from registry.instances.jobs import InstanceJob
-from temporal.client import DATA_CONVERTER
+from ods.registry.instances.jobs import InstanceJob
+from ods.temporal.client import DATA_CONVERTER
 from tests.workflows.next_version import PATCH, Patched, Unpatched
 from tests.workflows.script import Script, refused, until
 from worker import WORKFLOWS

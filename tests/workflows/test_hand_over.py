@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from temporalio.client import Client
 
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.create_instance import CreateInstance

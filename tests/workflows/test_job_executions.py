@@ -10,9 +10,9 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from embedded.polling import wait_until
-from registry.instances.jobs import InstanceJob
-from temporal.job_executions import JobExecution, JobExecutions
+from ods.embedded.polling import wait_until
+from ods.registry.instances.jobs import InstanceJob
+from ods.temporal.job_executions import JobExecution, JobExecutions
 from tests.workflows.script import Script, refused
 from workflows.job_workflow import WORKFLOW_TYPES
 

@@ -12,9 +12,9 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from embedded.polling import wait_until
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from ods.embedded.polling import wait_until
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow

@@ -8,9 +8,9 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.backup_cleaning import CleaningReport
 from activities.reconcile import Leftovers, PurgeReport, StuckPage, VersionsDue
-from registry.instances.jobs import InstanceJob
-from registry.instances.versions import VersionPurge
-from tenants.drift.findings import Drift, DriftKind
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.versions import VersionPurge
+from ods.tenants.drift.findings import Drift, DriftKind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.reconcile import Reconcile

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from databases.spare_pool import PruneResult, SpareOrder
-from registry.instances.jobs import ExecutionPolicy
+from ods.databases.spare_pool import PruneResult, SpareOrder
+from ods.registry.instances.jobs import ExecutionPolicy
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.refill_spares import RefillSpares

@@ -8,9 +8,9 @@ from temporalio.exceptions import CancelledError
 from temporalio.worker import Worker
 
 from activities.education_organizations import PageRead
-from embedded.polling import wait_until
-from registry.education_organizations.refreshes import RefreshPolicy, Scope
-from registry.instances.status import JobStatus
+from ods.embedded.polling import wait_until
+from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
+from ods.registry.instances.status import JobStatus
 from tests.workflows.conftest import Keep
 from tests.workflows.sandbox import Sandbox
 from tests.workflows.script import Script, until

@@ -11,8 +11,8 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-from temporal.client import DATA_CONVERTER
-from temporal.tracing import JobTracing
+from ods.temporal.client import DATA_CONVERTER
+from ods.temporal.tracing import JobTracing
 from tests.collector import tracing
 from tests.workflows.sandbox import replay
 from worker import WORKFLOWS

@@ -10,9 +10,9 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from registry.instances.jobs import BeginResult, InstanceJob, Replacement
-from registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import BeginResult, InstanceJob, Replacement
+from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow

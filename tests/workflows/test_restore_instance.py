@@ -8,8 +8,8 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, until
 from workflows.create_instance import RestoreInstance

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from registry.instances.jobs import InstanceJob
-from registry.instances.status import Operation
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import Operation
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow

@@ -1,0 +1,5 @@
+"""`python -m cli`, the same as `ods`."""
+
+from ods.cli.main import app
+
+app()

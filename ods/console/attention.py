@@ -1,0 +1,48 @@
+"""What needs a person, for the top of every page: never a look at the server, but what the last one found."""
+
+from dataclasses import dataclass
+
+from api.services import Services
+from ods.registry.instances.instance_list import InstanceFilter
+from ods.registry.instances.status import InstanceStatus
+from ods.tenants.drift.findings import is_suspect
+
+FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)
+"""Instances with these need a person."""
+NEEDS_PERSON = "failed"
+"""What the filter of the list has for all of these statuses together."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What needs a person.
+
+    Attributes:
+        failed: how many instances have failed.
+        drift: how many contradictions of registry and server the last look has found.
+        spares: how many spares were missing at the last look.
+        unconfirmed: what the operator must confirm before jobs go on; None if nothing.
+        is_suspected: whether the registry may be wrong about what is due, so that nothing is purged.
+    """
+
+    failed: int
+    drift: int
+    spares: int
+    unconfirmed: str | None
+    is_suspected: bool
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is anything at all."""
+        return bool(self.failed or self.drift or self.spares or self.unconfirmed)
+
+
+async def attention_of(services: Services) -> Attention:
+    """What needs a person, of one tenant; looks that are old are renewed after this, in the background."""
+    looks = services.looks
+    looks.renew()
+    failed = await services.tenant.queries.count(InstanceFilter(statuses=FAILED))
+    found = looks.drift.found if looks.drift else ()
+    spares = looks.spares.found.missing if looks.spares else 0
+    unconfirmed = await services.tenant.instances.installation.awaited() or looks.unconfirmed
+    return Attention(failed, len(found), spares, unconfirmed, is_suspect(found) is not None)

@@ -1,0 +1,85 @@
+"""Whether the service's role may copy a database online, with the owners of what is in it."""
+
+import asyncpg
+
+from ods.databases.statements import fetch_row
+
+# PostgreSQL notes each owner in `pg_shdepend`, but for the role that it was initialized with (10), as it does
+# not note its own objects. What an extension makes is made by it in the copy. Default privileges and user
+# mappings are of roles, and not given to them.
+#
+# Who is given an object must have CREATE on its schema. In the copy, only the owner of the schema has it at
+# that time: in `public`, which belongs to the owner of the database, the service's role.
+_OUT_OF_REACH = """
+WITH noted AS (
+    SELECT classid, objid, refobjid AS owner FROM pg_shdepend
+    WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND refclassid = 'pg_authid'::regclass AND deptype = 'o'
+      AND classid NOT IN ('pg_extension'::regclass, 'pg_default_acl'::regclass, 'pg_user_mapping'::regclass)
+    UNION ALL
+    SELECT 'pg_class'::regclass, oid, relowner FROM pg_class
+    WHERE relowner = 10 AND oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    UNION ALL
+    SELECT 'pg_namespace'::regclass, oid, nspowner FROM pg_namespace
+    WHERE nspowner = 10 AND oid >= 16384 AND NOT starts_with(nspname, 'pg_')
+    UNION ALL
+    SELECT 'pg_proc'::regclass, oid, proowner FROM pg_proc WHERE proowner = 10 AND oid >= 16384
+), owned AS (
+    SELECT quote_ident(rolname) AS role,
+           NOT pg_has_role(owner, 'SET') AS is_foreign,
+           relkind IN ('r', 'p', 'S') AND NOT has_table_privilege(relation.oid, 'SELECT') AS is_unreadable,
+           owner <> current_user::regrole AND NOT pg_has_role(
+               owner,
+               CASE nspowner WHEN 'pg_database_owner'::regrole THEN current_user::regrole ELSE nspowner END,
+               'USAGE') AS is_misplaced
+    FROM noted JOIN pg_roles ON pg_roles.oid = owner
+    LEFT JOIN pg_class AS relation ON classid = 'pg_class'::regclass AND relation.oid = objid
+    LEFT JOIN pg_proc ON classid = 'pg_proc'::regclass AND pg_proc.oid = objid
+    LEFT JOIN pg_type ON classid = 'pg_type'::regclass AND pg_type.oid = objid
+    LEFT JOIN pg_namespace ON pg_namespace.oid = coalesce(relnamespace, pronamespace, typnamespace)
+    WHERE relpersistence IS DISTINCT FROM 't'
+      AND NOT EXISTS (
+          SELECT FROM pg_depend
+          WHERE pg_depend.classid = noted.classid AND pg_depend.objid = noted.objid AND deptype = 'e'
+      )
+)
+SELECT quote_ident(current_user) AS own,
+       string_agg(DISTINCT role, ', ') FILTER (WHERE is_unreadable) AS unreadable,
+       string_agg(DISTINCT role, ', ') FILTER (WHERE is_foreign OR is_unreadable) AS others,
+       string_agg(DISTINCT role, ', ') FILTER (WHERE is_misplaced) AS misplaced
+FROM owned WHERE current_setting('is_superuser') = 'off'
+"""
+_CLOSED = 'copy the instance closed ("mode": "closed").'
+
+
+async def online_copy_obstacle(session: asyncpg.Connection, *, keeps_owners: bool) -> str | None:
+    """Why the session's role could not copy the session's database online; None if it could.
+
+    Args:
+        session: a session on the database.
+        keeps_owners: whether what the copy holds is given to the roles that own it in the database.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    found = await fetch_row(session, _OUT_OF_REACH)
+    if found is None:
+        return None
+    own, others, misplaced = found["own"], found["others"], found["misplaced"]
+    if not keeps_owners:
+        unreadable = found["unreadable"]
+        return unreadable and (
+            f"The role of ODS_MASTER_DSN, {own}, may not read all tables and sequences in its database that"
+            f" belong to {unreadable}. Grant it (GRANT {unreadable} TO {own}), or {_CLOSED}"
+        )
+    if others is not None:
+        return (
+            f"The role of ODS_MASTER_DSN, {own}, is no member of the roles that own what is in its database,"
+            f" and could not give it to them: {others}. Grant it (GRANT {others} TO {own}), or {_CLOSED}"
+        )
+    if misplaced is not None:
+        return (
+            "In its database are objects of roles that do not own the schemas which they are in, and could"
+            f" not be given them in a copy: {misplaced}. Let them own these schemas, or {_CLOSED}"
+        )
+    return None

@@ -1,0 +1,186 @@
+"""Copies of instances: what is copied, and the copy of its files while no session uses it.
+
+A closed copy closes nothing that must be opened again. While PostgreSQL copies the files of a database, it
+holds a lock on it, by which sessions that want to begin there wait, and which ends with the copy, with the
+session that makes it, or with the server: whatever dies, the source is open then as it was before.
+
+Everything here runs on a session that holds the fence of the copy, and is safe to repeat after any
+interruption. Nothing is ever changed at the source.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
+from ods.databases.dropping import drop_staging
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.locales import Locale, create_empty, read_locale
+from ods.databases.lock_holders import name_holder
+from ods.databases.lookup import choose, find, require_usable
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import (
+    CloneRequest,
+    ProvisionedDatabase,
+    already_made,
+    copy_files,
+    publish_made,
+    size_of,
+    strategy_for,
+)
+from ods.databases.renaming import END_SESSIONS, end_sessions_until_done
+from ods.databases.server import Server
+from ods.databases.statements import execute, fetch_row, fetch_rows, fetch_value
+
+_LONGEST_WAIT = "5s"
+"""How long a session that wants to begin on the source waits for the end of the copy.
+
+Then it is ended: clients try again, and those that wait would take all connections of the server in the end.
+"""
+# In PostgreSQL 16 and 17, sessions that begin are not in pg_stat_activity yet.
+_END_WAITING = f"""
+SELECT pg_terminate_backend(pid) FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+  AND objid = (SELECT oid FROM pg_database WHERE datname = $1)
+  AND mode = 'RowExclusiveLock' AND NOT granted AND waitstart < clock_timestamp() - interval '{_LONGEST_WAIT}'
+  AND coalesce(backend_type, 'client backend') = 'client backend'
+"""  # noqa: S608 - a constant
+
+_SITUATION = """
+SELECT CASE WHEN has_tablespace_privilege(ts.oid, 'CREATE') THEN format(' TABLESPACE %I', spcname) ELSE '' END
+    AS tablespace,
+    CASE WHEN datacl IS NULL THEN '' ELSE format('REVOKE ALL ON DATABASE %I FROM PUBLIC; ', $2::text) END
+    || format('ALTER DATABASE %I ALLOW_CONNECTIONS true', $2::text) AS open
+FROM pg_database JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datname = $1
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The instance that is copied.
+
+    Attributes:
+        owner: the instance.
+        database: the name of its database.
+    """
+
+    owner: Owner
+    database: str
+
+
+@dataclass(frozen=True)
+class _Found:
+    oid: int
+    template_generation: int | None
+
+
+async def provision_copy(
+    session: asyncpg.Connection,
+    request: CloneRequest,
+    source: Source,
+    make_staging: Callable[[], Awaitable[None]],
+) -> ProvisionedDatabase:
+    """Make the database as a copy, or find that an earlier attempt has made it.
+
+    It gets the privileges and settings that the source has.
+
+    Args:
+        session: a fenced session.
+        request: what is made; its template is the database of the source.
+        source: what is copied.
+        make_staging: makes the staging database, with what the source holds.
+
+    Raises:
+        NotOursError: a database has the wanted name and is not the instance's.
+        DisagreementError: the copy or the source has a database of another name, or one that is closed or
+            half dropped.
+        DatabaseFaultError: the source has no database, a right is missing, the server is away, …
+    """
+    if (made := await already_made(session, request)) is not None:
+        return made
+    found = await _found(session, source)
+    await make_staging()
+    staging = request.owner.staging_name
+    if await _found(session, source) != found:
+        await drop_staging(session, request.owner)
+        raise DatabaseFaultError(
+            f"Another database was named '{source.database}' while it was copied: nothing was published.",
+            retryable=True,
+        )
+    await fetch_rows(session, END_SESSIONS, [staging])
+    await publish_made(session, request, staging, found.template_generation)
+    size = await size_of(session, request.database) or 0
+    return ProvisionedDatabase(size, found.template_generation)
+
+
+async def copy_closed(server: Server, session: asyncpg.Connection, request: CloneRequest) -> None:
+    """Make the staging database by copying the files of the source, whose sessions are ended.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, a right is missing, the server is away, …
+    """
+    source = request.template
+    reasons = {
+        OBJECT_IN_USE: f"Sessions on the database '{source}' do not end. Close them, or copy it online; then"
+        " retry.",
+        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not copy the database '{source}' or end the"
+        " sessions on it. Make it the owner and grant it CREATEDB and pg_signal_backend; close the sessions"
+        " of superusers by hand. Then retry.",
+    }
+    strategy = strategy_for(request.copy, await size_of(session, source) or 0)
+    async with server.session() as other, name_holder(other, source):
+
+        async def keep_out() -> None:
+            await fetch_rows(other, END_SESSIONS, [source], reasons=reasons)
+            with suppress(DatabaseFaultError):  # some of them only a superuser may end
+                await fetch_rows(other, _END_WAITING, source)
+
+        await end_sessions_until_done(copy_files(session, request.copy, strategy, reasons), keep_out)
+
+
+async def create_like(
+    session: asyncpg.Connection, source: str, database: str, locale: Locale | None = None
+) -> None:
+    """Make an empty database with the encoding and the locale of another one.
+
+    It is in the same tablespace, if the session's role has the right for that; else where new ones are made.
+    If rights on the other one are restricted, only the session's role may connect to this one.
+
+    Args:
+        session: a session on the maintenance database.
+        source: the other one.
+        database: the name of the new one.
+        locale: what it gets instead of the encoding and the locale of the other one.
+
+    Raises:
+        DatabaseFaultError: there is no such database, a right is missing, the server is away, …
+    """
+    situation = await fetch_row(session, _SITUATION, source, database)
+    locale = locale or await read_locale(session, source)
+    if situation is None or locale is None:
+        raise DatabaseFaultError(f"There is no database '{source}'.", retryable=True)
+    options = f"{situation['tablespace']} ALLOW_CONNECTIONS false".replace("%", "%%")
+    await create_empty(session, database, locale, options)
+    await execute(session, "%s", situation["open"])
+
+
+async def _found(session: asyncpg.Connection, source: Source) -> _Found:
+    """The database of the source.
+
+    Raises:
+        DisagreementError: it has another name, is closed, or a DROP of it has begun.
+        DatabaseFaultError: there is none, the server is away, …
+    """
+    rows = await find(session, source.owner, source.database)
+    if choose(rows, source.owner, [source.database]) is None:
+        raise DatabaseFaultError(
+            f"There is no database '{source.database}' with the mark of the instance that is copied. `ods"
+            " drift` tells more."
+        )
+    row = rows[source.database]
+    require_usable(row)
+    owner = Owner.read(row["comment"])
+    oid = await fetch_value(session, "SELECT oid::int8 FROM pg_database WHERE datname = $1", source.database)
+    return _Found(oid or 0, owner.template_generation if owner else None)

@@ -1,0 +1,156 @@
+"""Names that renames have taken from databases: no other instance on the server gets them for a while.
+
+The ODS/API may have a connection string with such a name in its cache; clients of the instance that had it
+would write into the database of another instance that gets it too soon. The registry reserves such names as
+well (`ods.registry.instances.left_names`), but for the instances of one tenant. The comment of the renamed
+database tells all tenants and installations of its server.
+"""
+
+import json
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from ods.databases.errors import FormerNameTakenError, NameLeftError
+from ods.databases.lookup import find_own, is_invalid, oid_of, still_the_same
+from ods.databases.ownership import LeftName, Owner, with_left
+from ods.databases.statements import execute, fetch_rows, server_clock
+from ods.registry.ods_api_cache import CACHED, in_minutes
+
+_IS_NAMED = """
+classoid = 'pg_database'::regclass AND position({name}::text IN description) > 0
+    AND position({mark}::text IN description) = 0
+"""
+"""Comments that contain a name, as JSON has it, and not a mark: parsing them is left to `Owner`."""
+# By a division by zero, like `still_the_same`.
+_NO_OTHERS = f"""
+SELECT 1 / (1 - least(count(*), 1)) FROM pg_shdescription
+WHERE {_IS_NAMED.format(name="%1$L", mark="%2$L")} AND objoid || ' ' || xmin <> ALL (%3$L::text[])
+"""  # noqa: S608 - literals
+_READ = f"""
+SELECT format($3, $1::text, $2::text, coalesce(array_agg(objoid || ' ' || about.xmin), '{{}}')) AS no_others,
+    coalesce(array_agg(datname::text), '{{}}') AS databases,
+    coalesce(array_agg(description), '{{}}') AS comments, clock_timestamp() AS now
+FROM pg_shdescription AS about JOIN pg_database ON pg_database.oid = objoid
+WHERE {_IS_NAMED.format(name="$1", mark="$2")}
+"""  # noqa: S608 - constants
+
+_NOT_TAKEN = "SELECT 1 / (1 - least(count(*), 1)) FROM pg_database WHERE datname = %1$L"
+_READ_TAKEN = """
+SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS is_taken, format($2, $1::text) AS not_taken,
+    clock_timestamp() AS now
+"""
+
+
+async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str) -> str:
+    """Refuse a name that another instance's database has left; its own, an instance takes back at any time.
+
+    Returns the statement that fails, by a division by zero, if a database has left the name since. In the
+    message that gives the name to a database, after that: then a rename that takes it away has ended.
+
+    Args:
+        session: a session on the maintenance database.
+        owner: the instance that shall have the name.
+        name: the name.
+
+    Raises:
+        NameLeftError: a database with another mark has left it, and the ODS/API may not know that yet.
+        DatabaseFaultError: the server is away, …
+    """
+    (read,) = await fetch_rows(session, _READ, json.dumps(name), owner.mark, _NO_OTHERS)
+    for database, comment in zip(read["databases"], read["comments"], strict=True):
+        other = Owner.read(comment)
+        for left in other.left if other else ():
+            if other and left.name == name and (wait := _wait(left, other, read["now"])) is not None:
+                raise NameLeftError(name, database, wait)
+    return str(read["no_others"])
+
+
+async def require_not_taken(session: asyncpg.Connection, former: str, trashed: datetime | None) -> str:
+    """Refuse that clients are led to an instance again while another database has the name of its former one.
+
+    It comes back from the trash under another name, and the ODS/API may have the former one in its cache.
+
+    Returns the statement that fails, by a division by zero, if a database has got the name since.
+
+    Args:
+        session: a session on the maintenance database.
+        former: the name that the database had until the delete.
+        trashed: when that was, by the clock of the server.
+
+    Raises:
+        FormerNameTakenError: a database has that name, and the ODS/API may not know that yet.
+        DatabaseFaultError: the server is away, …
+    """
+    (read,) = await fetch_rows(session, _READ_TAKEN, former, _NOT_TAKEN)
+    remaining = timedelta() if trashed is None else trashed + CACHED - read["now"]
+    if remaining <= timedelta():
+        return "SELECT 1"
+    if read["is_taken"]:
+        raise FormerNameTakenError(former, in_minutes(remaining))
+    return str(read["not_taken"])
+
+
+def _wait(left: LeftName, other: Owner, now: datetime) -> str | None:
+    """For how long the name is reserved, in words; None if it is not any more."""
+    if left.since is None:
+        return (
+            "That rename is not recorded yet, or failed and is not undone yet. Retry"
+            f" {in_minutes(CACHED)} after the instance with the OdsInstanceId {other.ods_instance_id} of the"
+            f" tenant {other.tenant} has been renamed. If nothing manages that database any more, remove its"
+            " comment (COMMENT ON DATABASE … IS NULL)."
+        )
+    remaining = left.since + CACHED - now
+    return None if remaining.total_seconds() <= 0 else f"Wait {in_minutes(remaining)}, then retry."
+
+
+def leaving(left: tuple[LeftName, ...], current: str) -> tuple[LeftName, ...]:
+    """What a database has left that leaves its `current` name: until that is recorded, the time is open."""
+    return (*back(left, current), LeftName(current))
+
+
+def back(left: tuple[LeftName, ...], name: str) -> tuple[LeftName, ...]:
+    """What a database has left that gets a name back, which the registry has never known it to leave."""
+    return tuple(one for one in left if one.name != name)
+
+
+async def record_left(session: asyncpg.Connection, owner: Owner, database: str | None) -> None:
+    """Let the time begin for which names stay reserved that the instance's database has left.
+
+    Nothing is written if nothing is to be changed; safe to repeat.
+
+    Args:
+        session: a fenced session, so that no other session writes the comment.
+        owner: the instance.
+        database: the name of its database by the registry; the time of that name does not begin. None if the
+            instance is deleted, and the ODS/API is led to none.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    for row in await find_own(session, owner):
+        marked = Owner.read(row["comment"])
+        if marked is None or not marked.left or is_invalid(row):
+            continue
+        now = await server_clock(session)
+        left = recorded(marked.left, row["datname"], database, now)
+        if left != marked.left:
+            statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
+            await execute(session, statements, row["datname"], with_left(row["comment"], left), oid_of(row))
+
+
+def recorded(
+    left: tuple[LeftName, ...], name: str, registered: str | None, now: datetime
+) -> tuple[LeftName, ...]:
+    """What a database of that name has left by the registry, without what is over, or has come back.
+
+    Args:
+        left: what it has left by its comment.
+        name: its name.
+        registered: its name by the registry, whose time does not begin; None if the ODS/API is led to none.
+        now: when the time begins of those that have none, by the clock of the server.
+    """
+    begun = (
+        one if one.since is not None or one.name == registered else LeftName(one.name, now) for one in left
+    )
+    return tuple(one for one in begun if one.name != name and (one.since is None or one.since + CACHED > now))

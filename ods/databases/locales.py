@@ -1,0 +1,131 @@
+"""The encoding and the locale of a database: how it stores texts, compares and sorts them.
+
+A copy that has others may refuse what its source holds, or sort it in another order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import asyncpg
+from pydantic import TypeAdapter, ValidationError
+
+from ods.databases.constants import INVALID_CONNECTION_LIMIT
+from ods.databases.statements import execute, fetch_row, fetch_rows
+
+AFTER_UPDATE_OF_SYSTEM = "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
+"""Says how databases that the operating system sorts otherwise are brought in order."""
+
+_Provider: TypeAlias = Literal["libc", "icu", "builtin"]
+_LOCALE = """
+SELECT pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype,
+       CASE datlocprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END AS provider,
+       -- Its column has another name in PostgreSQL 16.
+       coalesce(to_jsonb(db) ->> 'datlocale', to_jsonb(db) ->> 'daticulocale') AS name,
+       to_jsonb(db) ->> 'daticurules' AS rules
+FROM pg_database AS db WHERE datname = $1
+"""
+_SORTED_ANEW = """
+SELECT datname FROM pg_database
+WHERE datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)
+      AND datconnlimit <> $1
+ORDER BY datname
+"""
+_CLAUSES: Mapping[_Provider, str] = MappingProxyType(
+    {
+        "libc": "LOCALE_PROVIDER libc",
+        "icu": "LOCALE_PROVIDER icu ICU_LOCALE %4$L",
+        "builtin": "LOCALE_PROVIDER builtin BUILTIN_LOCALE %4$L",
+    }
+)
+_REFUSALS = ("0A000", "22023", "42704", "42809", "42P17")
+"""What PostgreSQL answers to an encoding, provider or locale that it does not know."""
+
+
+@dataclass(frozen=True)
+class Locale:
+    """The encoding and the locale of a database, as `CREATE DATABASE` takes them.
+
+    Attributes:
+        encoding: its encoding.
+        collate: the locale of the operating system for sorting.
+        ctype: that for the kinds of characters.
+        provider: what compares texts.
+        name: the locale of a provider other than the operating system.
+        rules: further rules of ICU.
+    """
+
+    encoding: str
+    collate: str
+    ctype: str
+    provider: _Provider
+    name: str | None = None
+    rules: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What it is, for a reason."""
+        provider = f" {self.name}" if self.name else ""
+        return f"{self.encoding}, {self.collate}, {self.provider}{provider}"
+
+
+_ADAPTER = TypeAdapter(Locale)
+
+
+async def read_locale(session: asyncpg.Connection, database: str) -> Locale | None:
+    """The encoding and the locale of a database; None if there is none of that name.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    row = await fetch_row(session, _LOCALE, database)
+    return None if row is None else Locale(**row)
+
+
+async def sorted_anew(session: asyncpg.Connection) -> list[str]:
+    """The databases whose texts the operating system sorts otherwise than when their indexes were made.
+
+    PostgreSQL makes no copy of them (its documentation of `ALTER DATABASE … REFRESH COLLATION VERSION`).
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW, INVALID_CONNECTION_LIMIT)]
+
+
+def parse_locale(fields: Any) -> Locale | None:  # noqa: ANN401 - of JSON
+    """The locale of which a manifest has these fields; None if it has none, as those of older releases."""
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError:
+        return None
+
+
+async def create_empty(
+    session: asyncpg.Connection, database: str, locale: Locale | None, options: str = ""
+) -> None:
+    """Make an empty database.
+
+    Args:
+        session: a session on the maintenance database.
+        database: its name.
+        locale: its encoding and locale; None for those of the server.
+        options: more clauses of `CREATE DATABASE`, with a space before them.
+
+    Raises:
+        DatabaseFaultError: the server has not that locale, the database is there, a right is missing, …
+    """
+    clauses, names, reasons = "", [database], {}
+    if locale is not None:
+        clauses = f" ENCODING %2$L LC_COLLATE %3$L LC_CTYPE %5$L {_CLAUSES[locale.provider]}"
+        clauses += " ICU_RULES %6$L" if locale.rules else ""
+        names += [locale.encoding, locale.collate, locale.name or "", locale.ctype, locale.rules or ""]
+        reasons = dict.fromkeys(
+            _REFUSALS,
+            f"The PostgreSQL server refuses the encoding and locale of the database ({locale.in_words})."
+            " Install the locale there, then retry.",
+        )
+    await execute(
+        session, f"CREATE DATABASE %1$I TEMPLATE template0{clauses}{options}", *names, reasons=reasons
+    )

@@ -1,0 +1,369 @@
+"""Putting another database in the place of an instance's: a fresh one, or the one that it had before.
+
+Each of the two has a mark of its own, beside that of the instance, in its comment. The other one waits under
+a private name, or in the trash; then both are renamed in one message, which is one transaction: the
+instance's database into the trash, the other one to its name. The registry records it afterwards. Until then
+the comments tell how far it is (`Stage`), and nothing here drops a database that was ever the instance's.
+
+Everything here runs on a session that holds the fence of the instance, and is safe to repeat after any
+interruption.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+
+import asyncpg
+
+from ods.databases.constants import (
+    DIVISION_BY_ZERO,
+    INSUFFICIENT_PRIVILEGE,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+    UNDEFINED_DATABASE,
+)
+from ods.databases.dropping import drop_database
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.lock_holders import name_holder
+from ods.databases.lookup import DatabaseRows, choose, find, is_invalid, oid_of, refusal, require_usable
+from ods.databases.ownership import KnownOwner, LeftName, Owner
+from ods.databases.renaming import END_SESSIONS, end_sessions_until_done
+from ods.databases.server import Server
+from ods.databases.statements import execute, fetch_rows, server_clock
+from ods.registry.instances.naming import is_reset_name, is_trash_name
+
+_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
+"""SQLSTATEs of an exchange with databases that are not those that were examined."""
+
+# %1: the instance's database, %2: the one that takes its place, %3: the name of the replaced one; %4 and %5:
+# the states that the first two must have, %6 and %7: their comments so far, %8 and %9: the comments that they
+# get; %10: the oids by the names in the end. If anything was changed since it was examined, a division by
+# zero undoes everything. The states are compared before the renames, which change them; the comments
+# afterwards, when no other session can write them any more.
+_EXCHANGE = (
+    "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND oid || ' ' || xmin = %4$L",
+    "SELECT 1 / count(*) FROM pg_database WHERE datname = %2$L AND oid || ' ' || xmin = %5$L",
+    "ALTER DATABASE %1$I RENAME TO %3$I",
+    "ALTER DATABASE %2$I RENAME TO %1$I",
+    (
+        "SELECT 1 / count(*) FROM pg_database"
+        " WHERE datname = %3$L AND shobj_description(oid, 'pg_database') = %6$L"
+    ),
+    (
+        "SELECT 1 / count(*) FROM pg_database"
+        " WHERE datname = %1$L AND shobj_description(oid, 'pg_database') = %7$L"
+    ),
+    "COMMENT ON DATABASE %3$I IS %8$L",
+    "ALTER DATABASE %3$I ALLOW_CONNECTIONS false",
+    "COMMENT ON DATABASE %1$I IS %9$L",
+    "ALTER DATABASE %1$I ALLOW_CONNECTIONS true",
+    (
+        "SELECT 1 / min((db.oid IS NOT DISTINCT FROM value::oid)::int)"
+        " FROM json_each_text(%10$L) LEFT JOIN pg_database AS db ON datname = key"
+    ),
+)
+
+
+class Stage(StrEnum):
+    """How far a replacement is, as the comments say."""
+
+    NOTHING = "there is no database to take the place"
+    READY = "it is there, under its own name"
+    EXCHANGED = "it has taken the place"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Which database takes the place of which.
+
+    Attributes:
+        current: the instance with the mark of its database, and the latest attempt that the registry knows to
+            have published that before.
+        successor: the instance with the mark of the database that takes the place; of one that comes from the
+            trash, the attempt that has put it there, otherwise none.
+        job_id: the job that exchanges them.
+        number: its number.
+        attempt: the attempt at it.
+        database: the name of the instance's database.
+        other: the name of the one that takes its place.
+        replaced: the name that the instance's database gets in the trash.
+        from_trash: whether the other one comes from the trash.
+    """
+
+    current: KnownOwner
+    successor: KnownOwner
+    job_id: str
+    number: int
+    attempt: int
+    database: str
+    other: str
+    replaced: str
+    from_trash: bool
+
+    def marked(
+        self, owner: Owner, comment: str, trashed_name: str | None = None, left: tuple[LeftName, ...] = ()
+    ) -> Owner:
+        """The owner that one of both databases, with this comment so far, is marked with."""
+        known = Owner.read(comment)
+        return replace(
+            owner,
+            job_id=self.job_id,
+            number=self.number,
+            attempt=self.attempt,
+            template_generation=known.template_generation if known else None,
+            trashed_name=trashed_name,
+            left=left,
+        )
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """The database that has taken the place: which generation of its template it is a copy of, if known."""
+
+    template_generation: int | None
+
+
+async def stage(session: asyncpg.Connection, exchange: Exchange) -> Stage:
+    """How far it is.
+
+    Raises:
+        DisagreementError: the database that takes the place has another name than it can have.
+        DatabaseFaultError: the server is away, …
+    """
+    return _stage(await _found(session, exchange), exchange)
+
+
+async def require_current(session: asyncpg.Connection, exchange: Exchange) -> None:
+    """Refuse, before anything is made to take its place, if the instance's database cannot be replaced.
+
+    Raises:
+        NotOursError: a database of its name is not the instance's.
+        DisagreementError: it is missing, was published later than the registry knows, is closed or half
+            dropped; or the name in the trash is in use.
+        DatabaseFaultError: the server is away, …
+    """
+    _require_current(await _found(session, exchange), exchange)
+
+
+async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Exchanged:
+    """Exchange the databases, unless that is done; the sessions on the instance's database are ended.
+
+    Raises:
+        NotOursError: a database of one of the names is not the instance's.
+        DisagreementError: one of both was published later than the registry knows, is closed or half dropped,
+            or has another name; or the name in the trash is in use.
+        DatabaseFaultError: there is nothing to take the place, sessions cannot be ended, the server is
+            away, …
+    """
+    found = await _found(session, exchange)
+    match _stage(found, exchange):
+        case Stage.EXCHANGED:
+            return _exchanged(found, exchange)
+        case Stage.READY:
+            _require_exchangeable(found, exchange)
+            await _exchange(server, session, exchange, found)
+            return _exchanged(await _found(session, exchange), exchange)
+        case Stage.NOTHING:
+            raise DatabaseFaultError(
+                f"There is no database '{exchange.other}' with the mark of this instance, which could take"
+                " the place of its database. The instance is as it was."
+            )
+
+
+async def discard_other(
+    session: asyncpg.Connection, exchange: Exchange, *, deleted: bool = False
+) -> Exchanged | None:
+    """Remove what was made to take the place, unless it has done so; returns what has.
+
+    A database that comes from the trash stays there, and so does any that was the instance's: only one with
+    the private name is dropped, and only while the instance's own is there, unless the instance is `deleted`:
+    another product may have dropped its own.
+
+    Raises:
+        DisagreementError: the other one has another name than it can have, or the instance's own is missing.
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    found = await _found(session, exchange)
+    match _stage(found, exchange):
+        case Stage.EXCHANGED:
+            return _exchanged(found, exchange)
+        case Stage.NOTHING:
+            return None
+        case Stage.READY:
+            if not exchange.from_trash:
+                await _drop_private(session, exchange, found, deleted=deleted)
+            return None
+
+
+async def drop_unknown(
+    session: asyncpg.Connection, owner: Owner, versions: Collection[str | None], *, deleted: bool = False
+) -> None:
+    """Drop databases that were made for resets of the instance of which the registry knows nothing.
+
+    It was restored to before the request. Such a database has never had another name than its private one;
+    the registry says that no reset is under way, and the instance's own database must be there, unless the
+    instance is `deleted`. What the registry calls the instance's, or what it had before a reset, stays: the
+    server was restored to before the exchange.
+
+    Args:
+        session: a fenced session.
+        owner: the instance.
+        versions: the marks of the databases that it had before resets, as its owners have them.
+        deleted: whether the instance is.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, the server is away, …
+    """
+    found = await find(session, owner)
+    own = {name for name, row in found.items() if owner.owns(row["comment"])}
+    if not deleted and all(is_reset_name(name) for name in own):
+        return
+    for name, row in found.items():
+        marked = Owner.read(row["comment"])
+        if marked is None or name in own or not is_reset_name(name):
+            continue
+        is_unknown = owner.shares_instance(marked) and marked.database_mark not in versions
+        if is_unknown and marked.number == 0:
+            await drop_database(session, name, invalid=is_invalid(row))
+
+
+async def _found(session: asyncpg.Connection, exchange: Exchange) -> DatabaseRows:
+    return await find(session, exchange.current, exchange.database, exchange.other, exchange.replaced)
+
+
+def _stage(found: DatabaseRows, exchange: Exchange) -> Stage:
+    names = [name for name, row in found.items() if exchange.successor.owns(row["comment"])]
+    if exchange.other in names:  # first: an exchange leaves no database of this name, whatever comments say
+        return Stage.READY
+    if exchange.database in names:
+        return Stage.EXCHANGED
+    if names:
+        raise _has_another_name(names[0], exchange)
+    return Stage.NOTHING
+
+
+def _has_another_name(name: str, exchange: Exchange) -> DisagreementError:
+    identifier = exchange.current.ods_instance_id
+    if is_trash_name(name):
+        advice = (
+            " It is in the trash: the registry was restored to before that. `ods drift` tells which database"
+            f" is the instance's; `ods instance adopt {identifier} --database NAME` ends the job with it."
+        )
+    else:
+        advice = " Rename it back, then retry."
+    return DisagreementError(
+        name,
+        f"The database '{name}', which is to take the place of '{exchange.database}', should be named"
+        f" '{exchange.other}'. Nothing was done to either.{advice}",
+    )
+
+
+def _exchanged(found: DatabaseRows, exchange: Exchange) -> Exchanged:
+    marked = Owner.read(found[exchange.database]["comment"])
+    return Exchanged(marked.template_generation if marked else None)
+
+
+def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
+    """Refuse an exchange if registry and server do not agree about the instance's database."""
+    database = exchange.database
+    if database not in found:
+        choose(found, exchange.current, [database])  # refuses with the one of another name, if there is one
+        raise DisagreementError(
+            database,
+            f"The instance's database '{database}' does not exist, so nothing can be put in its place."
+            f" Bring back what it had before a reset (`ods instance adopt"
+            f" {exchange.current.ods_instance_id} --database NAME`); or make another instance of a backup"
+            " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`,"
+            " with the id of this one).",
+        )
+    if not exchange.current.owns(found[database]["comment"]):
+        raise refusal(found[database], exchange.current, registered=True)
+    require_usable(found[database])
+    if exchange.replaced in found:
+        raise NotOursError(exchange.replaced)
+    now = Owner.read(found[database]["comment"])
+    if now is None or now.is_unknown_to(exchange.current):
+        raise _is_outdated(database)
+
+
+def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
+    """Refuse an exchange if registry and server do not agree about each of both databases."""
+    _require_current(found, exchange)
+    other = exchange.other
+    if is_invalid(found[other]):
+        raise DisagreementError(
+            other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
+        )
+    back = Owner.read(found[other]["comment"])
+    if back is None or back.is_unknown_to(exchange.successor):
+        raise _is_outdated(other)
+    if exchange.from_trash and back.trashed_name is None:
+        raise DisagreementError(
+            other, f"The comment of '{other}' does not say that it is in the trash. Nothing was done to it."
+        )
+
+
+async def _exchange(
+    server: Server, session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows
+) -> None:
+    database, other, replaced = exchange.database, exchange.other, exchange.replaced
+    now, later = found[database], found[other]
+    marked = Owner.read(now["comment"])
+    at = await server_clock(session)
+    left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
+    oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
+    reasons = {
+        OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
+        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
+        f" '{database}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
+        " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
+    }
+    try:
+        async with server.session() as watcher, name_holder(watcher, database):
+            exchanging = execute(
+                session,
+                "; ".join(_EXCHANGE),
+                *(database, other, replaced),
+                *(now["state"], later["state"], now["comment"], later["comment"]),
+                exchange.marked(exchange.current, now["comment"], database).comment_at(at),
+                exchange.marked(exchange.successor, later["comment"], left=left).comment_at(at),
+                json.dumps(oids),
+                reasons=reasons,
+            )
+            await end_sessions_until_done(
+                exchanging, partial(fetch_rows, watcher, END_SESSIONS, [database, other], reasons=reasons)
+            )
+    except DatabaseFaultError as fault:
+        if fault.sqlstate not in _CHANGED:
+            raise
+        raise DatabaseFaultError(
+            f"Another session has changed '{database}' or '{other}' meanwhile. Neither was renamed.",
+            retryable=True,
+            sqlstate=fault.sqlstate,
+        ) from None
+
+
+async def _drop_private(
+    session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows, *, deleted: bool
+) -> None:
+    other = exchange.other
+    marked = Owner.read(found[other]["comment"])
+    is_private = is_reset_name(other) and marked is not None and marked.number == 0
+    can_go = deleted or any(exchange.current.owns(row["comment"]) for row in found.values())
+    if not is_private or not can_go:
+        raise DisagreementError(
+            other,
+            f"No database carries the mark of the instance's own, so '{other}', which was made to take its"
+            " place, was not dropped. Restore the one that is missing.",
+        )
+    await drop_database(session, other, invalid=is_invalid(found[other]))
+
+
+def _is_outdated(database: str) -> DisagreementError:
+    return DisagreementError(
+        database,
+        f"The database '{database}' was published, or put into the trash, later than the registry knows: it"
+        " was restored to an earlier state. Nothing was done. `ods drift` tells more.",
+    )

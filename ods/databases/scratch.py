@@ -1,0 +1,107 @@
+"""Databases that are made to look at something, and dropped again: nothing in them is wanted.
+
+The session that makes one holds the lock of its name for as long as it is used. What a process has left that
+died is recognised by its private name, which has the installation's id, and by its lock, which is free.
+"""
+
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import asyncpg
+
+from ods.databases import spares
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX
+from ods.databases.dropping import end_programs
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.locales import Locale, create_empty
+from ods.databases.server import Server
+from ods.databases.statements import execute, fetch_rows
+
+_NAMES = """
+SELECT datname FROM pg_database WHERE starts_with(datname, $1) AND pg_has_role(datdba, 'USAGE')
+ORDER BY datname
+"""
+_SUBJECT = re.compile(r"[0-9a-f]{16}")
+_DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
+_REASONS = {
+    INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not end the sessions on this database. Grant it"
+    " pg_signal_backend, and close the sessions of superusers by hand."
+}
+# All that is restored belongs to the service's role: what other roles have made as SECURITY DEFINER would run
+# with its rights if they could connect.
+_OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
+
+
+@asynccontextmanager
+async def scratch_database(
+    server: Server, installation: str, subject: uuid.UUID, locale: Locale | None = None
+) -> AsyncIterator[str]:
+    """The name of an empty database, which is dropped at the end of the body.
+
+    No other role than that of the service may connect to it.
+
+    An earlier use for the same subject is ended, with its programs: its process was given up, and may be
+    suspended. So what may go on at the same time needs subjects of its own.
+
+    Args:
+        server: where it is made.
+        installation: the id of the installation.
+        subject: what it is made for, one at a time; its first half is in the name.
+        locale: its encoding and locale; None for those of the server.
+
+    Raises:
+        DatabaseFaultError: the server is away, a right is missing, …
+    """
+    name = _name(installation, subject)
+    async with server.locked(name) as session:
+        await end_programs(session, name)
+        await execute(session, _DROP, name)
+        try:
+            await create_empty(session, name, locale, " ALLOW_CONNECTIONS false")
+            await execute(session, _OPEN, name)
+            yield name
+        finally:
+            with suppress(DatabaseFaultError):  # the reconcile pass does it later
+                await execute(session, _DROP, name)
+
+
+async def end_scratch_programs(session: asyncpg.Connection, installation: str, subject: uuid.UUID) -> None:
+    """End the programs of an earlier use for this subject, which nothing waits for any more.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    await end_programs(session, _name(installation, subject))
+
+
+async def find_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
+    """The names of such databases of the installation.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    prefix = _prefix(installation)
+    names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
+    return [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
+
+
+async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
+    """Drop such a database, unless a session uses it; returns whether it is gone.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    async with spares.locked(session, name) as acquired:
+        if acquired:
+            await execute(session, _DROP, name, reasons=_REASONS)
+        return acquired
+
+
+def _name(installation: str, subject: uuid.UUID) -> str:
+    return f"{_prefix(installation)}{subject.hex[:16]}"
+
+
+def _prefix(installation: str) -> str:
+    return f"{SCRATCH_PREFIX}{uuid.UUID(installation).hex[:16]}_"

@@ -1,0 +1,187 @@
+"""Snapshots: read-only copies of the databases of instances, for the readers of the ODS/API.
+
+Until it is published, a snapshot has the private name of its instance's staging database, and is removed as
+such; then it carries a mark of its own.
+
+Everything here that changes something runs on a session that holds the fence of the instance, and is safe to
+repeat after any interruption.
+"""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from ods.databases.analysis import analyze
+from ods.databases.constants import (
+    INSUFFICIENT_PRIVILEGE,
+    INVALID_CONNECTION_LIMIT,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+)
+from ods.databases.copying import create_like
+from ods.databases.dropping import drop_database, drop_staging
+from ods.databases.errors import DatabaseFaultError, NotOursError
+from ods.databases.lookup import choose, find, oid_of, require_usable
+from ods.databases.ownership import Owner
+from ods.databases.publishing import settings_statements
+from ods.databases.server import Server
+from ods.databases.snapshot_marks import SnapshotMark
+from ods.databases.statements import execute, fetch_row, fetch_value
+
+_UNDEFINED_ROLE = "42704"
+
+# What a table of an extension shows, the extension decides. The version of the last change is read of a
+# sequence.
+_READING = """
+SELECT coalesce(string_agg(statement, '; '), '') FROM (
+    SELECT format('GRANT USAGE ON SCHEMA %I TO %I', nspname, $1::text) AS statement FROM pg_namespace
+    WHERE nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+        AND pg_has_role(nspowner, 'USAGE')
+    UNION ALL
+    SELECT format('GRANT SELECT ON %s %s TO %I',
+                  CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, pg_class.oid::regclass, $1::text)
+    FROM pg_class JOIN pg_namespace AS ns ON ns.oid = relnamespace
+    WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND pg_has_role(relowner, 'USAGE')
+        AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+) AS grants
+"""
+"""The statements that let the role $1 read what the session's role owns."""
+_FIND = """
+SELECT shobj_description(oid, 'pg_database') AS comment, datconnlimit = $2 AS invalid,
+       (SELECT count(*) FROM pg_stat_activity WHERE datid = pg_database.oid
+        AND coalesce(backend_type, 'client backend') = 'client backend') AS sessions
+FROM pg_database WHERE datname = $1
+"""
+_PUBLISH = (
+    "%5$s"
+    "COMMENT ON DATABASE %1$I IS %3$L;"
+    "GRANT CONNECT ON DATABASE %1$I TO %4$I;"
+    "ALTER DATABASE %1$I RENAME TO %2$I"
+)
+# Only a role itself, or an administrator of it, may set what its sessions begin with.
+_READ_ONLY = """
+SELECT CASE
+    WHEN $1 = current_user THEN 'ALTER ROLE %4$I IN DATABASE %1$I SET default_transaction_read_only = on;'
+    WHEN has_database_privilege($1, current_database(), 'CREATE') OR EXISTS (
+        SELECT FROM pg_class
+        WHERE relkind IN ('r', 'p') AND has_table_privilege($1, oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
+        THEN 'ALTER DATABASE %1$I SET default_transaction_read_only = on;'
+    ELSE '' END
+"""
+"""The statement that lets sessions of the role $1 begin as read-only; none if its rights let it read alone.
+
+If possible not one for all roles: what pg_dumpall writes sets that before it fills the database, so that psql
+can load neither this database nor those after it.
+"""
+
+
+@dataclass(frozen=True)
+class SnapshotRequest:
+    """A snapshot that is to be made.
+
+    Attributes:
+        owner: its instance.
+        source: the database of the instance.
+        name: its name.
+        mark: what its comment says.
+        reader: the role that reads it, which the ODS/API connects with.
+    """
+
+    owner: Owner
+    source: str
+    name: str
+    mark: SnapshotMark
+    reader: str
+
+
+async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str | None:
+    """Make an empty private database for the copy; None if an earlier try has published the snapshot.
+
+    Returns the OID of the instance's database, which is to be copied.
+
+    Raises:
+        NotOursError: a database has the snapshot's name and is another one.
+        DisagreementError: the instance's database has another name, is closed or half dropped.
+        DatabaseFaultError: the instance has no database, a right is missing, the server is away, …
+    """
+    owner = wanted.owner
+    if not wanted.reader:
+        raise DatabaseFaultError("ODS_INSTANCE_CONNECTION_STRING names no user that could read a snapshot.")
+    found = await find(session, owner, wanted.source, wanted.name)
+    if wanted.name in found:
+        if not wanted.mark.owns(found[wanted.name]["comment"]):
+            raise NotOursError(wanted.name)
+        return None
+    if choose(found, owner, [wanted.source]) is None:
+        raise DatabaseFaultError(f"There is no database '{wanted.source}' with the mark of this instance.")
+    require_usable(found[wanted.source])
+    private = owner.staging_name
+    await drop_staging(session, owner)
+    await create_like(session, wanted.source, private)
+    await execute(session, "REVOKE ALL ON DATABASE %I FROM PUBLIC", private)
+    return oid_of(found[wanted.source])
+
+
+async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotRequest) -> None:
+    """Let the reader read the private database and no more, then mark it and name it: all or nothing.
+
+    Raises:
+        NotOursError: another session has made a database of the snapshot's name.
+        DatabaseFaultError: the role of the ODS/API does not exist, the server is away, …
+    """
+    private = wanted.owner.staging_name
+    reasons = {
+        _UNDEFINED_ROLE: f"The role '{wanted.reader}' of ODS_INSTANCE_CONNECTION_STRING does not exist on the"
+        " PostgreSQL server. Create it, then request the snapshot again.",
+        OBJECT_IN_USE: "Sessions on the database of the unfinished snapshot do not end. Close them, then"
+        " request the snapshot again.",
+    }
+    async with server.connected(private) as inside:
+        await analyze(inside)
+        if wanted.reader != await fetch_value(inside, "SELECT current_user"):
+            statements = await fetch_value(inside, _READING, wanted.reader)
+            await execute(inside, "%s", statements, reasons=reasons)
+        read_only = await fetch_value(inside, _READ_ONLY, wanted.reader, reasons=reasons)
+    settings = await settings_statements(session, wanted.source, private)
+    names = (private, wanted.name, wanted.mark.comment, wanted.reader, settings)
+    try:
+        await execute(session, read_only + _PUBLISH, *names, reasons=reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate not in NAME_IN_USE:
+            raise
+        raise NotOursError(wanted.name) from None
+
+
+async def remove(session: asyncpg.Connection, name: str, mark: SnapshotMark, *, by_force: bool) -> bool:
+    """Drop a snapshot; true if it is gone, false if sessions use it.
+
+    Nothing is done to a database of that name that is another one: the snapshot is gone then.
+
+    Args:
+        session: a session that holds the fence of the instance.
+        name: its name.
+        mark: what its comment says.
+        by_force: whether the sessions that use it are ended.
+
+    Raises:
+        DatabaseFaultError: sessions cannot be ended, a right is missing, the server is away, …
+    """
+    found = await fetch_row(session, _FIND, name, INVALID_CONNECTION_LIMIT)
+    if found is None or not mark.owns(found["comment"]):
+        return True
+    if by_force or found["invalid"]:
+        await drop_database(session, name, invalid=found["invalid"])
+        return True
+    if found["sessions"]:
+        return False
+    reasons = {
+        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not drop the snapshot '{name}'. Make it the"
+        " owner.",
+    }
+    try:
+        await execute(session, "DROP DATABASE IF EXISTS %I", name, reasons=reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != OBJECT_IN_USE:  # a reader came meanwhile
+            raise
+        return False
+    return True

@@ -1,0 +1,206 @@
+"""Spare databases: clones of a template that are made before a client requests an instance.
+
+The server alone knows which there are; the registry has no rows of them. A spare has a private name that
+contains the id of the installation it belongs to. Its comment, written last, says of which template it is a
+copy, and of which state of that template. Without the comment it is unfinished.
+
+A session that claims, makes or removes a spare holds the advisory lock whose key is the spare's name.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+
+import asyncpg
+
+from ods.databases.constants import SPARE_PREFIX
+from ods.databases.errors import DatabaseFaultError
+from ods.databases.lookup import is_invalid
+from ods.databases.statements import fetch_row, fetch_rows, fetch_value
+from ods.databases.template_marks import generation_in
+
+_NAME = re.compile(rf"{SPARE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
+_ROWS = """
+SELECT datname, db.oid::int8, db.xmin::text::int8, datallowconn, datconnlimit, description AS comment
+FROM pg_database AS db
+LEFT JOIN pg_shdescription ON objoid = db.oid AND classoid = 'pg_database'::regclass
+WHERE starts_with(datname, $1) OR datname = ANY($2::text[])
+ORDER BY random()  -- so that sessions which list them at the same time do not all try the same one first
+"""
+_STATE = """
+SELECT oid::int8, xmin::text::int8 FROM pg_database WHERE datname = $1 AND NOT datallowconn
+"""
+_TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended($1, 0))"
+_UNLOCK = "SELECT pg_advisory_unlock(hashtextextended($1, 0))"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The state of a closed template: while it is the same, no session has changed the template.
+
+    A closed database accepts no session. To open it takes an ALTER DATABASE, which writes its row in
+    `pg_database` anew and so changes `xmin`; so does closing it again. Another database of its name has
+    another `oid`.
+    """
+
+    oid: int
+    xmin: int
+
+
+@dataclass(frozen=True)
+class SpareMark:
+    """What the comment of a ready spare says: installation, template and its state, size in bytes.
+
+    Also which generation of the template it is a copy of; None if that is not known.
+    """
+
+    installation: str
+    template: str
+    fingerprint: Fingerprint
+    size_bytes: int
+    template_generation: int | None = None
+
+    @property
+    def comment(self) -> str:
+        """The comment that makes a spare ready."""
+        return json.dumps(
+            {
+                "installation": self.installation,
+                "template": self.template,
+                "oid": self.fingerprint.oid,
+                "xmin": self.fingerprint.xmin,
+                "bytes": self.size_bytes,
+                "generation": self.template_generation,
+            }
+        )
+
+    @classmethod
+    def read(cls, comment: str | None) -> Self | None:
+        """What `comment` says; None if it is not the comment of a spare."""
+        try:
+            fields = json.loads(comment or "")
+            state = Fingerprint(int(fields["oid"]), int(fields["xmin"]))
+            return cls(
+                *(fields["installation"], fields["template"], state, int(fields["bytes"])),
+                template_generation=generation_in(fields.get("generation")),
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            OverflowError,
+            RecursionError,
+        ):  # as deep as a comment may be
+            return None
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A spare database, as it was when it was listed.
+
+    Attributes:
+        name: its name.
+        mark: what its comment says; None while it is unfinished.
+        invalid: whether a DROP of it was interrupted.
+    """
+
+    name: str
+    mark: SpareMark | None
+    invalid: bool
+
+
+@dataclass(frozen=True)
+class SpareList:
+    """The spares of an installation, and the states of those of its templates that are closed, by name."""
+
+    spares: Sequence[Spare]
+    states: Mapping[str, Fingerprint]
+
+    def ready(self, template: str) -> list[tuple[Spare, SpareMark]]:
+        """The spares that are copies of `template` as it is now."""
+        state = self.states.get(template)
+        return [
+            (spare, mark)
+            for spare in self.spares
+            if (mark := spare.mark) and (mark.template, mark.fingerprint) == (template, state)
+        ]
+
+
+def new_name(installation: str) -> str:
+    """A name for one more spare."""
+    return f"{_prefix(installation)}{uuid.uuid4().hex}"
+
+
+def is_spare(database: str) -> bool:
+    """Whether the name is that of a spare, of any installation."""
+    return _NAME.fullmatch(database) is not None
+
+
+async def list_spares(
+    session: asyncpg.Connection, installation: str, templates: Collection[str]
+) -> SpareList:
+    """The spares of an installation, and the states of these templates, at one moment.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    prefix = _prefix(installation)
+    rows = await fetch_rows(session, _ROWS, prefix, list(templates))
+    return SpareList(
+        spares=[_spare(row, installation) for row in rows if _is_ours(row["datname"], prefix)],
+        states={
+            row["datname"]: Fingerprint(row["oid"], row["xmin"])
+            for row in rows
+            if row["datname"] in templates and not row["datallowconn"]
+        },
+    )
+
+
+async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint | None:
+    """The state of a template; None if it is open, or missing.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    row = await fetch_row(session, _STATE, template)
+    return None if row is None else Fingerprint(row["oid"], row["xmin"])
+
+
+@asynccontextmanager
+async def locked(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
+    """Hold the lock of a spare while the body runs, so that no other session claims, makes or removes it.
+
+    Or the fence of an instance, whose mark is given instead of a name.
+
+    Gives whether the lock was free: if another session holds it, the body runs without it.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    acquired = await fetch_value(session, _TRY_LOCK, spare)
+    try:
+        yield acquired
+    finally:
+        if acquired:
+            with suppress(DatabaseFaultError):  # the session has ended, and with it the lock
+                await fetch_value(session, _UNLOCK, spare)
+
+
+def _prefix(installation: str) -> str:
+    return f"{SPARE_PREFIX}{uuid.UUID(installation).hex[:16]}_"
+
+
+def _is_ours(database: str, prefix: str) -> bool:
+    return database.startswith(prefix) and is_spare(database)
+
+
+def _spare(row: asyncpg.Record, installation: str) -> Spare:
+    """A spare with the comment of another installation, or that a DROP has damaged, counts as unfinished."""
+    mark = SpareMark.read(row["comment"])
+    invalid = is_invalid(row)
+    is_finished = mark is not None and mark.installation == installation and not invalid
+    return Spare(row["datname"], mark if is_finished else None, invalid)

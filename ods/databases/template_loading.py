@@ -1,0 +1,288 @@
+"""Loading a template: a private database, and publishing it in place of the one that has the template's name.
+
+One session holds two advisory locks for the whole of a load: that of the template, so that no other load of
+it runs, and that of the private name, so that no pass takes the database for a leftover. The same session
+publishes: a load that has lost it has lost its locks, and publishes nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from time import monotonic
+
+import asyncpg
+
+from ods.databases import spares
+from ods.databases.constants import (
+    INTERNAL_ERROR,
+    LOCK_NOT_AVAILABLE,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+    UNDEFINED_DATABASE,
+)
+from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
+from ods.databases.publishing import access_statements, settings_left_out
+from ods.databases.server import Server
+from ods.databases.statements import execute, fetch_rows, fetch_value
+from ods.databases.template_contents import EXPECTED_TABLES, missing_tables, read_contents
+from ods.databases.template_leftovers import remove_leftovers, remove_private
+from ods.databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name
+from ods.databases.template_replacement import LoadTarget, Replaced, replaceable
+from ods.registry.storage.connecting import ends_sessions
+
+_LOCK_TIMEOUT = "20ms"
+_STATEMENT_TIMEOUT = "40ms"
+"""While the exchange of names waits for a lock, so do creates that begin meanwhile."""
+_PAUSE_SECONDS = 0.25
+_EXCHANGE_SECONDS = 300
+"""How long the exchange of names is tried while creates copy the old template."""
+_CLOSING_SECONDS = 10
+_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, "22012"}
+"""SQLSTATEs of an exchange of names with databases that are not those that were examined."""
+_BUSY = {LOCK_NOT_AVAILABLE, OBJECT_IN_USE, INTERNAL_ERROR, "57014"}
+"""SQLSTATEs of an exchange of names that may succeed later: it took too long, among others."""
+
+_BRIEFLY = (
+    f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'",
+    f"SET LOCAL statement_timeout = '{_STATEMENT_TIMEOUT}'",
+)
+# %1: the template's database, %2: the loaded one, %3: the name of the replaced one, %4 and %5: the comments,
+# %7 and %8: state and comment of the database that is replaced, %9: the grants and settings that it has. If
+# it was changed since, a division by zero undoes everything. The state is compared before the rename, which
+# changes it; the comment afterwards, when no other session can write it any more.
+_SET_ASIDE = (
+    "%9$s",
+    "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND oid || ' ' || xmin = %7$L",
+    "ALTER DATABASE %1$I RENAME TO %3$I",
+    (
+        "SELECT 1 / count(*) FROM pg_database"
+        " WHERE datname = %3$L AND coalesce(shobj_description(oid, 'pg_database'), '') = %8$L"
+    ),
+    "COMMENT ON DATABASE %3$I IS %5$L",
+    "ALTER DATABASE %3$I ALLOW_CONNECTIONS false",
+)
+_PUBLISH = (
+    "ALTER DATABASE %2$I RENAME TO %1$I",
+    "COMMENT ON DATABASE %1$I IS %4$L",
+    "ALTER DATABASE %1$I IS_TEMPLATE true",
+)
+# The names and oids in %6 are now those of databases.
+_CHECK = """
+SELECT 1 / min((db.oid IS NOT DISTINCT FROM value::oid)::int)
+FROM json_each_text(%6$L) LEFT JOIN pg_database AS db ON datname = key
+"""
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
+# One statement for each of $1 sessions; the largest tables are shared out first, partitions with their table.
+_ANALYSES = """
+SELECT 'ANALYZE ' || string_agg(format('%I.%I', nspname, relname), ', ' ORDER BY place) AS statement
+FROM (
+    SELECT relnamespace, relname, row_number() OVER (ORDER BY pg_relation_size(oid) DESC, oid) AS place
+    FROM pg_class
+    WHERE relkind IN ('r', 'm', 'p') AND NOT relispartition AND NOT relisshared AND relpersistence <> 't'
+) AS relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
+GROUP BY place % $1::int
+"""
+_INVALID_INDEXES = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+
+
+class TemplateLoad:
+    """One load: fill `database`, then call `check` and `publish`.
+
+    Attributes:
+        database: the private database that is to be filled.
+        is_published: whether it has the template's name by now.
+        settings_left_out: settings of the replaced database that the published one could not be given.
+        kept: the private name of the replaced database, if no load had made it: nothing removes it.
+    """
+
+    def __init__(
+        self, server: Server, session: asyncpg.Connection, target: LoadTarget, old: Replaced | None
+    ) -> None:
+        self.database = new_private_name(target.installation)
+        self.is_published = False
+        self.settings_left_out: Sequence[str] = ()
+        self.kept: str | None = None
+        self._server = server
+        self._session = session
+        self._target = target
+        self._old = old
+        self._contents: Contents | None = None
+
+    async def size_bytes(self) -> int:
+        """The size of the private database.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        query = "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1"
+        return int(await fetch_value(self._session, query, self.database) or 0)
+
+    async def create(self) -> None:
+        """Make the private database: closed, until its comment says what it is.
+
+        Raises:
+            DatabaseFaultError: a right is missing, the server is away, …
+        """
+        mark = TemplateMark(self._target.installation, self._target.template, TemplateState.LOADING)
+        await execute(
+            self._session, "CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false", self.database
+        )
+        await execute(
+            self._session,
+            "COMMENT ON DATABASE %1$I IS %2$L; ALTER DATABASE %1$I ALLOW_CONNECTIONS true",
+            self.database,
+            mark.comment,
+        )
+
+    async def check(self) -> Contents:
+        """Require that the filled database opens and is one that the ODS/API can use.
+
+        Raises:
+            DatabaseFaultError: it does not open, or lacks tables that the ODS/API expects.
+        """
+        async with self._server.connected(self.database) as inside:
+            if missing := await missing_tables(inside):
+                raise DatabaseFaultError(
+                    f"The file is not that of an ODS: it has no {', '.join(missing)}. The ODS/API expects"
+                    f" {', '.join(EXPECTED_TABLES)}."
+                )
+            if await fetch_value(inside, _INVALID_INDEXES):
+                raise DatabaseFaultError("The database has indexes that are not valid. Load it again.")
+            self._contents = await read_contents(inside)
+        return self._contents
+
+    async def analyse(self, jobs: int) -> None:
+        """Collect the statistics of all tables, which copies of the template have from then on.
+
+        Args:
+            jobs: how many sessions do that at once.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        async with self._server.connected(self.database) as inside:
+            shares = await fetch_rows(inside, _ANALYSES, jobs)
+        await asyncio.gather(*(self._analyse(share["statement"]) for share in shares))
+
+    async def _analyse(self, statement: str) -> None:
+        async with self._server.connected(self.database) as inside:
+            await execute(inside, "%s", statement)
+
+    async def publish(self) -> TemplateMark:
+        """Close the database, and give it the template's name in place of the one that has it.
+
+        It gets the grants and settings that the other one has.
+
+        Raises:
+            DatabaseFaultError: sessions use one of them, another session has changed one, …
+        """
+        await self._close()
+        if self._old is not None:
+            with translate_postgres_errors({}):
+                self.settings_left_out = await settings_left_out(self._session, self._target.database)
+        generation = (self._old.generation if self._old else 0) + 1
+        mark = TemplateMark(
+            self._target.installation,
+            self._target.template,
+            TemplateState.PUBLISHED,
+            generation=generation,
+            loaded_at=datetime.now(UTC).replace(microsecond=0),
+            contents=self._contents,
+        )
+        loaded = await fetch_value(
+            self._session, "SELECT oid::int8 FROM pg_database WHERE datname = $1", self.database
+        )
+        deadline = monotonic() + _EXCHANGE_SECONDS
+        while True:
+            try:
+                await self._exchange(mark, loaded)
+            except DatabaseFaultError as fault:
+                if ends_sessions(fault.sqlstate):
+                    raise _outcome_unknown(fault) from None
+                if fault.sqlstate not in _BUSY or monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                self.is_published = True
+                return mark
+
+    async def _exchange(self, mark: TemplateMark, loaded: int) -> None:
+        """Exchange the names in one message, which is one transaction: locks are held for a moment only."""
+        target, old, replaced = self._target, self._old, new_private_name(self._target.installation)
+        left = TemplateMark(
+            mark.installation,
+            mark.template,
+            TemplateState.REPLACED,
+            generation=old.generation if old else 0,
+        )
+        expected = {target.database: loaded} | ({replaced: old.oid} if old else {})
+        changed = "Another session has changed the template meanwhile. Nothing was replaced; load it again."
+        busy = (
+            f"Sessions use the database '{target.database}' all the time. Nothing was replaced. Close them,"
+            " or load the template when fewer instances are created."
+        )
+        await execute(
+            self._session,
+            "; ".join([*_BRIEFLY, *(_SET_ASIDE if old else ()), *_PUBLISH, _CHECK]),
+            target.database,
+            self.database,
+            replaced,
+            mark.comment,
+            left.comment,
+            json.dumps(expected),
+            *(await self._of_old(old) if old else ()),
+            reasons=dict.fromkeys(_CHANGED, changed) | dict.fromkeys(_BUSY, busy),
+        )
+        self.kept = replaced if old and not old.generation else None
+
+    async def _of_old(self, old: Replaced) -> tuple[str, str, str]:
+        """State and comment that the replaced database must have, and what gives ours its access."""
+        access = await access_statements(self._session, self._target.database, self.database)
+        return old.state, old.comment or "", access
+
+    async def _close(self) -> None:
+        await execute(self._session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", self.database)
+        deadline = monotonic() + _CLOSING_SECONDS
+        while await fetch_value(self._session, _SESSIONS, self.database):
+            if monotonic() > deadline:
+                raise DatabaseFaultError("Sessions stay on the new template. Nothing was replaced.")
+            await asyncio.sleep(0.05)
+
+
+def _outcome_unknown(fault: DatabaseFaultError) -> DatabaseFaultError:
+    return DatabaseFaultError(
+        f"{fault.reason} It may have published the template before: `ods template list` shows when the one in"
+        " place was loaded.",
+        sqlstate=fault.sqlstate,
+    )
+
+
+@asynccontextmanager
+async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateLoad]:
+    """A load of the template. What it has made is removed in the end, unless it was published.
+
+    The database that it replaces stays for the reconcile pass or the next load: a DROP waits for a
+    checkpoint, which writes all that was loaded.
+
+    Raises:
+        DatabaseFaultError: another session loads the template, the database of its name may not be replaced,
+            the server is away, …
+    """
+    async with (
+        server.session() as session,
+        spares.locked(session, f"template {target.database}") as acquired,
+    ):
+        if not acquired:
+            raise DatabaseFaultError(f"Another session loads the template {target.template} already.")
+        await remove_leftovers(session, target.installation, {*target.needed, target.database})
+        load = TemplateLoad(server, session, target, await replaceable(session, target))
+        async with spares.locked(session, load.database):
+            try:
+                await load.create()
+                yield load
+            finally:
+                if not load.is_published:
+                    with suppress(DatabaseFaultError):  # the reconcile pass or the next load removes it
+                        await remove_private(session, load.database, template=False, invalid=False)

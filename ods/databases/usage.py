@@ -1,0 +1,331 @@
+"""How databases of instances are used, as PostgreSQL tells it.
+
+What the server keeps of every database is read by one query for many databases, without a session in any of
+them. What only the database itself tells, its tables, is read in a session of its own: it holds no locks, and
+a rename or a delete of the instance ends it as it ends the sessions of users.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+from time import monotonic
+
+import asyncpg
+
+from ods.databases.constants import APPLICATION_NAME, INSUFFICIENT_PRIVILEGE, UNDEFINED_DATABASE
+from ods.databases.errors import DatabaseFaultError, NotOursError, translate_postgres_errors
+from ods.databases.lookup import find, require_usable
+from ods.databases.ownership import Owner
+from ods.databases.rights import require_statistics, rights_fault
+from ods.databases.server import Server
+from ods.databases.statements import fetch_rows
+from ods.registry.rights.needs import quoted
+
+_FRESH_SECONDS = 3
+"""How long the figures of a database, and a server that could not be asked, are not asked again."""
+_READ_SECONDS = 5
+"""How long the server may take to tell the figures: the list of instances waits for them."""
+_TABLES_SECONDS = 5
+"""How long a database may take to tell its tables, whose sizes wait for locks of other sessions."""
+_VISIT_SECONDS = 10
+"""The same with the connecting, and the waiting for other visits to end."""
+_VISITS = 2
+"""Sessions in databases of instances at once, of this process: clients shall not use up the connections."""
+_LARGEST = 10
+
+_NOT_OPEN = "55000"
+_TIMED_OUT = "57014"
+_TABLES_LOCKED = (
+    f"The sizes of the tables could not be read within {_TABLES_SECONDS} seconds: another session holds locks"
+    " on them, or the server is busy."
+)
+
+# A database that is dropped meanwhile has no privileges, and `pg_database_size` would fail.
+_SIZE = """
+       CASE WHEN has_database_privilege(db.oid, 'CONNECT') IS NOT NULL THEN pg_database_size(db.oid) END
+"""
+_SIZES = f"""
+SELECT db.datname, shobj_description(db.oid, 'pg_database') AS comment, {_SIZE} AS size_bytes
+FROM unnest($1::text[]) AS wanted JOIN pg_database AS db ON db.datname::text = wanted
+"""  # noqa: S608 - constants
+# Autovacuum has no user, and parallel workers have a leader.
+_FIGURES = f"""
+WITH sessions AS (
+    SELECT datid, application_name, state, count(*) AS count, min(xact_start) AS oldest_start,
+           max(CASE WHEN state = 'active' THEN clock_timestamp()
+                    ELSE greatest(state_change, backend_start) END) AS last_activity
+    FROM pg_stat_activity
+    WHERE usesysid IS NOT NULL AND leader_pid IS NULL AND application_name <> $2
+    GROUP BY datid, application_name, state
+), activity AS (
+    SELECT datid, max(last_activity) AS last_activity_at,
+           extract(epoch FROM clock_timestamp() - min(oldest_start))::float8 AS oldest_transaction_seconds,
+           json_agg(json_build_object('application_name', application_name, 'state', state, 'count', count)
+                    ORDER BY application_name, state) AS sessions
+    FROM sessions GROUP BY datid
+)
+SELECT db.datname, shobj_description(db.oid, 'pg_database') AS comment,
+       {_SIZE} AS size_bytes,
+       coalesce(activity.sessions, '[]') AS sessions, last_activity_at, oldest_transaction_seconds,
+       coalesce(xact_commit + xact_rollback, 0) AS transactions, stats_reset AS statistics_reset_at,
+       blks_hit::float8 / nullif(blks_hit + blks_read, 0) AS cache_hit_ratio
+FROM unnest($1::text[]) AS wanted
+JOIN pg_database AS db ON db.datname::text = wanted
+LEFT JOIN pg_stat_database AS statistics ON statistics.datid = db.oid
+LEFT JOIN activity ON activity.datid = db.oid
+"""  # noqa: S608 - constants
+# `reltuples` is -1 until a table was counted, and what a partitioned table has stands in its partitions.
+_TABLES = """
+WITH tables AS (
+    SELECT nspname || '.' || relname AS name, pg_total_relation_size(pg_class.oid) AS bytes,
+           CASE WHEN relkind = 'p' THEN NULL WHEN reltuples >= 0 THEN reltuples::bigint
+                WHEN pg_relation_size(pg_class.oid) = 0 THEN 0 END AS rows_estimated
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relkind IN ('r', 'p') AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')
+)
+SELECT count(*) AS tables, sum(rows_estimated)::bigint AS rows_estimated,
+       (SELECT json_agg(largest) FROM (
+           SELECT * FROM tables ORDER BY bytes DESC NULLS LAST, name LIMIT $1
+       ) AS largest) AS largest_tables
+FROM tables
+"""
+
+
+@dataclass(frozen=True)
+class SessionCount:
+    """How many sessions of an application are in a state, as `pg_stat_activity` calls it."""
+
+    application_name: str
+    state: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class DatabaseFigures:
+    """What the server tells of a database; the sessions of this service are left out.
+
+    Attributes:
+        comment: the database's comment.
+        size_bytes: its size.
+        sessions: the sessions on it.
+        last_activity_at: the latest moment at which a session that is open now began, or began or ended a
+            statement; None if none is open.
+        transactions: how many it has had since its statistics were reset, those of this service included.
+        statistics_reset_at: when that was; None if it never was.
+        cache_hit_ratio: of the blocks that were read since then, how many PostgreSQL had in memory, from 0 to
+            1; None if none was read.
+        oldest_transaction_seconds: the age of the oldest transaction that a session has open.
+    """
+
+    comment: str | None
+    size_bytes: int
+    sessions: list[SessionCount]
+    last_activity_at: datetime | None
+    transactions: int
+    statistics_reset_at: datetime | None
+    cache_hit_ratio: float | None
+    oldest_transaction_seconds: float | None
+
+
+@dataclass(frozen=True)
+class DatabaseSize:
+    """The size of a database, and its comment, which tells whose it is."""
+
+    comment: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LargeTable:
+    """A table with its schema; bytes with indexes, rows as PostgreSQL last counted them."""
+
+    name: str
+    bytes: int | None
+    rows_estimated: int | None
+
+
+@dataclass(frozen=True)
+class TableFigures:
+    """What a database tells of its tables.
+
+    Attributes:
+        tables: how many there are, those of PostgreSQL itself aside.
+        rows_estimated: rows of all that VACUUM or ANALYZE has counted; None if that is none.
+        largest_tables: the ten largest, the largest first.
+    """
+
+    tables: int
+    rows_estimated: int | None
+    largest_tables: list[LargeTable]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the server has said of one name: figures, or None if there is no such database."""
+
+    read_at: float
+    figures: DatabaseFigures | None
+
+    def serves(self, began: float, since: float) -> bool:
+        """Whether it is good for a request that began then: a database may be made at any moment.
+
+        Not if it was read before `since`.
+        """
+        if self.read_at >= began:
+            return True
+        return self.figures is not None and self.read_at >= since and _is_fresh(self.read_at)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why the server could not be asked."""
+
+    failed_at: float
+    fault: DatabaseFaultError
+
+
+async def read_sizes(session: asyncpg.Connection, names: Collection[str]) -> Mapping[str, DatabaseSize]:
+    """The sizes of those databases with these `names` that exist: one query, which may take minutes.
+
+    Args:
+        session: a session on the maintenance database.
+        names: the names of the databases.
+
+    Raises:
+        DatabaseFaultError: the server is away, a right is missing, …
+    """
+    await require_statistics(session)
+    rows = await fetch_rows(session, _SIZES, list(names))
+    told = (row for row in rows if row["size_bytes"] is not None)
+    return {row["datname"]: DatabaseSize(row["comment"], row["size_bytes"]) for row in told}
+
+
+class UsageReader:
+    """Reads how databases of one server are used.
+
+    One query runs at a time, for all requests that wait, and what it tells serves those of the next seconds.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._known: dict[str, _Known] = {}
+        self._failure: _Failure | None = None
+        self._wanted: set[str] = set()
+        self._reading = asyncio.Lock()
+        self._visits = asyncio.Semaphore(_VISITS)
+
+    async def figures(self, names: Collection[str], since: float = -inf) -> Mapping[str, DatabaseFigures]:
+        """The figures of those databases with these `names` that exist, at most three seconds old.
+
+        Args:
+            names: the names of the databases.
+            since: a time of `monotonic`; figures that were read before it are read anew.
+
+        Raises:
+            DatabaseFaultError: the server is away, does not answer within five seconds, …
+        """
+        began = monotonic()
+        self._wanted.update(names)
+        async with self._reading:
+            if self._failure is not None and _is_fresh(self._failure.failed_at):
+                raise self._failure.fault.with_traceback(None)  # it may have been raised for other requests
+            wanted, self._wanted = self._wanted.union(names), set()
+            asked = dict.fromkeys(names, since)
+            kept = {
+                name: known
+                for name, known in self._known.items()
+                if known.serves(began, asked.get(name, -inf))
+            }
+            self._known = kept | await self._read(wanted - kept.keys())
+            found = {name: self._known[name].figures for name in names}
+        return {name: figures for name, figures in found.items() if figures is not None}
+
+    async def tables(self, owner: Owner, database: str) -> TableFigures | None:
+        """The tables of the owner's database of that name; None if there is no such database.
+
+        Raises:
+            NotOursError: the database does not carry the owner's mark.
+            DisagreementError: it accepts no connections, or a DROP of it was interrupted.
+            DatabaseFaultError: the server is away, the database does not answer within five seconds, …
+        """
+        async with _answering_within(_VISIT_SECONDS), self._visits:
+            async with self._server.session() as session:
+                found = (await find(session, owner, database)).get(database)
+            if found is None:
+                return None
+            if not owner.owns(found["comment"]):
+                raise NotOursError(database, registered_for=owner.ods_instance_id)
+            require_usable(found)
+            return await self._visit(database)
+
+    async def _read(self, names: Collection[str]) -> dict[str, _Known]:
+        """What the server says now of each of `names`.
+
+        Raises:
+            DatabaseFaultError: the server is away, does not answer within five seconds, …
+        """
+        if not names:
+            return {}
+        try:
+            async with _answering_within(_READ_SECONDS), self._server.session() as session:
+                await require_statistics(session)
+                rows = await fetch_rows(session, _FIGURES, list(names), APPLICATION_NAME)
+        except DatabaseFaultError as fault:
+            self._failure = _Failure(monotonic(), fault)
+            raise
+        read_at = monotonic()
+        told = {row["datname"]: _figures(row) for row in rows if row["size_bytes"] is not None}
+        return {name: _Known(read_at, told.get(name)) for name in names}
+
+    async def _visit(self, database: str) -> TableFigures:
+        try:
+            async with self._server.connected(database) as session:
+                with translate_postgres_errors({_TIMED_OUT: _TABLES_LOCKED}):
+                    await session.execute(
+                        f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{_TABLES_SECONDS}s'"
+                    )
+                    (row,) = await session.fetch(_TABLES, _LARGEST)
+        except DatabaseFaultError as fault:
+            raise _refused_visit(fault, database) from None
+        largest = [LargeTable(**table) for table in json.loads(row["largest_tables"] or "[]")]
+        return TableFigures(row["tables"], row["rows_estimated"], largest)
+
+
+def _is_fresh(at: float) -> bool:
+    return monotonic() - at < _FRESH_SECONDS
+
+
+@asynccontextmanager
+async def _answering_within(seconds: float) -> AsyncIterator[None]:
+    """Give up after so many seconds.
+
+    Raises:
+        DatabaseFaultError: the body was given up.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        reason = "The PostgreSQL server of the ODS databases did not answer in time."
+        raise DatabaseFaultError(reason, outage=True) from None
+
+
+def _refused_visit(fault: DatabaseFaultError, database: str) -> DatabaseFaultError:
+    """What a fault means that a session in a database has met."""
+    if fault.sqlstate == INSUFFICIENT_PRIVILEGE:
+        grant = f"GRANT CONNECT ON DATABASE {quoted(database)} TO the role of ODS_MASTER_DSN"
+        return rights_fault([grant])
+    if fault.sqlstate in {UNDEFINED_DATABASE, _NOT_OPEN}:
+        reason = f"The database '{database}' has just been closed, renamed or removed."
+        return DatabaseFaultError(reason, retryable=True, sqlstate=fault.sqlstate)
+    return fault
+
+
+def _figures(row: asyncpg.Record) -> DatabaseFigures:
+    told = {name: value for name, value in row.items() if name != "datname"}
+    sessions = [SessionCount(**some) for some in json.loads(row["sessions"])]
+    return DatabaseFigures(**told | {"sessions": sessions})

@@ -1,0 +1,231 @@
+"""Which installation this registry is, and whether it still is the registry that it was made as.
+
+A registry that was copied, for a drill or a staging system, has the installation id of the original, and
+would drop the original's databases as its own. So the row that holds the id also holds where the registry
+was when the operator last confirmed it: the system identifier of the PostgreSQL cluster, which its standbys
+share, and the OID of the database. Elsewhere, requests under `/v2` that change something, the beginnings of
+jobs and all DDL are refused until the operator says which of the two it is.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import ARRAY, ColumnElement, Uuid, delete, func, literal, literal_column, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.registry.storage.errors import InstallationNotConfirmedError
+from ods.registry.storage.models import (
+    UTC_NOW,
+    DbInstance,
+    IdempotencyKey,
+    Installation,
+    InstanceVersion,
+    Job,
+)
+from ods.registry.storage.sessions import RegistrySessions
+
+CONFIRMS = "`ods installation confirm`"
+"""The command by which the operator says that changes are meant; each reason to wait for that names it."""
+
+_KNOWN_SECONDS = 2
+"""How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
+
+_SYSTEM: ColumnElement[str] = literal_column("(SELECT system_identifier::text FROM pg_control_system())")
+_DATABASE: ColumnElement[int] = literal_column(
+    "(SELECT oid::int8 FROM pg_database WHERE datname = current_database())"
+)
+
+
+@dataclass(frozen=True)
+class RegistryPlace:
+    """Where a registry is: the PostgreSQL cluster's system identifier, and the database's OID in it."""
+
+    system: str
+    database: int
+
+    def __str__(self) -> str:
+        return f"database {self.database} of the PostgreSQL cluster {self.system}"
+
+
+@dataclass(frozen=True)
+class InstallationState:
+    """What the registry holds about its installation.
+
+    Attributes:
+        id: the installation's id.
+        confirmed: where the registry was when it was first used, or last confirmed.
+        here: where it is.
+        server: system identifier of the cluster with the ODS databases; None until it was first seen.
+        neighbours: installations that may have databases on that server as well.
+        backup_key: the secret key of the HMAC beside the rights of roles in backups.
+    """
+
+    id: str
+    confirmed: RegistryPlace | None
+    here: RegistryPlace
+    server: str | None
+    neighbours: frozenset[str]
+    backup_key: bytes = field(repr=False)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing may be changed here; None if this is the registry that it was made as."""
+        if self.confirmed in {None, self.here}:
+            return None
+        return (
+            f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
+            f" {self.confirmed}. Nothing is changed until the operator says which it is: {CONFIRMS} if this"
+            f" one goes on as the installation {self.id}, `ods installation new` if it is a copy."
+        )
+
+
+class InstallationStore:
+    """Reads and confirms the installation of one registry."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._state: InstallationState | None = None
+        self._read_at = 0.0
+
+    @property
+    def known_id(self) -> str | None:
+        """The installation's id as it was last read; None before that."""
+        return self._state.id if self._state else None
+
+    async def state(self) -> InstallationState:
+        """The state as the registry has it now, or had it at most two seconds ago.
+
+        A registry that is used for the first time is confirmed to be where it is.
+        """
+        now = time.monotonic()
+        if self._state is None or now - self._read_at > _KNOWN_SECONDS:
+            state = await self._read()
+            if state.confirmed is None:
+                await self.confirm(state, first=True)
+                state = await self._read()
+            self._state, self._read_at = state, now
+        return self._state
+
+    async def obstacle(self) -> str | None:
+        """Why nothing may be changed in the registry, so that no job goes on; None if it may be changed."""
+        return (await self.state()).obstacle
+
+    async def awaited(self) -> str | None:
+        """What the operator must confirm before jobs go on: of the registry, or as one of them has found it.
+
+        None if no job waits for that.
+        """
+        if (obstacle := await self.obstacle()) is not None:
+            return obstacle
+        waits = Job.status == JobStatus.IN_PROGRESS, Job.waiting_for.contains(CONFIRMS, autoescape=True)
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Job.waiting_for).where(*waits).order_by(Job.id).limit(1))
+
+    async def require_confirmed(self) -> InstallationState:
+        """The state, if the registry may be changed.
+
+        Raises:
+            InstallationNotConfirmedError: it was copied or moved.
+        """
+        state = await self.state()
+        if state.obstacle is not None:
+            raise InstallationNotConfirmedError(state.obstacle)
+        return state
+
+    def forget(self) -> None:
+        """Read the row anew when it is asked for next."""
+        self._state = None
+
+    async def confirm(self, state: InstallationState, *, first: bool = False) -> None:
+        """Record that the registry goes on as its installation where it is.
+
+        Args:
+            state: where it is.
+            first: do nothing if that was ever recorded before.
+        """
+        confirmed = {"registry_system": state.here.system, "registry_database": state.here.database}
+        statement = update(Installation).values(**confirmed)
+        if first:
+            statement = statement.where(Installation.registry_system.is_(None))
+        async with self._sessions.statement() as session:
+            await session.execute(statement)
+        self.forget()
+
+    async def accept_server(self, system: str, neighbours: Sequence[str] = ()) -> None:
+        """Record the cluster with the ODS databases, and other installations that may be on it as well."""
+        added = func.array_cat(
+            Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid))
+        )
+        async with self._sessions.statement() as session:
+            await session.execute(update(Installation).values(server_system=system, neighbours=added))
+        self.forget()
+
+    async def renew(self) -> str:
+        """Make the registry an installation of its own, which owns no database yet; returns its id.
+
+        All instances get new marks, so that no job, no database and no backup of the original is taken for
+        theirs. What the original has in its trash is not in this one's, and what a reset or a rename has
+        begun there is neither gone on with nor undone. Its answers to requests with an idempotency key are
+        forgotten: they tell what was done there.
+        """
+        state = await self._read()
+        identifier = str(uuid4())
+        renewed = {
+            "id": UUID(identifier),
+            "registry_system": state.here.system,
+            "registry_database": state.here.database,
+            "server_system": None,
+            "neighbours": [],
+            "store_conflict": None,
+        }
+        no_database = {
+            "mark": func.gen_random_uuid(),
+            "database_mark": None,
+            "replacement": None,
+            "undo_due": False,
+        }
+        marked = update(DbInstance).where(~DbInstance.is_in_trash).values(**no_database).cte("marked")
+        emptied = (
+            update(DbInstance)
+            .where(DbInstance.is_in_trash)
+            .values(**no_database, status=InstanceStatus.DELETED, purged_at=UTC_NOW, set_aside=None)
+            .cte("emptied")
+        )
+        forgotten = delete(InstanceVersion).cte("forgotten")
+        unanswered = delete(IdempotencyKey).cte("unanswered")
+        statement = update(Installation).values(**renewed)
+        async with self._sessions.statement() as session:
+            await session.execute(statement.add_cte(marked, emptied, forgotten, unanswered))
+        self.forget()
+        return identifier
+
+    async def _read(self) -> InstallationState:
+        query = select(
+            Installation.id,
+            Installation.registry_system,
+            Installation.registry_database,
+            Installation.server_system,
+            Installation.neighbours,
+            Installation.backup_key,
+            _SYSTEM.label("system"),
+            _DATABASE.label("database"),
+        )
+        async with self._sessions.statement() as session:
+            return _state((await session.execute(query)).one())
+
+
+def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns have no types here
+    here = RegistryPlace(row.system, row.database)
+    confirmed = RegistryPlace(row.registry_system, row.registry_database) if row.registry_system else None
+    return InstallationState(
+        id=str(row.id),
+        confirmed=confirmed,
+        here=here,
+        server=row.server_system,
+        neighbours=frozenset(map(str, row.neighbours)),
+        backup_key=row.backup_key.bytes,
+    )

@@ -1,0 +1,162 @@
+"""Rows that an Admin API adds to the table of the instances while this service runs.
+
+A pass adopts them, as `ods migrate` does: each gets what it lacks of an instance, and a job. What stands
+against it is written into `errormessage`, and the row is left to the Admin API.
+"""
+
+from collections.abc import Collection
+from datetime import timedelta
+from http import HTTPStatus
+
+from sqlalchemy import ColumnElement, Interval, and_, func, literal, or_, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from ods.registry.audit import AuditEntry, append
+from ods.registry.instances.naming import database_name
+from ods.registry.instances.reservations import require_free_database, reserved_id
+from ods.registry.instances.status import AT_REST, InstanceStatus
+from ods.registry.storage.errors import NameTakenError
+from ods.registry.storage.models import UTC_NOW, DbInstance
+from ods.registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
+from ods.settings.settings import MAX_DATABASE_NAME_BYTES
+
+_UNCHANGED = timedelta(minutes=5)
+"""For so long nothing has changed in a row that waits, before it is adopted.
+
+An Admin API begins the job of a row that it has added within seconds, unless this service does its jobs.
+"""
+_ROWS_A_PASS = 20
+_WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
+
+ADOPT = """
+WITH adopted AS (
+    UPDATE {table} SET
+        operation = coalesce(operation, CASE
+            WHEN {status} IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
+        publishedat = coalesce(publishedat, CASE
+            WHEN {status} IN ('Completed', 'Pending_Delete', 'Delete_Failed')
+                OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
+            THEN coalesce(lastmodifieddate, lastrefreshed) END),
+        jobnumber = 1
+    WHERE jobnumber = 0 AND {chosen}
+    RETURNING id, {status} AS status, operation, odsinstanceid, databasetemplate, lastrefreshed,
+              coalesce(lastmodifieddate, lastrefreshed) AS changed
+)
+INSERT INTO adminapi.jobstatuses
+    (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)
+    SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid),
+           CASE WHEN status IN ('Error', 'Delete_Failed') THEN 'Error'
+                WHEN status IN ('Completed', 'Deleted') THEN 'Completed'
+                WHEN status = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
+           lastrefreshed,
+           CASE WHEN status NOT IN ('Pending', 'InProgress', 'Pending_Delete') THEN changed END,
+           id, operation, databasetemplate
+    FROM adopted WHERE odsinstanceid IS NOT NULL
+    ON CONFLICT (jobid) DO NOTHING
+"""
+"""Gives the `chosen` rows that have no job an operation and a job.
+
+`{status}` is the column of `{table}` that has the status in the words of this service.
+"""
+
+
+class AdminApiRows:
+    """Adopts the rows that an Admin API has added to one tenant's table.
+
+    Args:
+        engine: the registry.
+        tenant: its name, for the audit trail.
+        templates: the names of its templates.
+    """
+
+    def __init__(self, engine: AsyncEngine, tenant: str, templates: Collection[str]) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._tenant = tenant
+        self._templates = templates
+
+    async def adopt(self) -> None:
+        """Adopt up to twenty rows, and say in the others of these what stands against it. Safe to repeat.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry is away.
+        """
+        query = select(DbInstance.id).where(_may_be_adopted()).order_by(_is_refused(), DbInstance.id)
+        async with self._sessions.statement() as session:
+            ids = (await session.scalars(query.limit(_ROWS_A_PASS))).all()
+        for instance_id in ids:
+            try:
+                await self._adopt(instance_id)
+            except _ObstacleError as obstacle:
+                await self._record_obstacle(instance_id, str(obstacle))
+
+    async def _adopt(self, instance_id: int) -> None:
+        """Adopt one row.
+
+        Raises:
+            _ObstacleError: something stands against it; nothing was changed.
+        """
+        conflicts = {
+            UNIQUE_VIOLATION: lambda: _ObstacleError("Another instance has its name or OdsInstanceId.")
+        }
+        async with self._sessions.transaction(conflicts) as session:
+            row = await _locked(session, instance_id)
+            if row is None:
+                return
+            if row.status != InstanceStatus.DELETED:
+                await self._complete(session, row)
+            row.error_message = None
+            await session.flush()
+            chosen = ADOPT.format(table="adminapi.managed_instances", status="state", chosen="id = :id")
+            await session.execute(text(chosen), {"id": instance_id})
+            await append(session, self._entry(row))
+
+    async def _complete(self, session: AsyncSession, row: DbInstance) -> None:
+        """Give a row the names and numbers that it lacks."""
+        if row.database_template not in self._templates:
+            raise _ObstacleError(f"There is no template '{row.database_template}'.")
+        database = row.database_name or database_name(row.name, row.database_template)
+        if len(database.encode()) > MAX_DATABASE_NAME_BYTES:
+            raise _ObstacleError(f"The name of its database would exceed {MAX_DATABASE_NAME_BYTES} bytes.")
+        try:
+            await require_free_database(session, database, excluding=row)
+        except NameTakenError as conflict:
+            raise _ObstacleError(str(conflict)) from None
+        row.database_name = database
+        if row.ods_instance_id is None:
+            row.ods_instance_id = await reserved_id(session)
+
+    async def _record_obstacle(self, instance_id: int, obstacle: str) -> None:
+        message = f"This service has not adopted the instance, which an Admin API has added. {obstacle}"
+        async with self._sessions.transaction() as session:
+            row = await _locked(session, instance_id)
+            if row is not None:
+                row.error_message = message
+
+    def _entry(self, row: DbInstance) -> AuditEntry:
+        path, title = f"/v2/dbInstances/{row.id}", f"Adopted from an Admin API: {row.name}"
+        return AuditEntry("worker", self._tenant, "ADOPT", path, row.id, None, HTTPStatus.OK, title)
+
+
+class _ObstacleError(Exception):
+    """What stands against the adoption of a row, in words for a client."""
+
+
+async def _locked(session: AsyncSession, instance_id: int) -> DbInstance | None:
+    """The row, until the transaction ends; None if it may not be adopted, or another session holds it."""
+    its = (DbInstance.id == instance_id, _may_be_adopted())
+    return (
+        await session.scalars(select(DbInstance).where(*its).with_for_update(skip_locked=True))
+    ).one_or_none()
+
+
+def _may_be_adopted() -> ColumnElement[bool]:
+    """What an Admin API says that it works on is its own; `ods migrate` adopts that, too."""
+    changed = func.coalesce(DbInstance.last_modified, DbInstance.last_refreshed)
+    is_unchanged = changed < UTC_NOW - literal(_UNCHANGED, Interval)
+    waits = and_(DbInstance.status.in_(_WAITING), is_unchanged)
+    return and_(DbInstance.job_number == 0, or_(waits, DbInstance.status.in_(AT_REST)))
+
+
+def _is_refused() -> ColumnElement[bool]:
+    """Rows that were refused before come last, or twenty of them would keep all others from a turn."""
+    return DbInstance.error_message.is_not(None)

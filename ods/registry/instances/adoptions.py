@@ -1,0 +1,274 @@
+"""What an adoption changes in the registry: an instance gets a database, as the server says."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
+
+from ods.registry.instances import status
+from ods.registry.instances.changeable import locked_instance
+from ods.registry.instances.copies import require_not_copied
+from ods.registry.instances.job_store import OUT_OF_TRASH
+from ods.registry.instances.left_names import leave_name
+from ods.registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
+from ods.registry.instances.refusals import (
+    UNDELETE_CONFLICTS,
+    name_conflicts,
+    not_deleted,
+    require_created,
+    require_place,
+    require_state,
+)
+from ods.registry.instances.reservations import (
+    free_job_number,
+    instance_id_for,
+    require_free,
+    require_free_database,
+)
+from ods.registry.instances.set_aside import give_back
+from ods.registry.instances.status import InstanceStatus, Operation, is_usable
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.versions import (
+    ReplacedDatabase,
+    forget_version,
+    keep_versions,
+    recorded_version,
+)
+from ods.registry.keeping import KEPT_IN_DOUBT, end_of
+from ods.registry.storage.models import UTC_NOW, DbInstance
+from ods.registry.storage.sessions import RegistrySessions
+
+
+@dataclass(frozen=True)
+class DatabaseName:
+    """The name that an instance's database has, unlike what the registry knows.
+
+    Attributes:
+        name: the name.
+        connection_string: what routes the ODS/API to it, encrypted.
+    """
+
+    name: str
+    connection_string: str
+
+
+@dataclass(frozen=True)
+class LostInstance:
+    """An instance without a row, as the mark on its database describes it.
+
+    Attributes:
+        name: its name.
+        template: the name of the template that its database was made from.
+        ods_instance_id: its OdsInstanceId.
+        mark: its UUID.
+        number: the job that published the database last.
+        attempt: the attempt at that job.
+        template_generation: which generation of the template the database is a copy of, if that is known.
+        database_mark: the mark of the database alone; None if it is the one that the instance was created
+            with.
+    """
+
+    name: str
+    template: str
+    ods_instance_id: int
+    mark: str
+    number: int
+    attempt: int
+    template_generation: int | None = None
+    database_mark: str | None = None
+
+
+class AdoptionStore:
+    """The adoptions of one tenant's instances.
+
+    Faults of the connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy
+    that the operator has not confirmed, each raises InstallationNotConfirmedError.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs.
+        trash: how long a deleted instance can come back.
+        protect_new: whether an instance is protected that is recorded again.
+        strings: as for `InstanceStore`.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        factory: JobFactory,
+        trash: timedelta = timedelta(),
+        *,
+        protect_new: bool = False,
+        strings: ConnectionStrings = UNREADABLE,
+    ) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+        self._trash = trash
+        self._protect_new = protect_new
+        self._strings = strings
+
+    @asynccontextmanager
+    async def adopting(
+        self, instance_id: int, database: DatabaseName | None = None, *, marked: bool = False
+    ) -> AsyncIterator[DbInstance]:
+        """The instance that shall get another database; no job of it can begin while the block runs.
+
+        Args:
+            instance_id: the instance.
+            database: what its database is called from now on, if the registry has it wrong.
+            marked: whether that database carries the instance's mark, so that the instance was created.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it has a job under way, or never had a database.
+            NameTakenError: another instance has a database of that name.
+        """
+        await self._factory.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id)
+            require_state(instance, status.ADOPTABLE, "given a database")
+            if not marked:
+                require_created(instance, "given a database")
+            await require_not_copied(session, instance)
+            if database is not None:  # before the database is marked: it may be another instance's
+                await self._call_database(session, instance, database)
+            yield instance
+            await forget_version(session, instance)
+
+    @asynccontextmanager
+    async def bringing_back(
+        self, instance_id: int, database: DatabaseName, number: int
+    ) -> AsyncIterator[DbInstance]:
+        """The instance in the trash that has `database` again, as the server says; no job of it can begin.
+
+        It is live, as after an undelete, the ODS/API is led to the database, and nothing is to be undone.
+
+        Args:
+            instance_id: the instance.
+            database: the database, by the name that it has.
+            number: the last job that has published one of its databases, as the server says.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
+        """
+        await self._factory.installation.require_confirmed()
+        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
+            instance = await locked_instance(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise not_deleted(instance)
+            require_state(instance, status.REQUEST_UNDELETE.sources, "given a database")
+            await require_place(session, instance, instance.name, database.name)
+            left, kept = instance.database_name, instance.set_aside
+            columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
+            # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
+            number = max(number, instance.job_number) + 1
+            columns |= {"job_number": number, "attempt": 1, "last_modified": UTC_NOW}
+            for column, value in columns.items():
+                setattr(instance, column, value)
+            instance.database_name = database.name
+            instance.published_at = instance.published_at or UTC_NOW
+            await session.flush()
+            await session.refresh(instance)
+            job = self._factory.last_attempt(instance)
+            await start_routing(session, job, database.connection_string)
+            renamed = partial(self._strings.renamed, left, database.name)
+            await give_back(session, instance.ods_instance_id, kept, renamed)
+            await leave_name(session, instance.id, left, database.name)
+            await keep_versions(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
+            yield instance
+            await forget_version(session, instance)
+
+    @staticmethod
+    def go_on_after(instance: DbInstance, number: int) -> None:
+        """Let the jobs of a live instance go on after one that the registry was restored to before.
+
+        Otherwise it would give its number again, and an earlier database of the instance would pass for a
+        later one. A job that has failed keeps its number: it may be retried.
+
+        Args:
+            instance: the instance, which the block has yielded.
+            number: the last job that has published one of its databases, as the server says.
+        """
+        if instance.status != InstanceStatus.COMPLETED or number <= instance.publication[0]:
+            return
+        instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
+        instance.last_modified = UTC_NOW
+        if instance.known_number is not None:
+            instance.known_number, instance.known_attempt = instance.job_number, instance.attempt
+
+    async def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
+        """Record databases in the trash that the instance had before resets.
+
+        To be called in the block that yields the instance: its transaction records them. They can come back
+        until they would have been purged, but for a while at least, whatever the settings say: the operator
+        may have confused them with the one that was handed over.
+        """
+        session = async_object_session(instance)
+        if session is None:
+            raise RuntimeError("The block that hands a database over to the instance has ended.")
+        earliest = await end_of(session, KEPT_IN_DOUBT)
+        session.add_all([recorded_version(instance, one, self._trash, earliest) for one in replaced])
+
+    async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
+        """Record a completed instance that the registry has lost, as its database describes it.
+
+        Its job numbers go on after all that the registry still knows of it.
+
+        Raises:
+            NameTakenError: a live instance has its name or its database's, or an ODS instance has its name or
+                its OdsInstanceId.
+        """
+        await self._factory.installation.require_confirmed()
+        async with self._sessions.transaction(name_conflicts(lost.name, database.name)) as session:
+            await require_free(session, lost.name, database.name)
+            number = await instance_id_for(session, lost.ods_instance_id)
+            instance = DbInstance(
+                id=number,
+                name=lost.name,
+                database_template=lost.template,
+                database_name=database.name,
+                ods_instance_id=lost.ods_instance_id,
+                ods_instance_name=lost.name,
+                status=InstanceStatus.COMPLETED,
+                operation=Operation.CREATE,
+                # Ids of jobs are made of it, and which of two backups is later is told by it.
+                job_number=max(lost.number, await free_job_number(session, number, lost.ods_instance_id)),
+                attempt=lost.attempt,
+                mark=UUID(lost.mark),
+                published_at=UTC_NOW,
+                template_generation=lost.template_generation,
+                database_mark=None if lost.database_mark is None else UUID(lost.database_mark),
+                last_refreshed=UTC_NOW,
+                last_modified=UTC_NOW,
+                is_protected=self._protect_new,
+            )
+            session.add(instance)
+            await session.flush()
+            await session.refresh(instance)
+            await start_routing(session, self._factory.next_attempt(instance), database.connection_string)
+            return instance
+
+    async def _call_database(
+        self, session: AsyncSession, instance: DbInstance, database: DatabaseName
+    ) -> None:
+        """Record that the instance's database has another name, and route the ODS/API there.
+
+        Also if the row that routed it was removed by hand, as long as the instance is in use.
+        """
+        await require_free_database(session, database.name, instance)
+        left = instance.database_name
+        await leave_name(session, instance.id, left, database.name)
+        instance.database_name = database.name
+        instance.last_modified = UTC_NOW
+        names = (left, database.name)
+        routed = await move_routing(
+            session, instance.ods_instance_id, names, database.connection_string, self._strings
+        )
+        if not routed and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
+            job = self._factory.last_attempt(instance)
+            await start_routing(session, job, database.connection_string)

@@ -1,0 +1,302 @@
+"""How the jobs of instances begin: what each takes of the registry, and what keeps it from beginning."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeAlias, assert_never
+
+from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ods.registry.instances import status
+from ods.registry.instances.admin_api_deletes import AdminApiDeletes
+from ods.registry.instances.cancelling import ending_before_begin
+from ods.registry.instances.copies import copy_obstacle, hold_refusal
+from ods.registry.instances.jobs import BeginResult, InstanceJob
+from ods.registry.instances.ods_routing import (
+    OTHERS_NEXT_STEP,
+    ConnectionStrings,
+    end_routing,
+    others_leading_to,
+    others_reason,
+    rename_obstacle,
+)
+from ods.registry.instances.origins import CopyOrigin
+from ods.registry.instances.protection import protection_refusal
+from ods.registry.instances.reservations import former_name_refusal, require_free
+from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
+from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, set_routing_aside
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
+from ods.registry.instances.steps import Guard, fencing_token, is_at, take_step
+from ods.registry.instances.versions import replacement_obstacle
+from ods.registry.snapshots import rows as snapshots
+from ods.registry.storage.errors import NameTakenError
+from ods.registry.storage.models import DbInstance, Job
+from ods.registry.storage.sessions import RegistrySessions
+
+_Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
+
+
+async def begin(
+    sessions: RegistrySessions,
+    job: InstanceJob,
+    refusal: str | None,
+    admin_api_deletes: AdminApiDeletes,
+    strings: ConnectionStrings,
+) -> BeginResult:
+    """Take the instance for this attempt of the job, as `JobStore.begin` says.
+
+    Args:
+        sessions: those of the tenant's registry.
+        job: the job.
+        refusal: why the job shall fail as soon as it has the instance; None if it may go on.
+        admin_api_deletes: tells which deletes of an Admin API are to move the database to the trash.
+        strings: reads the connection strings of other ODS instances.
+    """
+    if (begin_it := _beginning_of(job, admin_api_deletes, strings)) is None:
+        async with sessions.statement() as session:
+            return BeginResult(await _take_attempt(session, job), refusal)
+    async with sessions.transaction() as session:
+        return await begin_it(session, job, refusal)
+
+
+def _beginning_of(
+    job: InstanceJob, admin_api_deletes: AdminApiDeletes, strings: ConnectionStrings
+) -> _Beginning | None:
+    """How a job begins that needs a transaction; None if it begins by one statement."""
+    beginning: _Beginning | None = None
+    match job.operation:
+        case Operation.CREATE | Operation.RESTORE | Operation.BACKUP:
+            pass
+        case Operation.COPY:
+            beginning = _begin_copy
+        case Operation.DELETE:
+            beginning = partial(_begin_drop, admin_api_deletes, strings)
+        case Operation.DETACH | Operation.TRASH:
+            beginning = partial(_begin_delete, strings)
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+            beginning = _begin_purge
+        case Operation.RENAME:
+            beginning = _begin_rename
+        case Operation.UNDELETE:
+            beginning = _begin_undelete
+        case Operation.SNAPSHOT:
+            beginning = _begin_snapshot
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
+            beginning = _begin_replacement
+        case _:
+            assert_never(job.operation)
+    return beginning
+
+
+async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Lock the row of the instance; returns why it must stay, if it is protected or being copied."""
+    instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
+    if instance is None:
+        return None
+    refusal = protection_refusal(instance) or await hold_refusal(session, instance)
+    return None if refusal is None else f"{refusal.reason} {refusal.next_step}"
+
+
+async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool:
+    """Let the job fail before it begins, if its instance waits for this attempt."""
+    instance = await session.get_one(DbInstance, job.instance_id)
+    step, values = await ending_before_begin(session, instance, reason)
+    before = fencing_token(job, job.attempt - 1)
+    return await take_step(session, job, step, {**values, "error_message": reason}, before)
+
+
+async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    obstacle = await _source_obstacle(session, job)
+    before = fencing_token(job, job.attempt - 1)
+    if obstacle and await is_at(session, before, InstanceStatus.ERROR):
+        return BeginResult(held=False)
+    return BeginResult(await _take_attempt(session, job), refusal or obstacle)
+
+
+async def _source_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the instance that the job copies cannot be copied now; None if it can, or if the job copies none.
+
+    Locks the rows of both instances.
+    """
+    if (copy := _copied(job)) is None:
+        return None
+    await lock_instances(session, [job.instance_id, copy.instance_id])
+    instance = await session.get(DbInstance, job.instance_id)
+    return None if instance is None else await copy_obstacle(session, instance, copy)
+
+
+def _copied(job: InstanceJob) -> CopyOrigin | None:
+    """The instance that the job copies; what the undo of a reset brings back was copied earlier."""
+    match job.operation:
+        case Operation.COPY:
+            return job.copy_of
+        case Operation.REPLACE:
+            return None if job.replacement is None else job.replacement.copy_of
+        case (
+            Operation.CREATE
+            | Operation.RESTORE
+            | Operation.RENAME
+            | Operation.DELETE
+            | Operation.TRASH
+            | Operation.DETACH
+            | Operation.UNDELETE
+            | Operation.PURGE
+            | Operation.PURGE_AFTER_BACKUP
+            | Operation.BACKUP
+            | Operation.SNAPSHOT
+            | Operation.RESET
+            | Operation.UNDO_RESET
+        ):
+            return None
+        case _:
+            assert_never(job.operation)
+
+
+async def _begin_drop(
+    admin_api_deletes: AdminApiDeletes,
+    strings: ConnectionStrings,
+    session: AsyncSession,
+    job: InstanceJob,
+    refusal: str | None,
+) -> BeginResult:
+    """Not a delete of an Admin API's that is to move the database to the trash: it waits for the next sweep.
+
+    One that was begun or has failed, by what the Admin API has written, is put back to waiting by a retry or
+    by the reconcile pass.
+    """
+    to_the_trash = select(DbInstance.id).where(
+        DbInstance.id == job.instance_id, admin_api_deletes.to_the_trash()
+    )
+    if await session.scalar(to_the_trash) is not None:
+        return BeginResult(held=False)
+    return await _begin_delete(strings, session, job, refusal)
+
+
+async def _begin_delete(
+    strings: ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
+) -> BeginResult:
+    # Before the savepoint: what is locked after it is let go if that is rolled back.
+    await lock_instances(session, [job.instance_id])
+    await lock_ods_instance(session, job.ods_instance_id)
+    async with session.begin_nested() as savepoint:
+        begun = await _begin_purge(session, job, refusal)
+        if not begun.held or not job.published or begun.refusal is not None:
+            return begun
+        if (obstacle := await _routing_ended(strings, session, job)) is None:
+            return begun
+        await savepoint.rollback()
+    if await _refused(session, job, obstacle):
+        return BeginResult(held=False)
+    return BeginResult(await _take_attempt(session, job), obstacle)
+
+
+async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+    """End the routing for a delete that has begun; returns why it goes on, if the instance is in use."""
+    await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
+    if (obstacle := await _others_obstacle(strings, session, job)) is not None:
+        return obstacle
+    if job.operation is Operation.TRASH:
+        return await set_routing_aside(session, job)
+    return await end_routing(session, job.ods_instance_id)
+
+
+async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the database cannot go: other ODS instances lead there. A detach leaves it to them."""
+    if job.operation is Operation.DETACH:
+        return None
+    others = await others_leading_to(session, job.ods_instance_id, job.database, strings)
+    return f"{others_reason(others)} {OTHERS_NEXT_STEP}" if others else None
+
+
+async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    protection = await _protection(session, job)
+    if protection is not None and await _refused(session, job, protection):
+        return BeginResult(held=False)
+    return BeginResult(await _take_attempt(session, job), refusal or protection)
+
+
+async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    held = await _take_attempt(session, job, DbInstance.new_name == job.new_name, undo_due=True)
+    if held:
+        refusal = refusal or await rename_obstacle(session, job)
+    return BeginResult(held, refusal)
+
+
+async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    obstacle = await _undelete_obstacle(session, job)
+    before = fencing_token(job, job.attempt - 1)
+    if obstacle and await is_at(session, before, InstanceStatus.DELETED):
+        return BeginResult(held=False)
+    # Not the undelete under another name that had the number before the registry was restored.
+    its_names = DbInstance.new_name.is_not_distinct_from(job.new_name)
+    held = await _take_attempt(session, job, its_names, undo_due=True)
+    return BeginResult(held, refusal or obstacle)
+
+
+async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    # One that has ended well left the instance as one that failed, and is not tried again.
+    is_done = exists().where(Job.job_id == job.job_id, Job.status == JobStatus.COMPLETED)
+    held = await _take_attempt(session, job, ~is_done)
+    if held:
+        await snapshots.ensure(session, job)
+    return BeginResult(held, refusal)
+
+
+async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
+    """After a failure, what the row has said of the replacement may be gone: the job still knows it."""
+    obstacle = await _source_obstacle(session, job)
+    protection = await _protection(session, job)
+    if protection is not None and await _refused(session, job, protection):
+        return BeginResult(held=False)
+    if obstacle and await is_at(session, fencing_token(job, job.attempt - 1), InstanceStatus.COMPLETED):
+        return BeginResult(held=False)
+    wanted = job.replacement_column
+    its = or_(DbInstance.replacement.is_(None), DbInstance.replacement == wanted)
+    failed_before = exists().where(Job.job_id == job.job_id, Job.status == JobStatus.ERROR)
+    can_begin = or_(DbInstance.status == InstanceStatus.PENDING, failed_before)
+    if not await _take_attempt(session, job, its, can_begin, replacement=wanted):
+        return BeginResult(held=False)
+    obstacle = obstacle or await replacement_obstacle(session, job)
+    return BeginResult(held=True, refusal=refusal or protection or obstacle)
+
+
+async def _take_attempt(
+    session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool], **values: object
+) -> bool:
+    """Begin this attempt after the one before it; true as well if that was done before.
+
+    Not if another database was handed over to the instance since the job was read: it would work on the old.
+
+    Args:
+        session: the transaction.
+        job: the job.
+        conditions: what must hold of the instance's row as well.
+        values: columns of the row that are written as well.
+    """
+    before: Guard = (
+        *fencing_token(job, job.attempt - 1),
+        DbInstance.database_name == job.database,
+        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
+        *conditions,
+    )
+    step = status.BEGIN[job.operation]
+    begun: dict[str, object] = {"error_message": None, **values}
+    if status.traits(job.operation).publishes:  # this attempt can, whatever an earlier one could
+        begun |= {"known_number": None, "known_attempt": None}
+    took_step = await take_step(session, job, step, begun, before)
+    return took_step or await is_at(session, fencing_token(job), step.target)
+
+
+async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why an instance in the trash cannot have its names and contexts; if it can, none takes them."""
+    instance = await session.get(DbInstance, job.instance_id)
+    try:
+        await require_free(session, job.final_name, job.final_database, excluding=instance)
+    except NameTakenError as error:
+        return str(error)
+    if instance is None:
+        return None
+    if (refusal := await former_name_refusal(session, instance, job.final_database)) is not None:
+        return f"{refusal.reason} {refusal.next_step}"
+    contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+    return await context_obstacle(session, job.ods_instance_id, contexts)

@@ -1,0 +1,360 @@
+"""Cancelling jobs that no workflow works on: those that have not begun, and those whose workflow is gone.
+
+That a job is cancelled which runs is recorded before its workflow is asked to end it: if that is gone before
+it has, the reconcile pass cancels the job.
+
+Each is a guarded step. If the job fails, it takes the next attempt of the job for itself: so a workflow that
+would begin that attempt finds it gone, and a late activity of an earlier one finds itself superseded. If the
+instance is what it was, its status does not let the job begin.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+from sqlalchemy import exists, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import aliased
+
+from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
+from ods.registry.instances import status
+from ods.registry.instances.admin_api_deletes import is_recorded
+from ods.registry.instances.jobs import InstanceJob, Replacement, job_id
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from ods.registry.instances.steps import (
+    CALLED_OFF,
+    JobFactory,
+    fencing_token,
+    is_to_end,
+    is_tried_after_outage,
+    job_record,
+    take_step,
+)
+from ods.registry.keeping import KEPT_IN_DOUBT, end_of
+from ods.registry.storage.errors import JobRefusedError
+from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
+from ods.registry.storage.sessions import RegistrySessions
+
+CANCELLED = "The job was cancelled before it began."
+"""Why a job has failed that was cancelled while it waited."""
+
+CANCELLED_WITHOUT_WORKFLOW = "The job was cancelled."
+"""The same of one that had begun, and that no workflow worked on any more."""
+
+CANCELLED_AT_CONFIRM = (
+    "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
+    " its client has cancelled it since, and has used the database. Request the same again only if that is"
+    " still wanted."
+)
+"""Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
+CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
+"""Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
+
+# No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
+_KEPT: Mapping[str, object] = {
+    "error_message": None,
+    "outages": 0,
+    "new_name": None,
+    "new_database_name": None,
+    "trash_database": None,
+    "purge_after": None,
+    "deleted_by": None,
+    "purge_follows": False,
+}
+
+
+class JobCancellations:
+    """Cancels jobs of one tenant's instances in the registry alone.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs that are compared with those that workflows carry out.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    async def require_confirmed(self) -> None:
+        """Check that this installation may cancel jobs: a copy has those of the original in its rows.
+
+        Raises:
+            InstallationNotConfirmedError: the registry is a copy that the operator has not confirmed.
+        """
+        await self._factory.installation.require_confirmed()
+
+    async def running_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that is under way; None if its instance has moved on."""
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        if instance is None or instance.status != InstanceStatus.IN_PROGRESS:
+            return None
+        return self._factory.last_attempt(instance)
+
+    async def waiting_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that waits; None if it has begun, or its instance has moved on."""
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        if instance is None or instance.status not in {InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE}:
+            return None
+        return self._factory.next_attempt(instance)
+
+    async def failed_attempt(self, job: Job) -> InstanceJob | None:
+        """The attempt at `job` that has failed; None if it has not, or its instance has moved on."""
+        if job.status != JobStatus.ERROR:
+            return None
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        return None if instance is None else self._factory.last_attempt(instance)
+
+    async def was_tried_again(self, job: Job, failed: InstanceJob) -> bool:
+        """Whether a later attempt at `job` waits, or has begun, since this one has `failed`.
+
+        False if what the failed one had done was undone or recorded since, or another job has followed.
+        """
+        async with self._sessions.statement() as session:
+            instance = await _instance_at(session, job)
+        return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
+
+    async def is_tried_again(self, job: InstanceJob) -> bool:
+        """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
+        tried = select(DbInstance.id).where(*fencing_token(job), is_tried_after_outage())
+        async with self._sessions.statement() as session:
+            return await session.scalar(tried) is not None
+
+    async def give_up(self, job: InstanceJob) -> bool:
+        """Record that a client has called off this attempt, a drop that has failed; the instance stays.
+
+        True if an outage has ended it, so that a pass would have tried it again.
+        """
+        is_tried = select(is_tried_after_outage()).where(*fencing_token(job)).with_for_update()
+        has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+        called_off = update(DbInstance).where(*fencing_token(job), has_failed)
+        async with self._sessions.transaction() as session:
+            was_tried = bool(await session.scalar(is_tried))
+            await session.execute(called_off.values(outages=0, **CALLED_OFF))
+        return was_tried
+
+    async def record(self, job: InstanceJob) -> bool:
+        """Record that a client has cancelled this attempt, which is under way; false if it has moved on.
+
+        Safe to repeat. The attempt goes on until its workflow ends it.
+        """
+        recorded = (
+            update(DbInstance)
+            .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+            .values(cancelled_number=job.number, cancelled_attempt=job.attempt)
+            .returning(DbInstance.id)
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(recorded) is not None
+
+    async def is_cancelled(self, job: InstanceJob) -> bool:
+        """Whether this very attempt is under way, and a client has cancelled it."""
+        query = select(DbInstance.id).where(*fencing_token(job), is_to_end())
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
+
+    async def cancel_waiting(self, job: Job) -> bool:
+        """Record that a job which has not begun was cancelled; false if it has begun, or ended.
+
+        A rename or delete of an instance that works leaves it `Completed`, under its name.
+        """
+        async with self._sessions.transaction() as session:
+            instance = await _instance_at(session, job, lock=True)
+            return instance is not None and await self._cancel_next(session, instance)
+
+    async def cancel_lost(self, job: InstanceJob) -> bool:
+        """Record that a job in progress which has no workflow any more was cancelled; false if it moved on.
+
+        As the reconcile pass would, it is put back to waiting first, in the same transaction.
+        """
+        async with self._sessions.transaction() as session:
+            return await self._cancel_lost(session, job)
+
+    async def hold_drops(self) -> Sequence[InstanceJob]:
+        """Drop nothing for good that clients may have wanted to keep since a registry was saved.
+
+        For one that may have been restored, before workers are started: the client of a job may have
+        cancelled it since, or have protected the instance, and have relied upon the database, which tells
+        nothing of that. So all jobs are cancelled which wait or run, and would drop a database. What is in
+        the trash stays for `KEPT_IN_DOUBT`, at least, and the last backups of a schedule stay as if
+        their instances were found unchanged until the next ones. Safe to repeat.
+
+        Returns the attempts that are cancelled.
+        """
+        unended = (DbInstance.status.not_in(status.AT_REST), DbInstance.is_adopted, is_recorded())
+        async with self._sessions.transaction() as session:
+            waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))
+            drops = [row for row in waiting.all() if _drops_for_good(row)]
+            cancelled = [job for row in drops if (job := await self._cancel_drop(session, row))]
+            await _keep_trash(session)
+            await _keep_last_backups(session)
+        return cancelled
+
+    async def _cancel_drop(self, session: AsyncSession, instance: DbInstance) -> InstanceJob | None:
+        await session.refresh(instance, with_for_update=True)
+        job = self._factory.current_attempt(instance)
+        if instance.status == InstanceStatus.IN_PROGRESS:
+            is_cancelled = await self._cancel_lost(session, job, CANCELLED_AT_CONFIRM)
+        else:
+            is_cancelled = await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
+        return job if is_cancelled else None
+
+    async def _cancel_lost(
+        self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED_WITHOUT_WORKFLOW
+    ) -> bool:
+        lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+        if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
+            return False
+        instance = await session.get_one(DbInstance, job.instance_id, populate_existing=True)
+        return await self._cancel_next(session, instance, reason)
+
+    async def _cancel_next(
+        self, session: AsyncSession, instance: DbInstance, reason: str = CANCELLED
+    ) -> bool:
+        """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
+        due = self._factory.next_attempt(instance)
+        step, ending = await ending_before_begin(session, instance, cancelled=reason)
+        attempt = ending.get("attempt", due.attempt)
+        values = {**ending, "cancelled_number": due.number, "cancelled_attempt": attempt}
+        if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
+            return False
+        await keep_for_another_restore(session, due)
+        await session.execute(job_record(due, step.job, reason))
+        return True
+
+
+async def _keep_trash(session: AsyncSession) -> None:
+    kept_until = await end_of(session, KEPT_IN_DOUBT)
+    instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(status.AT_REST))
+    # The backup and the purge that were to follow a delete may have been cancelled as well.
+    waits = {"purge_follows": False, **CANCELLED_PURGE}
+    await session.execute(instances.where(DbInstance.purge_follows).values(waits))
+    is_over = DbInstance.purge_after < kept_until
+    await session.execute(instances.where(is_over).values(purge_after=kept_until))
+    # One that has failed is not tried again without its client.
+    has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+    await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
+    versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
+    await session.execute(versions.values(purge_after=kept_until))
+    # What a pass had begun to drop, it claims again when its time is over.
+    await session.execute(update(InstanceVersion).values(purging_since=None))
+
+
+async def _keep_last_backups(session: AsyncSession) -> None:
+    """Let the last scheduled backup of each instance stay as if that was unchanged until the next one."""
+    later = aliased(Backup)
+    is_later = (later.mark == Backup.mark, later.created_at > Backup.created_at)
+    has_later = exists().where(*is_later, later.kind == SCHEDULED, later.stored_id.is_not(None))
+    last = (Backup.kind == SCHEDULED, Backup.stored_id.is_not(None), ~has_later)
+    await session.execute(update(Backup).where(*last).values(unchanged_at=UNTIL_THE_NEXT))
+
+
+def _drops_for_good(instance: DbInstance) -> bool:
+    """Whether the instance's job drops its database, or what it replaces, so that it cannot come back."""
+    operation = Operation(instance.operation)
+    if operation in status.REPLACEMENTS and instance.replacement is not None:
+        return not Replacement.read(instance.replacement).keeps
+    return status.drops_database(operation, purge_follows=instance.purge_follows)
+
+
+def refusal(job: Job) -> JobRefusedError:
+    """Why a job that does not wait or run cannot be cancelled, or that of another product."""
+    if job.operation is None:
+        reason, next_step = "The job is another product's.", "Cancel it in the product that started it."
+    else:
+        reason = f"A job in state {job.status} cannot be cancelled: it has ended."
+        next_step = "Nothing is left to cancel. Retry it if it failed; another job can undo what is done."
+    return JobRefusedError(job.status, reason, next_step)
+
+
+async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -> DbInstance | None:
+    """The instance whose last job this is; None if it has another one by now."""
+    if job.instance_id is None:
+        return None
+    instance = await session.get(DbInstance, job.instance_id, with_for_update=lock)
+    if instance is None or instance.ods_instance_id is None:
+        return None
+    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    return instance if last == job.job_id else None
+
+
+async def ending_before_begin(
+    session: AsyncSession, instance: DbInstance, refusal: str | None = None, *, cancelled: str = CANCELLED
+) -> tuple[Step, Mapping[str, object]]:
+    """How a job ends that is cancelled or refused before it begins: the instance's step and its columns.
+
+    Args:
+        session: the transaction, which has locked the instance.
+        instance: the instance, whose job waits.
+        refusal: why it is refused; None if a client has cancelled it. Told of the instance as well, unless
+            that is as it was before the job was requested.
+        cancelled: what is told of the instance if a client has cancelled it.
+    """
+    operation = Operation(instance.operation)
+    if await _is_as_before(session, instance):
+        return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
+    values: dict[str, object] = {"error_message": refusal or cancelled, "outages": 0}
+    if refusal is None and operation in status.PURGES:
+        values |= CANCELLED_PURGE
+    if operation is Operation.UNDELETE:  # the attempt is counted, and has published nothing
+        values |= {"known_number": instance.job_number, "known_attempt": instance.attempt}
+    if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
+        values["replacement"] = None
+    return (status.REFUSE if refusal else status.CANCEL)[operation], values
+
+
+async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
+    """Let an instance be `Completed` again whose delete was cancelled or refused before it began.
+
+    Args:
+        session: the transaction, which has written to the instance.
+        instance: the instance, which works as it did before the delete was requested, if it still does.
+    """
+    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    ended_before = exists().where(Job.job_id == last, Job.status == JobStatus.ERROR, Job.started_at.is_(None))
+    has_failed = instance.status == InstanceStatus.DELETE_FAILED
+    if has_failed and await session.scalar(select(ended_before)) and await _is_as_before(session, instance):
+        kept = {**_KEPT, "error_message": instance.error_message, "status": InstanceStatus.COMPLETED}
+        await session.execute(
+            update(DbInstance).where(DbInstance.id == instance.id).values(**kept, last_modified=UTC_NOW)
+        )
+
+
+async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
+    """Whether an instance whose job waits works as it did before the job was requested.
+
+    After a rename that has begun and failed this is not sure, for the database may have the new name.
+    """
+    operation = Operation(instance.operation)
+    match operation:
+        case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE:
+            return False
+        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+            return False
+        # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
+        case Operation.BACKUP | Operation.SNAPSHOT:
+            return False
+        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
+            return False
+        case Operation.RENAME:
+            return instance.attempt == 0 and not await _has_failed_rename(session, instance)
+        # These end the routing when they begin, and touch no database before.
+        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
+            its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
+            is_whole = instance.published_at is not None and not instance.undo_due
+            return is_whole and bool(await session.scalar(select(exists(its))))
+        case _:
+            assert_never(operation)
+
+
+async def _has_failed_rename(session: AsyncSession, instance: DbInstance) -> bool:
+    """Whether the last job of the instance that has begun is a rename that failed."""
+    last_begun = (
+        select(Job.operation == Operation.RENAME, Job.status == JobStatus.ERROR)
+        .where(Job.instance_id == instance.id, Job.started_at.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(1)
+    )
+    row = (await session.execute(last_begun)).one_or_none()
+    return row is not None and all(row)

@@ -1,0 +1,80 @@
+"""What has changed of instances and jobs lately: one cheap query, whatever the number of instances."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ods.registry.instances.status import JOB_UNDER_WAY
+from ods.registry.storage.models import DbInstance, Job
+from ods.registry.storage.sessions import RegistrySessions
+
+_LATELY = timedelta(seconds=10)
+"""How long a transaction may take from the time that it writes into a row until it is committed."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What pages show of a job that waits or runs.
+
+    Attributes:
+        instance_id: its instance; None if it is a job of none alone.
+        status: its status.
+        waiting_for: what it waits for, in words.
+        percent: how far it is.
+        eta_seconds: about how long it will take.
+    """
+
+    instance_id: int | None
+    status: str
+    waiting_for: str | None
+    percent: int | None
+    eta_seconds: int | None
+
+
+@dataclass(frozen=True)
+class RecentState:
+    """The registry at one moment, as far as it can have changed since the moment before.
+
+    Attributes:
+        instances: when each instance that was changed within the last seconds was changed last, by its id.
+        jobs: each job that waits or runs, by its id.
+    """
+
+    instances: Mapping[int, datetime | None]
+    jobs: Mapping[str, JobState]
+
+
+class RecentChanges:
+    """Reads one tenant's recent changes."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = RegistrySessions(engine)
+
+    async def jobs_under_way(self) -> Mapping[str, JobState]:
+        """Each job that waits or runs, by its id."""
+        async with self._sessions.statement() as session:
+            jobs = (await session.execute(_jobs_under_way())).all()
+        return {row.job_id: JobState(*row[1:]) for row in jobs}
+
+    async def read(self) -> RecentState:
+        """The registry as it is now. Each of both queries is answered from an index."""
+        async with self._sessions.statement() as session:
+            instances = (await session.execute(_changed_instances())).all()
+        changed = {row.id: row.last_modified for row in instances}
+        return RecentState(changed, await self.jobs_under_way())
+
+
+def _changed_instances() -> Select[int, datetime | None]:
+    return select(DbInstance.id, DbInstance.last_modified).where(
+        # Not by the clock, which an index cannot be searched with: the time of the statement.
+        DbInstance.last_modified > func.timezone("utc", func.now()) - _LATELY
+    )
+
+
+def _jobs_under_way() -> Select[str, int | None, str, str | None, int | None, int | None]:
+    return select(
+        Job.job_id, Job.instance_id, Job.status, Job.waiting_for, Job.percent, Job.eta_seconds
+    ).where(Job.status.in_(JOB_UNDER_WAY))

@@ -1,0 +1,132 @@
+"""Instances that are being copied: which may be copied, and what is refused meanwhile.
+
+An instance is held as long as the row of another one says that a job waits or runs which makes that a copy,
+be it by its create or by a reset: no other record begins or ends a hold, so that none is left behind. A
+request for the held instance has locked its row, and so has the request for a copy: either sees what the
+other has committed.
+"""
+
+from typing import assert_never
+
+from sqlalchemy import Select, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ods.registry.instances.jobs import job_id
+from ods.registry.instances.origins import CopyMode, CopyOrigin
+from ods.registry.instances.status import AT_REST, UNDER_WAY, InstanceStatus, Operation
+from ods.registry.storage.errors import InvalidError, RefusedError
+from ods.registry.storage.models import DbInstance
+
+_WANTED = DbInstance.replacement["copy_of"]
+"""What the database that shall take the place of an instance's is a copy of."""
+
+
+async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
+    """Why the data, the names and the routing of the instance must stay; None if it is not being copied.
+
+    The only place that decides it, for each operation that deletes, renames, replaces or closes a database.
+    The caller has locked the row, so that no request for a copy is committed before its own.
+    """
+    return await _refusal(session, instance, _copies_of(instance))
+
+
+async def require_not_copied(session: AsyncSession, instance: DbInstance) -> None:
+    """Refuse a request for a locked instance that is being copied.
+
+    Raises:
+        RefusedError: it is.
+    """
+    if (refusal := await hold_refusal(session, instance)) is not None:
+        raise refusal
+
+
+async def require_open(session: AsyncSession, instance: DbInstance) -> None:
+    """Refuse a request that must connect to the database of a locked instance while its files are copied.
+
+    Raises:
+        RefusedError: they are, or are about to be.
+    """
+    if (refusal := await _refusal(session, instance, _copies_of(instance, CopyMode.CLOSED))) is not None:
+        raise refusal
+
+
+async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
+    """Lock the instance that shall be copied; as soon as the copy's row is committed, it is held.
+
+    Raises:
+        InvalidError: there is no such live instance.
+        RefusedError: it is not `Completed`, another product's, or a copy under way excludes this one.
+    """
+    source = await session.get(DbInstance, copy.instance_id, with_for_update=True)
+    if source is None or not source.is_live:
+        raise InvalidError({"CopyOf": [f"There is no instance {copy.instance_id}."]})
+    if source.status != InstanceStatus.COMPLETED or not source.is_adopted:
+        current = InstanceStatus(source.status)
+        raise RefusedError(
+            current,
+            f"The instance {source.id}, '{source.name}', cannot be copied in state {current}.",
+            f"Copy it when it is {InstanceStatus.COMPLETED}.",
+        )
+    match copy.mode:
+        case CopyMode.ONLINE:
+            await require_open(session, source)
+        case CopyMode.CLOSED:
+            await require_not_copied(session, source)
+        case _:
+            assert_never(copy.mode)
+    return source
+
+
+async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> str | None:
+    """Why the job that makes the locked `instance` a copy cannot begin; None if it can.
+
+    While its job waits, the source is held, and is what it was. A job that has failed holds it no longer.
+    """
+    gone = f"The instance {copy.instance_id}, which is to be copied, is gone."
+    if InstanceStatus(instance.status) in AT_REST:
+        try:
+            source = await held_source(session, copy)
+        except InvalidError:
+            return gone
+        except RefusedError as refusal:
+            return f"{refusal.reason} {refusal.next_step}"
+    else:
+        found = await session.get(DbInstance, copy.instance_id)
+        if found is None or not found.is_live:
+            return gone
+        source = found
+    return gone if str(source.mark) != copy.mark else None
+
+
+def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbInstance]:
+    """The instance that a job which waits or runs makes a copy of this one, in this mode if one is given."""
+    created = [
+        DbInstance.operation == Operation.COPY,
+        DbInstance.copy_of == instance.id,
+        DbInstance.source_mark == instance.mark,
+    ]
+    reset = [
+        DbInstance.operation == Operation.REPLACE,
+        DbInstance.replacement.is_not(None),
+        _WANTED["instance_id"].as_integer() == instance.id,
+        _WANTED["mark"].as_string() == str(instance.mark),
+    ]
+    if mode is not None:
+        created.append(DbInstance.copy_mode == mode)
+        reset.append(_WANTED["mode"].as_string() == mode)
+    query = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), or_(and_(*created), and_(*reset)))
+    return query.order_by(DbInstance.id).limit(1)
+
+
+async def _refusal(
+    session: AsyncSession, instance: DbInstance, copies: Select[DbInstance]
+) -> RefusedError | None:
+    copy = (await session.scalars(copies)).one_or_none()
+    if copy is None:
+        return None
+    job = job_id(Operation(copy.operation), copy.ods_instance_id, copy.job_number)
+    return RefusedError(
+        instance.status,
+        f"The instance {instance.id} is being copied: the instance {copy.id}, '{copy.name}', is made of it.",
+        f"Wait until the job {job} has ended, or cancel it (POST /v2/jobs/{job}/cancel).",
+    )

@@ -1,0 +1,849 @@
+"""What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from http import HTTPStatus
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Select,
+    and_,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from ods.registry.audit import AuditEntry, append
+from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
+from ods.registry.backups.stored import RecordedBackup, StoredBackup
+from ods.registry.education_organizations.store import forget
+from ods.registry.installation import InstallationStore
+from ods.registry.instances import status
+from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
+from ods.registry.instances.beginning import begin
+from ods.registry.instances.cancelling import CANCELLED_PURGE, keep_if_refused
+from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
+from ods.registry.instances.left_names import leave_name
+from ods.registry.instances.ods_routing import (
+    UNREADABLE,
+    ConnectionStrings,
+    change_routing,
+    move_routing,
+    start_routing,
+)
+from ods.registry.instances.origins import origin_columns
+from ods.registry.instances.reservations import name_taken
+from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from ods.registry.instances.steps import (
+    CALLED_OFF,
+    NO_PROGRESS,
+    WAITS_FOR_NOTHING,
+    Guard,
+    JobFactory,
+    fencing_token,
+    fencing_token_of,
+    has_mark,
+    has_taken,
+    is_at,
+    is_cancelled,
+    is_to_end,
+    is_tried_after_outage,
+    job_record,
+    take_step,
+    take_step_once,
+    waited_until,
+)
+from ods.registry.instances.versions import (
+    follow_delete,
+    keep_for_another_undo,
+    keep_versions,
+    record_exchange,
+)
+from ods.registry.keeping import KEPT_IN_DOUBT, end_of
+from ods.registry.storage.errors import CancelledDropError, ContextTakenError
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job
+from ods.registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
+from ods.settings.settings import VerifyPolicy
+
+_DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
+_NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
+_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
+OUT_OF_TRASH: dict[str, object] = {
+    **_NO_NEW_NAMES,
+    **_NOTHING_KEPT,
+    "trashed_at": None,
+    "deleted_by": None,
+    "error_message": None,
+    # Another delete may be an Admin API's, which records no publication: the undelete's is the last.
+    "known_number": None,
+    "known_attempt": None,
+}
+"""Columns of an instance that has come back from the trash."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where an instance is at an attempt of a job.
+
+    Attributes:
+        status: the instance's status.
+        waits: whether the job is recorded as waiting for the end of an outage.
+        requests: which requests the registry knows of the instance, see `DbInstance.requests`.
+        is_cancelled: whether a client has cancelled this attempt.
+        is_in_trash: whether the instance is deleted, and can come back.
+    """
+
+    status: InstanceStatus
+    waits: bool
+    requests: tuple[str, ...]
+    is_cancelled: bool
+    is_in_trash: bool
+
+
+class JobStore:
+    """The steps of the jobs of one tenant's instances.
+
+    Each is one guarded statement or transaction (see `ods.registry.instances.steps`), and may be repeated.
+    Faults of the connection come through as SQLAlchemy's and asyncpg's errors.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs that the queries return.
+        trash: how long an instance can come back that an Admin API has deleted; zero if its database is
+            dropped at once.
+        final_backup: whether it is backed up before it is dropped.
+        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
+            as they are, and keep nothing from being deleted.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        factory: JobFactory,
+        trash: timedelta = timedelta(),
+        *,
+        final_backup: bool = False,
+        strings: ConnectionStrings = UNREADABLE,
+    ) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+        self._trash = trash
+        self._strings = strings
+        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
+
+    @property
+    def installation(self) -> InstallationStore:
+        """The installation whose jobs these are."""
+        return self._factory.installation
+
+    async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
+        """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
+
+        A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
+        instance, and a delete of one that applications use, which another product may have requested: the job
+        has failed then without the instance being held, and an instance that the ODS/API routes to is
+        `Completed` again. An undelete that has failed does not begin again if its names or contexts were
+        taken since; nor does a copy that has failed, or a reset to one, if its source cannot be copied any
+        more.
+
+        Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
+        With a `refusal` the instance is taken only for the job to fail with it.
+
+        Raises:
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
+                confirmed what it is.
+        """
+        installation = await self.installation.require_confirmed()
+        if job.installation not in {None, installation.id}:
+            return BeginResult(held=False)
+        return await begin(self._sessions, job, refusal, self._admin_api_deletes, self._strings)
+
+    async def is_due(self, job: InstanceJob) -> bool:
+        """Whether the instance waits for this very attempt of `job` to begin."""
+        before = fencing_token(job, job.attempt - 1)
+        async with self._sessions.statement() as session:
+            return await is_at(session, before, status.RELEASE[job.operation].target)
+
+    async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
+        """Whether the instance is at this very attempt of `job`, in `state`."""
+        async with self._sessions.statement() as session:
+            return await is_at(session, fencing_token(job), state)
+
+    async def position(self, job: InstanceJob) -> Position | None:
+        """Where the instance is at this very attempt of `job`; None if it has moved on."""
+        query = (
+            select(
+                DbInstance.status,
+                Job.waiting_for.is_not(None),
+                DbInstance.requests,
+                is_cancelled(),
+                DbInstance.is_in_trash,
+            )
+            .outerjoin(Job, Job.job_id == job.job_id)
+            .where(*fencing_token(job))
+        )
+        async with self._sessions.statement() as session:
+            row = (await session.execute(query)).one_or_none()
+        if row is None:
+            return None
+        status_now, waits, requests, cancelled, in_trash = row
+        return Position(
+            InstanceStatus(status_now),
+            bool(waits),
+            tuple(requests or ()),
+            is_cancelled=cancelled,
+            is_in_trash=in_trash,
+        )
+
+    async def known_requests(self, job: InstanceJob) -> tuple[str, ...]:
+        """Which requests the registry knows of the job's instance now; none if that is gone.
+
+        Whichever job is its last: what is to be done to a database needs the `position` of the job.
+        """
+        is_its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
+        async with self._sessions.statement() as session:
+            return tuple(await session.scalar(select(DbInstance.requests).where(*is_its)) or ())
+
+    async def is_done(self, job: InstanceJob) -> bool:
+        """Whether this very attempt of a delete or purge is recorded as done."""
+        step = status.FINISH[job.operation]
+        async with self._sessions.statement() as session:
+            return await has_taken(session, job, step, fencing_token(job))
+
+    async def record_wait(self, wait: JobWait) -> None:
+        """Record what a running job waits for, which is no work; not of one that has ended."""
+        running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        since = UTC_NOW - _seconds(wait.since_seconds)
+        values = {
+            "waiting_for": wait.reason,
+            "waiting_since": since,
+            "waiting_until": UTC_NOW + _seconds(wait.until_seconds),
+            "waited_seconds": waited_until(since),
+            **NO_PROGRESS,
+        }
+        async with self._sessions.statement() as session:
+            await session.execute(update(Job).where(*running).values(**values))
+
+    async def end_wait(self, job: InstanceJob) -> None:
+        """Record that a running job waits for nothing any more."""
+        async with self._sessions.statement() as session:
+            await session.execute(update(Job).where(Job.job_id == job.job_id).values(**WAITS_FOR_NOTHING))
+
+    async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` and route the ODS/API to its database.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a create.
+
+        Args:
+            job: the create, at the attempt that has published the database.
+            connection_string: what routes the ODS/API to the database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name or the reserved id in the meantime.
+        """
+        return await self._complete(job, status.FINISH[Operation.CREATE], connection_string, job.attempt)
+
+    async def follow_database(self, job: InstanceJob, connection_string: str, attempt: int) -> bool:
+        """Record as `Completed` an instance whose create has failed, but whose database was published.
+
+        Safe to repeat. Returns whether the instance was at this attempt of the job, and the job a create.
+
+        Args:
+            job: the create, at the attempt that failed.
+            connection_string: what routes the ODS/API to the database, encrypted.
+            attempt: the attempt that published it; a registry that was restored may know only earlier ones.
+
+        Raises:
+            NameTakenError: an ODS instance has the name or the reserved id.
+        """
+        return await self._complete(job, status.FOLLOW_DATABASE, connection_string, max(attempt, job.attempt))
+
+    async def _complete(self, job: InstanceJob, step: Step, connection_string: str, attempt: int) -> bool:
+        created = {
+            "ods_instance_name": job.name,
+            "published_at": UTC_NOW,
+            "error_message": None,
+            "attempt": attempt,
+            "template_generation": job.template_generation,
+        }
+        guard = (*fencing_token(job), DbInstance.operation.in_(status.CREATES))
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
+        async with self._sessions.transaction(conflicts) as session:
+            took_step = await take_step(session, job, step, created, guard)
+            if took_step:
+                await start_routing(session, job, connection_string)
+            return took_step or await is_at(session, guard, step.target)
+
+    async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
+
+        Its derivatives and other ODS instances follow, if they name the database. The name that that leaves
+        stays reserved.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
+
+        Args:
+            job: the rename, at the attempt that has renamed the database.
+            connection_string: what routes the ODS/API to the renamed database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name in the meantime.
+        """
+        step = status.FINISH[Operation.RENAME]
+        renamed = {
+            "name": job.final_name,
+            "ods_instance_name": job.final_name,
+            "database_name": job.final_database,
+            **_NO_NEW_NAMES,
+        }
+        guard = fencing_token_of(Operation.RENAME, job)
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
+        async with self._sessions.transaction(conflicts) as session:
+            took_step = await take_step(session, job, step, renamed, guard)
+            if took_step:
+                await change_routing(session, job, connection_string, self._strings)
+                await leave_name(session, job.instance_id, job.database, job.final_database)
+            return took_step or await is_at(session, guard, step.target)
+
+    async def follow_rename(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record that the database keeps the name that a failed rename has given it: the old one is taken.
+
+        The instance keeps its own name, and its status. Safe to repeat. Returns whether that is recorded.
+
+        Args:
+            job: the instance's last job, at its last attempt, with the names of the rename.
+            connection_string: what routes the ODS/API to the database by its new name, encrypted.
+        """
+        is_its = DbInstance.new_database_name == job.final_database
+        guard = (*fencing_token(job), is_its, DbInstance.status.in_(status.AT_REST))
+        moved = update(DbInstance).where(*guard, DbInstance.database_name == job.database)
+        async with self._sessions.transaction() as session:
+            followed = moved.values(database_name=job.final_database, last_modified=UTC_NOW)
+            if await session.scalar(followed.returning(DbInstance.id)) is None:
+                has_it = exists().where(*guard, DbInstance.database_name == job.final_database)
+                return bool(await session.scalar(select(has_it)))
+            names = (job.database, job.final_database)
+            await move_routing(session, job.ods_instance_id, names, connection_string, self._strings)
+            await leave_name(session, job.instance_id, job.database, job.final_database)
+            return True
+
+    async def finish_delete(self, job: InstanceJob) -> bool:
+        """Record the instance as `Deleted`: in the trash, if the job has moved its database there.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a delete.
+
+        Args:
+            job: the delete; without a `trash_database`, nothing is left to come back.
+
+        Raises:
+            CancelledDropError: as for `finish_purge`, if the database was dropped.
+        """
+        if job.operation not in _DELETES:
+            return False
+        step = status.FINISH[job.operation]
+        outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
+        async with self._sessions.transaction() as session:
+            if job.operation is Operation.TRASH and job.trash_database is not None:
+                # What the request has computed may be over: the job may have waited, or been retried, for
+                # longer. It was requested as one that can be undone, also if there is no trash any more.
+                end = await end_of(session, self._trash or KEPT_IN_DOUBT)
+                outcome = {
+                    **_NO_NEW_NAMES,
+                    "trashed_at": UTC_NOW,
+                    "purge_after": func.greatest(DbInstance.purge_after, end),
+                    "known_number": job.number,
+                    "known_attempt": job.attempt,
+                }
+            if job.operation is Operation.DELETE:
+                await _keep_versions_of_cancelled(session, job)
+            took_step = await take_step(session, job, step, outcome, fencing_token(job))
+            follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
+            if took_step and follows:
+                await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
+            if took_step and job.purge_follows:  # the client has cancelled both, but too late for this one
+                cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
+                await session.execute(cancelled.values(purge_follows=False, **CANCELLED_PURGE))
+            return took_step or await has_taken(session, job, step, fencing_token(job))
+
+    async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job an undelete.
+
+        Args:
+            job: the undelete, at the attempt that has taken the database out of the trash.
+            connection_string: what routes the ODS/API to the database, encrypted.
+
+        Raises:
+            NameTakenError: an ODS instance took the name or the id in the meantime.
+            ContextTakenError: another product gave a context to another one.
+        """
+        step = status.FINISH[Operation.UNDELETE]
+        restored: dict[str, object] = {
+            "name": job.final_name,
+            "ods_instance_name": job.final_name,
+            "database_name": job.final_database,
+            "published_at": func.coalesce(DbInstance.published_at, UTC_NOW),
+            **OUT_OF_TRASH,
+        }
+        guard = fencing_token_of(Operation.UNDELETE, job)
+        conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
+        async with self._sessions.transaction(conflicts) as session:
+            parts = select(DbInstance.set_aside, DbInstance.reserved_contexts).where(*guard)
+            kept, reserved = (await session.execute(parts)).one_or_none() or (None, None)
+            took_step = await take_step(session, job, step, restored, guard)
+            if took_step:
+                contexts = contexts_to_come_back(kept, reserved)
+                if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
+                    raise ContextTakenError(obstacle)
+                await start_routing(session, replace(job, name=job.final_name), connection_string)
+                renamed = partial(self._strings.renamed, job.database, job.final_database)
+                await give_back(session, job.ods_instance_id, kept, renamed)
+                await leave_name(session, job.instance_id, job.database, job.final_database)
+                await keep_versions(session, job.instance_id, self._trash)
+            return took_step or await is_at(session, guard, step.target)
+
+    async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
+        """Record that the instance has no database in the trash any more, in the audit trail as well.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a purge.
+
+        Args:
+            job: the purge.
+            dropped: whether there was a database to drop; None if that is not known any more.
+
+        Raises:
+            CancelledDropError: a client has cancelled the purge, and the instance had another database before
+                a reset, which would be dropped as well.
+        """
+        return await self._purged(job, status.FINISH[job.operation], dropped=dropped)
+
+    async def follow_drop(self, job: InstanceJob) -> bool:
+        """Record the same, of a purge that was cancelled when it had dropped the database.
+
+        Safe to repeat; nothing is changed if the instance has moved on.
+        """
+        return await self._purged(job, status.FOLLOW_DROP, dropped=None)
+
+    async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
+        guard = (*fencing_token(job), DbInstance.operation.in_(status.PURGES))
+        purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
+        async with self._sessions.transaction() as session:
+            if step is not status.FOLLOW_DROP:
+                await _keep_versions_of_cancelled(session, job)
+            took_step = await take_step(session, job, step, purged, (*guard, DbInstance.purged_at.is_(None)))
+            if took_step:
+                await follow_delete(session, job.instance_id, kept=False)
+                await append(session, _purge_entry(job, dropped=dropped))
+            return took_step or await has_taken(session, job, step, guard)  # not if it was cancelled
+
+    async def finish_backup(
+        self, job: InstanceJob, stored: StoredBackup, verify: VerifyPolicy
+    ) -> RecordedBackup:
+        """Record a backup that is stored; the instance is `Completed` as before.
+
+        Safe to repeat.
+
+        Args:
+            job: the backup, at the attempt that has stored it.
+            stored: what was stored.
+            verify: which backups are to be verified without a request.
+        """
+        step, guard = status.FINISH[Operation.BACKUP], fencing_token_of(Operation.BACKUP, job)
+        async with self._sessions.transaction() as session:
+            if await take_step(session, job, step, {"error_message": None}, guard):
+                return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
+            return RecordedBackup(await has_taken(session, job, step, guard))
+
+    async def record_final_backup(self, job: InstanceJob, stored: StoredBackup, state: str) -> bool:
+        """Record the backup that a purge has stored before it drops the database.
+
+        Returns whether the instance is at this attempt of the job, and the registry has the backup.
+
+        Args:
+            job: the purge.
+            stored: what it has stored.
+            state: the state of the database that was stored.
+        """
+        guard = fencing_token_of(Operation.PURGE_AFTER_BACKUP, job)
+        held = select(DbInstance.id).where(*guard, DbInstance.status == InstanceStatus.IN_PROGRESS)
+        async with self._sessions.transaction() as session:
+            is_held = await session.scalar(held.with_for_update()) is not None
+            return is_held and await record_final(session, job, stored, state)
+
+    async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
+        """Record how far a running job is; false if the instance is not at this attempt of it any more."""
+        held = exists().where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
+        running = (
+            update(Job)
+            .where(Job.job_id == job.job_id, held)
+            .values(percent=percent, eta_seconds=eta_seconds)
+            .returning(Job.id)
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(running) is not None
+
+    async def finish_replacement(self, job: InstanceJob) -> bool:
+        """Record that another database is the instance's from now on, and keep the replaced as a version.
+
+        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late, or
+        an earlier attempt was told as failed, which may have exchanged the databases. Safe to repeat. Returns
+        whether the instance was the job's to finish, and the job a reset or its undo.
+
+        Args:
+            job: the job, at the attempt that has exchanged the databases.
+        """
+        step = status.FINISH[job.operation]
+        if job.operation not in status.REPLACEMENTS:
+            return False
+        async with self._sessions.transaction() as session:
+            if await self._exchanged(session, job, step, in_doubt=job.attempt > 1):
+                return True
+            done = (*fencing_token(job), _has_replacement(job))
+            return await has_taken(session, job, step, done)
+
+    async def follow_exchange(self, job: InstanceJob) -> bool:
+        """Record the same, of a reset that failed or was cancelled after it had exchanged the databases.
+
+        Clients were told that the instance has the database that it had: that can come back for a while, also
+        where nothing is kept of other resets. A delete that another product has requested meanwhile moves to
+        the trash what the reset has made, but no purge follows by itself: its backup would not have what the
+        instance had. Returns whether it was recorded now.
+
+        Args:
+            job: the instance's last job, at its last attempt; another product may have requested a delete
+                meanwhile.
+        """
+        async with self._sessions.transaction() as session:
+            if job.operation in status.REPLACEMENTS:
+                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE, in_doubt=True)
+            generation = await session.scalar(
+                select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
+            )
+            moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
+            recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
+            if recorded:
+                await record_exchange(session, job, generation, self._trash, in_doubt=True)
+                purged = update(DbInstance).where(DbInstance.id == job.instance_id, DbInstance.purge_follows)
+                await session.execute(purged.values(purge_follows=False, purge_after=None))
+            return recorded
+
+    async def _exchanged(
+        self, session: AsyncSession, job: InstanceJob, step: Step, *, in_doubt: bool
+    ) -> bool:
+        """Record the exchange by this step; false if the instance is not at this attempt of the job.
+
+        What is replaced is kept as one that is `in_doubt`, also if a client has cancelled the job.
+        """
+        guard = (*fencing_token(job), *_is_replacing(job))
+        replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
+        row = (await session.execute(replaced.with_for_update())).one_or_none()
+        values = {**_exchange(job), "error_message": None}
+        if row is None or not await take_step(session, job, step, values, guard):
+            return False
+        generation, cancelled = row
+        await record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
+        await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
+        return True
+
+    async def end_replacement(self, job: InstanceJob) -> None:
+        """Record that nothing is left of a reset that failed or was cancelled before it exchanged anything.
+
+        What it was to bring back can be brought back for a while, though its time may be over. Safe to
+        repeat; nothing is changed if the instance has moved on.
+        """
+        ended = update(DbInstance).where(*_waits_for_end(job)).values(replacement=None)
+        async with self._sessions.transaction() as session:
+            if await session.scalar(ended.returning(DbInstance.id)) is not None:
+                await keep_for_another_undo(session, job)
+
+    async def end_undo(self, job: InstanceJob) -> None:
+        """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.
+
+        An instance whose delete was refused before it began is `Completed` again: what it had to wait for was
+        that its database has its name back.
+
+        Safe to repeat; nothing is changed if the instance has moved on.
+        """
+        ended = (DbInstance.undo_due, DbInstance.status.in_(status.AT_REST))
+        undone = update(DbInstance).where(*fencing_token(job), *ended).values(undo_due=False)
+        async with self._sessions.transaction() as session:
+            if await session.scalar(undone.returning(DbInstance.id)) is not None:
+                await keep_if_refused(session, await session.get_one(DbInstance, job.instance_id))
+
+    async def is_replaced(self, job: InstanceJob) -> bool:
+        """Whether this very attempt of a reset, or of its undo, is recorded as done."""
+        step = status.FINISH[job.operation]
+        async with self._sessions.statement() as session:
+            return await has_taken(session, job, step, (*fencing_token(job), _has_replacement(job)))
+
+    async def fail(
+        self, job: InstanceJob, reason: str, *, outage: bool = False, cancelled: bool = False
+    ) -> bool:
+        """Record that `job` has failed, or was cancelled while it ran.
+
+        Also if a client's request was recorded while the workflow gave up, which did not know of it: then no
+        pass tries the job again, whether or not an outage has ended it. Safe to repeat. Returns whether the
+        instance was the job's to fail.
+
+        Args:
+            job: the job, at the attempt that gave up.
+            reason: why, in words that clients are shown.
+            outage: whether a server was away for longer than the job's policy waits.
+            cancelled: whether a client has cancelled it.
+        """
+        guard = fencing_token(job)
+        async with self._sessions.transaction() as session:
+            # Locked, so that no request is recorded before the failure is.
+            recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
+            await keep_for_another_restore(session, job)
+            step = (status.CANCEL_RUNNING if cancelled or recorded else status.FAIL)[job.operation]
+            if step.target == status.FINISH[job.operation].target:
+                return await _fail_alone(session, job, step, reason)
+            outages = DbInstance.outages + 1 if outage and not recorded else 0
+            values: dict[str, object] = {"error_message": reason, "outages": outages}
+            if cancelled:  # by who has asked Temporal, the registry does not know it yet
+                values |= CALLED_OFF
+            return await take_step_once(session, job, step, values, guard)
+
+    async def explain_failure(self, job: InstanceJob, reason: str) -> None:
+        """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
+        steps = status.FAIL[job.operation], status.CANCEL_RUNNING[job.operation]
+        failed = DbInstance.status.in_([step.target for step in steps])
+        explained = (
+            update(DbInstance)
+            .where(*fencing_token(job), failed)
+            .values(error_message=reason)
+            .returning(DbInstance.id)
+            .cte("explained")
+        )
+        recorded = update(Job).where(Job.job_id == job.job_id, exists(select(explained.c.id)))
+        async with self._sessions.statement() as session:
+            await session.execute(recorded.values(error_message=reason).add_cte(explained))
+
+    async def release(
+        self, job: InstanceJob, half_dropped: Mapping[str, str] | None = None
+    ) -> InstanceJob | None:
+        """Put a job back to waiting that no workflow works on any more, or a delete that is tried again.
+
+        Safe to repeat. Returns the attempt that is due then; None if nothing was changed: the instance has
+        moved on, a client has cancelled this attempt, or has called off a delete that has failed.
+
+        Args:
+            job: the job, at the attempt that has begun last.
+            half_dropped: as for `unfinished_deletes`.
+        """
+        is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
+        has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
+        is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
+        guard = (*fencing_token(job), ~is_done, ~is_to_end(), is_wanted)
+        async with self._sessions.statement() as session:
+            released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
+        return replace(job, attempt=job.attempt + 1) if released else None
+
+    async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Up to `limit` jobs of rows in `Pending` and `Pending_Delete`, at the attempt that is due.
+
+        They are those of the rows with the lowest ids above `after`, by id. What another product has added,
+        and this service has not adopted, is the other product's to do.
+        """
+        waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
+        # What an Admin API has written since `follow_admin_api` waits for the next sweep.
+        wanted = and_(waiting, not_(self._admin_api_deletes.to_the_trash()))
+        return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
+
+    async def follow_admin_api(self) -> None:
+        """Follow what an Admin API has done to the table of the instances, which it shares.
+
+        After it has given the table its newer name, the statuses are written in its words; a delete that it
+        has written into a row gets the job that clients ask for, and moves the database to the trash if there
+        is one; a job that it has overtaken has failed. Safe to repeat.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.statement() as session:
+            await session.execute(select(func.adminapi.follow_rename()))
+            await session.execute(self._admin_api_deletes.moved_to_trash())
+            await session.execute(self._admin_api_deletes.recorded())
+            await session.execute(overtaken_jobs_ended())
+
+    async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
+        """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
+
+        They are those of the rows with the lowest ids above `after`, by id.
+        """
+        running = DbInstance.status == InstanceStatus.IN_PROGRESS
+        return [self._factory.last_attempt(row) for row in await self._page(running, after, limit)]
+
+    async def unfinished_deletes(self, half_dropped: Mapping[str, str]) -> Sequence[InstanceJob]:
+        """Deletes that have failed and are tried again without the operator, at the attempt that failed.
+
+        Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
+        has begun to remove. Purges that were cancelled too late as well, but for those of instances that had
+        another database before a reset: what is recorded as done has that dropped.
+
+        Args:
+            half_dropped: the marks of those databases, by their names.
+        """
+        has_failed = and_(DbInstance.status == InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped))
+        was_cancelled = and_(
+            DbInstance.status == InstanceStatus.DELETED,
+            DbInstance.operation.in_(status.PURGES),
+            DbInstance.is_in_trash,
+            has_mark(half_dropped.values()),
+            DbInstance.trash_database.in_(half_dropped),
+            ~_is_kept_for_version(),
+        )
+        query = select(DbInstance).where(or_(has_failed, was_cancelled))
+        return await self._last_attempts(query)
+
+    async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
+
+        Those that ended in `Error`, deletes that drop, and undeletes that ended in the trash.
+        """
+        failed = or_(
+            DbInstance.status == InstanceStatus.ERROR,
+            and_(DbInstance.operation == Operation.DELETE, DbInstance.status == InstanceStatus.DELETE_FAILED),
+            and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
+        )
+        return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
+
+    async def jobs_to_undo(self) -> Sequence[InstanceJob]:
+        """The last jobs of the instances of which the registry knows that an earlier one was not undone.
+
+        A replacement was made, or begun, in vain, or a rename or an undelete has begun that is not done.
+        """
+        is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due)
+        return await self._last_attempts(
+            select(DbInstance).where(is_due, DbInstance.status.in_(status.AT_REST))
+        )
+
+    async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
+        """The last jobs of the instances with these marks that no job works on, at their last attempt."""
+        ended = DbInstance.status.in_(status.AT_REST)
+        return await self._last_attempts(select(DbInstance).where(ended, has_mark(marks)))
+
+    async def _last_attempts(self, query: Select[DbInstance]) -> Sequence[InstanceJob]:
+        await self.installation.state()
+        async with self._sessions.statement() as session:
+            rows = await session.scalars(query.order_by(DbInstance.id))
+            return [self._factory.last_attempt(row) for row in rows]
+
+    async def _page(self, condition: ColumnElement[bool], after: int, limit: int) -> Sequence[DbInstance]:
+        await self.installation.require_confirmed()
+        query = select(DbInstance).where(condition, DbInstance.is_adopted, DbInstance.id > after)
+        async with self._sessions.statement() as session:
+            return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
+
+
+async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
+    """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
+    guard = fencing_token(job)
+    values = {
+        "outages": 0,
+        **(CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}),
+    }
+    if not await take_step(session, job, step, values, guard):
+        return await has_taken(session, job, step, guard)
+    await session.execute(job_record(job, step.job, reason))
+    return True
+
+
+def _is_replacing(job: InstanceJob) -> Guard:
+    """The instance has the database that the job replaces, and shall have the one that takes its place."""
+    return (
+        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
+        DbInstance.replacement == job.replacement_column,
+    )
+
+
+def _waits_for_end(job: InstanceJob) -> Guard:
+    """The same, while no job works on the instance, whichever was its last."""
+    return (
+        DbInstance.id == job.instance_id,
+        DbInstance.mark == UUID(job.mark),
+        DbInstance.status.in_(status.AT_REST),
+        *_is_replacing(job),
+    )
+
+
+def _has_replacement(job: InstanceJob) -> ColumnElement[bool]:
+    """The database that takes the place is the instance's by now."""
+    mark = None if job.replacement is None else job.replacement.mark
+    return and_(DbInstance.replacement.is_(None), DbInstance.database_mark.is_not_distinct_from(mark))
+
+
+def _exchange(job: InstanceJob) -> dict[str, object]:
+    """The columns of an instance that has got the database of this job."""
+    if job.replacement is None:
+        return {}
+    return {
+        **origin_columns(job.replacement.origin),
+        "database_mark": None if job.replacement.mark is None else UUID(job.replacement.mark),
+        "database_template": job.replacement.template,
+        "template_generation": job.template_generation,
+        "replacement": None,
+    }
+
+
+def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:
+    match dropped:
+        case True:
+            done = f"Dropped {job.trash_database}"
+        case False:
+            done = f"Found no {job.trash_database}, which an earlier try or another session has dropped"
+        case None:
+            done = f"Purged {job.trash_database}"
+    title = f"{done}: the database {job.database} of {job.name}"
+    if job.operation is Operation.PURGE_AFTER_BACKUP and dropped:
+        title = f"{title}, after the backup {job.makes_backup}"
+    path = f"/v2/trash/{job.instance_id}"
+    return AuditEntry("worker", job.tenant, "PURGE", path, job.instance_id, job.job_id, HTTPStatus.OK, title)
+
+
+def _seconds(seconds: float) -> ColumnElement[timedelta]:
+    return literal(timedelta(seconds=seconds), Interval)
+
+
+def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
+    """Whether a delete that has failed is tried again without the operator, as `unfinished_deletes` says."""
+    names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
+    has_name = or_(*(name.in_(half_dropped) for name in names))
+    # A delete to the trash does not drop what is half dropped if that leaves a version, and would fail again.
+    is_trashed = and_(DbInstance.operation == Operation.TRASH, ~_has_version())
+    drops = or_(is_trashed, DbInstance.operation.in_((Operation.DELETE, *status.PURGES)))
+    has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())
+    return or_(is_tried_after_outage(), has_begun)
+
+
+def _is_kept_for_version() -> ColumnElement[bool]:
+    """A client has called a drop off, and the instance had another database before a reset."""
+    return and_(or_(DbInstance.status == InstanceStatus.DELETED, is_cancelled()), _has_version())
+
+
+def _has_version() -> ColumnElement[bool]:
+    """The instance had another database before a reset."""
+    return exists().where(InstanceVersion.instance_id == DbInstance.id)
+
+
+async def _keep_versions_of_cancelled(session: AsyncSession, job: InstanceJob) -> None:
+    """Refuse to record a drop as done that a client has cancelled, too late for all but the versions.
+
+    The instance is locked: no cancel is recorded between this and the end of the transaction.
+
+    Raises:
+        CancelledDropError: a client has, and the instance had another database before a reset.
+    """
+    is_kept = select(and_(is_to_end(), _has_version())).where(*fencing_token(job))
+    if await session.scalar(is_kept.with_for_update()):
+        raise CancelledDropError

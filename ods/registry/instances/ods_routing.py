@@ -1,0 +1,220 @@
+"""How the ODS/API is routed to an instance's database: the instance's row of `dbo.odsinstances`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ods.registry.education_organizations.store import forget
+from ods.registry.instances.contexts import publish_contexts
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.relations import relations_of
+from ods.registry.instances.reservations import (
+    lock_name,
+    name_taken,
+    ods_instance_has_name,
+    ods_instances_have,
+)
+from ods.registry.instances.row_locks import lock_ods_instance
+from ods.registry.storage.errors import NameTakenError
+from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
+
+
+class ConnectionStrings(Protocol):
+    """Reads the encrypted connection strings of the registry, as `OdsConnectionStrings` does."""
+
+    def renamed(self, old: str, new: str, encrypted: str | None) -> str | None:
+        """The connection string with the database `new`, if it names `old`; others as they are."""
+
+    def local_database(self, encrypted: str | None) -> str | None:
+        """The database that it names, if that is on the server of the ODS databases."""
+
+
+class UnreadableConnectionStrings:
+    """Those of a process that has no keys: they stay as they are."""
+
+    def renamed(self, _old: str, _new: str, encrypted: str | None) -> str | None:
+        """The same."""
+        return encrypted
+
+    def local_database(self, _encrypted: str | None) -> str | None:
+        """It is not known."""
+        return None
+
+
+UNREADABLE = UnreadableConnectionStrings()
+
+
+async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
+    """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
+
+    It gets the contexts that are reserved for the instance.
+
+    Raises:
+        NameTakenError: another one has its name or its id.
+    """
+    await lock_name(session, job.name)
+    has_name, has_id = await ods_instances_have(session, job.name, job.ods_instance_id)
+    if has_name:
+        raise name_taken(job.name)
+    if has_id:
+        raise NameTakenError(
+            f"Another ODS instance has the id {job.ods_instance_id}, which was reserved for this instance."
+            " If nothing uses that ODS instance, remove it, then retry. If something does, create another"
+            " instance instead."
+        )
+    ods_instance = OdsInstance(
+        ods_instance_id=job.ods_instance_id,
+        name=job.name,
+        instance_type=job.template,
+        connection_string=connection_string,
+    )
+    session.add(ods_instance)
+    await session.flush()
+    await publish_contexts(session, job)
+
+
+async def change_routing(
+    session: AsyncSession,
+    job: InstanceJob,
+    connection_string: str,
+    strings: ConnectionStrings,
+) -> None:
+    """Give the ODS instance its new name, and the connection string of the renamed database.
+
+    What else leads to the database follows.
+
+    Args:
+        session: the transaction.
+        job: the rename.
+        connection_string: what routes to the renamed database, encrypted.
+        strings: reads the connection strings of others.
+
+    Raises:
+        NameTakenError: it cannot have the name.
+    """
+    if (obstacle := await rename_obstacle(session, job)) is not None:
+        raise NameTakenError(obstacle)
+    await session.execute(
+        update(OdsInstance)
+        .where(OdsInstance.ods_instance_id == job.ods_instance_id)
+        .values(name=job.final_name, connection_string=connection_string)
+    )
+    await follow_database(session, job.ods_instance_id, job.database, job.final_database, strings)
+
+
+async def move_routing(
+    session: AsyncSession,
+    ods_instance_id: int,
+    names: tuple[str, str],
+    connection_string: str,
+    strings: ConnectionStrings,
+) -> bool:
+    """Route the ODS instance to its database by another name; what else leads there follows.
+
+    Args:
+        session: the transaction.
+        ods_instance_id: the ODS instance.
+        names: the name that the database had, and the one that it has now.
+        connection_string: what routes to it by its new name, encrypted.
+        strings: reads the connection strings of others.
+
+    Returns:
+        Whether there is such an ODS instance.
+    """
+    routed = await session.scalars(
+        update(OdsInstance)
+        .where(OdsInstance.ods_instance_id == ods_instance_id)
+        .values(connection_string=connection_string)
+        .returning(OdsInstance.ods_instance_id)
+    )
+    await follow_database(session, ods_instance_id, *names, strings)
+    return bool(routed.all())
+
+
+async def follow_database(
+    session: AsyncSession, ods_instance_id: int, old: str, new: str, strings: ConnectionStrings
+) -> None:
+    """Have what leads to an instance's database lead to its new name, except for its own ODS instance.
+
+    Those are other ODS instances that lead there, and the derivatives of all these that name the database,
+    on whichever server: a physical replica has the databases of its primary. Snapshots have names of their
+    own.
+    """
+    others = await others_leading_to(session, ods_instance_id, old, strings)
+    rows = select(OdsInstance).where(OdsInstance.ods_instance_id.in_(others))
+    rows = rows.order_by(OdsInstance.ods_instance_id).with_for_update(key_share=True)
+    following = [ods_instance_id]
+    for other in await session.scalars(rows):
+        if strings.local_database(other.connection_string) == old:  # perhaps not any more
+            other.connection_string = strings.renamed(old, new, other.connection_string)
+            following.append(other.ods_instance_id)
+    derivatives = select(OdsInstanceDerivative).where(OdsInstanceDerivative.ods_instance_id.in_(following))
+    for derivative in await session.scalars(derivatives.with_for_update()):
+        derivative.connection_string = strings.renamed(old, new, derivative.connection_string)
+
+
+async def others_leading_to(
+    session: AsyncSession, ods_instance_id: int, database: str, strings: ConnectionStrings
+) -> Mapping[int, str]:
+    """The other ODS instances that lead to the instance's database, by id; their names.
+
+    Clients add such. None of the rows is locked: there may be thousands.
+    """
+    others = select(OdsInstance.ods_instance_id, OdsInstance.name, OdsInstance.connection_string).where(
+        OdsInstance.ods_instance_id != ods_instance_id
+    )
+    return {
+        number: name
+        for number, name, text in await session.execute(others)
+        if strings.local_database(text) == database
+    }
+
+
+def others_reason(others: Mapping[int, str]) -> str:
+    """Why the database of an instance stays to which these other ODS instances lead."""
+    named = ", ".join(f"{number} '{name}'" for number, name in sorted(others.items()))
+    return f"Other ODS instances lead to its database: {named}."
+
+
+OTHERS_NEXT_STEP = (
+    "Delete them, or give them other connection strings (DELETE or PUT /v2/odsInstances/{id}), then delete"
+    " it. Or detach it, which leaves the database to them."
+)
+"""What can be done about `others_reason`."""
+
+
+async def rename_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why the ODS instance cannot have its new name; if it can, no other transaction can take it."""
+    await lock_name(session, job.final_name)
+    if await ods_instance_has_name(session, job.final_name, excluding=job.ods_instance_id):
+        return str(name_taken(job.final_name))
+    if await session.get(OdsInstance, job.ods_instance_id) is None:
+        return (
+            f"The ODS instance {job.ods_instance_id} does not exist any more. Make it anew: `ods instance"
+            f" adopt {job.instance_id} --database {job.database}`, then retry."
+        )
+    return None
+
+
+async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None:
+    """Remove the ODS instance; returns why it stays, if rows refer to it."""
+    # From here on no other session can add a row that refers to it: in some versions of the ODS/API's tables,
+    # such a row would be deleted together with it.
+    await lock_ods_instance(session, ods_instance_id)
+    if relations := await relations_of(session, ods_instance_id):
+        return relations_reason(relations)
+    try:
+        async with session.begin_nested():
+            await session.execute(delete(OdsInstance).where(OdsInstance.ods_instance_id == ods_instance_id))
+            await forget(session, ods_instance_id)
+    except IntegrityError:
+        return "The ODS instance is in use by rows of another table."
+    return None
+
+
+def relations_reason(relations: Sequence[str]) -> str:
+    """Why an ODS instance to which such rows refer stays."""
+    return f"The ODS instance is in use by {', '.join(relations)}."

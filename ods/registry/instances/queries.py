@@ -1,0 +1,402 @@
+"""Queries of instances, jobs and ODS instances: pages, and single rows."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Double,
+    Integer,
+    Row,
+    Select,
+    String,
+    Uuid,
+    any_,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import InstrumentedAttribute
+
+from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
+from ods.registry.instances.status import JobStatus
+from ods.registry.instances.steps import waited_until
+from ods.registry.ods_instances.applications import (
+    Application,
+    application_ids_of_each,
+    applications_of,
+)
+from ods.registry.storage.engine import fetch_all
+from ods.registry.storage.errors import InstanceNotFoundError
+from ods.registry.storage.listing import Listing, Page, by_utf16
+from ods.registry.storage.models import (
+    UTC_NOW,
+    DbInstance,
+    EducationOrganization,
+    InstanceVersion,
+    Job,
+    OdsInstance,
+    OdsInstanceContext,
+    OdsInstanceDerivative,
+    Snapshot,
+)
+from ods.registry.storage.sessions import RegistrySessions
+
+_PLACES = 2**31
+"""An instance in the trash comes before the databases that it had before, by the order of this number."""
+
+ODS_INSTANCES = Listing(
+    OdsInstance.ods_instance_id,
+    {"Name": by_utf16(OdsInstance.name), "InstanceType": by_utf16(OdsInstance.instance_type)},
+)
+CONTEXTS = Listing(
+    OdsInstanceContext.id,
+    {
+        "ContextKey": by_utf16(OdsInstanceContext.key),
+        "ContextValue": by_utf16(OdsInstanceContext.value),
+        "OdsInstanceId": OdsInstanceContext.ods_instance_id,
+    },
+)
+DERIVATIVES = Listing(
+    OdsInstanceDerivative.id,
+    {
+        "DerivativeType": by_utf16(OdsInstanceDerivative.derivative_type),
+        "OdsInstanceId": OdsInstanceDerivative.ods_instance_id,
+    },
+)
+_TRASHED = union_all(
+    select(
+        DbInstance.id,
+        DbInstance.name,
+        DbInstance.ods_instance_id,
+        DbInstance.status,
+        DbInstance.database_template,
+        DbInstance.trash_database,
+        DbInstance.trashed_at,
+        DbInstance.deleted_by,
+        DbInstance.purge_after,
+        DbInstance.error_message,
+        literal(value=False).label("is_version"),
+        (cast(DbInstance.id, BigInteger) * _PLACES).label("place"),
+    ).where(DbInstance.is_in_trash),
+    select(
+        DbInstance.id,
+        DbInstance.name,
+        DbInstance.ods_instance_id,
+        DbInstance.status,
+        InstanceVersion.database_template,
+        InstanceVersion.database_name,
+        InstanceVersion.replaced_at,
+        InstanceVersion.replaced_by,
+        InstanceVersion.purge_after,
+        null(),
+        literal(value=True),
+        cast(DbInstance.id, BigInteger) * _PLACES + InstanceVersion.id,
+    ).join(InstanceVersion, InstanceVersion.instance_id == DbInstance.id),
+).subquery("trash")
+TRASH = Listing(
+    _TRASHED.c.place,
+    {
+        "Id": _TRASHED.c.place,
+        "Name": by_utf16(_TRASHED.c.name),
+        "DeletedAt": _TRASHED.c.trashed_at,
+        "PurgeAfter": _TRASHED.c.purge_after,
+    },
+)
+
+_REPLACED_LAST = (InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
+"""First the one that was replaced last."""
+_RECENT_JOBS = 20
+_Row = TypeVar("_Row")
+
+
+class InstanceQueries:
+    """Reads one tenant's instances, jobs and ODS instances."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._sessions = RegistrySessions(engine)
+
+    async def database(self) -> str:
+        """Name of the registry's own database."""
+        async with self._sessions.statement() as session:
+            return str(await session.scalar(select(func.current_database())))
+
+    async def require_tables(self) -> None:
+        """Check that the registry answers and has its tables.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: it has not.
+            OSError: it cannot be reached.
+            asyncpg.PostgresError: it refuses the connection.
+        """
+        await self.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
+
+    async def instance(self, instance_id: int) -> DbInstance:
+        """The live instance with this id.
+
+        Raises:
+            InstanceNotFoundError: there is none, or it is deleted.
+        """
+        instance = await self.any_instance(instance_id)
+        if instance is None or not instance.is_live:
+            raise InstanceNotFoundError(instance_id)
+        return instance
+
+    async def any_instance(self, instance_id: int) -> DbInstance | None:
+        """The instance with this id, be it deleted; None if there never was one."""
+        return await self._one(select(DbInstance).where(DbInstance.id == instance_id))
+
+    async def instances_with(self, ids: Collection[int]) -> Sequence[DbInstance]:
+        """The instances with these ids, deleted ones included."""
+        listed = any_(literal(list(ids), ARRAY(Integer)))
+        return await self._all(select(DbInstance).where(DbInstance.id == listed).order_by(DbInstance.id))
+
+    async def instances(
+        self, *, offset: int, limit: int, instance_id: int | None = None, name: str | None = None
+    ) -> Sequence[DbInstance]:
+        """A page of instances by id, deleted ones included; the filters are exact."""
+        page = Page("Id", offset=offset, limit=limit)
+        return await self.chosen_instances(InstanceFilter(id=instance_id, name=name), page)
+
+    async def chosen_instances(self, chosen: InstanceFilter, page: Page) -> Sequence[DbInstance]:
+        """A page of the chosen instances."""
+        return await self._all(page_of_instances(chosen, page))
+
+    async def count(self, chosen: InstanceFilter) -> int:
+        """How many instances are chosen."""
+        async with self._sessions.statement() as session:
+            return (await session.scalars(number_of_instances(chosen))).one()
+
+    async def live_instances(self) -> Sequence[DbInstance]:
+        """Every instance that is not deleted, by id."""
+        return await self._all(select(DbInstance).where(DbInstance.is_live).order_by(DbInstance.id))
+
+    async def trashed_instances(self) -> Sequence[DbInstance]:
+        """Every instance in the trash, by id."""
+        return await self._all(select(DbInstance).where(DbInstance.is_in_trash).order_by(DbInstance.id))
+
+    async def versions(self) -> Sequence[InstanceVersion]:
+        """Every database in the trash that an instance had before a reset, by id."""
+        return await self._all(select(InstanceVersion).order_by(InstanceVersion.id))
+
+    async def instances_with_versions(self) -> Sequence[DbInstance]:
+        """Every instance that has such a database, by id: also one that is deleted, or was detached."""
+        with_versions = DbInstance.id.in_(select(InstanceVersion.instance_id))
+        return await self._all(select(DbInstance).where(with_versions).order_by(DbInstance.id))
+
+    async def versions_of(self, instance_id: int) -> Sequence[InstanceVersion]:
+        """The databases that the instance had before resets, the one that was replaced last first."""
+        its = InstanceVersion.instance_id == instance_id
+        return await self._all(select(InstanceVersion).where(its).order_by(*_REPLACED_LAST))
+
+    async def kept_versions(self, instances: Iterable[int]) -> Mapping[int, Sequence[str]]:
+        """The databases that can come back to each of these instances, by their names in the trash.
+
+        Returns:
+            For each instance that has any, the one that was replaced last first.
+        """
+        its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
+        found: dict[int, list[str]] = {}
+        for version in await self._all(select(InstanceVersion).where(*its).order_by(*_REPLACED_LAST)):
+            found.setdefault(version.instance_id, []).append(version.database_name)
+        return found
+
+    async def trash(self, page: Page) -> Sequence[Row[Any]]:
+        """A page of what is in the trash: deleted instances, and databases that instances had before."""
+        async with self._sessions.statement() as session:
+            rows: Sequence[Row[Any]] = (await session.execute(TRASH.page_of(select(_TRASHED), page))).all()
+        return rows
+
+    async def trash_count(self) -> int:
+        """How much is in the trash: deleted instances, and databases that instances had before."""
+        async with self._sessions.statement() as session:
+            return (await session.scalars(select(func.count()).select_from(_TRASHED))).one()
+
+    async def known_marks(self, marks: Collection[str]) -> set[str]:
+        """Those of `marks` that belong to instances, deleted ones included."""
+        query = select(DbInstance.mark).where(
+            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
+        )
+        return {str(mark) for mark in await self._all(query)}
+
+    async def marked_instance(self, mark: str) -> DbInstance | None:
+        """The instance with this mark, live or in the trash; None if there is none."""
+        its = DbInstance.mark == UUID(mark)
+        is_there = or_(DbInstance.is_live, DbInstance.is_in_trash)
+        return await self._one(select(DbInstance).where(its, is_there))
+
+    async def instance_behind(self, ods_instance_id: int) -> DbInstance | None:
+        """The live instance with this OdsInstanceId; None if there is none."""
+        its = DbInstance.ods_instance_id == ods_instance_id
+        return await self._one(select(DbInstance).where(its, DbInstance.is_live))
+
+    async def holder_of(self, ods_instance_id: int) -> str | None:
+        """Name of the ODS instance, or else of the live instance, with this OdsInstanceId."""
+        ods_instance = await self.ods_instance(ods_instance_id)
+        if ods_instance is not None:
+            return ods_instance.name
+        its = DbInstance.ods_instance_id == ods_instance_id
+        return await self._one(select(DbInstance.name).where(its, DbInstance.is_live))
+
+    async def now(self) -> datetime:
+        """The time by the registry's clock, in UTC: that which decides what is due."""
+        async with self._sessions.statement() as session:
+            at: datetime = (await session.scalars(select(UTC_NOW))).one()
+            return at.replace(tzinfo=UTC)
+
+    async def last_change(self) -> datetime | None:
+        """When an instance was last changed, in UTC; None if there never was one."""
+        async with self._sessions.statement() as session:
+            at = await session.scalar(select(func.max(DbInstance.last_modified)))
+        return at.replace(tzinfo=UTC) if at else None
+
+    async def all_ods_instances(self) -> Sequence[OdsInstance]:
+        """Every ODS instance, by id."""
+        return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
+
+    async def all_derivatives(self) -> Sequence[OdsInstanceDerivative]:
+        """Every derivative of an ODS instance, by id."""
+        return await self._all(select(OdsInstanceDerivative).order_by(OdsInstanceDerivative.id))
+
+    async def all_snapshots(self) -> Sequence[Snapshot]:
+        """Every snapshot of an instance, by id."""
+        return await self._all(select(Snapshot).order_by(Snapshot.id))
+
+    async def job(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none."""
+        return await self._one(select(Job).where(Job.job_id == job_id))
+
+    async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
+        """Seconds since each of these jobs was created, but for its waits, by the database's clock."""
+        age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double) - waited_until(UTC_NOW)
+        # One array, not a list of parameters: there may be more ids than a statement has room for.
+        listed = any_(literal(job_ids, ARRAY(String)))
+        async with self._sessions.statement() as session:
+            rows = await session.execute(select(Job.job_id, age).where(Job.job_id == listed))
+            return dict(rows.all())
+
+    async def waiting_jobs(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Those of these jobs that wait for the end of an outage."""
+        listed = any_(literal(job_ids, ARRAY(String)))
+        return await self._all(select(Job).where(Job.job_id == listed, Job.waiting_for.is_not(None)))
+
+    async def usual_duration(self, operation: str, template: str) -> float | None:
+        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none.
+
+        What they have waited for does not count.
+        """
+        recent = (
+            select(Job.worked_seconds.label("seconds"))
+            .where(
+                Job.operation == operation,
+                Job.database_template == template,
+                Job.status == JobStatus.COMPLETED,
+            )
+            .order_by(Job.finished_at.desc())
+            .limit(_RECENT_JOBS)
+            .subquery()
+        )
+        return await self._one(select(func.percentile_cont(0.5).within_group(recent.c.seconds)))
+
+    async def ods_instances(
+        self,
+        page: Page,
+        *,
+        ods_instance_id: int | None = None,
+        name: str | None = None,
+        instance_type: str | None = None,
+    ) -> Sequence[OdsInstance]:
+        """A page of ODS instances; the filters are exact."""
+        table = OdsInstance
+        filters = {
+            table.ods_instance_id: ods_instance_id,
+            table.name: name,
+            table.instance_type: instance_type,
+        }
+        return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
+
+    async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
+        """The ODS instance with this id; None if there is none."""
+        return await self._one(select(OdsInstance).where(OdsInstance.ods_instance_id == ods_instance_id))
+
+    async def applications(self, ods_instance_id: int) -> list[Application]:
+        """The applications that may use an ODS instance, by id."""
+        async with self._sessions.statement() as session:
+            return await applications_of(session, ods_instance_id)
+
+    async def application_ids(self, ods_instance_ids: Collection[int]) -> Mapping[int, list[int]] | None:
+        """Ids of the applications that may use each of these ODS instances, of those that any may use.
+
+        None if the tables of the ODS/API are not there.
+        """
+        async with self._sessions.statement() as session:
+            return await application_ids_of_each(session, ods_instance_ids)
+
+    async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
+        """The contexts of an ODS instance, by id."""
+        table = OdsInstanceContext
+        query = select(table).where(table.ods_instance_id == ods_instance_id)
+        return await self._all(query.order_by(table.id))
+
+    async def contexts_of_all(self, ods_instance_ids: Collection[int]) -> dict[int, list[OdsInstanceContext]]:
+        """The contexts of these ODS instances, by the OdsInstanceId; those of each by id."""
+        table = OdsInstanceContext
+        listed = any_(literal(list(ods_instance_ids), ARRAY(Integer)))
+        query = select(table).where(table.ods_instance_id == listed).order_by(table.id)
+        found: dict[int, list[OdsInstanceContext]] = {}
+        for row in await self._all(query) if ods_instance_ids else ():
+            found.setdefault(row.ods_instance_id, []).append(row)
+        return found
+
+    async def education_organizations(
+        self, ods_instance_id: int, limit: int
+    ) -> Sequence[EducationOrganization]:
+        """The first education organizations of an ODS instance by id, as the last refresh has read them."""
+        table = EducationOrganization
+        its = select(table).where(table.instance_id == ods_instance_id)
+        return await self._all(its.order_by(table.education_organization_id).limit(limit))
+
+    async def contexts(self, page: Page) -> Sequence[OdsInstanceContext]:
+        """A page of all contexts."""
+        return await self._all(CONTEXTS.page_of(select(OdsInstanceContext), page))
+
+    async def context(self, context_id: int) -> OdsInstanceContext | None:
+        """The context with this id; None if there is none."""
+        table = OdsInstanceContext
+        return await self._one(select(table).where(table.id == context_id))
+
+    async def derivatives_of(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
+        """The derivatives of an ODS instance, by id."""
+        table = OdsInstanceDerivative
+        query = select(table).where(table.ods_instance_id == ods_instance_id)
+        return await self._all(query.order_by(table.id))
+
+    async def derivatives(self, page: Page) -> Sequence[OdsInstanceDerivative]:
+        """A page of all derivatives."""
+        return await self._all(DERIVATIVES.page_of(select(OdsInstanceDerivative), page))
+
+    async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
+        """The derivative with this id; None if there is none."""
+        table = OdsInstanceDerivative
+        return await self._one(select(table).where(table.id == derivative_id))
+
+    async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
+        async with self._sessions.statement() as session:
+            return await fetch_all(session, query)
+
+    async def _one(self, query: Select[_Row]) -> _Row | None:
+        async with self._sessions.statement() as session:
+            return (await session.scalars(query)).one_or_none()
+
+
+def _matching(query: Select[_Row], filters: Mapping[InstrumentedAttribute[Any], object]) -> Select[_Row]:
+    """The rows of `query` with exactly these values; None stands for any."""
+    return query.where(*(column == value for column, value in filters.items() if value is not None))

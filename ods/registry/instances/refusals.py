@@ -1,0 +1,201 @@
+"""Why requests for instances are refused, and what helps."""
+
+from collections.abc import Collection
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ods.registry.instances import status
+from ods.registry.instances.copies import hold_refusal
+from ods.registry.instances.protection import protection_refusal
+from ods.registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
+from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
+from ods.registry.instances.status import InstanceStatus, Operation, after_failure
+from ods.registry.storage.errors import NameTakenError, RefusedError, require_granted
+from ods.registry.storage.models import (
+    LIVE_DATABASE_INDEX,
+    LIVE_NAME_INDEX,
+    LIVE_ODS_INSTANCE_INDEX,
+    NEW_DATABASE_INDEX,
+    NEW_NAME_INDEX,
+    DbInstance,
+)
+from ods.registry.storage.sessions import Conflicts
+
+
+async def reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
+    """Every reason for which no other database can take the place of the locked instance's."""
+    return [
+        *state_refusals(instance, status.REQUEST_BESIDE.sources, "reset"),
+        *filter(None, [protection_refusal(instance), await hold_refusal(session, instance)]),
+        *unended_reset_refusals(instance),
+    ]
+
+
+def unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why each request must wait that would forget the replacement in the row."""
+    if instance.replacement is None or instance.status not in status.AT_REST:
+        return []
+    reason = "What a failed or cancelled reset has done is not undone yet."
+    next_step = (
+        "It is undone within minutes, once the PostgreSQL server answers; `ods drift` tells of it until then."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
+
+
+def not_adopted(instance: DbInstance) -> RefusedError:
+    """Why nothing is done to an instance that an Admin API works on, beside this service."""
+    return RefusedError(
+        instance.status,
+        "Another product has added the instance, and this service has not adopted it yet.",
+        "The next sweep adopts it, or says in its errorMessage why not; `ods sweep` sweeps at once. While the"
+        " other product works on it, only `ods migrate` does.",
+    )
+
+
+def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why a request must wait that would forget which other name the database may have.
+
+    A delete, or the same again, looks for it under that name as well.
+    """
+    if not instance.undo_due or instance.status not in status.AT_REST:
+        return []
+    reason = "What a failed or cancelled job has done to the database's name is not undone yet."
+    next_step = (
+        "It is undone within minutes, once the PostgreSQL server answers. Or request the same again, which"
+        " goes on with it."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
+
+
+def require_state(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
+    """Refuse a request for an instance that is in none of the states.
+
+    Args:
+        instance: the instance.
+        states: in which it is granted.
+        verb: what was requested, as in "cannot be renamed".
+
+    Raises:
+        RefusedError: it is in another one.
+    """
+    require_granted(state_refusals(instance, states, verb))
+
+
+def state_refusals(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> list[RefusedError]:
+    """The same as `require_state`, for those that tell every reason at once."""
+    return [] if instance.status in states else [state_refusal(instance, verb)]
+
+
+def purge_refusals(instance: DbInstance, way: Operation | None) -> list[RefusedError]:
+    """Every reason for which a delete of this way cannot purge an instance in the trash."""
+    if way is Operation.DETACH:
+        next_step = "Undelete it, then detach its database."
+        return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
+    state = state_refusals(instance, status.REQUEST_PURGE.sources, "purged")
+    return [*state, *filter(None, [protection_refusal(instance)])]
+
+
+def require_created(instance: DbInstance, verb: str) -> None:
+    """Refuse a request for an instance whose last job has left it without a usable database.
+
+    Raises:
+        RefusedError: it has.
+    """
+    if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
+        raise state_refusal(instance, verb)
+
+
+def set_aside_refusals(instance: DbInstance) -> list[RefusedError]:
+    """Why a request must wait that would forget what a failed move to the trash has set aside."""
+    if not (kinds := kinds_set_aside(instance.set_aside)):
+        return []
+    reason = f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash."
+    next_step = (
+        f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
+        " purge the instance; or undelete it, remove them and detach it."
+    )
+    return [RefusedError(instance.status, reason, next_step)]
+
+
+def name_not_free(reason: str) -> RefusedError:
+    """Why an instance cannot be undeleted under a name that is not free, and the way out."""
+    return RefusedError(
+        InstanceStatus.DELETED,
+        reason.removesuffix(" Choose another name."),
+        'Undelete the instance under another name: {"name": "…"}.',
+    )
+
+
+def _ods_instance_id_not_free() -> RefusedError:
+    return RefusedError(
+        InstanceStatus.DELETED,
+        "Another instance has its OdsInstanceId: the registry was restored, or changed by hand.",
+        "Delete the other instance, then undelete this one; or purge this one.",
+    )
+
+
+def _name_taken_since() -> RefusedError:
+    return name_not_free("Another instance has taken the name, or the name of the database.")
+
+
+def context_not_free(reason: str) -> RefusedError:
+    """Why an instance cannot be undeleted with contexts that are not free, and the way out."""
+    return RefusedError(
+        InstanceStatus.DELETED,
+        reason,
+        "Give the other instance other contexts (PATCH /v2/dbInstances/{id}, `ods instance contexts`), then"
+        " undelete this one.",
+    )
+
+
+def state_refusal(instance: DbInstance, verb: str) -> RefusedError:
+    """Why something cannot be done to an instance in its present state, and what helps."""
+    current = InstanceStatus(instance.status)
+    reason = f"An instance in state {current} cannot be {verb}."
+    return RefusedError(current, reason, status.next_step(current))
+
+
+def not_deleted(instance: DbInstance) -> RefusedError:
+    """Why an instance cannot be undeleted that is not in the trash; what it had before a reset may be."""
+    refusal = state_refusal(instance, "undeleted")
+    back = (
+        f"What it had before a reset comes back by `ods instance undo-reset {instance.id} --database NAME`"
+        f" (POST /v2/dbInstances/{instance.id}/reset/undo)."
+    )
+    return RefusedError(instance.status, refusal.reason, f"{refusal.next_step} {back}")
+
+
+def name_conflicts(name: str, database: str) -> Conflicts:
+    """What a request is answered if another one has taken one of the names at the same time."""
+    return {
+        LIVE_NAME_INDEX: partial(name_taken, name),
+        LIVE_DATABASE_INDEX: partial(database_taken, database),
+    }
+
+
+UNDELETE_CONFLICTS: Conflicts = {
+    LIVE_NAME_INDEX: _name_taken_since,
+    LIVE_DATABASE_INDEX: _name_taken_since,
+    NEW_NAME_INDEX: _name_taken_since,
+    NEW_DATABASE_INDEX: _name_taken_since,
+    LIVE_ODS_INSTANCE_INDEX: _ods_instance_id_not_free,
+}
+
+
+async def require_place(session: AsyncSession, instance: DbInstance, name: str, database: str) -> None:
+    """Refuse that an instance comes back from the trash under these names.
+
+    Raises:
+        RefusedError: they or its contexts are taken; or another database has just got its former name.
+    """
+    try:
+        await require_free(session, name, database, excluding=instance)
+    except NameTakenError as error:
+        raise name_not_free(str(error)) from None
+    if (refusal := await former_name_refusal(session, instance, database)) is not None:
+        raise refusal
+    wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+    obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
+    if obstacle is not None:
+        raise context_not_free(obstacle)

@@ -1,0 +1,810 @@
+"""What requests do with instances: each is recorded together with the job that carries it out."""
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Interval,
+    Text,
+    all_,
+    and_,
+    any_,
+    exists,
+    func,
+    insert,
+    literal,
+    not_,
+    or_,
+    select,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
+from ods.registry.installation import InstallationStore
+from ods.registry.instances import status
+from ods.registry.instances.admin_api_deletes import AdminApiDeletes
+from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
+from ods.registry.instances.changeable import found_instance, locked_instance
+from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
+from ods.registry.instances.copies import hold_refusal, require_not_copied, require_open
+from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
+from ods.registry.instances.final_backups import NEVER_BY_ITSELF
+from ods.registry.instances.jobs import InstanceJob, Replacement
+from ods.registry.instances.naming import database_name, name_errors, reset_name, trash_name
+from ods.registry.instances.ods_routing import (
+    OTHERS_NEXT_STEP,
+    UNREADABLE,
+    ConnectionStrings,
+    others_leading_to,
+    others_reason,
+    relations_reason,
+)
+from ods.registry.instances.origins import FROM_TEMPLATE, CopyOrigin, Origin
+from ods.registry.instances.protection import protection_refusal, require_unprotected, takes_data
+from ods.registry.instances.refusals import (
+    UNDELETE_CONFLICTS,
+    name_conflicts,
+    not_deleted,
+    not_undone_refusals,
+    purge_refusals,
+    require_created,
+    require_place,
+    require_state,
+    reset_refusals,
+    set_aside_refusals,
+    state_refusals,
+    unended_reset_refusals,
+)
+from ods.registry.instances.relations import lasting_relations_of, relations_of
+from ods.registry.instances.requested_origins import (
+    hold_origin,
+    made_of,
+    operation_of,
+    recorded_origin,
+    require_same_source,
+    reset_of,
+)
+from ods.registry.instances.reservations import lock_name, require_free, reserved_id
+from ods.registry.instances.row_locks import lock_instances, lock_with_source
+from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
+from ods.registry.instances.steps import JobFactory, job_record
+from ods.registry.instances.versions import name_in_trash, version_to_bring_back
+from ods.registry.schedules.participants import is_served
+from ods.registry.snapshots import derivative
+from ods.registry.snapshots import rows as snapshots
+from ods.registry.storage.errors import (
+    DerivativeTakenError,
+    InstanceNotFoundError,
+    InvalidError,
+    NameTakenError,
+    RefusedError,
+    require_granted,
+    require_valid,
+)
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, Snapshot
+from ods.registry.storage.sessions import RegistrySessions
+from ods.registry.storage.unit_of_work import unit_of_work
+
+_TOGETHER = 0x4F644254
+"""The lock of a transaction with several requests."""
+
+# What an instance had before its resets goes with it: so it waits for what was promised of these.
+_HAS_LATER_VERSION = exists().where(
+    InstanceVersion.instance_id == DbInstance.id, InstanceVersion.purge_after > UTC_NOW
+)
+# What a client has requested back in vain waits for the operator, however long that takes.
+_PURGE_IS_DUE = (
+    DbInstance.is_in_trash,
+    DbInstance.status == InstanceStatus.DELETED,
+    DbInstance.operation == Operation.TRASH,
+    or_(and_(DbInstance.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.purge_follows),
+    ~DbInstance.is_protected,
+    DbInstance.replacement.is_(None),
+    ~DbInstance.undo_due,
+)
+
+
+@dataclass(frozen=True)
+class Requested:
+    """An instance as a request left it, and the job that carries the request out."""
+
+    instance: DbInstance
+    job: InstanceJob
+
+
+@dataclass(frozen=True)
+class RequestedSnapshot(Requested):
+    """A requested snapshot as well."""
+
+    snapshot: Snapshot
+
+
+class InstanceStore:
+    """The requests for one tenant's instances.
+
+    Each is one transaction, which also records the job that carries the request out, if it needs one. Faults
+    of the connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy that the
+    operator has not confirmed, every request raises InstallationNotConfirmedError.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs.
+        trash: how long a deleted instance can come back; zero if its database is dropped at once.
+        protect_new: whether new instances are protected, unless the request for them says otherwise.
+        final_backup: whether a backup is made before a database is dropped, also without a request for it.
+        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
+            as they are, and keep nothing from being deleted.
+
+    Attributes:
+        deletes: what each delete does.
+    """
+
+    def __init__(  # noqa: PLR0913 - what the operator has set, beside the registry
+        self,
+        engine: AsyncEngine,
+        factory: JobFactory,
+        trash: timedelta = timedelta(),
+        *,
+        protect_new: bool = False,
+        final_backup: bool = False,
+        strings: ConnectionStrings = UNREADABLE,
+    ) -> None:
+        self._engine = engine
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+        self._protect_new = protect_new
+        self._trash = trash
+        self.deletes = DeleteRules(trash, final_backup=final_backup)
+        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
+        self._strings = strings
+
+    @property
+    def installation(self) -> InstallationStore:
+        """The installation that the instances belong to."""
+        return self._factory.installation
+
+    async def reserve(
+        self,
+        name: str,
+        template: str,
+        attributes: AttributeChanges = UNCHANGED,
+        origin: Origin = FROM_TEMPLATE,
+    ) -> Requested:
+        """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
+
+        Args:
+            name: its name.
+            template: its template; a copy has that of its source, whatever is said here.
+            attributes: what the client says about it.
+            origin: where its database comes from. What is copied or restored is held from now on.
+
+        Raises:
+            NameTakenError: a live instance or an ODS instance has the name, or the database name.
+            InvalidError: another instance has just the same contexts, there is no instance to copy, or the
+                backup is deleted.
+            RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(name_conflicts(name, database_name(name, template))) as session:
+            source = await _require_new(session, name, template, attributes, origin)
+            template = template if source is None else source.database_template
+            number = await reserved_id(session)
+            row = insert(DbInstance).values(
+                id=number,
+                name=name,
+                database_template=template,
+                database_name=database_name(name, template),
+                ods_instance_id=number,
+                status=InstanceStatus.PENDING,
+                operation=operation_of(origin),
+                job_number=1,
+                last_refreshed=UTC_NOW,
+                last_modified=UTC_NOW,
+                **self._new_attributes(attributes),
+                **recorded_origin(origin, source),
+            )
+            instance = (await session.scalars(row.returning(DbInstance))).one()
+            return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
+
+    async def require_reservable(
+        self, name: str, template: str, attributes: AttributeChanges, origin: Origin
+    ) -> None:
+        """Raise what `reserve` would, and change nothing."""
+        async with self._sessions.transaction() as session:
+            await _require_new(session, name, template, attributes, origin)
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """One transaction of all requests that are made in the block: none of them counts if that raises.
+
+        Such blocks follow each other: two of them cannot wait for names that the other one has.
+        """
+        async with unit_of_work(self._engine) as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_TOGETHER)))
+            yield
+
+    async def lock_parts(
+        self, sources: Collection[int], names: Collection[str], contexts: Collection[Mapping[str, str]]
+    ) -> None:
+        """Take at once, in the block of `together`, what requests for several instances lock one by one.
+
+        A request for one instance locks them in this order as well. Taken instance by instance, what is
+        locked for the first would come after that for the second, and either request could wait for the
+        other.
+
+        Args:
+            sources: the ids of the instances that shall be copied.
+            names: the names of the new instances and of their databases.
+            contexts: the contexts of each.
+        """
+        async with self._sessions.transaction() as session:
+            await lock_instances(session, sources)
+            await lock_name(session, *names)
+            for one in contexts:
+                await lock_contexts(session, one)
+
+    async def lock(self, ids: Collection[int]) -> None:
+        """Lock these instances at once, in the block of `together`, before requests for each of them."""
+        async with self._sessions.transaction() as session:
+            await lock_instances(session, ids)
+
+    async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
+        """Change what clients say about the instance; needs no job. Returns the instance as it is then.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            InvalidError: it would have too many labels, or another instance has just the same contexts.
+            RefusedError: its state does not allow one of the changes.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(CONTEXT_CONFLICTS) as session:
+            instance = await locked_instance(session, instance_id)
+            if changes != UNCHANGED:
+                await change_attributes(session, instance, changes)
+                instance.last_modified = UTC_NOW
+            await session.flush()
+            await session.refresh(instance)
+            return instance
+
+    async def request_delete(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> Requested:
+        """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance, nor one in the trash that can be purged.
+            RefusedError: it is protected, a job is under way, other rows refer to the ODS instance, or other
+                ODS instances lead to its database.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id, in_trash=delete.way is not None)
+            require_granted(await self._delete_refusals(session, instance, delete))
+            if instance.is_in_trash:
+                return await self._purged(session, instance, delete)
+            return await self.request_delete_in(session, instance, delete)
+
+    async def require_deletable(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> DbInstance:
+        """Raise what `request_delete` would, and change nothing; returns the instance."""
+        async with self._sessions.statement() as session:
+            instance = await found_instance(session, instance_id, in_trash=delete.way is not None)
+            require_granted(await self._delete_refusals(session, instance, delete))
+            return instance
+
+    async def _delete_refusals(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> list[RefusedError]:
+        """Every reason for which the instance cannot be deleted, or purged if it is in the trash."""
+        if instance.is_in_trash:
+            return purge_refusals(instance, delete.way)
+        state = state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
+        held = await hold_refusal(session, instance)
+        refusals = [*state, *filter(None, [protection_refusal(instance), held])]
+        can_come_back = self.deletes.can_come_back(instance, delete)
+        if not can_come_back:
+            refusals += set_aside_refusals(instance)
+        relations = lasting_relations_of if can_come_back else relations_of
+        if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
+            next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
+            refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
+        if others := await self.others_in_the_way(session, instance, delete):
+            refusals.append(RefusedError(instance.status, others_reason(others), OTHERS_NEXT_STEP))
+        return refusals
+
+    async def others_in_the_way(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> Mapping[int, str]:
+        """Other ODS instances that lead to the instance's database, by id; none for a detach: it stays.
+
+        Their clients would lose it, and be led to that of the next instance of the name. What was never
+        created has no database: one that has the name is another product's.
+        """
+        if not instance.published_at or self.deletes.way(instance, delete) is Operation.DETACH:
+            return {}
+        number, database = instance.ods_instance_id, instance.database_name
+        return await others_leading_to(session, number, database, self._strings)
+
+    async def request_delete_in(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> Requested:
+        """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it.
+
+        The names that a failed rename has reserved stay: the database may have the new one. So does the name
+        in the trash, if an earlier delete has failed: the database may be there.
+        """
+        way = self.deletes.way(instance, delete)
+        instance.deleted_by = delete.by
+        instance.purge_follows = self.deletes.backs_up(instance, delete)
+        if way is Operation.TRASH:
+            if instance.trash_database is None:
+                instance.trash_database = name_in_trash(DbInstance.job_number + 1)
+            kept = NEVER_BY_ITSELF if instance.purge_follows else self._trash
+            instance.purge_after = UTC_NOW + literal(kept, Interval)
+        return await self._next_job(session, instance, way, status.REQUEST_DELETE)
+
+    async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
+        """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
+
+        Args:
+            instance_id: the instance.
+            final_backup: whether a backup is made first.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, as after an undelete, is protected, or about to be purged.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise RefusedError(
+                    instance.status,
+                    "The instance is not in the trash: nothing was dropped.",
+                    "It may have been undeleted, and be in use. If it shall go all the same: DELETE"
+                    f" /v2/dbInstances/{instance_id}, with ?purge=true if it shall not come back.",
+                )
+            delete = Delete(Operation.DELETE, final_backup=final_backup)
+            require_granted(purge_refusals(instance, delete.way))
+            return await self._purged(session, instance, delete)
+
+    async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
+        """Record the purge that was requested together with the delete `trashed`, which is done.
+
+        Safe to repeat. Returns its job; None if none is to follow any more, as after an undelete.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await session.get(DbInstance, trashed.instance_id, with_for_update=True)
+            if instance is None or instance.mark != UUID(trashed.mark):
+                return None
+            follows = (Operation.PURGE_AFTER_BACKUP, InstanceStatus.PENDING_DELETE, trashed.number + 1)
+            if (instance.operation, instance.status, instance.job_number) == follows:
+                return self._factory.next_attempt(instance)
+            done = (Operation.TRASH, InstanceStatus.DELETED, trashed.number)
+            is_done = (instance.operation, instance.status, instance.job_number) == done
+            if not (is_done and instance.is_in_trash and instance.purge_follows):
+                return None
+            if protection_refusal(instance) is not None or instance.replacement is not None:
+                return None
+            return (await self._purged(session, instance, Delete(Operation.DELETE, final_backup=True))).job
+
+    async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
+        """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
+        require_granted(not_undone_refusals(instance))
+        if instance.purge_follows:
+            instance.purge_follows, instance.purge_after = False, UTC_NOW
+        if not self.deletes.backs_up(instance, delete):
+            return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
+        instance.makes_backup = backup_id = uuid4()
+        operation = Operation.PURGE_AFTER_BACKUP
+        requested = await self._next_job(session, instance, operation, status.REQUEST_PURGE)
+        await add_backup(session, requested.instance, backup_id, requested.job, FINAL)
+        return requested
+
+    async def is_purge_due(self) -> bool:
+        """Whether the time of an instance in the trash is over."""
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1)) is not None
+
+    async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
+        """Record that up to `limit` instances shall be purged whose time in the trash is over.
+
+        Those that are due longest come first. One whose purge or undelete has failed waits for the operator.
+        So does one of which a version is all that is left, which a purge would have dropped as well.
+
+        Args:
+            limit: how many at most.
+            usable: the names of the databases that are on the server, but for those half dropped.
+        """
+        await self.installation.require_confirmed()
+        due = (
+            select(DbInstance)
+            .where(*_PURGE_IS_DUE, not_(_has_only_versions(usable)))
+            .order_by(DbInstance.purge_after, DbInstance.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._sessions.transaction() as session:
+            return [
+                await self._purged(session, row, Delete(Operation.DELETE, final_backup=row.purge_follows))
+                for row in (await session.scalars(due)).all()
+            ]
+
+    async def request_undelete(self, instance_id: int, name: str | None = None) -> Requested:
+        """Reserve the instance's names, or those that `name` makes, and record that it shall come back.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
+                it comes back under another name, and another database has just got its former one.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
+            instance = await locked_instance(session, instance_id, in_trash=True)
+            if not instance.is_in_trash:
+                raise not_deleted(instance)
+            require_state(instance, status.REQUEST_UNDELETE.sources, "undeleted")
+            wanted = instance.name if name is None else name
+            database = instance.database_name
+            if wanted != instance.name:
+                database = database_name(wanted, instance.database_template)
+            await require_place(session, instance, wanted, database)
+            last = (instance.operation, instance.new_name or instance.name)
+            if last != (Operation.UNDELETE, wanted):
+                require_granted(not_undone_refusals(instance))
+            instance.purge_follows = False
+            instance.new_name = instance.new_database_name = None
+            if wanted != instance.name:
+                instance.new_name, instance.new_database_name = wanted, database
+            return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
+
+    async def request_reset(
+        self,
+        instance_id: int,
+        template: str | None = None,
+        by: str | None = None,
+        origin: Origin = FROM_TEMPLATE,
+    ) -> Requested:
+        """Record that another database, made of this origin, shall replace the instance's.
+
+        Args:
+            instance_id: the instance.
+            template: the name of the template, or of that of the backup; None: the one that the instance's
+                database was made from. A copy has that of its source, whatever is said here.
+            by: the client that requests it; None if it is not known.
+            origin: where the other database comes from. What is copied or restored is held from now on.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is
+                deleted.
+            RefusedError: it is protected, or its state does not allow it; or the instance that shall be
+                copied is not `Completed`, or another copy excludes this.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance, source = await _require_resettable(session, instance_id, origin)
+            mark = str(uuid4())
+            chosen = source.database_template if source else template or instance.database_template
+            replacement = self._replacement(instance, mark, chosen, reset_name(mark), by)
+            return await self._next_job(
+                session,
+                instance,
+                reset_of(origin),
+                status.REQUEST_BESIDE,
+                made_of(replacement, origin, source),
+            )
+
+    async def require_resettable(self, instance_id: int, origin: Origin = FROM_TEMPLATE) -> None:
+        """Raise what `request_reset` would, and change nothing."""
+        async with self._sessions.transaction() as session:
+            await _require_resettable(session, instance_id, origin)
+
+    async def request_undo_reset(
+        self, instance_id: int, by: str | None = None, database: str | None = None
+    ) -> Requested:
+        """Record that a database which was replaced shall be the instance's again.
+
+        Args:
+            instance_id: the instance.
+            by: the client that requests it; None if it is not known.
+            database: the name of the version in the trash; None: the one that was replaced last.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            InvalidError: no database of this name is kept that the instance had.
+            RefusedError: none is kept, or it is being dropped; or the instance is protected, or its state
+                does not allow it.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id)
+            version = await version_to_bring_back(session, instance, database)
+            mark = version.database_mark_text
+            replacement = replace(
+                self._replacement(instance, mark, version.database_template, version.database_name, by),
+                trashed_number=version.job_number,
+                trashed_attempt=version.attempt,
+                copy_of=version.copy_origin,
+                backup_id=version.backup_id,
+            )
+            require_granted(await reset_refusals(session, instance))
+            return await self._next_job(
+                session, instance, Operation.UNDO_RESET, status.REQUEST_BESIDE, replacement
+            )
+
+    def _replacement(
+        self, instance: DbInstance, mark: str | None, template: str, database: str, by: str | None
+    ) -> Replacement:
+        # Never given again, unlike a name with the instance's mark and the number of a job: a registry that
+        # was restored counts these anew, and would take it for the name of a delete.
+        replaced = trash_name(str(uuid4()), instance.job_number + 1)
+        return Replacement(
+            *(mark, template, database, replaced),
+            *instance.publication,
+            by=by,
+            keeps=bool(self._trash),
+            kept_seconds=int(self._trash.total_seconds()) or None,
+        )
+
+    async def request_rename(self, instance_id: int, name: str) -> Requested:
+        """Reserve `name` and record, as a new job, that the instance shall have it.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or the instance was never created.
+            NameTakenError: another live instance or ODS instance has the name, or the database name, or has
+                left that just now.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id)
+            require_state(instance, status.REQUEST_RENAME.sources, "renamed")
+            require_created(instance, "renamed")
+            await require_not_copied(session, instance)
+            database = database_name(name, instance.database_template)
+            await require_free(session, name, database, excluding=instance)
+            if (instance.operation, instance.new_name) != (Operation.RENAME, name):
+                require_granted(not_undone_refusals(instance))
+            instance.new_name, instance.new_database_name = name, database
+            return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
+
+    async def request_backup(self, instance_id: int, kind: str) -> Requested:
+        """Record, as a new job, that a backup of the instance shall be made.
+
+        Args:
+            instance_id: the instance.
+            kind: why it is made: a `BackupKind`.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or has failed; or its files are being copied.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            return await self._request_backup(session, await locked_instance(session, instance_id), kind)
+
+    async def request_scheduled_backup(self, instance_id: int, due_at: datetime) -> Requested | None:
+        """Record the same for a time of a schedule; None if that is recorded for this or a later one.
+
+        Args:
+            instance_id: the instance.
+            due_at: the time, in UTC without a zone.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: a job is under way, or has failed; or its files are being copied.
+            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id, nowait=True)
+            if await is_served(session, instance.backup_due_at, due_at):
+                return None
+            instance.backup_due_at = due_at
+            return await self._request_backup(session, instance, SCHEDULED, due_at)
+
+    async def _request_backup(
+        self, session: AsyncSession, instance: DbInstance, kind: str, due_at: datetime | None = None
+    ) -> Requested:
+        require_state(instance, status.REQUEST_BESIDE.sources, "backed up")
+        await require_open(session, instance)
+        instance.makes_backup = backup_id = uuid4()
+        requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
+        await add_backup(session, requested.instance, backup_id, requested.job, kind, due_at)
+        return requested
+
+    async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:
+        """Record, as a new job, that readers shall get a copy of the instance as it is then.
+
+        Args:
+            instance_id: the instance.
+            by: the client that requests it; None if it is not known.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it is not `Completed`, its files are being copied, or its derivative `Snapshot`
+                leads to another database.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            return await self._request_snapshot(session, await locked_instance(session, instance_id), by)
+
+    async def request_scheduled_snapshot(
+        self, instance_id: int, due_at: datetime
+    ) -> RequestedSnapshot | None:
+        """Record the same for a time of a schedule; None if that is recorded for this or a later one.
+
+        Args:
+            instance_id: the instance.
+            due_at: the time, in UTC without a zone.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: as of `request_snapshot`.
+            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await locked_instance(session, instance_id, nowait=True)
+            if await is_served(session, instance.snapshot_due_at, due_at):
+                return None
+            instance.snapshot_due_at = due_at
+            return await self._request_snapshot(session, instance, None, due_at)
+
+    async def _request_snapshot(
+        self, session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
+    ) -> RequestedSnapshot:
+        require_state(instance, status.REQUEST_BESIDE.sources, "copied")
+        await require_open(session, instance)
+        try:
+            await derivative.require_own(session, instance.id, instance.ods_instance_id)
+        except DerivativeTakenError as error:
+            raise RefusedError(instance.status, error.reason, error.next_step) from None
+        requested = await self._next_job(session, instance, Operation.SNAPSHOT, status.REQUEST_BESIDE)
+        snapshot = await snapshots.add(session, instance, by, due_at)
+        return RequestedSnapshot(requested.instance, requested.job, snapshot)
+
+    async def request_retry(self, instance_id: int) -> Requested:
+        """Put a failed job back to waiting: the same job, one attempt later.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: the instance's last job has not failed, or is a delete of a protected instance.
+        """
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            await lock_with_source(session, instance_id)
+            instance = await locked_instance(session, instance_id, in_trash=True)
+            if instance.status == InstanceStatus.DELETED:
+                raise InstanceNotFoundError(instance_id)
+            step = status.RETRY[Operation(instance.operation)]
+            require_state(instance, step.sources, "retried")
+            if takes_data(Operation(instance.operation)):
+                require_unprotected(instance)
+            if (copy := instance.copy_origin) and instance.operation == Operation.COPY:
+                await require_same_source(session, instance, copy)
+            instance.outages = 0
+            _advance(instance, step)
+            await session.flush()
+            await session.execute(self._admin_api_deletes.moved_to_trash(DbInstance.id == instance.id))
+            requested = await self._requested(session, instance)
+            await session.execute(job_record(requested.job, step.job))
+            return requested
+
+    def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
+        """The columns of a new instance that hold its attributes."""
+        return {
+            "is_protected": self._protect_new if wanted.protected is None else wanted.protected,
+            "description": wanted.description or None,
+            "labels": dict(wanted.labels or {}) or None,
+            "reserved_contexts": dict(wanted.contexts or {}) or None,
+        }
+
+    async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
+        await session.flush()
+        await session.refresh(instance)
+        return Requested(instance, self._factory.next_attempt(instance))
+
+    async def _next_job(
+        self,
+        session: AsyncSession,
+        instance: DbInstance,
+        operation: Operation,
+        step: Step,
+        replacement: Replacement | None = None,
+    ) -> Requested:
+        require_granted(unended_reset_refusals(instance))
+        if replacement is not None:
+            instance.replacement = replacement.column
+        if traits(operation).publishes:
+            instance.add_request()
+        else:  # its number would pass for that of a later publication
+            instance.known_number, instance.known_attempt = instance.publication
+        instance.operation = operation
+        instance.job_number += 1
+        instance.attempt = 0
+        instance.outages = 0
+        _advance(instance, step)
+        return self._with_job(session, await self._requested(session, instance))
+
+    def _with_job(self, session: AsyncSession, requested: Requested) -> Requested:
+        """Record the job that is new with the request."""
+        operation = requested.job.operation
+        job = Job(
+            job_id=requested.job.job_id,
+            status=JobStatus.PENDING,
+            created_at=UTC_NOW,
+            instance_id=requested.instance.id,
+            operation=traits(operation).word,
+            # Copies and restores do not tell how long a clone of the template takes.
+            database_template=None if operation in status.NOT_OF_TEMPLATE else requested.job.template,
+        )
+        session.add(job)
+        return requested
+
+
+async def _require_resettable(
+    session: AsyncSession, instance_id: int, origin: Origin
+) -> tuple[DbInstance, DbInstance | None]:
+    """Lock the instance that shall be reset, and hold its new origin; also returns what it is a copy of.
+
+    Raises:
+        InstanceNotFoundError: there is no such live instance.
+        InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is deleted.
+        RefusedError: it is protected, or its state does not allow it; or the instance that shall be copied is
+            not `Completed`, or another copy excludes this.
+    """
+    if isinstance(origin, CopyOrigin):
+        await lock_instances(session, [instance_id, origin.instance_id])
+    instance = await locked_instance(session, instance_id)
+    if isinstance(origin, CopyOrigin) and origin.instance_id == instance_id:
+        raise InvalidError({"CopyOf": ["An instance cannot be reset to a copy of itself."]})
+    require_granted(await reset_refusals(session, instance))
+    return instance, await hold_origin(session, origin)
+
+
+async def _require_new(
+    session: AsyncSession, name: str, template: str, attributes: AttributeChanges, origin: Origin
+) -> DbInstance | None:
+    """Keep names and contexts of a new instance from other transactions; returns what it is a copy of.
+
+    Raises:
+        NameTakenError: another instance has one of the names.
+        InvalidError: another instance has all the contexts, of which it tells with the names; or there is no
+            instance to copy, or the name is too long for the template of that; or the backup is deleted.
+        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
+    """
+    # Before the names are locked, as a rename of the source does it.
+    source = await hold_origin(session, origin)
+    if source is not None and source.database_template != template:
+        template = source.database_template
+        require_valid({"Name": name_errors(name, template)})
+    refusal: NameTakenError | None = None
+    try:
+        await require_free(session, name, database_name(name, template))
+    except NameTakenError as error:
+        refusal = error
+    try:
+        await require_free_contexts(session, attributes.contexts or {})
+    except InvalidError as error:
+        raise InvalidError({**({"Name": [str(refusal)]} if refusal else {}), **error.errors}) from None
+    if refusal is not None:
+        raise refusal
+    return source
+
+
+def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
+    """The instance's own database in the trash is not among these, but one is that it had before a reset."""
+    names = literal(list(usable), ARRAY(Text))
+    version = InstanceVersion.instance_id == DbInstance.id, InstanceVersion.database_name == any_(names)
+    return and_(DbInstance.trash_database != all_(names), exists().where(*version))
+
+
+def _advance(instance: DbInstance, step: Step) -> None:
+    instance.status = step.target
+    instance.error_message = None
+    instance.last_modified = UTC_NOW

@@ -1,0 +1,445 @@
+"""The databases that instances had before resets: kept in the trash, and dropped from there when due.
+
+A version is brought back by an exchange with the instance's database, or claimed by a pass that drops it;
+each locks the row of the instance first, so that it is one or the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Interval,
+    SQLColumnExpression,
+    Text,
+    cast,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from ods.registry.audit import AuditEntry, append
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from ods.registry.instances.naming import TRASH_PREFIX
+from ods.registry.instances.origins import origin_columns
+from ods.registry.instances.status import AT_REST
+from ods.registry.instances.steps import JobFactory
+from ods.registry.keeping import KEPT_IN_DOUBT, end_of
+from ods.registry.storage.errors import InvalidError, RefusedError
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
+from ods.registry.storage.sessions import RegistrySessions
+
+_LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
+_NOT_ITS_VERSION = f"No database of this name is kept that the instance had before a reset: see {_LIST}."
+_NEXT = timedelta(microseconds=1)
+
+_IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
+# No job works on the instance, or is about to, nor has one left something that is to be undone. Nor is it in
+# the trash: with the instance, they can come back, however long that waits there.
+_MAY_GO = (
+    DbInstance.status.in_(AT_REST),
+    ~DbInstance.is_in_trash,
+    DbInstance.replacement.is_(None),
+    ~DbInstance.is_protected,
+    DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+)
+
+
+@dataclass(frozen=True)
+class ReplacedDatabase:
+    """A database in the trash that an instance had before a reset, as its comment describes it.
+
+    Attributes:
+        name: its name in the trash.
+        number: the job that has put it there.
+        attempt: the attempt at that.
+        database_mark: the mark of the database alone; None if the instance was created with it.
+        template_generation: which generation of its template it is a copy of, if that is known.
+        replaced_at: when it was put there, in UTC without a zone, if that is known.
+    """
+
+    name: str
+    number: int
+    attempt: int
+    database_mark: str | None
+    template_generation: int | None
+    replaced_at: datetime | None
+
+
+@dataclass(frozen=True)
+class VersionPurge:
+    """A version that is to be dropped from the trash, as workflows get it.
+
+    Attributes:
+        version_id: its key in `adminapi.instanceversions`.
+        tenant: the instance's tenant.
+        installation: the installation that has claimed it.
+        instance_id: the instance that had it.
+        ods_instance_id: the OdsInstanceId of that.
+        name: the instance's name.
+        mark: the instance's mark.
+        database_mark: the mark of the version alone.
+        database: its name in the trash.
+        number: the job that has put it there.
+        attempt: the attempt at that.
+        policy: timeouts of the activity that drops it.
+    """
+
+    version_id: int
+    tenant: str
+    installation: str
+    instance_id: int
+    ods_instance_id: int
+    name: str
+    mark: str
+    database_mark: str | None
+    database: str
+    number: int
+    attempt: int
+    policy: ExecutionPolicy
+
+
+class VersionStore:
+    """The versions of one tenant's instances.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        factory: makes the jobs of these instances.
+    """
+
+    def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._factory = factory
+
+    async def is_purge_due(self) -> bool:
+        """Whether the time of a version is over."""
+        due = select(InstanceVersion.id).where(_IS_DUE).limit(1)
+        async with self._sessions.statement() as session:
+            return await session.scalar(due) is not None
+
+    async def claim_due(self, limit: int) -> list[VersionPurge]:
+        """Claim up to `limit` versions whose time is over, those that are due longest first.
+
+        From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
+        again after the others, one after the other. Versions of an instance stay that is protected, in the
+        trash, or worked on by a job.
+        """
+        return await self._claim(limit, _IS_DUE)
+
+    async def claim_replaced(self, job: InstanceJob) -> list[VersionPurge]:
+        """Claim the version that this job, which is done, has put into the trash, if it is due at once."""
+        if job.replacement is None:
+            return []
+        its = (
+            InstanceVersion.instance_id == job.instance_id,
+            InstanceVersion.database_name == job.replacement.replaced,
+            DbInstance.job_number == job.number,
+        )
+        return await self._claim(1, _IS_DUE, *its)
+
+    async def _claim(self, limit: int, *conditions: ColumnElement[bool]) -> list[VersionPurge]:
+        installation = await self._factory.installation.require_confirmed()
+        due = (
+            select(InstanceVersion.id, DbInstance)
+            .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
+            .where(*conditions, *_MAY_GO)
+            # What could not be dropped so far comes last: it does not keep the others on the disk.
+            .order_by(
+                InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
+            )
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._sessions.transaction() as session:
+            instances = {row[0]: row[1] for row in await session.execute(due)}
+            claimed = await session.scalars(
+                update(InstanceVersion)
+                .where(InstanceVersion.id.in_(instances))
+                .values(purging_since=UTC_NOW)
+                .returning(InstanceVersion)
+            )
+            return [
+                self._purge(version, instances[version.id], str(installation.id)) for version in claimed.all()
+            ]
+
+    def _purge(self, version: InstanceVersion, instance: DbInstance, installation: str) -> VersionPurge:
+        return VersionPurge(
+            version_id=version.id,
+            tenant=self._factory.tenant,
+            installation=installation,
+            instance_id=instance.id,
+            ods_instance_id=instance.ods_instance_id,
+            name=instance.name,
+            mark=str(instance.mark),
+            database_mark=version.database_mark_text,
+            database=version.database_name,
+            number=version.job_number,
+            attempt=version.attempt,
+            policy=self._factory.policy,
+        )
+
+    async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
+        """The instance whose version is still to be dropped.
+
+        None if that is done, it has come back, or the instance is protected, in the trash, or coming back by
+        now, or was since the version was claimed.
+        """
+        query = (
+            select(DbInstance)
+            .join(InstanceVersion, DbInstance.id == InstanceVersion.instance_id)
+            .where(
+                *_is_row_of(purge),
+                InstanceVersion.purging_since.is_not(None),
+                DbInstance.mark == UUID(purge.mark),
+                ~DbInstance.is_protected,
+                ~DbInstance.has_database_in_trash,
+                DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+            )
+        )
+        async with self._sessions.statement() as session:
+            return await session.scalar(query)
+
+    async def finish_purge(self, purge: VersionPurge, *, dropped: bool = True) -> None:
+        """Record that the version is gone, in the audit trail as well. Safe to repeat.
+
+        Also if it is to be kept since its DROP has begun.
+
+        Args:
+            purge: the version.
+            dropped: whether there was a database to drop.
+        """
+        gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
+        async with self._sessions.transaction() as session:
+            if await session.scalar(gone) is not None:
+                await append(session, _purge_entry(purge, dropped=dropped))
+
+
+def _is_row_of(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
+    """The row is that of this version; a restored registry gives ids again."""
+    return (InstanceVersion.id == purge.version_id, InstanceVersion.database_name == purge.database)
+
+
+def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
+    """The name that a delete gives the database of an instance in the trash, as `naming.trash_name` makes it.
+
+    With the number of the job, unless a version has that or a later one in its name: a registry that was
+    restored gives numbers of jobs again, and what a forgotten delete has named can be a version since.
+
+    Args:
+        job_number: that of the delete, in a statement on the instance's row.
+    """
+    number = cast(func.substring(InstanceVersion.database_name, "_([0-9]{1,9})$"), Integer)
+    its = InstanceVersion.instance_id == DbInstance.id
+    last = select(func.max(number)).where(its).correlate(DbInstance).scalar_subquery()
+    mark = func.replace(cast(DbInstance.mark, Text), "-", "")
+    return func.concat(TRASH_PREFIX, mark, "_", func.greatest(job_number, last + 1))
+
+
+async def version_to_bring_back(
+    session: AsyncSession, instance: DbInstance, database: str | None
+) -> InstanceVersion:
+    """The version that is to be the instance's database again; the caller has locked the row of the instance.
+
+    Args:
+        session: the transaction.
+        instance: the instance.
+        database: the name of the version in the trash; None: the one that was replaced last and can come
+            back.
+
+    Raises:
+        InvalidError: the instance has no such version.
+        RefusedError: it is being dropped, or none can come back.
+    """
+    newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
+    query = select(InstanceVersion).where(InstanceVersion.instance_id == instance.id).order_by(*newest)
+    versions = (await session.scalars(query)).all()
+    if database is not None:
+        return _named_version(instance, versions, database)
+    for version in versions:
+        if version.purging_since is None:
+            return version
+    raise RefusedError(
+        instance.status,
+        "No earlier database of the instance is kept: it was never reset, or their time is over.",
+        "Nothing can be brought back.",
+    )
+
+
+def _named_version(
+    instance: DbInstance, versions: Sequence[InstanceVersion], database: str
+) -> InstanceVersion:
+    # Compared here, and not repeated: not every text that a client may send is one for others.
+    version = next((one for one in versions if one.database_name == database), None)
+    if version is None:
+        raise InvalidError({"Database": [_NOT_ITS_VERSION]})
+    if version.purging_since is not None:
+        raise RefusedError(
+            instance.status,
+            f"The database '{database}' is being dropped: its time is over.",
+            f"Bring back another one, if one is kept: see {_LIST}.",
+        )
+    return version
+
+
+async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why what shall come back cannot; the caller has locked the row of the instance."""
+    replacement = job.replacement
+    if replacement is None or replacement.trashed_number is None:
+        return None
+    its = (
+        InstanceVersion.instance_id == job.instance_id,
+        InstanceVersion.database_name == replacement.database,
+        InstanceVersion.purging_since.is_(None),
+    )
+    if await session.scalar(select(exists().where(*its))):
+        return None
+    return (
+        f"The database '{replacement.database}' is not kept any more: it was dropped, or is about to be."
+        f" Another one may be: see {_LIST}."
+    )
+
+
+async def record_exchange(
+    session: AsyncSession,
+    job: InstanceJob,
+    replaced_generation: int | None,
+    trash: timedelta,
+    *,
+    in_doubt: bool,
+) -> None:
+    """Record that the instance's database was replaced: as a version, in place of the one that came back.
+
+    Args:
+        session: the transaction that makes the new mark that of the instance.
+        job: the job; it has the origin of the replaced database.
+        replaced_generation: which generation of its template the replaced database is a copy of.
+        trash: how long the settings say that it is kept.
+        in_doubt: whether clients may take the job for one that has failed, or was cancelled.
+    """
+    replacement = job.replacement
+    if replacement is None:
+        return
+    its = InstanceVersion.instance_id == job.instance_id
+    if replacement.trashed_number is not None:
+        back = (its, InstanceVersion.database_name == replacement.database)
+        await session.execute(delete(InstanceVersion).where(*back))
+    kept_for = _kept_for(replacement, trash, in_doubt=in_doubt)
+    purge_after = await end_of(session, kept_for)
+    session.add(_version(job, replacement, replaced_generation, purge_after))
+
+
+async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
+    """Keep the version that the job, which has failed, was to bring back: it was requested in time.
+
+    Unless a pass drops it already.
+    """
+    if (replacement := job.replacement) is None or replacement.trashed_number is None:
+        return
+    its = (
+        InstanceVersion.instance_id == job.instance_id,
+        InstanceVersion.database_name == replacement.database,
+        InstanceVersion.purging_since.is_(None),
+    )
+    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, KEPT_IN_DOUBT))
+    await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
+
+
+def recorded_version(
+    instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, earliest: datetime
+) -> InstanceVersion:
+    """A version that the registry did not know; its comment does not tell the template, that of today does.
+
+    Args:
+        instance: the instance, which the caller has locked.
+        replaced: the database.
+        trash: how long it is kept after it was replaced.
+        earliest: until when it stays at least, in UTC without a zone.
+    """
+    replaced_at = UTC_NOW if replaced.replaced_at is None else func.least(replaced.replaced_at, UTC_NOW)
+    return InstanceVersion(
+        instance_id=instance.id,
+        database_mark=None if replaced.database_mark is None else UUID(replaced.database_mark),
+        database_template=instance.database_template,
+        template_generation=replaced.template_generation,
+        database_name=replaced.name,
+        job_number=replaced.number,
+        attempt=replaced.attempt,
+        replaced_at=replaced_at,
+        purge_after=func.greatest(replaced_at + literal(trash, Interval), earliest),
+    )
+
+
+async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
+    """Forget that the instance had its database before a reset: it has it again."""
+    mark = InstanceVersion.database_mark.is_not_distinct_from(instance.database_mark)
+    await session.execute(delete(InstanceVersion).where(InstanceVersion.instance_id == instance.id, mark))
+
+
+async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
+    """Let the versions of an instance that is deleted be purged with it, or at once if it is not `kept`.
+
+    Those that are kept for longer stay for that: with the instance, they can come back.
+    """
+    with_it = select(DbInstance.purge_after).where(DbInstance.id == instance_id).scalar_subquery()
+    values = {"purge_after": func.greatest(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
+    its = InstanceVersion.instance_id == instance_id
+    await session.execute(update(InstanceVersion).where(its).values(values))
+
+
+async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
+    """Let the versions of an instance stay for so long at least; the caller has locked its row.
+
+    Their time may be over: the instance comes back from the trash, or its protection begins or ends. Those
+    that a pass had begun to drop, and has not, stay as well: it looks again before it does. One that a DROP
+    has half removed goes when its time is over again.
+    """
+    its = InstanceVersion.instance_id == instance_id
+    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, kept_for))
+    await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
+
+
+def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> timedelta:
+    """How long what is replaced can come back."""
+    kept_for = timedelta()
+    if replacement.keeps:
+        # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
+        kept_for = max(trash, timedelta(seconds=replacement.kept_seconds or 0))
+    return max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for
+
+
+def _version(
+    job: InstanceJob, replacement: Replacement, generation: int | None, purge_after: datetime
+) -> InstanceVersion:
+    # Later than all others, also after the clock was set back: the latest comes back first.
+    earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
+        InstanceVersion.instance_id == job.instance_id
+    )
+    return InstanceVersion(
+        instance_id=job.instance_id,
+        database_mark=job.database_mark,
+        database_template=job.template,
+        template_generation=generation,
+        database_name=replacement.replaced,
+        job_number=job.number,
+        attempt=job.attempt,
+        replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
+        replaced_by=replacement.by,
+        purge_after=purge_after,
+        **origin_columns(job.origin),
+    )
+
+
+def _purge_entry(purge: VersionPurge, *, dropped: bool) -> AuditEntry:
+    done = "Dropped" if dropped else "Found no"
+    title = f"{done} {purge.database}: a database that {purge.name} had before a reset"
+    path = f"/v2/trash/{purge.instance_id}"
+    return AuditEntry("worker", purge.tenant, "PURGE", path, purge.instance_id, None, HTTPStatus.OK, title)

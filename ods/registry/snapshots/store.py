@@ -1,0 +1,242 @@
+"""Snapshots of one tenant's instances: what clients and the jobs of instances do with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Interval, Select, Text, cast, exists, func, literal, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.status import FINISH, Operation
+from ods.registry.instances.steps import fencing_token_of, take_step
+from ods.registry.ods_api_cache import CACHED
+from ods.registry.snapshots import derivative
+from ods.registry.snapshots.rows import IS_ABANDONED, SnapshotStatus, of_job
+from ods.registry.storage.errors import InstanceNotFoundError, RefusedError, RowNotFoundError
+from ods.registry.storage.models import UTC_NOW, DbInstance, OdsInstanceDerivative, Snapshot
+from ods.registry.storage.sessions import RegistrySessions
+
+SNAPSHOT = "snapshot"
+"""What clients call a snapshot."""
+LONGEST_USE = timedelta(hours=1)
+"""How long sessions may keep a copy from being dropped when no cache of the ODS/API leads to it any more."""
+
+_IS_DUE = or_(IS_ABANDONED, (Snapshot.status == SnapshotStatus.REMOVING) & (Snapshot.remove_after <= UTC_NOW))
+
+
+@dataclass(frozen=True)
+class ListedSnapshot:
+    """A snapshot, as clients see it.
+
+    Attributes:
+        snapshot: its row.
+        ods_instance_id: the OdsInstanceId of its instance.
+        current: whether it is the one that the ODS/API reads.
+        before_reset: whether it is a copy of another database than the one that the instance has now, after a
+            reset or its undo.
+    """
+
+    snapshot: Snapshot
+    ods_instance_id: int
+    current: bool
+    before_reset: bool
+
+
+@dataclass(frozen=True)
+class SnapshotRemoval:
+    """A snapshot whose database is to be dropped.
+
+    Attributes:
+        id: key of its row.
+        database: the name of its database.
+        mark: the mark of that database.
+        instance_mark: the mark of its instance.
+        ods_instance_id: the OdsInstanceId of its instance.
+        by_force: whether the sessions that still use it are ended.
+    """
+
+    id: int
+    database: str
+    mark: str
+    instance_mark: str
+    ods_instance_id: int
+    by_force: bool
+
+
+class SnapshotStore:
+    """The snapshots of one tenant's instances, in the registry.
+
+    Args:
+        engine: the connections to the tenant's registry.
+        installation: the installation that the instances belong to.
+        keep: how many copies of an instance stay.
+    """
+
+    def __init__(self, engine: AsyncEngine, installation: InstallationStore, keep: int) -> None:
+        self._sessions = RegistrySessions(engine)
+        self._installation = installation
+        self._keep = keep
+
+    async def instance_id(self, ods_instance_id: int) -> int | None:
+        """The id of the live instance with this OdsInstanceId; None if there is none."""
+        async with self._sessions.statement() as session:
+            return await session.scalar(
+                select(DbInstance.id).where(DbInstance.ods_instance_id == ods_instance_id, DbInstance.is_live)
+            )
+
+    async def snapshots_of(self, instance_id: int) -> Sequence[ListedSnapshot]:
+        """The snapshots of an instance, the newest first."""
+        query = (
+            select(
+                Snapshot,
+                DbInstance.ods_instance_id,
+                _is_current(),
+                Snapshot.database_mark.is_distinct_from(DbInstance.database_mark),
+            )
+            .join(DbInstance, DbInstance.id == Snapshot.instance_id)
+            .where(Snapshot.instance_id == instance_id)
+            .order_by(Snapshot.id.desc())
+        )
+        async with self._sessions.statement() as session:
+            return [ListedSnapshot(*row) for row in (await session.execute(query)).all()]
+
+    async def request_removal(self, instance_id: int, snapshot_id: int) -> None:
+        """Record that a snapshot shall go; if it is the one that the ODS/API reads, that reads none then.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RowNotFoundError: it has no such snapshot.
+            RefusedError: the snapshot is being made.
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
+                confirmed what it is.
+        """
+        await self._installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            # Jobs of the instance lock its row first.
+            instance = await session.get(DbInstance, instance_id, with_for_update=True)
+            if instance is None or not instance.is_live:
+                raise InstanceNotFoundError(instance_id)
+            snapshot = await session.get(Snapshot, snapshot_id)
+            if snapshot is None or snapshot.instance_id != instance.id:
+                raise RowNotFoundError(SNAPSHOT, snapshot_id)
+            if snapshot.status == SnapshotStatus.CREATING:
+                raise RefusedError(
+                    snapshot.status,
+                    "The snapshot is being made.",
+                    "Wait for its job, or cancel that (POST /v2/jobs/{id}/cancel).",
+                )
+            its = OdsInstanceDerivative.connection_string == snapshot.connection_string
+            await derivative.remove(session, instance.ods_instance_id, its)
+            if snapshot.status == SnapshotStatus.COMPLETED:
+                snapshot.status, snapshot.remove_after = SnapshotStatus.REMOVING, _when_not_cached()
+
+    async def of_job(self, job: InstanceJob) -> Snapshot | None:
+        """The snapshot that `job` makes, or has made; None if it is gone."""
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Snapshot).where(*of_job(job)))
+
+    async def is_done(self, job: InstanceJob) -> bool:
+        """Whether the snapshot of `job` was recorded as whole."""
+        done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
+        async with self._sessions.statement() as session:
+            return await session.scalar(select(Snapshot.id).where(*done)) is not None
+
+    async def finish(self, job: InstanceJob, connection_string: str) -> bool:
+        """Record the snapshot of `job` as whole, have the ODS/API read it, and let the oldest ones go.
+
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a snapshot.
+
+        Args:
+            job: the job, at the attempt that has made the copy.
+            connection_string: what leads to the copy, encrypted.
+
+        Raises:
+            DerivativeTakenError: the derivative of the ODS instance leads to another database.
+        """
+        guard = fencing_token_of(Operation.SNAPSHOT, job)
+        async with self._sessions.transaction() as session:
+            if not await take_step(session, job, FINISH[Operation.SNAPSHOT], {}, guard):
+                done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
+                return await session.scalar(select(Snapshot.id).where(*done)) is not None
+            await derivative.switch(session, job.instance_id, job.ods_instance_id, connection_string)
+            its = update(Snapshot).where(Snapshot.instance_id == job.instance_id)
+            await session.execute(its.values(connection_string=None))
+            await session.execute(
+                its.where(*of_job(job)).values(
+                    status=SnapshotStatus.COMPLETED, connection_string=connection_string
+                )
+            )
+            await self._retire_oldest(session, job.instance_id)
+            return True
+
+    async def _retire_oldest(self, session: AsyncSession, instance_id: int) -> None:
+        its = (Snapshot.instance_id == instance_id, Snapshot.status == SnapshotStatus.COMPLETED)
+        oldest = select(Snapshot.id).where(*its).order_by(Snapshot.id.desc()).offset(self._keep)
+        await session.execute(
+            update(Snapshot)
+            .where(Snapshot.id.in_(oldest))
+            .values(status=SnapshotStatus.REMOVING, remove_after=_when_not_cached())
+        )
+
+    async def due_removals(self, limit: int) -> Sequence[SnapshotRemoval]:
+        """Up to `limit` snapshots whose databases can go; in any order, so that none hinders the others."""
+        return await self._removals(_removals().order_by(func.random()).limit(limit))
+
+    async def abandoned(self, job: InstanceJob) -> SnapshotRemoval | None:
+        """The snapshot that `job` was to make, if it has ended without having recorded it."""
+        return next(iter(await self._removals(_removals().where(*of_job(job), IS_ABANDONED))), None)
+
+    async def _removals(self, query: Select[int, str, str, str, int, bool]) -> Sequence[SnapshotRemoval]:
+        async with self._sessions.statement() as session:
+            return [SnapshotRemoval(*row) for row in (await session.execute(query)).all()]
+
+    async def is_due(self, removal: SnapshotRemoval) -> bool:
+        """Whether that snapshot can still go: the job that was to make it may have begun again."""
+        query = select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)
+        async with self._sessions.statement() as session:
+            return await session.scalar(query) is not None
+
+    async def forget(self, removal: SnapshotRemoval) -> None:
+        """Remove the row of a snapshot whose database is gone, unless its job has begun again.
+
+        If another session has locked the row of the instance, it is left to the next pass, as the snapshot is
+        due as before.
+        """
+        async with self._sessions.transaction() as session:
+            snapshot = await session.get(Snapshot, removal.id)
+            if snapshot is None:
+                return
+            # A job that begins locks this row first.
+            its = select(DbInstance.id).where(DbInstance.id == snapshot.instance_id)
+            if await session.scalar(its.with_for_update(skip_locked=True)) is None:
+                return
+            still_due = select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)
+            if await session.scalar(still_due.with_for_update(of=Snapshot, skip_locked=True)):
+                await session.delete(snapshot)
+
+
+def _when_not_cached() -> ColumnElement[datetime]:
+    """When the ODS/API cannot have it in its cache any more that a copy is to be read."""
+    return UTC_NOW + literal(CACHED, Interval)
+
+
+def _is_current() -> ColumnElement[bool]:
+    return exists().where(OdsInstanceDerivative.connection_string == Snapshot.connection_string)
+
+
+def _removals() -> Select[int, str, str, str, int, bool]:
+    ends = Snapshot.remove_after + literal(LONGEST_USE, Interval)
+    return (
+        select(
+            Snapshot.id,
+            Snapshot.database_name,
+            cast(Snapshot.mark, Text).label("own_mark"),
+            cast(DbInstance.mark, Text).label("instance_mark"),
+            DbInstance.ods_instance_id,
+            or_(Snapshot.remove_after.is_(None), ends <= UTC_NOW),
+        )
+        .join(DbInstance, DbInstance.id == Snapshot.instance_id)
+        .where(_IS_DUE)
+    )

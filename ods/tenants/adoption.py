@@ -1,0 +1,533 @@
+"""Handing a database over to an instance that did not make it, or that the registry has lost.
+
+Both registry and server decide whether that may be: the row of the instance on the one side, the mark (the
+comment that names an owner), owner and name of the database on the other.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import asyncpg
+
+from ods.databases import adoption, inspection
+from ods.databases.adoption import Candidate
+from ods.databases.inspection import Database
+from ods.databases.lookup import find_own, is_invalid
+from ods.databases.ownership import KnownOwner, LeftName, Owner
+from ods.databases.server import leave_to_job
+from ods.databases.trash import take_out
+from ods.registry.backups.rows import without_zone
+from ods.registry.instances.adoptions import DatabaseName, LostInstance
+from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
+from ods.registry.instances.versions import ReplacedDatabase
+from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError
+from ods.registry.storage.models import DbInstance, InstanceVersion
+from ods.tenants.drift.own_databases import listed, not_exchanged, of_instance
+from ods.tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
+from ods.tenants.tenant import Tenant
+
+_JOB = "adopted"
+"""Stands in the mark in place of the job that made the database."""
+
+_NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
+
+
+class DatabaseNotFoundError(Exception):
+    """The server has no database of this name, or one that clients are told nothing of."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f"there is no database {database}")
+        self.database = database
+
+
+class AdoptionRefusedError(Exception):
+    """The database cannot be handed over to the instance.
+
+    Attributes:
+        status: the status of the instance; empty if the registry has lost it.
+        obstacle: why the database cannot be handed over, and what to do about it.
+    """
+
+    def __init__(self, status: str, obstacle: str) -> None:
+        super().__init__(obstacle)
+        self.status = status
+        self.obstacle = obstacle
+
+
+@dataclass(frozen=True)
+class AdoptionCandidate:
+    """A database, and the instance that has it or would get it.
+
+    Attributes:
+        id: the instance's id; of one that the registry has lost, its OdsInstanceId.
+        name: the instance's name; empty if the registry has lost it and the database's name tells none.
+        status: the instance's status; empty if the registry has lost it.
+        ods_instance_id: the instance's OdsInstanceId.
+        database_name: the database's name.
+        owner: the role that owns the database.
+        size_bytes: the database's size; None if our role may not see it.
+        sessions: how many sessions there are on the database.
+        comment: the database's comment.
+        adopted: whether the database carries the instance's mark.
+        obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
+    """
+
+    id: int
+    name: str
+    status: str
+    ods_instance_id: int
+    database_name: str
+    owner: str
+    size_bytes: int | None
+    sessions: int
+    comment: str | None
+    adopted: bool
+    obstacle: str | None
+
+
+class DatabaseAdoption:
+    """Inspects and adopts databases for the instances of one tenant."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    async def inspect(
+        self, instance_id: int, database: str | None = None, *, earlier: bool = False
+    ) -> AdoptionCandidate:
+        """The database of an instance, or `database` as the instance would get it; nothing is changed.
+
+        Args:
+            instance_id: the instance.
+            database: the database; None if it is the one that the registry knows.
+            earlier: as for `adopt`.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
+            DatabaseNotFoundError: there is no such database.
+            DatabaseFaultError: the server is away, …
+        """
+        async with self._tenant.server.session() as session:
+            instance = await self._instance(session, instance_id, database)
+            if instance is None:
+                return await self._lost_instance(session, instance_id, str(database), earlier=earlier)
+            name = database or instance.database_name
+            found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
+        return _candidate(instance, name, await self._judged(found, instance, earlier=earlier))
+
+    async def adopt(
+        self, instance_id: int, database: str | None = None, *, earlier: bool = False
+    ) -> AdoptionCandidate:
+        """Write the mark of an instance on its database, or on `database`, which the registry records then.
+
+        An instance that the registry has lost is recorded again; one in the trash comes back if it has been
+        given `database` since, which the registry was restored to before.
+
+        Args:
+            instance_id: the instance.
+            database: the database; None if it is the one that the registry knows.
+            earlier: whether it is meant also if another database of the instance was published later, or may
+                have been, and it is in the trash, or the instance is.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
+            DatabaseNotFoundError: there is no such database.
+            AdoptionRefusedError: the database is not one that the instance may get.
+            RefusedError: the instance has a job under way, or never had a database.
+            NameTakenError: another instance has a database of that name.
+            InstallationNotConfirmedError: the operator must first say that changes are meant.
+            DatabaseFaultError: the server is away, …
+        """
+        tenant = self._tenant
+        async with tenant.server.session() as session:
+            instance = await self._instance(session, instance_id, database)
+        if instance is None:
+            return await self._restore(instance_id, str(database), earlier=earlier)
+        if instance.is_in_trash:
+            return await self._bring_back(instance, str(database), earlier=earlier)
+        owner, needed = self._owner(instance), await self._needed()
+        name = database or instance.database_name
+        recorded = None if database is None else self._database_name(database)
+        async with tenant.server.session() as session:
+            found = await adoption.inspect(session, owner, name, needed)
+        marked = found is not None and found.is_of_instance
+        is_in_trash = database is not None and is_trash_name(database)
+        if marked and database is not None and is_in_trash:
+            return await self._take_out(instance, database, earlier=earlier)
+        # Before the fence is taken, which would end the session of a running job.
+        async with tenant.adoptions.adopting(instance.id, marked=marked):
+            _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
+        async with (
+            tenant.server.fenced(owner) as session,
+            tenant.adoptions.adopting(instance.id, recorded, marked=marked) as row,
+        ):
+            await tenant.installation.require_confirmed(session)
+            left = () if name == instance.database_name else (LeftName(instance.database_name),)
+            tenant.adoptions.go_on_after(row, await self._last_number(session, row))
+            row.add_request()
+            found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
+            return await self._adopted(session, row, name, found)
+
+    async def _take_out(self, instance: DbInstance, trash: str, *, earlier: bool) -> AdoptionCandidate:
+        """Give a live instance its database back from the trash.
+
+        The registry was restored to before that, or its own is gone, and it had this one before a reset.
+        """
+        tenant, needed = self._tenant, await self._needed()
+        async with tenant.adoptions.adopting(instance.id, marked=True):
+            pass  # before the fence is taken, as above
+        async with (
+            tenant.server.fenced(self._owner(instance)) as session,
+            tenant.adoptions.adopting(instance.id, marked=True) as row,
+        ):
+            await tenant.installation.require_confirmed(session)
+            # No job, and no other adoption, changes any more which of its databases was published last.
+            found = await adoption.inspect(session, self._owner(row), trash, needed)
+            _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
+            tenant.adoptions.go_on_after(row, await self._last_number(session, row))
+            row.add_request()
+            await self._name_as_its_own(session, row, trash)
+            found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
+            return await self._adopted(session, row, row.database_name, found)
+
+    async def _last_number(self, session: asyncpg.Connection, instance: DbInstance) -> int:
+        """The last job that has published one of the instance's databases, as their comments say."""
+        its = of_instance(await inspection.databases(session), self._owner(instance))
+        return max((one.owner.number for one in its if one.owner), default=0)
+
+    async def _name_as_its_own(self, session: asyncpg.Connection, row: DbInstance, trash: str) -> None:
+        marked = await adoption.owner_of(session, trash)
+        its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
+        await take_out(self._tenant.server, session, its, trash, row.database_name)
+
+    async def _bring_back(self, instance: DbInstance, database: str, *, earlier: bool) -> AdoptionCandidate:
+        """Take an instance back that is in the trash by a registry that was restored to before its undelete.
+
+        Its database is one that a reset has given it since; what is in the trash becomes a version.
+        """
+        tenant, needed = self._tenant, await self._needed()
+        async with tenant.server.fenced(self._owner(instance), before_waiting=leave_to_job) as session:
+            await tenant.installation.require_confirmed(session)
+            # Read again: no job changes any more which databases it has.
+            trashed = await tenant.queries.any_instance(instance.id)
+            if trashed is None or not trashed.is_in_trash:
+                raise InstanceNotFoundError(instance.id)
+            found = await adoption.inspect(session, self._owner(trashed), database, needed)
+            candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
+            _require_adoptable(candidate)
+            name = trashed.database_name if is_trash_name(database) else database
+            number = await self._last_number(session, trashed)
+            async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
+                row.add_request()
+                if name != database:
+                    await self._name_as_its_own(session, row, database)
+                left = () if name == trashed.database_name else (LeftName(trashed.database_name),)
+                found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
+                return await self._adopted(session, row, name, found)
+
+    async def _adopted(
+        self, session: asyncpg.Connection, row: DbInstance, database: str, found: Candidate | None
+    ) -> AdoptionCandidate:
+        """What was handed over to the instance, whose row gets what the comment of the database says.
+
+        What resets have put into the trash, and the registry does not know, is recorded as well.
+        """
+        candidate = _require_adoptable(_candidate(row, database, found))
+        marked = Owner.read(candidate.comment)
+        row.template_generation = marked.template_generation if marked else None
+        row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
+        # Whatever a reset or a rename has begun, this is the database now, and this its name. A delete that
+        # an outage has ended is not tried again without a client: it would drop what was handed over.
+        row.replacement, row.undo_due, row.outages = None, False, 0
+        known = {version.database_name for version in await self._tenant.queries.versions()}
+        replaced = [
+            one
+            for one in await adoption.replaced_databases(session, self._owner(row), database)
+            if one.name not in known
+        ]
+        await self._tenant.adoptions.keep_replaced(
+            row,
+            [
+                ReplacedDatabase(
+                    *(one.name, one.owner.number, one.owner.attempt),
+                    one.owner.database_mark,
+                    one.owner.template_generation,
+                    None if one.since is None else without_zone(one.since),
+                )
+                for one in replaced
+            ],
+        )
+        row.requests = [
+            *(one.owner.request for one in replaced if one.owner.request),
+            *row.known_requests,
+        ]
+        return candidate
+
+    async def _instance(
+        self, session: asyncpg.Connection, instance_id: int, database: str | None
+    ) -> DbInstance | None:
+        """The instance; None if there is none, and a database is named that may be that of a lost one.
+
+        With a database that carries its mark, it may be in the trash.
+
+        With a database, the id may be an OdsInstanceId: drift and the reasons of failed jobs know no other.
+        The mark of the database then tells which instance that is; or, if it has none, the name that the
+        registry has for it.
+        """
+        queries = self._tenant.queries
+        if database is None:
+            return await queries.instance(instance_id)
+        owner = await adoption.owner_of(session, database)
+        if owner is not None and owner.ods_instance_id == instance_id:
+            return await queries.marked_instance(owner.mark)
+        behind = await queries.instance_behind(instance_id)
+        if owner is None and behind is not None and behind.database_name == database:
+            return behind
+        instance = await queries.any_instance(instance_id)
+        if instance is None or instance.is_live:
+            return instance
+        is_its = owner is not None and owner.mark == str(instance.mark)
+        return instance if is_its and instance.is_in_trash else None
+
+    async def _restore(self, ods_instance_id: int, database: str, *, earlier: bool) -> AdoptionCandidate:
+        """Record the instance again that the registry has lost and `database` belongs to."""
+        tenant = self._tenant
+        async with tenant.server.session() as session:
+            _require_adoptable(await self._lost_instance(session, ods_instance_id, database, earlier=earlier))
+            owner = await adoption.owner_of(session, database)
+        named = self._named(database)
+        if owner is None or named is None:
+            raise DatabaseNotFoundError(database)
+        number = max(owner.number, 1)
+        lost = LostInstance(
+            *(*named, ods_instance_id, owner.mark, number, owner.attempt),
+            owner.template_generation,
+            owner.database_mark,
+        )
+        own = replace(
+            owner,
+            number=lost.number,
+            installation=tenant.instances.installation.known_id,
+            trashed_name=None,
+        )
+        async with tenant.server.fenced(own) as session:
+            await tenant.installation.require_confirmed(session)
+            # A comment of version 1 names no installation: from now on, it is this one's.
+            await adoption.adopt(session, own, database, await self._needed())
+            try:
+                row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
+            except NameTakenError as taken:
+                raise AdoptionRefusedError(
+                    "", _by_another_name(str(taken), ods_instance_id, database)
+                ) from None
+        # The mark gets the number that the row has; what resets have put into the trash is recorded by that.
+        return await self.adopt(row.id, database)
+
+    async def _lost_instance(
+        self, session: asyncpg.Connection, ods_instance_id: int, database: str, *, earlier: bool
+    ) -> AdoptionCandidate:
+        """The database of an instance that the registry does not know, as the instance would get it."""
+        owner = await adoption.owner_of(session, database)
+        found = await adoption.inspect(session, owner, database, await self._needed()) if owner else None
+        if owner is None or found is None:
+            raise InstanceNotFoundError(ods_instance_id)
+        installation = (await self._tenant.instances.installation.state()).id
+        if (
+            owner.ods_instance_id != ods_instance_id
+            or owner.tenant != self._tenant.name
+            or owner.installation not in {None, installation}
+        ):
+            raise InstanceNotFoundError(ods_instance_id)
+        named = self._named(database)
+        obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle
+        if obstacle is None and not earlier:
+            its = of_instance(await inspection.databases(session), owner)
+            obstacle = _later_obstacle(its, database, ods_instance_id)
+        return AdoptionCandidate(
+            id=ods_instance_id,
+            name=named[0] if named else "",
+            status="",
+            ods_instance_id=owner.ods_instance_id,
+            database_name=database,
+            owner=found.owner,
+            size_bytes=found.size_bytes,
+            sessions=found.sessions,
+            comment=found.comment,
+            adopted=False,
+            obstacle=obstacle,
+        )
+
+    async def _obstacle_of_lost(self, owner: Owner, ods_instance_id: int, database: str) -> str | None:
+        """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
+        queries = self._tenant.queries
+        if await queries.known_marks([owner.mark]):
+            return KNOWN_BY_REGISTRY
+        if (taken_by := await queries.holder_of(ods_instance_id)) is not None:
+            return (
+                f"The OdsInstanceId {ods_instance_id} was given to '{taken_by}' since the registry lost the"
+                " instance. Remove the comment of the database (COMMENT ON DATABASE … IS NULL), and let the"
+                " ODS/API route to it under another id: POST /v2/odsInstances."
+            )
+        if is_trash_name(database):
+            return out_of_trash_by_hand(database, owner)
+        return None if self._named(database) else _NO_INSTANCES_NAME
+
+    def _database_name(self, database: str) -> DatabaseName:
+        return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
+
+    def _owner(self, instance: DbInstance) -> KnownOwner:
+        """The instance, at the latest attempt that the registry knows to have published its database."""
+        number, attempt = instance.publication
+        return Owner(
+            self._tenant.name,
+            instance.ods_instance_id,
+            _JOB,
+            str(instance.mark),
+            number,
+            attempt,
+            self._tenant.instances.installation.known_id,
+            database_mark=instance.database_mark_text,
+        ).knowing(instance.known_requests)
+
+    def _named(self, database: str) -> tuple[str, str] | None:
+        return instance_named(database, self._tenant.settings.template_databases)
+
+    async def _judged(
+        self, found: Candidate | None, instance: DbInstance, *, earlier: bool = False
+    ) -> Candidate | None:
+        """The database as it is; None also if it is one that clients are told nothing of.
+
+        On a server may be databases and registries of other tenants, of the same role. It is not one that is
+        to take the place of its own; nor one that it had before a reset, unless its own is gone; nor, unless
+        the `earlier` is meant, one in the trash that another one of the instance was published after.
+        """
+        if found is None or self._is_foreign(found, instance):
+            return None
+        if (obstacle := await self._version_obstacle(found, instance)) is not None:
+            return replace(found, obstacle=found.obstacle or obstacle)
+        if found.is_of_instance:
+            obstacle = await self._choice_obstacle(found, instance, earlier=earlier)
+            return replace(found, obstacle=found.obstacle or obstacle)
+        return found
+
+    def _is_foreign(self, found: Candidate, instance: DbInstance) -> bool:
+        """Whether clients of the instance are told nothing of the database, not even that there is one.
+
+        One of the name that the registry has for the instance's is foreign only if it is marked as another
+        instance's; so is each other one without the instance's mark that is not there to be adopted.
+        """
+        if found.is_of_instance:
+            return False
+        if found.name == instance.database_name:
+            return Owner.read(found.comment) is not None
+        return found.is_foreign or self._named(found.name) is None
+
+    async def _version_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
+        """Why a database that a reset has made, or replaced, is not given to the instance."""
+        async with self._tenant.server.session() as session:
+            own = await find_own(session, self._owner(instance))
+        waiting = [row["datname"] for row in own if is_reset_name(row["datname"]) and not is_invalid(row)]
+        if waiting and (found.name in waiting or not found.adopted):
+            return not_exchanged(instance, waiting[0])
+        if is_reset_name(found.name):
+            return f"The database '{found.name}' was made for a reset that did not end. It is removed."
+        versions = await self._tenant.queries.versions()
+        version = next((one for one in versions if one.database_name == found.name), None)
+        # One that is all that is left of the instance can be exchanged with nothing.
+        return None if version is None or not own else _way_back(instance, version, own)
+
+    async def _choice_obstacle(self, found: Candidate, instance: DbInstance, *, earlier: bool) -> str | None:
+        """Why this one of its databases is not given to the instance."""
+        if not is_trash_name(found.name) and not instance.is_in_trash:
+            return None
+        if instance.is_in_trash and found.name == instance.trash_database:
+            return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
+        async with self._tenant.server.session() as session:
+            its = of_instance(await inspection.databases(session), self._owner(instance))
+        if instance.is_in_trash and (copies := _same(its, found.name)):
+            return (
+                f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
+                " Remove the comment of that (COMMENT ON DATABASE … IS NULL), then try again."
+            )
+        return None if earlier else _later_obstacle(its, found.name, instance.id)
+
+    async def _needed(self) -> set[str]:
+        """Databases that are no instance's: the templates and the registry."""
+        return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
+
+
+def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[asyncpg.Record]) -> str:
+    """How an instance gets the database again that a reset has replaced, while it has one of its own."""
+    if all(is_invalid(row) for row in own):
+        name = own[0]["datname"]
+        return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
+    had = f"The instance {version.instance_id} had the database '{version.database_name}' before a reset."
+    names = [row["datname"] for row in own if not is_invalid(row)]
+    if instance.is_live and instance.database_name not in names:
+        had += (
+            " Its own carries its mark under another name than the registry has: first"
+            f" `ods instance adopt {instance.id} --database {names[0]}`."
+        )
+    if version.purging_since is not None:
+        return f"{had} Its time is over, and it is being dropped."
+    return (
+        f"{had} `ods instance undo-reset {version.instance_id} --database {version.database_name}` brings it"
+        " back."
+    )
+
+
+def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:
+    if candidate.obstacle:
+        raise AdoptionRefusedError(candidate.status, candidate.obstacle)
+    return candidate
+
+
+def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> AdoptionCandidate:
+    if found is None:
+        raise DatabaseNotFoundError(database)
+    return AdoptionCandidate(
+        id=instance.id,
+        name=instance.name,
+        status=instance.status,
+        ods_instance_id=instance.ods_instance_id,
+        database_name=found.name,
+        owner=found.owner,
+        size_bytes=found.size_bytes,
+        sessions=found.sessions,
+        comment=found.comment,
+        adopted=found.adopted,
+        obstacle=found.obstacle,
+    )
+
+
+def _later_obstacle(its: Collection[Database], database: str, instance_id: int) -> str | None:
+    """Why the operator must say that this one is meant: another was published later, or may have been."""
+    last = inspection.published_last(its)
+    if last is not None and last.name == database:
+        return None
+    adopt = f"`ods instance adopt {instance_id} --database"
+    which = f"'{last.name}' was" if last else "By the comments, another one may have been"
+    first = f"If that was in use last: {adopt} {last.name}`. " if last else ""
+    return (
+        f"The instance has several databases: {listed(its)}. {which} published later than '{database}'."
+        f" {first}To choose this one all the same: {adopt} {database} --earlier`. Closed ones in the trash"
+        " are versions of the instance then, and are dropped when their time is over."
+    )
+
+
+def _same(its: Collection[Database], name: str) -> list[str]:
+    """The databases that carry the mark of this one, if there are several: one at most is no copy."""
+    marks = {one.name: one.owner.database_mark for one in its if one.owner}
+    same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
+    return same if len(same) > 1 else []
+
+
+def _by_another_name(reason: str, ods_instance_id: int, database: str) -> str:
+    """How an instance that the registry has lost is recorded again, whose name another one has there."""
+    other = "EdFi_Ods_NAME_TEMPLATE"
+    return (
+        f"{reason.removesuffix(' Choose another name.')} It may have been deleted since the registry was"
+        " saved, and this one have got its name. Give this database another name: ALTER DATABASE"
+        f' "{database}" RENAME TO "{other}"; then `ods instance adopt {ods_instance_id} --database {other}`.'
+        " The other one comes back after that."
+    )

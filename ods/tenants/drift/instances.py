@@ -1,0 +1,178 @@
+"""Live instances whose database or ODS instance is not as the registry says."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from ods.databases.inspection import Database
+from ods.registry.instances.deletes import drops_at_retry
+from ods.registry.instances.status import AT_REST, InstanceStatus, Operation
+from ods.registry.storage.models import DbInstance
+from ods.tenants.cancelled_drops import RETRY_DROPS, way_back_of_live
+from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.own_databases import (
+    listed,
+    not_exchanged,
+    put_in_place_by_registry,
+    unpublished_of,
+    what_was_to_become_it,
+)
+from ods.tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
+
+
+def instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
+    """Live instances without a usable database, or without an ODS instance.
+
+    Left out are the marks in `published_later`, whose databases the registry does not know.
+    """
+    routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
+    for instance in seen.instances:
+        if not must_be_usable(instance) or str(instance.mark) in published_later:
+            continue
+        subject = f"{instance.id} {instance.name}"
+        database = seen.databases.get(instance.database_name)
+        if (fault := _fault(seen, database, instance)) is not None:
+            words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
+            remedy = None if database is None else _adoption_of(seen, database, instance)
+            if others := _of_other_names(seen, instance):
+                words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
+            elif _is_lost(database, instance):
+                words += _what_is_left(seen, instance, database)
+            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
+        if instance.ods_instance_id not in routed:
+            words = (
+                f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
+            )
+            yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
+
+
+def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> str | None:
+    """What is wrong with the database that has the name of the instance's; None if nothing is."""
+    if database is None:
+        return "does not exist"
+    if database.mark != str(instance.mark):
+        return "does not carry the instance's mark"
+    if database.invalid:
+        return "cannot be used: a DROP of it was interrupted"
+    if not database.open:
+        return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
+    return _other_database(seen, database, instance)
+
+
+def _is_lost(database: Database | None, instance: DbInstance) -> bool:
+    """Whether the instance's database is not there any more, or can only be dropped."""
+    return database is None or (database.invalid and database.mark == str(instance.mark))
+
+
+def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | None) -> str:
+    """What becomes of an instance whose database is not there any more, or half dropped."""
+    adopt = f"`ods instance adopt {instance.id}"
+    if database is None and (unpublished := unpublished_of(seen, instance)) is not None:
+        return (
+            f" {what_was_to_become_it(unpublished)} To make it the instance's: ALTER DATABASE"
+            f' "{unpublished}" RENAME TO "{instance.database_name}"; then {adopt}`.'
+        )
+    if (before := newest_version(seen, instance)) is not None:
+        first = "" if database is None else f' DROP DATABASE "{database.name}"; then'
+        return (
+            " What it had before a reset is in the trash, and goes with the instance where ODS_TRASH_DAYS is"
+            f" 0:{first} {adopt} --database {before.database_name}` brings that back."
+        )
+    return "" if database is None else " Restore it; or, if nothing of it is wanted, delete the instance."
+
+
+def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
+    """Databases outside the trash with the instance's mark; none if one of the registry's name has it.
+
+    One was renamed by hand, or the server was put back to before a rename: it may be all that has the data.
+    """
+    named = seen.databases.get(instance.database_name)
+    if named is not None and named.mark == str(instance.mark) and not named.invalid:
+        return []
+    return [
+        one
+        for one in seen.databases.values()
+        if one.owner is not None
+        and one.mark == str(instance.mark)
+        and one.owner.installation in {None, seen.installation}
+        and not (one.trash or one.reset or one.invalid)
+    ]
+
+
+def _way_back(instance: DbInstance, others: Sequence[Database]) -> str:
+    """How the instance gets its database again that has another name."""
+    remedy = _adoption_of_other(instance, others)
+    which = "" if remedy else " Their data tell which one is the instance's."
+    command = remedy.command if remedy else f"ods instance adopt {instance.id} --database NAME"
+    return (
+        f"But its mark is on {listed(others)}.{which} Give it the name"
+        f" '{instance.database_name}', or `{command}`."
+    )
+
+
+def _adoption_of_other(instance: DbInstance, others: Sequence[Database]) -> Remedy | None:
+    """The request that makes the one database of another name the instance's; None if there are several."""
+    return Remedy(RemedyAction.ADOPT, instance.id, others[0].name) if len(others) == 1 else None
+
+
+def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Remedy | None:
+    """The request that makes the database the instance's; None if that is no question of its comment."""
+    is_whole = database.open and not database.invalid and instance.replacement is None
+    if not is_whole or put_in_place_by_registry(seen, instance):
+        return None
+    return Remedy(RemedyAction.ADOPT, instance.id)
+
+
+def _other_database(seen: Snapshot, database: Database, instance: DbInstance) -> str | None:
+    """What is wrong if it is one that the instance had before a reset, or was to get by one."""
+    if database.owner is None or database.owner.database_mark == instance.database_mark_text:
+        return None
+    if instance.replacement is not None:
+        return "is the one of a reset that was interrupted: the reconcile pass will record it"
+    if waiting := put_in_place_by_registry(seen, instance):
+        return f"is another one of the instance. {not_exchanged(instance, waiting)}".removesuffix(".")
+    return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
+
+
+def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
+    """Instances whose delete no pass goes on with, of which only what they had before a reset is left."""
+    for instance in seen.instances:
+        database = seen.databases.get(instance.database_name)
+        has_failed = instance.status == InstanceStatus.DELETE_FAILED and instance.operation == Operation.TRASH
+        if not ((has_failed or instance.is_delete_called_off) and _is_lost(database, instance)):
+            continue
+        if (before := newest_version(seen, instance)) is not None:
+            half_dropped = None if database is None else database.name
+            state = "does not exist" if half_dropped is None else "is half dropped"
+            why = "was called off" if instance.is_delete_called_off else "has failed"
+            words = (
+                f"Its delete {why}, but its database '{instance.database_name}' {state}. What it had before a"
+                " reset is kept."
+                f" {way_back_of_live(instance.id, half_dropped, before.database_name)}"
+            )
+            if drops_at_retry(instance):
+                words += f" {RETRY_DROPS}"
+            yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
+
+
+def rows_not_adopted(seen: Snapshot) -> Iterator[Drift]:
+    """Rows that an Admin API has added and a sweep could not adopt."""
+    for instance in seen.instances:
+        if not instance.is_adopted and instance.error_message is not None:
+            subject = f"{instance.id} {instance.name}"
+            yield Drift(DriftKind.ROW_NOT_ADOPTED, subject, instance.error_message)
+
+
+def resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
+    """Instances that take no request, because a failed reset is neither undone nor recorded as done."""
+    for instance in (*seen.instances, *seen.trashed):
+        if instance.replacement is not None and instance.status in AT_REST:
+            words = (
+                "A reset has failed or was cancelled, and what it has done is not undone yet: the instance"
+                " takes no request until then. The reconcile pass does it; if it cannot, its log says why,"
+                f" and `ods instance adopt {instance.id} --database {instance.database_name}` ends it with"
+                " the database that is there."
+            )
+            aside = [it.name for it in seen.databases.values() if it.trash and it.mark == str(instance.mark)]
+            if aside:
+                words += f" What it had before is in the trash: {', '.join(sorted(aside))}."
+            remedy = Remedy(RemedyAction.ADOPT, instance.id, instance.database_name)
+            yield Drift(DriftKind.RESET_NOT_ENDED, f"{instance.id} {instance.name}", words, remedy)

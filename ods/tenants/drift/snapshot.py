@@ -1,0 +1,73 @@
+"""What registry and server had when they were read, and what follows from that alone."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ods.databases.inspection import Database
+from ods.registry.clock import TimeGap
+from ods.registry.instances.jobs import StartedJob
+from ods.registry.instances.status import InstanceStatus, Operation, is_usable
+from ods.registry.storage import models
+from ods.registry.storage.models import DbInstance, InstanceVersion, OdsInstance, OdsInstanceDerivative
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Registry and server, read one after the other.
+
+    `trashed` are the instances in the trash, `versions` the databases there that instances had before
+    resets, `with_versions` those instances, be they deleted or detached, and `known_marks` also those of
+    instances whose databases are gone; `copies` are the snapshots; `last_change` is when the registry last
+    changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
+    `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
+    process: where registry and ODS databases are on one server, only that tells of a wrong one. `time_gap` is
+    what tells of it where all run on one machine. `shared_store` is the URL of a store of backups that
+    another registry of this installation cleans as well.
+    """
+
+    installation: str
+    clock_lead: timedelta
+    own_lead: timedelta
+    time_gap: TimeGap | None
+    shared_store: str | None
+    obstacle: str | None
+    last_change: datetime | None
+    databases: Mapping[str, Database]
+    orphan_directories: Collection[str]
+    instances: Collection[DbInstance]
+    trashed: Collection[DbInstance]
+    versions: Collection[InstanceVersion]
+    with_versions: Collection[DbInstance]
+    known_marks: Collection[str]
+    ods_instances: Collection[OdsInstance]
+    derivatives: Collection[OdsInstanceDerivative]
+    copies: Collection[models.Snapshot]
+    started: Sequence[StartedJob]
+
+
+def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
+    """The database that the instance had last before a reset, and that is there; None if there is none."""
+    its = [version for version in seen.versions if version.instance_id == instance.id]
+    usable = {name for name, database in seen.databases.items() if not database.invalid}
+    there = [version for version in its if version.database_name in usable]
+    return max(there, key=lambda version: version.replaced_at, default=None)
+
+
+def expected_beside(seen: Snapshot) -> set[str]:
+    """Names of databases in the trash that instances had before, also of such as a reset is exchanging."""
+    replaced = (row.replacement["replaced"] for row in seen.instances if row.replacement is not None)
+    return {*(version.database_name for version in seen.versions), *replaced}
+
+
+def belongs_elsewhere(database: Database, seen: Snapshot, tenant: str) -> bool:
+    """Whether the database belongs to another tenant or installation."""
+    owner = database.owner
+    if owner is None or database.mark in seen.known_marks:
+        return False
+    return owner.tenant != tenant or owner.installation not in {None, seen.installation}
+
+
+def must_be_usable(instance: DbInstance) -> bool:
+    """Whether the instance must have its database and its ODS instance now."""
+    return is_usable(InstanceStatus(instance.status), Operation(instance.operation))

@@ -1,0 +1,391 @@
+"""Where the registry and the trash of the server differ."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from ods.databases.inspection import Database, published_last
+from ods.databases.ownership import KnownOwner, Owner
+from ods.registry.backups.rows import without_zone
+from ods.registry.instances.status import AT_REST
+from ods.registry.storage.models import DbInstance, InstanceVersion
+from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.own_databases import (
+    choice_of,
+    listed,
+    not_exchanged,
+    of_instance,
+    put_in_place_by_registry,
+    taking_back,
+    unpublished_of,
+    what_was_to_become_it,
+    which_last,
+)
+from ods.tenants.drift.second_databases import unknown_version
+from ods.tenants.drift.snapshot import (
+    Snapshot,
+    belongs_elsewhere,
+    expected_beside,
+    must_be_usable,
+    newest_version,
+)
+
+_KEPT = "It is not dropped."
+
+
+def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
+    """Instances in the trash whose databases do not have the names there that the registry tells."""
+    beside = expected_beside(seen)
+    named = defaultdict(list)
+    for name, database in seen.databases.items():
+        if database.owner and name not in beside and not database.reset:
+            named[database.mark].append(database)
+    for row in seen.trashed:
+        if row.trash_database in seen.databases or row.status not in AT_REST:
+            continue
+        several, subject = named[str(row.mark)], f"{row.id} {row.name}"
+        found, before = published_last(several), newest_version(seen, row)
+        if several and (waiting := put_in_place_by_registry(seen, row)):
+            words = f"It is in the trash, but '{row.trash_database}' is not. {not_exchanged(row, waiting)}"
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
+        elif several and found is None:
+            words = f"It is in the trash, but '{row.trash_database}' is not. {which_last(row, several)}"
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
+        elif found is None and (left := unpublished_of(seen, row)) is not None:
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, _unpublished(row, left))
+        else:
+            words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words, remedy)
+
+
+def _unpublished(instance: DbInstance, database: str) -> str:
+    """How an instance in the trash gets what was to become its database."""
+    return (
+        f"It is in the trash, but its database '{instance.trash_database}' does not exist."
+        f" {what_was_to_become_it(database)} {_by_hand(instance, database)}"
+    )
+
+
+def _missing_in_trash(instance: DbInstance, database: Database | None, before: InstanceVersion | None) -> str:
+    """What is wrong with an instance in the trash whose database, if there is one, has another name.
+
+    Args:
+        instance: the instance.
+        database: its own database.
+        before: what it had before a reset, and is there.
+    """
+    if database is None and before is not None:
+        return (
+            f"It is in the trash, but its database '{instance.trash_database}' does not exist."
+            f" {_way_back(instance, before)}"
+        )
+    if database is None:
+        return (
+            f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
+            f" back. `ods instance purge {instance.id}` removes it from the list."
+        )
+    remedy = taking_back(instance, database)
+    others = (
+        " What is in the trash becomes a version of the instance by that."
+        if remedy.action is RemedyAction.ADOPT
+        else ""
+    )
+    return (
+        f"It is in the trash, but '{database.name}' carries its mark: registry or server was restored to an"
+        f" earlier state. Nothing is dropped. `{remedy.command}` brings it back; then delete it again if that"
+        f" is meant.{others}"
+    )
+
+
+def _way_back(instance: DbInstance, version: InstanceVersion) -> str:
+    """How a database that an instance in the trash had before a reset becomes its own."""
+    return (
+        f"What it had before a reset is there, and no pass drops it: '{version.database_name}'."
+        f" {_by_hand(instance, version.database_name)}"
+    )
+
+
+def _by_hand(instance: DbInstance, database: str) -> str:
+    """How the operator makes another database the one that the instance has in the trash."""
+    return (
+        f'To bring that back: ALTER DATABASE "{database}" RENAME TO "{instance.trash_database}"; write the'
+        f" comment that `ods drift` tells then; `ods instance undelete {instance.id}`. If nothing is to come"
+        f" back, `ods instance purge {instance.id}` drops it, too."
+    )
+
+
+def _remedy_of_missing(
+    instance: DbInstance, database: Database | None, before: InstanceVersion | None
+) -> Remedy | None:
+    """The request that settles it; None if a database must be renamed by hand before."""
+    if database is None:
+        return Remedy(RemedyAction.PURGE, instance.id) if before is None else None
+    return taking_back(instance, database)
+
+
+def unlisted_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Databases in the trash that the registry does not have there."""
+    beside = expected_beside(seen)
+    live = {str(row.mark): row for row in seen.instances}
+    trashed = {str(row.mark) for row in seen.trashed}
+    listed = {*(row.trash_database for row in seen.trashed), *beside}
+    for database in seen.databases.values():
+        if not database.trash or database.name in listed or belongs_elsewhere(database, seen, tenant):
+            continue
+        its = live.get(database.mark or "")
+        if database.mark in trashed:
+            continue  # told with its instance, or with the other database of the mark
+        if its is None:
+            words = _unknown_trash(seen, database, is_known=database.mark in seen.known_marks)
+            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+        elif (own := seen.databases.get(its.database_name)) is not None and own.mark == database.mark:
+            words = unknown_version(its)
+            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+        elif must_be_usable(its):
+            yield _in_trash(seen, database, its)
+
+
+def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift:
+    """What is in the trash of a live instance without a database: what it had last, or had before a reset."""
+    several = of_instance(seen.databases.values(), database.owner)
+    last = published_last(several)
+    if last is database and all(one.trash for one in several):
+        words = (
+            f"The instance is {instance.status}, but its database is in the trash: the registry was restored"
+            f" to before the delete. `ods instance adopt {instance.id} --database {database.name}` brings it"
+            " back."
+        )
+        remedy = Remedy(RemedyAction.ADOPT, instance.id, database.name)
+        return Drift(DriftKind.INSTANCE_IN_TRASH, f"{instance.id} {instance.name}", words, remedy)
+    words = (
+        f"It carries the mark of the instance {instance.id} {instance.name}, whose database"
+        f" '{instance.database_name}' does not exist: the registry was restored to an earlier state. It is"
+        f" not dropped. {choice_of(instance, several, last, database)}"
+    )
+    return Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+
+
+def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str:
+    """What to do with a database in the trash that no instance in the trash has."""
+    owner = database.owner
+    if owner is None:
+        return (
+            "It has a name of the trash, but no mark. Nothing is done to it. Look at its data: give it"
+            " another name, or drop it if they are of no use."
+        )
+    if is_known:
+        return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
+    words = (
+        "No instance in the trash has this database: the registry was restored to an earlier state, or lost"
+        " rows. It is never dropped."
+    )
+    its = of_instance(seen.databases.values(), owner)
+    last = published_last(its)
+    if last is not None and last is not database:
+        return (
+            f"{words} Its instance may have had it before a reset: '{last.name}' was published later. First"
+            " bring that back, as its own finding tells; then this one, if it is closed, is a version of the"
+            " instance."
+        )
+    if last is None:
+        words += f" Which was in use last, the comments do not tell: {listed(its)}. Look at their data."
+    return f"{words} {out_of_trash_by_hand(database.name, owner)} If it is of no use, drop it by hand."
+
+
+KNOWN_BY_REGISTRY = (
+    "The registry knows its instance, under another id, or as deleted. If it is in the trash (`ods trash`),"
+    " undelete it. If it is deleted, look at the data: remove the comment of the database (COMMENT ON"
+    " DATABASE … IS NULL), and adopt it for another instance; or drop it if they are of no use."
+)
+"""Why a database cannot be adopted, although its comment names its instance, and what to do about it."""
+
+
+def out_of_trash_by_hand(database: str, owner: Owner) -> str:
+    """How the operator brings back a database in the trash whose instance the registry does not know."""
+    name = owner.trashed_name or "EdFi_Ods_NAME_TEMPLATE"
+    return (
+        f'To bring it back: ALTER DATABASE "{database}" ALLOW_CONNECTIONS true; ALTER DATABASE "{database}"'
+        f' RENAME TO "{name}"; then `ods instance adopt {owner.ods_instance_id} --database {name}`.'
+    )
+
+
+def changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Databases in the trash that were changed there, so that nothing is done to them by itself."""
+    for row in seen.trashed:
+        database = seen.databases.get(row.trash_database or "")
+        if database is None or row.status not in AT_REST:
+            continue
+        if (words := _change_in_trash(seen, tenant, row, database)) is not None:
+            remedy = _remedy_of_change(seen, row, database)
+            yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words, remedy)
+
+
+def _remedy_of_change(seen: Snapshot, instance: DbInstance, database: Database) -> Remedy | None:
+    """The request that settles it; None if something must be done by hand before."""
+    if database.mark != str(instance.mark):
+        return None
+    if not database.invalid:
+        return Remedy(RemedyAction.UNDELETE, instance.id)
+    return Remedy(RemedyAction.PURGE, instance.id) if newest_version(seen, instance) is None else None
+
+
+def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database: Database) -> str | None:
+    """How a database in the trash was changed, and what the operator can do; None if it was not."""
+    name, owner = database.name, database.owner
+    back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
+    its = _known_owner(seen, tenant, instance, instance).knowing(instance.known_requests)
+    if owner is None or not its.owns(owner.comment):
+        return (
+            f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
+            " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
+            f" comment again: {_statement(name, its, instance.trashed_at)}. If it is not, rename it."
+        )
+    if database.invalid:
+        words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
+        if (before := newest_version(seen, instance)) is not None:
+            return f'{words} Drop it: DROP DATABASE "{name}". {_way_back(instance, before)}'
+        return f"{words} `ods instance purge {instance.id}` removes it."
+    if (contradiction := _contradiction(name, owner, its)) is not None:
+        return f"{contradiction} {_KEPT} {back}"
+    if database.open and database.opened_by is None:  # what a job has left open, the pass closes
+        return (
+            f"Its database '{name}' in the trash was opened, and may be in use. {_KEPT} Close it (ALTER"
+            f' DATABASE "{name}" ALLOW_CONNECTIONS false); or {back}'
+        )
+    return None
+
+
+def _known_owner(
+    seen: Snapshot, tenant: str, instance: DbInstance, had: DbInstance | InstanceVersion
+) -> Owner:
+    """Whom the comment of a database in the trash names by the registry.
+
+    Args:
+        seen: registry and server.
+        tenant: the tenant of the instance.
+        instance: the instance that the database belongs to.
+        had: the instance if it is the one that it had last, or the version that it had before a reset.
+    """
+    number, attempt = had.publication
+    return Owner(
+        *(tenant, instance.ods_instance_id, "adopted", str(instance.mark), number, attempt),
+        installation=seen.installation,
+        trashed_name=instance.database_name,
+        database_mark=had.database_mark_text,
+    )
+
+
+def _statement(database: str, owner: Owner, since: datetime | None) -> str:
+    """What writes the comment of an owner on a database in the trash.
+
+    Args:
+        database: its name there.
+        owner: the owner.
+        since: when it came there, in UTC without a zone: by these times of its databases, what an instance
+            had last is found; None: now.
+    """
+    at = datetime.now(UTC) if since is None else since.replace(tzinfo=UTC)
+    comment = owner.comment_at(at).replace("'", "''")
+    return f"COMMENT ON DATABASE \"{database}\" IS '{comment}'"
+
+
+def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
+    """What the comment of a database in the trash says against its instance's row; None if nothing."""
+    if owner.trashed_name is None:
+        return f"The comment of its database '{name}' does not say that it is in the trash."
+    if owner.put_back:
+        return (
+            f"Its database '{name}' was put back into the trash by an undelete that had opened it and did not"
+            " end: if the registry was restored to an earlier state, it may have been used since."
+        )
+    if owner.is_unknown_to(its):
+        return (
+            f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
+            " to an earlier state."
+        )
+    return None
+
+
+def versions_without_database(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+    """Databases that instances had before resets, and that are not in the trash as the registry says."""
+    rows = {row.id: row for row in seen.with_versions}
+    for version in seen.versions:
+        instance, database = rows.get(version.instance_id), seen.databases.get(version.database_name)
+        if instance is None or instance.status not in AT_REST:
+            continue
+        if database is None or not _is_version(database.owner, version, instance):
+            renamed = _renamed(seen, version, instance)
+            if database is None and version.purging_since is not None and not renamed:
+                continue  # it was dropped, which is not recorded yet
+            fault = "does not exist" if database is None else "has another comment"
+            words = (
+                f"The instance had the database '{version.database_name}' before a reset, but it {fault}: it"
+                f" cannot be brought back.{renamed} It is told until its time in the trash is over, or name"
+                " and comment are as they were."
+            )
+            if database is not None and not database.invalid and not renamed:
+                its = _known_owner(seen, tenant, instance, version)
+                comment = _statement(database.name, its, version.replaced_at)
+                words += f" If it is that one by its data, write the comment again: {comment}."
+            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
+        elif (change := _change_of_version(database, version, instance)) is not None:
+            words = (
+                f"The database '{database.name}', which the instance had before a reset, {change}. {_KEPT}"
+            )
+            yield Drift(DriftKind.TRASH_CHANGED, f"{instance.id} {instance.name}", words)
+
+
+def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> str:
+    """What to do with the version if it is there under another name, which an operator has given it."""
+    others = {one.database_name for one in seen.versions}
+    for database in seen.databases.values():
+        if not _is_version(database.owner, version, instance) or database.name in others:
+            continue
+        if database.name == instance.database_name:
+            return f" Its mark is on '{database.name}': do what is told of the instance's database."
+        if not _has_known_request(database.owner, instance):
+            return (
+                f" Its mark is on '{database.name}', by a job that the registry does not know: it was"
+                " restored to an earlier state. First do what is told of that."
+            )
+        return f" Its mark is on '{database.name}': give that its name back, and close it."
+    return ""
+
+
+def _has_known_request(owner: Owner | None, instance: DbInstance) -> bool:
+    """Whether the registry knows the request that has put the database where it is."""
+    return owner is not None and owner.has_request_among(instance.known_requests)
+
+
+def _change_of_version(database: Database, version: InstanceVersion, instance: DbInstance) -> str | None:
+    """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
+    if database.invalid or database.owner is None:
+        return None  # a pass goes on with the DROP when its time is over
+    number, attempt = version.publication
+    known = replace(
+        database.owner, number=number, attempt=attempt, request=None, trashed_name=instance.database_name
+    )
+    # By a registry that was restored it may have been in use since, and come back after that.
+    written = None if database.published_at is None else without_zone(database.published_at)
+    since = max(filter(None, [version.replaced_at, written]))
+    write = (
+        "If nothing uses it, write that, and it can be brought back until its time is over, at"
+        f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known, since)}"
+    )
+    if database.owner.trashed_name is None:
+        return f"does not say in its comment that it is in the trash. {write}"
+    if not _has_known_request(database.owner, instance):
+        return (
+            "was put into the trash by a job that the registry does not know, which was restored to an"
+            f" earlier state: its comment is another than the registry knows. {write}"
+        )
+    if database.open:
+        close = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false'
+        return f"was opened, and may be in use; close it when it is not ({close})"
+    return None
+
+
+def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
+    marks = (str(instance.mark), version.database_mark_text)
+    return owner is not None and (owner.mark, owner.database_mark) == marks

@@ -1,0 +1,105 @@
+"""What the tenants' registries and servers tell for a scrape of metrics, and their connection pools."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+
+from sqlalchemy.pool import QueuePool
+
+from ods.databases import inspection
+from ods.observability.metrics.catalog import (
+    DATABASE_BYTES,
+    POOL_CONNECTIONS,
+    POOL_LIMIT,
+    SPARES_READY,
+    SPARES_WANTED,
+    TRASH_BYTES,
+)
+from ods.observability.metrics.figures import Question, Sample
+from ods.registry.figures import RegistryFigures
+from ods.tenants.tenant import Tenant
+
+_SIZES_SECONDS = 60
+"""How long a server may take to tell the sizes of all databases: it looks at each of their files."""
+
+
+def questions(tenants: Iterable[Tenant]) -> Iterator[Question]:
+    """What is asked of registries and servers for the API's metrics; of a server that tenants share, once."""
+    sharing: dict[str, list[Tenant]] = {}
+    for tenant in tenants:
+        sharing.setdefault(tenant.settings.master_dsn.get_secret_value(), []).append(tenant)
+        yield Question("registry", RegistryFigures(tenant.engine, tenant.name, tenant.settings).read)
+        if tenant.settings.spares:
+            yield Question("server", partial(_spares, tenant))
+    for group in sharing.values():
+        yield Question("server", partial(_sizes, group), _SIZES_SECONDS)
+
+
+def pool_samples(tenants: Iterable[Tenant]) -> Iterator[Sample]:
+    """How many connections of this process are in use, of each pool."""
+    for tenant in tenants:
+        uses = {
+            "registry": _use_of(tenant.engine.pool),
+            "refresh": _use_of(tenant.reading_engine.pool),
+            "server": tenant.server.pool_use,
+        }
+        for pool, (in_use, idle, limit) in uses.items():
+            yield Sample(POOL_CONNECTIONS, (pool, "in_use", tenant.name), in_use)
+            yield Sample(POOL_CONNECTIONS, (pool, "idle", tenant.name), idle)
+            yield Sample(POOL_LIMIT, (pool, tenant.name), limit)
+
+
+def _use_of(pool: object) -> tuple[int, int, int]:
+    """Connections in use, idle ones, and how many there may be, of an engine's pool."""
+    if not isinstance(pool, QueuePool):
+        raise TypeError(pool)
+    return pool.checkedout(), pool.checkedin(), pool.size()
+
+
+async def _spares(tenant: Tenant) -> list[Sample]:
+    """The spares of each template that the settings name.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    report = await tenant.spares.report()
+    pools = {pool.template: pool for pool in report.templates}
+    return [
+        Sample(figure, (template, tenant.name), value)
+        for template, database in tenant.settings.template_databases.items()
+        for figure, value in (
+            (SPARES_READY, pools[database].ready),
+            (SPARES_WANTED, pools[database].wanted),
+        )
+    ]
+
+
+async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
+    """What the databases of these tenants, who share a server, take there.
+
+    Raises:
+        DatabaseFaultError: the server is away, …
+    """
+    async with group[0].server.session() as session:
+        owners = {
+            database.name: (owner.tenant, owner.installation, database.trash)
+            for database in await inspection.databases(session)
+            if (owner := database.owner or database.snapshot) is not None
+        }
+        sizes = await inspection.sizes(session, list(owners))
+    bytes_of: Counter[tuple[str, bool]] = Counter()
+    installations = {tenant.name: tenant.jobs.installation.known_id for tenant in group}
+    for name, (tenant_name, installation, is_trash) in owners.items():
+        # One that another installation has under the same name is not counted.
+        if tenant_name in installations and installation in {None, installations[tenant_name]}:
+            bytes_of[tenant_name, is_trash] += sizes.get(name) or 0
+    return [
+        sample
+        for tenant in group
+        for sample in (
+            Sample(TRASH_BYTES, (tenant.name,), bytes_of[tenant.name, True]),
+            Sample(
+                DATABASE_BYTES, (tenant.name,), bytes_of[tenant.name, True] + bytes_of[tenant.name, False]
+            ),
+        )
+    ]

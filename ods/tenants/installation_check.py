@@ -1,0 +1,146 @@
+"""Whether this installation may change anything on its server, which others may use as well.
+
+The server itself shows which installations have databases on it: the comment of each database names its
+installation. It is written in one transaction with the database's name, and is gone when that is dropped.
+"""
+
+import time
+from collections.abc import Collection
+
+import asyncpg
+
+from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
+from ods.databases.ownership import Owner
+from ods.databases.server import Server
+from ods.registry.installation import CONFIRMS, InstallationStore
+from ods.registry.storage.errors import InstallationNotConfirmedError
+
+_KNOWN_SECONDS = 30
+"""How long the server is not checked again after it was found in order."""
+
+_SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+_COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_database'::regclass"
+
+
+class InstallationCheck:
+    """Compares a tenant's installation with what its registry and its server say.
+
+    Args:
+        store: the installation, as the registry has it.
+        tenant: the tenant's name.
+        tenants: names of all tenants of this service, which may share a server.
+        shares_server: whether the operator has said that other installations may use the server as well.
+    """
+
+    def __init__(
+        self, store: InstallationStore, tenant: str, tenants: Collection[str], *, shares_server: bool
+    ) -> None:
+        self.tenant = tenant
+        self._store = store
+        self._siblings = set(tenants) - {tenant}
+        self._shares_server = shares_server
+        self._in_order_until = 0.0
+
+    async def id(self) -> str:
+        """The installation's id."""
+        return (await self._store.state()).id
+
+    async def require_confirmed(self, session: asyncpg.Connection) -> None:
+        """Refuse to change anything, if the operator must first say that this is meant.
+
+        Raises:
+            InstallationNotConfirmedError: the registry was copied or moved, the server is another one, or
+                another installation has databases on it.
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        await self._store.require_confirmed()
+        if time.monotonic() < self._in_order_until:
+            return
+        if (obstacle := await self.obstacle(session)) is not None:
+            raise InstallationNotConfirmedError(obstacle)
+        self._in_order_until = time.monotonic() + _KNOWN_SECONDS
+
+    async def obstacle(self, session: asyncpg.Connection) -> str | None:
+        """What the operator must confirm before anything is changed on the server; None if nothing.
+
+        A server that is seen for the first time is the installation's from then on.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        state = await self._store.state()
+        if state.obstacle is not None:
+            return state.obstacle
+        system = await self.system(session)
+        if state.server is None:
+            await self._store.accept_server(system)
+        elif state.server != system:
+            return (
+                f"The server of ODS_MASTER_DSN is the PostgreSQL cluster {system}; this installation has"
+                f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
+                f" that this is meant: {CONFIRMS}."
+            )
+        if others := sorted(await self.others(session) - state.neighbours):
+            return (
+                f"Another installation has databases on the server of ODS_MASTER_DSN: {', '.join(others)}."
+                f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
+                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true."
+            )
+        return None
+
+    async def known_obstacle(self, server: Server) -> str | None:
+        """As `obstacle`, or what a job has found; while the server is away, what the registry knows.
+
+        A server that was in order within the last 30 seconds is not checked again.
+        """
+        awaited = await self._store.awaited()
+        if awaited is not None or time.monotonic() < self._in_order_until:
+            return awaited
+        try:
+            async with server.session() as session:
+                obstacle = await self.obstacle(session)
+        except DatabaseFaultError:
+            return None
+        if obstacle is None:
+            self._in_order_until = time.monotonic() + _KNOWN_SECONDS
+        return obstacle
+
+    async def system(self, session: asyncpg.Connection) -> str:
+        """System identifier of the server's PostgreSQL cluster, which its standbys share.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        with translate_postgres_errors({}):
+            return str(await session.fetchval(_SYSTEM))
+
+    async def others(self, session: asyncpg.Connection) -> set[str]:
+        """Ids of other installations with databases on the server, unless any may have some.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        if self._shares_server:
+            return set()
+        own = await self.id()
+        return {
+            owner.installation
+            for owner in await _owners(session)
+            if owner.installation not in {None, own} and owner.tenant not in self._siblings
+        }
+
+    async def count_own(self, session: asyncpg.Connection) -> int:
+        """How many databases on the server carry the installation's id.
+
+        Raises:
+            DatabaseFaultError: the server cannot be reached, or refuses.
+        """
+        own = await self.id()
+        return sum(owner.installation == own for owner in await _owners(session))
+
+
+async def _owners(session: asyncpg.Connection) -> list[Owner]:
+    """Whose the databases of instances on the server are."""
+    with translate_postgres_errors({}):
+        comments = await session.fetch(_COMMENTS)
+    return [owner for row in comments if (owner := Owner.read(row["description"])) is not None]

@@ -1,0 +1,63 @@
+"""Which rights the service's role lacks on a tenant's registry and server, for `/health`."""
+
+import time
+from collections.abc import Collection
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ods.databases.rights import missing_on_server
+from ods.registry.rights.missing import missing_in_registry
+
+_KNOWN_SECONDS = 30
+"""How long the rights are not asked again after all were there."""
+
+
+class RightsCheck:
+    """Asks registry and server which rights are missing; if none were within 30 seconds, not again.
+
+    Args:
+        engine: connections to the registry.
+        templates: the databases that are cloned.
+        groups: roles that the service's role must be a member of, beside those of PostgreSQL.
+    """
+
+    def __init__(self, engine: AsyncEngine, templates: Collection[str], groups: tuple[str, ...]) -> None:
+        self._engine = engine
+        self._templates = templates
+        self._groups = groups
+        self._registry_complete_until = 0.0
+        self._server_complete_until = 0.0
+
+    @property
+    def on_server(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """What the rights on the server depend on; tenants that share it often have all of it in common."""
+        return frozenset(self._templates), self._groups
+
+    async def missing_in_registry(self) -> list[str]:
+        """The statements that give what is missing in the registry.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry cannot be asked.
+            OSError: it cannot be reached.
+            asyncpg.PostgresError: it refuses the connection.
+        """
+        if time.monotonic() < self._registry_complete_until:
+            return []
+        missing = await missing_in_registry(self._engine)
+        if not missing:
+            self._registry_complete_until = time.monotonic() + _KNOWN_SECONDS
+        return missing
+
+    async def missing_on_server(self, session: asyncpg.Connection) -> list[str]:
+        """The statements that give what is missing on the server, asked on a session there.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        if time.monotonic() < self._server_complete_until:
+            return []
+        missing = await missing_on_server(session, self._templates, self._groups)
+        if not missing:
+            self._server_complete_until = time.monotonic() + _KNOWN_SECONDS
+        return missing

@@ -1,0 +1,231 @@
+"""What one tenant is made of, once in a process: nothing of it is shared with another tenant."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Self
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ods.databases.restore_login import RestoreLogin
+from ods.databases.server import Server
+from ods.databases.spare_pool import SparePool
+from ods.databases.template_leftovers import remove_leftovers
+from ods.databases.templates import TemplateInspector
+from ods.registry.backups.expiry import BackupExpiry
+from ods.registry.backups.records import BackupRecords
+from ods.registry.backups.scheduled import ScheduledBackups
+from ods.registry.backups.stores import BackupStores
+from ods.registry.clock import RegistryClock
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
+from ods.registry.education_organizations.refreshes import RefreshJobs
+from ods.registry.installation import InstallationStore
+from ods.registry.instances.admin_api_rows import AdminApiRows
+from ods.registry.instances.adoptions import AdoptionStore
+from ods.registry.instances.cancelling import JobCancellations
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import ExecutionPolicy
+from ods.registry.instances.queries import InstanceQueries
+from ods.registry.instances.sizes import SizeHistory
+from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.store import InstanceStore
+from ods.registry.instances.versions import VersionStore
+from ods.registry.snapshots.scheduled import ScheduledSnapshots
+from ods.registry.snapshots.store import SnapshotStore
+from ods.registry.storage.engine import create_registry_engine
+from ods.settings.secret_files import CurrentDsn
+from ods.settings.settings import AnySettings, Settings
+from ods.tenants.drift.detector import DriftDetector
+from ods.tenants.installation_check import InstallationCheck
+from ods.tenants.rights_check import RightsCheck
+from ods.tenants.snapshots import Snapshots
+
+_READING_TIMEOUT = 30
+"""Seconds that a statement of a refresh may take: refreshes of one ODS instance wait for each other."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them.
+
+    Attributes:
+        name: its name; tenants without one are called `ods.settings.settings.DEFAULT_TENANT`.
+        settings: its own settings.
+        engine: connections to its registry.
+        instances: the requests for its instances, for the API.
+        adoptions: what adoptions of databases change in the registry.
+        jobs: the steps of its jobs, for workers.
+        versions: the databases that its instances had before resets.
+        cancellations: cancels its jobs that no workflow works on.
+        queries: what the registry holds.
+        sizes: how large its databases were on the days before.
+        backups: its backups, as the registry knows them.
+        scheduled_backups: those that a schedule requests.
+        backup_expiry: when these may be deleted.
+        scheduled_snapshots: the snapshots that a schedule requests.
+        server: the server of its ODS databases.
+        connection_strings: those by which the ODS/API connects to them.
+        installation: checks that this installation may change registry and server.
+        rights: finds which rights the service's role lacks on either.
+        drift: finds where the two contradict each other.
+        clock: whether time goes on steadily by the registry's clock.
+        spares: its spare databases.
+        snapshots: the copies of its instances that readers use.
+        templates: reads what there is of its templates.
+        refreshes: its jobs that read education organizations.
+        reading_engine: connections for these jobs. They are held while an ODS database is read, which may
+            hang; status writes have others.
+    """
+
+    name: str
+    settings: Settings
+    engine: AsyncEngine
+    instances: InstanceStore
+    adoptions: AdoptionStore
+    jobs: JobStore
+    admin_api_rows: AdminApiRows
+    versions: VersionStore
+    cancellations: JobCancellations
+    queries: InstanceQueries
+    sizes: SizeHistory
+    backups: BackupRecords
+    scheduled_backups: ScheduledBackups
+    backup_expiry: BackupExpiry
+    scheduled_snapshots: ScheduledSnapshots
+    server: Server
+    connection_strings: OdsConnectionStrings
+    installation: InstallationCheck
+    rights: RightsCheck
+    drift: DriftDetector
+    clock: RegistryClock
+    spares: SparePool
+    snapshots: Snapshots
+    templates: TemplateInspector
+    refreshes: RefreshJobs
+    reading_engine: AsyncEngine
+
+    @classmethod
+    def compose(
+        cls,
+        name: str,
+        settings: Settings,
+        connection_strings: OdsConnectionStrings,
+        tenants: Collection[str],
+    ) -> Self:
+        """Make the parts of the tenant `name`, one of `tenants`; no connection is opened yet."""
+        dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
+        engine = create_registry_engine(dsn)
+        server = Server(
+            CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"),
+            _restore_login(name, settings),
+            restores_as_service=settings.restore_as_service,
+        )
+        queries = InstanceQueries(engine)
+        own = InstallationStore(engine)
+        clock = RegistryClock(engine, timedelta(seconds=settings.reconcile_interval))
+        factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
+        trash = timedelta(days=settings.trash_days)
+        templates = set(settings.template_databases.values())
+        installation = InstallationCheck(own, name, tenants, shares_server=settings.shared_server)
+        return cls(
+            name=name,
+            settings=settings,
+            engine=engine,
+            instances=InstanceStore(
+                engine,
+                factory,
+                trash,
+                protect_new=settings.protect_new,
+                final_backup=settings.final_backup,
+                strings=connection_strings,
+            ),
+            adoptions=AdoptionStore(
+                engine,
+                factory,
+                trash,
+                protect_new=settings.protect_new,
+                strings=connection_strings,
+            ),
+            jobs=JobStore(
+                engine,
+                factory,
+                trash,
+                final_backup=settings.final_backup,
+                strings=connection_strings,
+            ),
+            admin_api_rows=AdminApiRows(engine, name, settings.template_databases),
+            versions=VersionStore(engine, factory),
+            cancellations=JobCancellations(engine, factory),
+            queries=queries,
+            sizes=SizeHistory(engine),
+            backups=BackupRecords(engine, name),
+            scheduled_backups=ScheduledBackups(engine, factory, settings.backup_verify),
+            backup_expiry=BackupExpiry(engine, own, settings.kept_backups, settings.backup_verify),
+            scheduled_snapshots=ScheduledSnapshots(engine, factory),
+            server=server,
+            connection_strings=connection_strings,
+            installation=installation,
+            rights=RightsCheck(engine, templates, settings.needed_memberships),
+            clock=clock,
+            drift=DriftDetector(
+                installation, server, queries, templates, connection_strings, clock, BackupStores(engine)
+            ),
+            snapshots=Snapshots(
+                SnapshotStore(engine, own, settings.snapshot_keep),
+                server,
+                connection_strings,
+                installation,
+                name,
+            ),
+            spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
+            templates=TemplateInspector(server, installation.id, settings.template_databases),
+            refreshes=RefreshJobs(engine, name),
+            reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
+        )
+
+    async def remove_template_leftovers(self) -> list[str]:
+        """Remove what loads of its templates have left; returns the names of these databases.
+
+        Raises:
+            InstallationNotConfirmedError: the operator must first say that changes are meant.
+            DatabaseFaultError: the server is away, …
+        """
+        async with self.server.session() as session:
+            await self.installation.require_confirmed(session)
+            needed = set(self.settings.template_databases.values())
+            return await remove_leftovers(session, await self.installation.id(), needed)
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
+
+def _restore_login(name: str, settings: Settings) -> RestoreLogin | None:
+    if settings.restore_dsn is None:
+        return None
+    dsn = CurrentDsn(settings.restore_dsn, f"The address of the login of tenant {name} that restores")
+    return RestoreLogin(dsn, settings.restored_owner)
+
+
+async def _confirmed_id(installation: InstallationStore) -> str:
+    """The id of the installation that may make and remove spares."""
+    return (await installation.require_confirmed()).id
+
+
+@asynccontextmanager
+async def open_tenants(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
+    """All tenants; in the end their connections are closed.
+
+    Raises:
+        InvalidSettingsError: the settings of a tenant do not make connection strings.
+    """
+    strings = connection_strings(settings)
+    names = settings.tenants.keys()
+    tenants = [Tenant.compose(name, own, strings[name], names) for name, own in settings.tenants.items()]
+    try:
+        yield tenants
+    finally:
+        await asyncio.gather(*(tenant.close() for tenant in tenants))

@@ -1,0 +1,154 @@
+"""How the instances of a tenant are used: what the server tells of their databases, and the registry of them.
+
+Figures are shown of databases alone that carry the mark of the instance: another one of its name may be that
+of another tenant.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.ownership import Owner
+from ods.databases.usage import DatabaseFigures, TableFigures, UsageReader
+from ods.registry.storage.models import DbInstance
+from ods.tenants.adoption import DatabaseNotFoundError
+from ods.tenants.tenant import Tenant
+
+_NO_DATABASE = "The instance has no database."
+_NOT_ITS_OWN = "The instance has no database yet: the one of that name is not its own."
+_IN_TRASH = "Its database is in the trash, closed."
+
+
+@dataclass(frozen=True)
+class InstanceFigures:
+    """What can be told of an instance without a session in its database.
+
+    Attributes:
+        database: the figures of its database.
+        application_ids: the applications of the ODS/API that may use it; None if the registry has no tables
+            of the ODS/API.
+    """
+
+    database: DatabaseFigures
+    application_ids: Sequence[int] | None
+
+
+class InstanceUsage:
+    """Tells how the instances of one tenant are used."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self._reader = UsageReader(tenant.server)
+
+    async def of_instance(self, instance_id: int) -> tuple[InstanceFigures, TableFigures]:
+        """The figures of an instance, and what its database tells of its tables.
+
+        Raises:
+            InstanceNotFoundError: there is no such instance, or it is deleted.
+            DatabaseNotFoundError: it has no database.
+            DatabaseFaultError: the server is away, the database is not the instance's, a right is missing, …
+        """
+        row = await self._tenant.queries.instance(instance_id)
+        name = row.database_name
+        if name is None:
+            raise DatabaseNotFoundError(str(instance_id))
+        try:
+            tables = await self._reader.tables(owner_of(self._tenant, row), name)
+        except NotOursError:
+            raise DisagreementError(name, _unmarked(row)) from None
+        database = (await self._reader.figures([name])).get(name)
+        if tables is None or database is None:
+            raise DatabaseNotFoundError(name)
+        return _figures(row, database, await self._applications([row])), tables
+
+    async def of_page(self, rows: Sequence[DbInstance]) -> Callable[[DbInstance], InstanceFigures | str]:
+        """Tells the figures of each instance of a page, or why there are none: a server that is away is one.
+
+        It is asked of the rows one by one, for a page may be long.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: the registry is away.
+        """
+        live = [row for row in rows if may_have_database(row)]
+        reason = _NO_DATABASE
+        try:
+            databases = await self._figures(live)
+        except DatabaseFaultError as fault:
+            reason, databases = fault.reason, {}
+        applications = await self._applications(rows)
+
+        def figures_of(row: DbInstance) -> InstanceFigures | str:
+            if not may_have_database(row):
+                return _IN_TRASH if row.is_in_trash else _NO_DATABASE
+            database = databases.get(row.database_name)
+            if database is None:
+                return reason
+            if not self._is_its_own(row, database):
+                return _unmarked(row)
+            return _figures(row, database, applications)
+
+        return figures_of
+
+    async def _figures(self, rows: Sequence[DbInstance]) -> Mapping[str, DatabaseFigures]:
+        """What the server tells of the databases of these names.
+
+        Those that do not carry the marks are read again if what is known of them is older than the rows: a
+        reset gives row and database another mark.
+
+        Raises:
+            DatabaseFaultError: the server is away, …
+        """
+        began = monotonic()
+        databases = await self._reader.figures({row.database_name for row in rows})
+        of_others = {
+            row.database_name
+            for row in rows
+            if (database := databases.get(row.database_name)) and not self._is_its_own(row, database)
+        }
+        if not of_others:
+            return databases
+        again = await self._reader.figures(of_others, since=began)
+        return {name: known for name, known in databases.items() if name not in of_others} | dict(again)
+
+    def _is_its_own(self, row: DbInstance, database: DatabaseFigures) -> bool:
+        return owner_of(self._tenant, row).owns(database.comment)
+
+    async def _applications(self, rows: Sequence[DbInstance]) -> Mapping[int, Sequence[int]] | None:
+        ids = [row.ods_instance_id for row in rows if row.ods_instance_id is not None]
+        return await self._tenant.queries.application_ids(ids)
+
+
+def owner_of(tenant: Tenant, row: DbInstance) -> Owner:
+    """The owner of the instance's database, for its mark alone."""
+    return Owner(
+        *(tenant.name, row.ods_instance_id, "", str(row.mark)),
+        installation=tenant.instances.installation.known_id,
+        database_mark=None if row.database_mark is None else str(row.database_mark),
+    )
+
+
+def may_have_database(row: DbInstance) -> bool:
+    """Whether the instance may have a database outside the trash."""
+    return row.database_name is not None and row.is_live
+
+
+def is_without_database(told: InstanceFigures | str) -> bool:
+    """Whether the server has no database of the instance, outside the trash; not if that is not known."""
+    return told in {_NO_DATABASE, _NOT_ITS_OWN, _IN_TRASH} if isinstance(told, str) else False
+
+
+def _unmarked(row: DbInstance) -> str:
+    if row.published_at is None:
+        return _NOT_ITS_OWN  # nor may it be handed over: the create has failed, or is under way
+    return (
+        f"The database '{row.database_name}' does not carry the mark of this instance. If it is the"
+        f" instance's, hand it over: `ods instance adopt {row.id}`."
+    )
+
+
+def _figures(
+    row: DbInstance, database: DatabaseFigures, applications: Mapping[int, Sequence[int]] | None
+) -> InstanceFigures:
+    used_by = None if applications is None else applications.get(row.ods_instance_id, [])
+    return InstanceFigures(database, used_by)
