@@ -113,7 +113,7 @@ http {{
                 "/etc/ods/tls/proxy.key": str(self._key),
                 "set $ods http://api:8000;": f"set $ods {ods};",
                 "set $admin_api http://admin-api:80;": f"set $admin_api {admin_api};",
-                **({"# ~*^/edfi(": f"~*^{self.prefix}("} if self.prefix else {}),
+                **({f"# ~*^/edfi{end}": f"~*^{self.prefix}{end}" for end in "$("} if self.prefix else {}),
             },
         )
         (self._folder / "site.conf").write_text(site)
@@ -139,7 +139,10 @@ class Caddy(ReverseProxy):
         """Write the file."""
         text = (FOLDER / "Caddyfile").read_text()
         if self.prefix:
-            text = text.replace(" /", f" {self.prefix}/")
+            matchers, rest = text.split("\n\t@ambiguous ")
+            matchers = matchers.replace(" /", f" {self.prefix}/")
+            matchers = matchers.replace("\t\tpath ", f"\t\tpath {self.prefix} ", 1)
+            text = f"{matchers}\n\t@ambiguous {rest}"
         site = _replaced(
             text,
             {

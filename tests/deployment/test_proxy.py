@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -119,7 +120,6 @@ async def test_each_service_gets_its_paths_as_they_were_looked_up(client: httpx.
         ("/V2/Vendors/7", "admin-api", "/V2/Vendors/7"),
         ("/v2/vendors?offset=0&limit=10000&name=a%2Fb", "admin-api", "/v2/vendors"),
         ("/v2/tenants/default/OdsInstances/edOrgs", "ods", "/v2/tenants/default/OdsInstances/edOrgs"),
-        ("/v2/vendors/%2e%2e/dbInstances", "ods", None),
         ("/v2/dbInstances", "ods", "/v2/dbInstances"),
         ("/health", "ods", "/health"),
         ("/docs", "ods", "/docs"),
@@ -127,8 +127,39 @@ async def test_each_service_gets_its_paths_as_they_were_looked_up(client: httpx.
     ):
         said = await told(client, asked)
         assert said["service"] == service, asked
-        assert got is None or said["target"] == got, asked
+        assert said["target"] == got, asked
         assert said["query"] == asked.partition("?")[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v2/vendors/%2e%2e/dbInstances", "/v2/vendors/..%2fdbInstances", "/v2/dbInstances/%2E%2E/vendors"),
+        *("/v2/odsInstances/5/x%2f..%2f..%2f..%2fvendors%2fy/..", "/v2/odsInstances/x%5c..%5c..%5cvendors"),
+    ],
+)
+async def test_service_gets_no_path_that_it_could_read_as_one_of_the_other(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    answer = await client.get(f"{client.base_url}".removesuffix("/") + path)
+    if answer.status_code != 400:
+        said = answer.json()
+        assert not re.search(r"%2e|%2f|/\.\.?(/|$)", said["target"], re.IGNORECASE)
+        assert (await told(client, said["target"]))["service"] == said["service"]
+
+
+@pytest.mark.parametrize("kind", [Nginx, Caddy])
+async def test_log_ins_come_to_the_admin_api_alone_when_both_are_below_a_prefix(
+    tmp_path: Path, kind: type[ReverseProxy]
+) -> None:
+    proxy = kind(tmp_path, "/edfi")
+    async with between(proxy, Service("ods"), Service("admin-api")) as client:
+        root = proxy.url.removesuffix("/edfi")
+        for path in ("/edfi", "/edfi/", "/edfi/connect/token", "/edfi/v2/vendors"):
+            assert (await client.get(f"{root}{path}")).json()["service"] == "admin-api", path
+        assert (await client.get(f"{root}/edfi/v2/jobs")).json()["service"] == "ods"
+        outside = await client.get(f"{root}/connect/token")
+        assert outside.status_code == 404 or outside.json()["service"] == "admin-api"
 
 
 async def test_services_learn_who_asks_and_not_what_the_client_says_of_itself(
