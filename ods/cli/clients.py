@@ -160,8 +160,9 @@ def _change(
     from ods.registry.clients.store import ClientExistsError  # noqa: PLC0415
 
     async def change() -> _Result:
-        async with RegistryAccess.find(data_dir).connected() as engine:
-            return await work(ClientAdministration(engine, operator()))
+        access = RegistryAccess.find(data_dir)
+        async with access.connected() as engine:
+            return await work(ClientAdministration(engine, operator(), shared=access.shares_clients))
 
     try:
         return asyncio.run(change())

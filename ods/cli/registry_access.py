@@ -41,6 +41,7 @@ class RegistryAccess:
         tenant: the tenant of the registry.
         tenants: all tenants of the service.
         backup_url: where the tenant's backups are; None if none are made.
+        shares_clients: whether an Admin API uses the same clients.
     """
 
     dsn: str
@@ -49,6 +50,7 @@ class RegistryAccess:
     tenant: str = DEFAULT_TENANT
     tenants: tuple[str, ...] = (DEFAULT_TENANT,)
     backup_url: str | None = None
+    shares_clients: bool = False
 
     @classmethod
     def find(cls, data_dir: Path) -> "RegistryAccess":
@@ -71,6 +73,7 @@ class RegistryAccess:
                 tenant,
                 tuple(settings.tenants),
                 own.backup_url,
+                own.shares_clients,
             )
         folder = DataFolder(data_dir)
         if stack := folder.running_stack():

@@ -47,7 +47,7 @@ class SignInLinks:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
-        self._clients = ClientStore(engine)
+        self._clients = ClientStore(engine, shared=True)  # whether or not: downloads are not asked about
 
     async def create(self, client: str) -> str:
         """Make a link, and remove those that count no more; returns its secret.

@@ -746,6 +746,11 @@ class ServiceSettings(BaseSettings):
         return () if address is None else (address, str(HttpUrl(address)))
 
     @property
+    def shares_clients(self) -> bool:
+        """Whether an Admin API adds clients to `adminapi.applications` and verifies their secrets as well."""
+        return self.admin_api_issuer is not None
+
+    @property
     def admin_api_keys(self) -> tuple[bytes, ...]:
         """The keys whose tokens of the Admin API are accepted."""
         keys = self.admin_api_signing_key

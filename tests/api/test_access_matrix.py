@@ -280,7 +280,7 @@ def _client(who: str) -> str:
 
 CLIENTS = """
 INSERT INTO adminapi.applications (clientid, scope, enabled, generation, backupdownload) VALUES
-    ('full access', 'full_access', true, NULL, NULL), ('read only', 'read_only', true, NULL, NULL),
+    ('full access', 'full_access', true, NULL, true), ('read only', 'read_only', true, NULL, NULL),
     ('full access without downloads', 'full_access', true, NULL, false),
     ('read only with downloads', 'read_only', true, NULL, true),
     ('of a disabled client', 'full_access', false, NULL, NULL)

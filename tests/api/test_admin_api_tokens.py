@@ -62,7 +62,8 @@ INSERT INTO adminapi.applications (clientid, scope, enabled, expiresat, permissi
     ('app', 'full_access', true, NULL, '["ept:token", "scp:edfi_admin_api/full_access"]', NULL),
     ('less', 'full_access', true, NULL, '["ept:token", "scp:edfi_admin_api/tenant_access"]', NULL),
     ('over', 'full_access', true, timezone('utc', now()), NULL, NULL),
-    ('oidc:alice', 'full_access', true, NULL, NULL, NULL)
+    ('oidc:alice', 'full_access', true, NULL, NULL, NULL);
+INSERT INTO adminapi.applications (clientid, generation) VALUES ('undecided', NULL)
 """
 ONLY_HERE = "INSERT INTO adminapi.applications (clientid, enabled) VALUES ('in both', {}), ('only {}', true)"
 
@@ -111,8 +112,16 @@ def now(seconds: int) -> int:
 
 MADE: Mapping[str, tuple[Make, str]] = {
     "ours": (lambda settings, tenant: tokens(settings, 3600, tenant).issue("full access"), EVERYTHING),
+    "ours, of a client of which no operator said that it may download": (
+        lambda settings, tenant: tokens(settings, 3600, tenant).issue("undecided"),
+        REFUSED,
+    ),
+    "ours without downloads, of a client of which no operator said it": (
+        lambda settings, tenant: tokens(settings, 3600, tenant).issue("undecided", FULL_ACCESS),
+        CHANGES,
+    ),
     "of the Admin API": (given(), CHANGES),
-    "of a client that was added here": (given("full access"), CHANGES),
+    "of a client that was added here": (given("full access"), EVERYTHING),
     "of a client that may download": (given("archive"), EVERYTHING),
     "of a client from which downloads are withheld": (given("full access without downloads"), CHANGES),
     "of a client that may only read": (given("read only"), READS),
@@ -236,7 +245,7 @@ async def test_bearer_is_answered_as_the_client_may_when_it_has_a_token(
 
 
 async def test_tenant_is_the_one_that_is_configured_when_there_is_one(single_site: Site) -> None:
-    made = {name: it for name, it in MADE.items() if name != "ours"}
+    made = {name: it for name, it in MADE.items() if not name.startswith("ours")}
     assert await told_by(single_site, "read", made) == {}
 
 
@@ -282,7 +291,7 @@ async def test_each_issuer_has_its_own_keys_when_there_is_another_one(
     secret = base64.b64decode(ADMIN_API_KEY)
     made: dict[str, tuple[Make, str]] = {
         **MADE,
-        "ours": (MADE["ours"][0], REFUSED),
+        **{name: (make, REFUSED) for name, (make, _) in MADE.items() if name.startswith("ours")},
         "the issuer's": (lambda _, __: of_issuer, CHANGES),
         "the issuer's, signed with its public key": (
             lambda _, __: resigned_with_the_public_key(of_issuer),
@@ -331,7 +340,7 @@ async def operator(registry_dsn: str) -> AsyncIterator[ClientAdministration]:
     async with session(registry_dsn) as registry:
         await registry.execute("INSERT INTO adminapi.applications (clientid) VALUES ('app')")
     engine = create_registry_engine(registry_dsn)
-    yield ClientAdministration(engine, "an operator")
+    yield ClientAdministration(engine, "an operator", shared=True)
     await engine.dispose()
 
 

@@ -52,7 +52,7 @@ async def window(registry_dsn: str) -> AsyncIterator[RegistrationWindow]:
 async def operator(registry_dsn: str) -> AsyncIterator[ClientAdministration]:
     """What the operator does at the command line."""
     engine = create_registry_engine(registry_dsn)
-    yield ClientAdministration(engine, OPERATOR)
+    yield ClientAdministration(engine, OPERATOR, shared=False)
     await engine.dispose()
 
 
@@ -440,7 +440,7 @@ async def test_last_use_is_written_once_when_processes_note_it_at_once(
     registry_dsn: str, client: str, rows: asyncpg.Connection
 ) -> None:
     engine = create_registry_engine(registry_dsn)
-    store = ClientStore(engine)
+    store = ClientStore(engine, shared=False)
     await store.note_use(client)
     first = await rows.fetchval(LAST_USED)
     await asyncio.gather(*(store.note_use(client) for _ in range(5)))

@@ -407,7 +407,7 @@ async def test_cookie_and_token_count_for_nothing_once_the_client_is_disabled(
             return [answer.status_code for answer in answers]
 
         assert await statuses() == [200, 200]
-        await ClientAdministration(tenant.engine, "operator@host").disable(CLIENT)
+        await ClientAdministration(tenant.engine, "operator@host", shared=False).disable(CLIENT)
 
         async def are_refused() -> bool:
             return await statuses() == [401, 401]

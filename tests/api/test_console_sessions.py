@@ -73,7 +73,9 @@ async def browsers(settings: Settings) -> AsyncIterator[Browsers]:
 
 async def add(settings: Settings, client: str, scope: ClientScope, secret_hash: str) -> None:
     engine = create_registry_engine(settings.admin_dsn.get_secret_value())
-    await ClientAdministration(engine, "operator@host").add(NewClient(client, client, scope), secret_hash)
+    await ClientAdministration(engine, "operator@host", shared=False).add(
+        NewClient(client, client, scope), secret_hash
+    )
     await engine.dispose()
 
 

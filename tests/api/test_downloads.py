@@ -187,7 +187,7 @@ async def test_command_fetches_a_backup_when_its_client_may_read_and_download_it
 ) -> None:
     secret, engine = new_secret(), create_registry_engine(settings.admin_dsn.get_secret_value())
     new = NewClient("archive", "Archive", ClientScope.READ_ONLY)
-    clients = ClientAdministration(engine, "operator@host")
+    clients = ClientAdministration(engine, "operator@host", shared=False)
     await clients.add(new, SecretHasher().hash(secret))
 
     def fetched() -> bytes:

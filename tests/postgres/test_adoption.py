@@ -88,7 +88,7 @@ async def test_instances_live_and_clients_register_when_the_tables_are_others(
     assert (begun.held, begun.refusal) == (True, None)
     assert await job_store.finish_delete(deleted)
 
-    clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
+    clients = ApiClients(ClientStore(engine, shared=False), asyncio.Semaphore())
     await clients.register("ours", "a secret", "Ours")
     assert await clients.verify("ours", "a secret", UNLIMITED)
     with pytest.raises(ClientExistsError):
@@ -100,7 +100,7 @@ async def test_client_of_an_admin_api_proves_who_it_is_when_its_table_is_adopted
 ) -> None:
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
-    clients = ApiClients(ClientStore(engine), asyncio.Semaphore())
+    clients = ApiClients(ClientStore(engine, shared=False), asyncio.Semaphore())
     assert not await clients.verify("a-client", "another secret", UNLIMITED)
     assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
     assert (await _secret_hash(bare)).startswith("$argon2id$")
@@ -112,7 +112,7 @@ async def test_hash_of_a_secret_stays_when_an_admin_api_verifies_it_as_well(
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
     before = await _secret_hash(bare)
-    clients = ApiClients(ClientStore(engine), asyncio.Semaphore(), shared=True)
+    clients = ApiClients(ClientStore(engine, shared=False), asyncio.Semaphore(), shared=True)
     assert await clients.verify("a-client", "A secret of an Admin API's client, 1", UNLIMITED)
     assert await _secret_hash(bare) == before
 
@@ -129,7 +129,10 @@ async def test_clients_of_an_admin_api_are_administered_when_its_table_is_adopte
 ) -> None:
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
-    clients, store = ClientAdministration(engine, "operator@host"), ClientStore(engine)
+    clients, store = (
+        ClientAdministration(engine, "operator@host", shared=False),
+        ClientStore(engine, shared=False),
+    )
     (found,) = await clients.clients()
     assert (found.client_id, found.enabled, found.created) == ("a-client", True, None)
     assert (await store.standing("a-client")) == Standing(ClientScope.FULL_ACCESS, None, backup_download=True)
@@ -151,10 +154,10 @@ async def test_client_is_whole_when_an_admin_api_adds_it_after_the_migration(
     await bare.execute(ADMIN_API)
     await upgrade(dsn)
     await bare.execute("INSERT INTO adminapi.applications (clientid) VALUES ('later')")
-    standing = await ClientStore(engine).standing("later")
+    standing = await ClientStore(engine, shared=False).standing("later")
     assert standing is not None
     assert standing.generation is not None
-    (_, later) = await ClientAdministration(engine, "operator@host").clients()
+    (_, later) = await ClientAdministration(engine, "operator@host", shared=False).clients()
     assert (later.enabled, later.created is not None) == (True, True)
 
 

@@ -85,17 +85,21 @@ class ClientAdministration:
         engine: where they are.
         entry: makes the entry of the audit trail for a change, which it is given in the words of the
             command line; or, for changes at the command line, which user of which host makes them.
+        shared: whether an Admin API adds clients as well.
     """
 
-    def __init__(self, engine: AsyncEngine, entry: str | Callable[[str], AuditEntry]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, entry: str | Callable[[str], AuditEntry], *, shared: bool
+    ) -> None:
         self._sessions = RegistrySessions(engine)
+        self._shared = shared
         self._entry = partial(command_entry, operator=entry) if isinstance(entry, str) else entry
 
     async def clients(self) -> Sequence[Client]:
         """All clients, by their ids."""
         query = select(ApiClient).where(ApiClient.client_id.is_not(None)).order_by(ApiClient.client_id)
         async with self._sessions.statement() as session:
-            return [_client(row) for row in await session.scalars(query)]
+            return [self._client(row) for row in await session.scalars(query)]
 
     async def find(self, client_id: str) -> Client:
         """One client.
@@ -107,7 +111,7 @@ class ClientAdministration:
             raise ClientNotFoundError
         query = select(ApiClient).where(ApiClient.client_id == client_id)
         async with self._sessions.statement() as session:
-            return _found(await session.scalar(query))
+            return self._found(await session.scalar(query))
 
     async def add(self, client: NewClient, secret_hash: str) -> Client:
         """Add a client.
@@ -115,6 +119,8 @@ class ClientAdministration:
         Raises:
             ClientExistsError: there is a client with this id.
         """
+        # Said in the row, which no Admin API has added.
+        download = may_download(client.scope, given=client.backup_download, shared=False)
         adding = (
             insert(ApiClient)
             .values(
@@ -122,7 +128,7 @@ class ClientAdministration:
                 client_secret=secret_hash,
                 display_name=client.display_name,
                 scope=client.scope,
-                backup_download=client.backup_download,
+                backup_download=download,
                 expires_at=_end(client.expires),
                 tokens_since=UTC_NOW,
             )
@@ -131,7 +137,7 @@ class ClientAdministration:
         option = "" if client.backup_download is None else f" {_OPTIONS[client.backup_download]}"
         command = f"ods client add {client.client_id} --scope {client.scope}{option}"
         async with self._recorded(command, {INTEGRITY_VIOLATION: ClientExistsError}) as session:
-            return _client((await session.scalars(adding)).one())
+            return self._client((await session.scalars(adding)).one())
 
     async def disable(self, client_id: str) -> Client:
         """Refuse the client, and every token that it has: those are not valid again when it is enabled.
@@ -189,13 +195,13 @@ class ClientAdministration:
         removing = delete(ApiClient).where(ApiClient.client_id == client_id).returning(ApiClient)
         command = f"ods client remove {client_id}"
         async with self._recorded(command, {INTEGRITY_VIOLATION: ClientInUseError}) as session:
-            return _found((await session.scalars(removing)).one_or_none())
+            return self._found((await session.scalars(removing)).one_or_none())
 
     async def _change(self, verb: str, client_id: str, *options: str, **values: object) -> Client:
         changing: Update = update(ApiClient).where(ApiClient.client_id == client_id).values(**values)
         command = " ".join(("ods client", verb, client_id, *options))
         async with self._recorded(command, {}) as session:
-            changed = _found((await session.scalars(changing.returning(ApiClient))).one_or_none())
+            changed = self._found((await session.scalars(changing.returning(ApiClient))).one_or_none())
             if "generation" in values:
                 await session.execute(delete(ConsoleSession).where(ConsoleSession.client == client_id))
             return changed
@@ -207,27 +213,25 @@ class ClientAdministration:
             yield session
             await append(session, self._entry(command))
 
+    def _found(self, row: ApiClient | None) -> Client:
+        if row is None:
+            raise ClientNotFoundError
+        return self._client(row)
+
+    def _client(self, row: ApiClient) -> Client:
+        scope = ClientScope(row.scope)
+        return Client(
+            client_id=row.client_id,
+            display_name=row.display_name,
+            scope=scope,
+            enabled=row.enabled,
+            created=row.created_at,
+            last_used=row.last_used_at,
+            expires=row.expires_at,
+            generation=row.generation,
+            backup_download=may_download(scope, given=row.backup_download, shared=self._shared),
+        )
+
 
 def _end(expires: datetime | timedelta | None) -> datetime | ColumnElement[datetime] | None:
     return UTC_NOW + literal(expires) if isinstance(expires, timedelta) else expires
-
-
-def _found(row: ApiClient | None) -> Client:
-    if row is None:
-        raise ClientNotFoundError
-    return _client(row)
-
-
-def _client(row: ApiClient) -> Client:
-    scope = ClientScope(row.scope)
-    return Client(
-        client_id=row.client_id,
-        display_name=row.display_name,
-        scope=scope,
-        enabled=row.enabled,
-        created=row.created_at,
-        last_used=row.last_used_at,
-        expires=row.expires_at,
-        generation=row.generation,
-        backup_download=may_download(scope, given=row.backup_download),
-    )

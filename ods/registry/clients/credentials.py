@@ -52,9 +52,16 @@ BACKUP_DOWNLOAD = "edfi_admin_api/backup_download"
 """The scope in tokens that may download backups; a token has it beside one of `OAUTH_SCOPES`."""
 
 
-def may_download(scope: ClientScope, *, given: bool | None) -> bool:
-    """Whether a client may download backups: by default, those with full access may."""
-    return scope == ClientScope.FULL_ACCESS if given is None else given
+def may_download(scope: ClientScope, *, given: bool | None, shared: bool) -> bool:
+    """Whether a client may download backups.
+
+    Args:
+        scope: what it may do.
+        given: what its row says; None if no operator has decided it, as in rows that an Admin API has added.
+        shared: whether an Admin API adds clients as well. Then only an operator lets one download; otherwise,
+            full access includes downloads unless an operator says otherwise.
+    """
+    return scope == ClientScope.FULL_ACCESS and not shared if given is None else given
 
 
 def client_id_errors(client_id: str) -> list[str]:

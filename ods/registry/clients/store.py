@@ -32,14 +32,12 @@ class Standing:
         scope: what it may do.
         generation: what our tokens must name; None for tokens that name none.
         backup_download: whether it may download backups.
-        download_granted: whether that is so because an operator has said it, whatever its scope includes.
         tokens_since: tokens that an Admin API has issued before do not count; in UTC, without a zone.
     """
 
     scope: ClientScope
     generation: uuid.UUID | None
     backup_download: bool
-    download_granted: bool = False
     tokens_since: datetime | None = None
 
     @property
@@ -68,10 +66,15 @@ class ClientStore:
     """The queries and changes of the API about its clients.
 
     One that is disabled, has expired or may not have the scope has neither credentials nor standing.
+
+    Args:
+        engine: where they are.
+        shared: whether an Admin API adds clients as well.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, shared: bool) -> None:
         self._sessions = RegistrySessions(engine)
+        self._shared = shared
 
     async def add(self, client_id: str, secret_hash: str, display_name: str) -> None:
         """Add a client that may do everything, as one that registers itself.
@@ -79,7 +82,12 @@ class ClientStore:
         Raises:
             ClientExistsError: there is a client with this id, in whatever state.
         """
-        values = {"client_id": client_id, "client_secret": secret_hash, "display_name": display_name}
+        values = {
+            "client_id": client_id,
+            "client_secret": secret_hash,
+            "display_name": display_name,
+            "backup_download": True,
+        }
         async with self._sessions.statement({INTEGRITY_VIOLATION: ClientExistsError}) as session:
             await session.execute(insert(ApiClient).values(**values))
 
@@ -107,12 +115,11 @@ class ClientStore:
         if not _may_do_everything(client):
             return None
         scope = ClientScope(client.scope)
-        download = may_download(scope, given=client.backup_download)
+        download = may_download(scope, given=client.backup_download, shared=self._shared)
         standing = Standing(
             scope,
             client.generation,
             backup_download=download,
-            download_granted=client.backup_download is True,
             tokens_since=client.tokens_since,
         )
         return Credentials(client.client_secret, standing, use_is_noted=noted)

@@ -510,7 +510,7 @@ class ApiClient(Base):
     permissions: Mapped[str | None] = mapped_column(Text)
     # Ours, beside the Admin API's:
     scope: Mapped[str] = mapped_column(String(20), server_default=text("'full_access'"))
-    # Whether the client may download backups. Null until an operator says it: then full access includes it.
+    # Whether the client may download backups. Null until an operator says it: `may_download`.
     backup_download: Mapped[bool | None] = mapped_column("backupdownload")
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
     # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
