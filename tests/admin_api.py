@@ -28,7 +28,7 @@ INSERT INTO adminapi.applications (clientid, clientsecret, permissions, displayn
 _SECRET = "SELECT clientsecret FROM adminapi.applications WHERE clientid = $1"
 _ITERATIONS = 1000
 """A tenth of what an Admin API takes: the processor is the tests'."""
-_SALT_BYTES, _KEY_BYTES = 16, 32
+_HEADER, _KEY_BYTES = struct.Struct(">BIII"), 32
 
 
 class AdminApi:
@@ -125,8 +125,9 @@ def _bad_tenant() -> Response:
 
 
 def hashed(secret: str, like: str | None = None) -> str:
-    """The secret as OpenIddict stores it, with the salt of another such hash."""
-    header = struct.pack(">BIII", 1, 1, _ITERATIONS, _SALT_BYTES)
-    salt = base64.b64decode(like)[len(header) :][:_SALT_BYTES] if like else os.urandom(_SALT_BYTES)
-    key = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, _ITERATIONS, _KEY_BYTES)
-    return base64.b64encode(header + salt + key).decode()
+    """The secret as OpenIddict stores it, with the salt and the iterations of another such hash."""
+    content = base64.b64decode(like) if like else _HEADER.pack(1, 1, _ITERATIONS, 16) + os.urandom(16)
+    _, _, iterations, salt_bytes = _HEADER.unpack_from(content)
+    salt = content[_HEADER.size :][:salt_bytes]
+    key = hashlib.pbkdf2_hmac("sha256", secret.encode(), salt, iterations, _KEY_BYTES)
+    return base64.b64encode(content[: _HEADER.size] + salt + key).decode()

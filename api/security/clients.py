@@ -25,8 +25,7 @@ class ApiClients:
 
     def __init__(self, store: ClientStore, slots: asyncio.Semaphore, *, shared: bool = False) -> None:
         self._store = store
-        self._shared = shared
-        self._hasher = SecretHasher()
+        self._hasher = SecretHasher(shared=shared)
         self._slots = slots
         self._log_ins = asyncio.Semaphore(_AT_ONCE)
 
@@ -63,7 +62,7 @@ class ApiClients:
             async with self._slots:
                 verdict = await asyncio.to_thread(self._hasher.judge, stored, secret)
             await log_in.note(succeeded=verdict.matches)
-        if verdict.replacement is not None and not self._shared:
+        if verdict.replacement is not None:
             await self._replace(client_id, stored, verdict.replacement)
         return credentials if verdict.matches else None
 

@@ -75,8 +75,8 @@ def add(  # noqa: PLR0913 - a command line's options
     if faults:
         raise CommandError(" ".join(faults))
     new = NewClient(client_id, name, scope, _end(expires, expires_in_days), backup_download)
-    secret, hashed = _new_secret()
-    client = _change(data_dir, client_id, lambda clients: clients.add(new, hashed))
+    secret = new_secret()
+    client = _change(data_dir, client_id, lambda clients: clients.add(new, clients.hash(secret)))
     _show_secret(client, secret, as_json=as_json)
 
 
@@ -130,8 +130,8 @@ def enable(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = 
 @app.command()
 def rotate(client_id: ClientId, *, as_json: AsJson = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Give a client another secret, and show it: this once. The old one and its tokens are refused."""
-    secret, hashed = _new_secret()
-    client = _change(data_dir, client_id, lambda clients: clients.rotate(client_id, hashed))
+    secret = new_secret()
+    client = _change(data_dir, client_id, lambda clients: clients.rotate(client_id, clients.hash(secret)))
     _show_secret(client, secret, as_json=as_json)
 
 
@@ -185,14 +185,6 @@ def _end(expires: datetime | None, days: int | None) -> datetime | timedelta | N
     if expires and expires <= datetime.now(UTC).replace(tzinfo=None):
         raise CommandError("--expires must be in the future.")
     return timedelta(days=days) if days else expires
-
-
-def _new_secret() -> tuple[str, str]:
-    """A secret and its hash."""
-    from ods.registry.clients.secret_hashes import SecretHasher  # noqa: PLC0415 - takes time
-
-    secret = new_secret()
-    return secret, SecretHasher().hash(secret)
 
 
 def _show_secret(client: "Client", secret: str, *, as_json: bool) -> None:

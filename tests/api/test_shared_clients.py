@@ -1,7 +1,11 @@
 """Clients that this service and an Admin API share: who downloads backups, and whose secrets both verify."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from html import unescape
 
 import asyncpg
 import httpx
@@ -10,14 +14,26 @@ import pytest
 from api.security.tokens import FULL_ACCESS
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.settings.settings import Settings
+from tests import preloaded
 from tests.admin_api import hashed
 from tests.api.admin_api_tokens import admin_api_settings
 from tests.api.service import NOBODY, running
 from tests.api.test_clients import log_in
 from tests.api.test_console_sessions import SECRET, Browsers, field_of
-from tests.servers import make_settings, session
+from tests.servers import environment, make_settings, session
 
 CLIENT, ARCHIVE = "of-an-admin-api", "archive"
+HASH = "SELECT clientsecret FROM adminapi.applications WHERE clientid = $1"
+
+Rotated = Callable[[httpx.AsyncClient, Settings], Awaitable[str]]
+"""Gives the client another secret, and returns it."""
+
+
+@pytest.fixture
+def settings(prepared_postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
+    changes = {"rate_limiting": False, "registration": True}
+    return make_settings(prepared_postgres, registry_dsn, **admin_api_settings(**changes))
 
 
 @pytest.fixture
@@ -33,12 +49,7 @@ async def rows(registry_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def browsers(
-    prepared_postgres: EmbeddedPostgres, registry_dsn: str, rows: asyncpg.Connection
-) -> AsyncIterator[Browsers]:
-    settings = make_settings(
-        prepared_postgres, registry_dsn, rate_limiting=False, registration=True, **admin_api_settings()
-    )
+async def browsers(settings: Settings, rows: asyncpg.Connection) -> AsyncIterator[Browsers]:
     async with AsyncExitStack() as stack:
         yield Browsers(await stack.enter_async_context(running(settings, NOBODY)), stack)
 
@@ -86,3 +97,36 @@ async def test_client_may_download_when_it_has_registered_here(browser: httpx.As
     assert (await browser.post("/connect/register", data=form)).status_code == 200
     answer = await log_in(browser, "ours", SECRET, FULL_ACCESS)
     assert answer.json()["scope"] == f"{BACKUP_DOWNLOAD} {FULL_ACCESS}"
+
+
+async def rotated_on_the_console(browser: httpx.AsyncClient, _: Settings) -> str:
+    page = await browser.get("/console/clients/rotate", params={"client": CLIENT})
+    form = {name: field_of(page, name) for name in ("csrf", "generation")}
+    answer = await browser.post("/console/clients/rotate", params={"client": CLIENT}, data=form)
+    found = re.search("data-once>([^<]+)<", answer.text)
+    assert found
+    return unescape(found[1])
+
+
+async def rotated_at_the_command_line(_: httpx.AsyncClient, settings: Settings) -> str:
+    command = ("client", "rotate", CLIENT, "--json")
+    run = await asyncio.to_thread(preloaded.run, "ods.cli", *command, env=environment(settings))
+    assert run.returncode == 0, run.stderr
+    secret: str = json.loads(run.stdout)["clientSecret"]
+    return secret
+
+
+@pytest.mark.parametrize("rotated", [rotated_on_the_console, rotated_at_the_command_line])
+async def test_both_services_verify_the_new_secret_when_a_client_is_rotated(
+    browser: httpx.AsyncClient, settings: Settings, rows: asyncpg.Connection, rotated: Rotated
+) -> None:
+    secret = await rotated(browser, settings)
+    for _ in range(2):  # also once this service has verified it
+        assert is_verified_by_the_admin_api(secret, await rows.fetchval(HASH, CLIENT))
+        assert (await log_in(browser, CLIENT, secret, FULL_ACCESS)).status_code == 200
+    assert (await log_in(browser, CLIENT, SECRET, FULL_ACCESS)).status_code == 401
+    assert not is_verified_by_the_admin_api(SECRET, await rows.fetchval(HASH, CLIENT))
+
+
+def is_verified_by_the_admin_api(secret: str, stored: str) -> bool:
+    return stored.startswith("AQAAAAE") and hashed(secret, stored) == stored

@@ -55,6 +55,18 @@ def test_secret_is_right_and_hashed_anew_when_an_admin_api_had_hashed_it(stored:
     assert not HASHER.judge(verdict.replacement, f"{SECRET} ").matches
 
 
+def test_hashes_are_the_admin_api_s_when_it_verifies_the_same_secrets() -> None:
+    shared = SecretHasher(shared=True)
+    made = shared.hash(SECRET)
+    content = base64.b64decode(made)
+    assert struct.unpack_from(">BIII", content) == (1, 1, 10_000, 16)
+    assert pbkdf2(salt=content[13:29]) == made != shared.hash(SECRET)
+    for stored in (made, HASHER.hash(SECRET)):
+        verdict = shared.judge(stored, SECRET)
+        assert (verdict.matches, verdict.replacement) == (True, None)
+        assert not shared.judge(stored, f"{SECRET} ").matches
+
+
 def test_secret_is_right_when_it_is_not_ascii() -> None:
     assert HASHER.judge(pbkdf2(secret="Geheim\N{SNOWMAN}"), "Geheim\N{SNOWMAN}").matches
 

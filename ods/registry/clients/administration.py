@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.registry.audit import AuditEntry, append, command_entry
 from ods.registry.clients.credentials import ClientScope, may_download
+from ods.registry.clients.secret_hashes import SecretHasher
 from ods.registry.clients.store import ClientExistsError
 from ods.registry.storage.models import UTC_NOW, ApiClient, ConsoleSession
 from ods.registry.storage.rules import is_storable
@@ -112,6 +113,10 @@ class ClientAdministration:
         query = select(ApiClient).where(ApiClient.client_id == client_id)
         async with self._sessions.statement() as session:
             return self._found(await session.scalar(query))
+
+    def hash(self, secret: str) -> str:
+        """The hash of a new secret, as the registry keeps it; takes some hundredths of a second."""
+        return SecretHasher(shared=self._shared).hash(secret)
 
     async def add(self, client: NewClient, secret_hash: str) -> Client:
         """Add a client.

@@ -1,4 +1,4 @@
-"""Hashes of clients' secrets: argon2id, and the PBKDF2 hashes that an Admin API left behind.
+"""Hashes of clients' secrets: argon2id, and PBKDF2, which is all that an Admin API makes and reads.
 
 A row may hold anything: a hash that would take longer to verify than those made here, or by an Admin API, is
 refused.
@@ -24,6 +24,8 @@ _ITERATIONS = range(1, 600_000 + 1)
 """An Admin API makes 10,000, ASP.NET Identity 100,000; the most here take some 0.3 s."""
 _SALT_BYTES = range(16, 64 + 1)
 _KEY_BYTES = range(16, 32 + 1)
+_NEW_FUNCTION, _NEW_ITERATIONS, _NEW_SALT_BYTES, _NEW_KEY_BYTES = 1, 10_000, 16, 32
+"""Of those that are made here: the same as an Admin API's."""
 
 
 # Secrets of 32 characters and more cannot be guessed; more work would only slow every token down.
@@ -69,14 +71,20 @@ class Verdict:
 
 
 class SecretHasher:
-    """Makes argon2id hashes, and compares secrets with hashes of either kind."""
+    """Makes hashes, and compares secrets with hashes of either kind.
 
-    def __init__(self) -> None:
+    Args:
+        shared: whether an Admin API verifies the same secrets. Then hashes are made as it reads them, and its
+            own are kept; otherwise they are argon2id.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
         self._decoy = _decoy()
 
     def hash(self, secret: str) -> str:
         """The hash to keep."""
-        return _ARGON2.hash(secret)
+        return _pbkdf2(secret) if self._shared else _ARGON2.hash(secret)
 
     def judge(self, stored: str | None, secret: str) -> Verdict:
         """Compare `secret` with a hash; what is not a hash is refused as slowly as a wrong secret."""
@@ -84,7 +92,7 @@ class SecretHasher:
             stored = self._decoy
         legacy = _Pbkdf2Hash.read(stored)
         if legacy is not None and legacy.matches(secret):
-            return Verdict(matches=True, replacement=self.hash(secret))
+            return Verdict(matches=True, replacement=None if self._shared else self.hash(secret))
         return Verdict(matches=self._verify(stored if self._is_affordable(stored) else self._decoy, secret))
 
     def _verify(self, hashed: str, secret: str) -> bool:
@@ -105,6 +113,14 @@ class SecretHasher:
             and asked.memory_cost <= ours.memory_cost
             and asked.parallelism <= ours.parallelism
         )
+
+
+def _pbkdf2(secret: str) -> str:
+    salt = secrets.token_bytes(_NEW_SALT_BYTES)
+    function = _FUNCTIONS[_NEW_FUNCTION]
+    key = hashlib.pbkdf2_hmac(function, secret.encode(), salt, _NEW_ITERATIONS, _NEW_KEY_BYTES)
+    header = _HEADER.pack(_VERSION, _NEW_FUNCTION, _NEW_ITERATIONS, _NEW_SALT_BYTES)
+    return base64.b64encode(header + salt + key).decode()
 
 
 @cache
