@@ -37,7 +37,7 @@ class JobAnswer(ResponseModel):
     started_at: UtcTime | None
     finished_at: UtcTime | None
     error_message: str | None = Field(
-        description="Why it has failed; or what it waits for, with the status of a job under way."
+        description="Why it has failed; or, while the status is Pending or InProgress, what it waits for."
     )
     waiting: Waiting | None
     percent: int | None = Field(description="How far it is; null if it does not tell, or has ended.")

@@ -46,7 +46,9 @@ class Waiting(ResponseModel):
 
     reason: str = Field(serialization_alias="for")
     since: UtcTime | None = Field(description="Null if the job has recorded nothing.")
-    until: UtcTime | None = Field(description="When the job gives up, if it waits until then; null if never.")
+    until: UtcTime | None = Field(
+        description="When the job gives up, if it still waits; null if the job has recorded nothing."
+    )
 
 
 async def paced(items: Iterable[_Item]) -> AsyncIterator[_Item]:

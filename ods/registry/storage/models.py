@@ -341,7 +341,7 @@ class Wait:
     Attributes:
         reason: which server is away, or what the operator must say, in words that clients are shown.
         since: when the job first met that; None if it has recorded nothing.
-        until: when it will give up; None if it never does.
+        until: when it will give up; None if it has recorded nothing.
     """
 
     reason: str
@@ -350,7 +350,7 @@ class Wait:
 
     @property
     def message(self) -> str:
-        """What clients read of it that look only at where errors are told."""
+        """The text for `errorMessage`."""
         until = f", until {self.until:%Y-%m-%d %H:%M:%S} UTC at the latest" if self.until else ""
         return f"The job has not failed. It waits{until}: {self.reason}"
 
