@@ -109,7 +109,12 @@ class Services:
             temporal=temporal,
             adoption=DatabaseAdoption(tenant),
             usage=InstanceUsage(tenant),
-            looks=ServerLooks(tenant.drift, tenant.spares, partial(started_jobs, temporal, tenant.name)),
+            looks=ServerLooks(
+                tenant.drift,
+                tenant.spares,
+                partial(started_jobs, temporal, tenant.name),
+                partial(tenant.installation.known_obstacle, tenant.server),
+            ),
             descriptions=InstanceDescriptions(
                 tenant.queries, tenant.instances, partial(_workflow_url, tenant, temporal)
             ),

@@ -44,5 +44,13 @@ async def attention_of(services: Services) -> Attention:
     failed = await services.tenant.queries.count(InstanceFilter(statuses=FAILED))
     found = looks.drift.found if looks.drift else ()
     spares = looks.spares.found.missing if looks.spares else 0
-    unconfirmed = await services.tenant.instances.installation.awaited() or looks.unconfirmed
+    unconfirmed = await _unconfirmed(services)
     return Attention(failed, len(found), spares, unconfirmed, is_suspect(found) is not None)
+
+
+async def _unconfirmed(services: Services) -> str | None:
+    """What the operator must confirm: what a job has found counts only while the last look is old."""
+    store, seen = services.tenant.instances.installation, services.looks.installation
+    if seen is None:
+        return await store.awaited()
+    return seen.found or await store.obstacle()

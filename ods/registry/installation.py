@@ -117,7 +117,7 @@ class InstallationStore:
     async def awaited(self) -> str | None:
         """What the operator must confirm before jobs go on: of the registry, or as one of them has found it.
 
-        None if no job waits for that.
+        None if no job waits for that. What a job has found may be over: only a look at the server says so.
         """
         if (obstacle := await self.obstacle()) is not None:
             return obstacle

@@ -89,18 +89,19 @@ class InstallationCheck:
         return None
 
     async def known_obstacle(self, server: Server) -> str | None:
-        """As `obstacle`, or what a job has found; while the server is away, what the registry knows.
+        """As `obstacle`; while the server is away, what the registry knows or a job has found.
 
-        A server that was in order within the last 30 seconds is not checked again.
+        A server that was in order within the last 30 seconds is not checked again, unless a job has found
+        an obstacle: that may be over, and the job not have been able to say so.
         """
         awaited = await self._store.awaited()
-        if awaited is not None or time.monotonic() < self._in_order_until:
-            return awaited
+        if awaited is None and time.monotonic() < self._in_order_until:
+            return None
         try:
             async with server.session() as session:
                 obstacle = await self.obstacle(session)
         except DatabaseFaultError:
-            return None
+            return awaited
         if obstacle is None:
             self._in_order_until = time.monotonic() + _KNOWN_SECONDS
         return obstacle

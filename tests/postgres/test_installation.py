@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
@@ -18,6 +19,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
+from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
@@ -39,6 +41,8 @@ from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, service_dsn, session
 
+JOBS_WORD = "Another installation … `ods installation confirm`, or ODS_SHARED_SERVER=true."
+"""What a job has recorded that it waits for."""
 _ANSWERED = """
 INSERT INTO adminapi.idempotencykeys (client, key, request, status, headers, body, createdat)
 VALUES ('one', 'deploy-1', '', 202, '{}', '{}', now())
@@ -230,19 +234,33 @@ async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Ten
         assert "ods installation confirm" in obstacle
 
 
-async def test_what_a_job_has_found_is_known_at_once_when_the_server_was_in_order_before(
-    tenant: Tenant, server: Server, name: str
+async def test_server_is_asked_at_once_when_a_job_waits_for_the_operator_and_that_alone_counts(
+    tenant: Tenant, server: Server, admin: asyncpg.Connection, name: str
 ) -> None:
-    check = check_of(tenant, shares_server=True)
+    check = check_of(tenant)
+    others = str(uuid.uuid4())
+    async with server.session() as seen:  # what other tests have left
+        left = sorted(await check.others(seen))
+        await tenant.instances.installation.accept_server(await check.system(seen), left)
     assert await check.known_obstacle(server) is None
     job = await bring_to(tenant.instances, tenant.jobs, "InProgress", name)
-    await tenant.jobs.record_wait(JobWait(job, "The server is away.", 1, 60))
-    assert await check.known_obstacle(server) is None
-    reason = "Another installation … `ods installation confirm`, or ODS_SHARED_SERVER=true."
-    await tenant.jobs.record_wait(JobWait(job, reason, 1, 60))
-    assert await check.known_obstacle(server) == reason
-    await tenant.jobs.end_wait(job)
-    assert await check.known_obstacle(server) is None
+    async with marked_database(admin, "others", others):
+        await tenant.jobs.record_wait(JobWait(job, "The server is away.", 1, 60))
+        assert await check.known_obstacle(server) is None, "in order within the last 30 seconds"
+        await tenant.jobs.record_wait(JobWait(job, JOBS_WORD, 1, 60))
+        assert others in str(await check.known_obstacle(server))
+    assert await check.known_obstacle(server) is None, "it is over, though no worker has said so"
+
+
+async def test_what_a_job_has_found_counts_when_the_server_is_away(
+    tenant: Tenant, server: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    check = check_of(tenant)
+    job = await bring_to(tenant.instances, tenant.jobs, "InProgress", name)
+    await tenant.jobs.record_wait(JobWait(job, JOBS_WORD, 1, 60))
+    away = Mock(side_effect=DatabaseFaultError("It is away.", outage=True))
+    monkeypatch.setattr(server, "session", away)
+    assert await check.known_obstacle(server) == JOBS_WORD
 
 
 async def test_drift_says_it_when_the_installation_must_be_confirmed(
