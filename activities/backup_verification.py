@@ -9,6 +9,7 @@ from activities.backup_requests import has_own_rights, rights_of
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
+from activities.waiting import ends_wait
 from ods.backups.errors import (
     BackupFaultError,
     ProgramFailedError,
@@ -18,7 +19,7 @@ from ods.backups.errors import (
 )
 from ods.backups.figures import verify
 from ods.backups.manifest import Manifest
-from ods.backups.monitoring import Monitor, program_log
+from ods.backups.monitoring import Monitor, Progress, program_log
 from ods.backups.restoring import read_dump, restore
 from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
@@ -118,7 +119,8 @@ class VerificationActivities:
                 return
             async with heartbeats(following.details):
                 await known_store(self._tenant)  # that another one lacks it is no verdict
-                error = await self._verdict(backup, following)
+                async with ends_wait(self._tenant.jobs, job, following.moved):
+                    error = await self._verdict(backup, following)
             await self._tenant.backups.finish_proof(backup, error)
             if error is not None:
                 raise BackupFaultError(
@@ -156,8 +158,10 @@ class VerificationActivities:
         store = await open_store(self._tenant.settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
         if manifest.encrypted:
-            async for _ in read_dump(store, manifest):
-                pass
+            done, total = 0, max(1, manifest.size_bytes)
+            async for chunk in read_dump(store, manifest):
+                done += len(chunk)
+                following.report(Progress(done, min(100, 100 * done // total)))
             return None
         with program_log() as log:
             monitor = replace(log, report=following.report)

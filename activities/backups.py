@@ -12,6 +12,7 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import SupersededError, as_application_error
 from activities.following import Following, watched
 from activities.heartbeats import heartbeats
+from activities.waiting import ends_wait
 from ods.backups.backing_up import back_up, program_label
 from ods.backups.layout import folder_of
 from ods.backups.manifest import Manifest
@@ -78,7 +79,8 @@ class BackupActivities:
                 with program_log() as log:
                     monitor = replace(log, report=following.report)
                     making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
-                    made = await watched(making, self._report(job, following))
+                    async with ends_wait(self._tenant.jobs, job, following.moved):
+                        made = await watched(making, self._report(job, following))
                 return stored_backup(made, store.location(folder_of(made.key)))
 
     async def _require_due(self, job: InstanceJob) -> None:

@@ -21,10 +21,16 @@ class Following:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self.percent = 0
+        self._moved = asyncio.Event()
 
     def report(self, progress: Progress) -> None:
         """Take note of a piece that was stored or read."""
         self.percent = progress.percent
+        self._moved.set()
+
+    async def moved(self) -> None:
+        """Wait until the first piece was stored or read."""
+        await self._moved.wait()
 
     @property
     def eta_seconds(self) -> int | None:

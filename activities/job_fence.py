@@ -9,6 +9,7 @@ import asyncpg
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import JobCancelledError, SupersededError
+from activities.waiting import ends_wait
 from ods.databases.ownership import KnownOwner, Owner
 from ods.registry.instances.job_store import Position
 from ods.registry.instances.jobs import InstanceJob
@@ -50,7 +51,8 @@ class JobFence:
         """
         async with self.of(owner_of(job), before_waiting=partial(self.require_due, job)) as session:
             position = await self.require_due(job)
-            async with self._end_wait_later(job) if position.waits else nullcontext():
+            ending = ends_wait(self._tenant.jobs, job, partial(asyncio.sleep, _WAIT_OVER_SECONDS))
+            async with ending if position.waits else nullcontext():
                 yield session, owner_of(job).knowing(position.requests)
 
     @asynccontextmanager
@@ -105,17 +107,3 @@ class JobFence:
         if position is None or position.status not in AT_REST:
             raise SupersededError
         return position
-
-    @asynccontextmanager
-    async def _end_wait_later(self, job: InstanceJob) -> AsyncIterator[None]:
-        """Record that the job waits no longer, once its step has run for `_WAIT_OVER_SECONDS`."""
-        ending = asyncio.create_task(self._end_wait(job))
-        try:
-            yield
-        finally:
-            ending.cancel()
-            await asyncio.wait([ending])
-
-    async def _end_wait(self, job: InstanceJob) -> None:
-        await asyncio.sleep(_WAIT_OVER_SECONDS)
-        await self._tenant.jobs.end_wait(job)

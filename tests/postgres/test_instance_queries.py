@@ -222,6 +222,19 @@ async def test_waits_are_no_work_when_a_job_has_waited_twice(
     assert await queries.usual_duration("Create", "Minimal") == pytest.approx(3600, abs=60)
 
 
+async def test_job_waits_for_nothing_when_it_has_done_a_part_of_its_work(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    job = await bring_to(instances, job_store, "InProgress", name)
+    await job_store.record_wait(JobWait(job, "The server is away.", 600, 60))
+    for percent, waits in ((0, True), (1, False)):
+        assert await job_store.record_progress(job, percent, None)
+        row = await queries.job(job.job_id)
+        assert row is not None
+        assert (row.percent, row.waiting is not None) == (percent, waits)
+        assert row.waited_seconds == pytest.approx(0 if waits else 600, abs=60)
+
+
 async def test_ages_are_those_of_the_known_jobs_when_jobs_are_asked_for(
     instances: InstanceStore, queries: InstanceQueries, rows: asyncpg.Connection, name: str
 ) -> None:

@@ -236,8 +236,9 @@ class JobStore:
 
     async def end_wait(self, job: InstanceJob) -> None:
         """Record that a running job waits for nothing any more."""
+        waits = (Job.job_id == job.job_id, Job.waiting_for.is_not(None))
         async with self._sessions.statement() as session:
-            await session.execute(update(Job).where(Job.job_id == job.job_id).values(**WAITS_FOR_NOTHING))
+            await session.execute(update(Job).where(*waits).values(**WAITS_FOR_NOTHING))
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` and route the ODS/API to its database.
@@ -482,12 +483,15 @@ class JobStore:
             return is_held and await record_final(session, job, stored, state)
 
     async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
-        """Record how far a running job is; false if the instance is not at this attempt of it any more."""
+        """Record how far a running job is; false if the instance is not at this attempt of it any more.
+
+        One that has done a part of its work waits for nothing any more.
+        """
         held = exists().where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
         running = (
             update(Job)
             .where(Job.job_id == job.job_id, held)
-            .values(percent=percent, eta_seconds=eta_seconds)
+            .values(percent=percent, eta_seconds=eta_seconds, **(WAITS_FOR_NOTHING if percent else {}))
             .returning(Job.id)
         )
         async with self._sessions.statement() as session:
