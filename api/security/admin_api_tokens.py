@@ -8,13 +8,15 @@ import jwt
 
 from api.security.client_states import Standings
 from api.security.client_tokens import permitting
-from api.security.oidc import ACCESS_TOKEN_TYPES, INVALID
-from api.security.tokens import FULL_ACCESS, LEEWAY_SECONDS, READ_ONLY, Caller, TokenVerifier, words
-from ods.registry.clients.credentials import BACKUP_DOWNLOAD, PERSON_PREFIX
+from api.security.oidc import INVALID
+from api.security.tokens import FULL_ACCESS, READ_ONLY, Caller, TokenVerifier, words
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD, LEEWAY_SECONDS, PERSON_PREFIX
 from ods.registry.clients.store import Standing
 from ods.settings.settings import AnySettings
 
 _ALGORITHM = "HS256"
+_TYPES = {"at+jwt", "application/at+jwt"}
+"""What its access tokens say that they are, in any case of letters."""
 _CLAIMS = ["iss", "sub", "iat", "exp"]
 
 
@@ -73,7 +75,9 @@ class AdminApiTokens:
             options={"require": _CLAIMS, "enforce_minimum_key_length": True},
         )
         claims = found["payload"]
-        if str(found["header"].get("typ")).lower() not in ACCESS_TOKEN_TYPES:
+        if str(found["header"].get("typ")).lower() not in _TYPES:
+            raise jwt.InvalidTokenError
+        if "aud" in claims:  # whatever it names, the token is for another service
             raise jwt.InvalidTokenError
         if claims["sub"].lower().startswith(PERSON_PREFIX):  # the trail would take it for a person
             raise jwt.InvalidTokenError
@@ -94,9 +98,12 @@ def _claimed_issuer(token: str) -> object:
 
 
 def _permits(identity: Caller, standing: Standing) -> bool:
-    """Whether the token was issued since its client was disabled, or got its secret."""
+    """Whether the token was issued since its client was disabled, or got its secret.
+
+    It names the second in which that was, so one of the same second does not count.
+    """
     since = standing.tokens_since
-    return since is None or identity.issued_at >= since.replace(tzinfo=UTC).timestamp()
+    return since is None or identity.issued_at > since.replace(tzinfo=UTC).timestamp()
 
 
 def _restricted(identity: Caller, standing: Standing) -> Caller:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
-from ods.registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD, LEEWAY_SECONDS, OAUTH_SCOPES, ClientScope
 from ods.settings.settings import DEFAULT_TENANT
 
 FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
@@ -30,7 +30,6 @@ _NOT_ALLOWED = "The token's scope does not allow this"
 _ISSUER = "ods-instance-management"
 _AUDIENCE = "edfi_admin_api"
 _CLAIMS = ["iss", "aud", "sub", "scope", "iat", "exp", "tenant"]
-LEEWAY_SECONDS = 5  # another API process, on another machine, may have issued the token
 
 
 @dataclass(frozen=True)

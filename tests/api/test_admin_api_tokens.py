@@ -9,6 +9,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -19,7 +20,7 @@ from api.security.tokens import FULL_ACCESS, READ_ONLY
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.clients.administration import ClientAdministration, NewClient
-from ods.registry.clients.credentials import BACKUP_DOWNLOAD
+from ods.registry.clients.credentials import BACKUP_DOWNLOAD, LEEWAY_SECONDS
 from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import DEFAULT_TENANT, AnySettings, Settings
 from tests import registries
@@ -144,7 +145,7 @@ MADE: Mapping[str, tuple[Make, str]] = {
     "signed with the former key": (given(key=FORMER_KEY), CHANGES),
     "of a client that another tenant has disabled": (given("in both"), CHANGES),
     "with a claim of another tenant": (given(tenant=OTHER), CHANGES),
-    "with another type of access token": (given(header={"typ": "JWT"}), CHANGES),
+    "with the longer name of the type": (given(header={"typ": "application/AT+JWT"}), CHANGES),
     "without a scope": (given(scope=None), NO_SCOPE),
     "of an unknown scope": (given(scope="edfi_admin_api/tenant_access"), NO_SCOPE),
     "of a longer scope": (given(scope=f"{FULL_ACCESS}x"), NO_SCOPE),
@@ -155,7 +156,8 @@ MADE: Mapping[str, tuple[Make, str]] = {
     "not valid yet": (given(nbf=now(3600)), REFUSED),
     "issued in the future": (given(iat=now(3600)), REFUSED),
     **{f"without {claim}": (without(claim), REFUSED) for claim in ("iss", "sub", "iat", "exp")},
-    "with an audience": (given(aud="edfi_admin_api"), REFUSED),
+    **{f"with the audience {aud}": (given(aud=aud), REFUSED) for aud in ("edfi_admin_api", "", (), 0)},
+    "of the type JWT": (given(header={"typ": "JWT"}), REFUSED),
     "with a number for a client": (given(sub=1), REFUSED),
     "with a client that no column holds": (given("a\0b"), REFUSED),
     "of a person": (given("oidc:alice"), REFUSED),
@@ -348,9 +350,9 @@ async def status(api: httpx.AsyncClient, token: str, method: str = "GET", path: 
     return (await api.request(method, path, headers={"Authorization": f"Bearer {token}"})).status_code
 
 
-def after_changes() -> str:
-    """A token that the Admin API gives when its clock has gone on: in the next second."""
-    return admin_api_token("app", iat=now(1))
+async def counts_again(api: httpx.AsyncClient) -> bool:
+    """Whether a new token counts, which the Admin API gives when its clock has gone on."""
+    return await status(api, admin_api_token("app")) == 200
 
 
 CHANGED: Mapping[str, Callable[[ClientAdministration], Any]] = {
@@ -374,6 +376,7 @@ async def test_token_is_refused_by_every_process_within_5_s_and_for_good_when_it
         assert [await status(one, token) for one in (api, other)] == [200, 200]
         assert await status(api, early) == 401  # from before its client was there
         await CHANGED[change](operator)
+        ahead = admin_api_token("app", iat=now(LEEWAY_SECONDS))
 
         async def are_refused() -> bool:
             return [await status(one, token) for one in (api, other)] == [401, 401]
@@ -383,17 +386,29 @@ async def test_token_is_refused_by_every_process_within_5_s_and_for_good_when_it
         await operator.add(NewClient("app", "Another app"), "no hash")
     else:
         await operator.enable("app")
-    assert await status(api, after_changes()) == 200
-    assert [await status(api, one) for one in (token, early)] == [401, 401]
+    await wait_until(lambda: counts_again(api), 10)
+    assert [await status(api, one) for one in (token, early, ahead)] == [401, 401, 401]
 
 
 async def test_new_client_is_known_at_once_when_it_was_refused_before(
-    api: httpx.AsyncClient, operator: ClientAdministration
+    api: httpx.AsyncClient, registry_dsn: str
 ) -> None:
-    await operator.remove("app")
-    assert await status(api, admin_api_token("app")) == 401
-    await operator.add(NewClient("app", "An app"), "no hash")
-    assert await status(api, after_changes()) == 200
+    assert await status(api, admin_api_token("new")) == 401
+    async with session(registry_dsn) as registry:
+        await registry.execute("INSERT INTO adminapi.applications (clientid) VALUES ('new')")
+    assert await status(api, admin_api_token("new")) == 200
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, 401), (1, 200)])
+async def test_token_counts_when_it_is_of_a_later_second_than_the_last_from_before(
+    api: httpx.AsyncClient, registry_dsn: str, seconds: int, told: int
+) -> None:
+    at = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    async with session(registry_dsn) as registry:
+        added = "INSERT INTO adminapi.applications (clientid, tokenssince) VALUES ('then', $1)"
+        await registry.execute(added, at)
+    issued = int(at.replace(tzinfo=UTC).timestamp()) + seconds
+    assert await status(api, admin_api_token("then", iat=issued)) == told
 
 
 async def test_backups_are_downloaded_when_an_operator_lets_the_client(
@@ -402,20 +417,20 @@ async def test_backups_are_downloaded_when_an_operator_lets_the_client(
     dump = "/v2/backups/00000000-0000-0000-0000-000000000001/dump"
     assert await status(api, admin_api_token("app"), path=dump) == 403
     await operator.change("app", backup_download=True)
-    token = after_changes()
 
     async def is_let() -> bool:
-        return await status(api, token, path=dump) == 404
+        return await status(api, admin_api_token("app"), path=dump) == 404
 
-    await wait_until(is_let, 5)
+    await wait_until(is_let, 10)
 
 
 async def test_trail_names_the_client_as_for_our_own_tokens_when_it_has_changed_something(
     api: httpx.AsyncClient,
-    operator: ClientAdministration,
+    registry_dsn: str,
 ) -> None:
-    await operator.add(NewClient("trailed", "An app"), "no hash")
-    headers = {"Authorization": f"Bearer {admin_api_token('trailed', iat=now(1))}"}
+    async with session(registry_dsn) as registry:
+        await registry.execute("INSERT INTO adminapi.applications (clientid) VALUES ('trailed')")
+    headers = {"Authorization": f"Bearer {admin_api_token('trailed')}"}
     assert (await api.delete("/v2/dbInstances/0", headers=headers)).status_code == 404
     (entry,) = (await api.get("/v2/audit", params={"limit": 1}, headers=headers)).json()
     assert (entry["client"], entry["method"]) == ("trailed", "DELETE")

@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from ods.registry.audit import AuditEntry, append, command_entry
 from ods.registry.clients.credentials import ClientScope, may_download
 from ods.registry.clients.secret_hashes import SecretHasher
-from ods.registry.clients.store import ClientExistsError
+from ods.registry.clients.store import TOKENS_SINCE, ClientExistsError
 from ods.registry.storage.models import UTC_NOW, ApiClient, ConsoleSession
 from ods.registry.storage.rules import is_storable
 from ods.registry.storage.sessions import INTEGRITY_VIOLATION, Conflicts, RegistrySessions
 
 _OPTIONS = {True: "--backup-download", False: "--no-backup-download"}
 """In the words of the command line: whether a client may download backups."""
-_WITHOUT_TOKENS = {"generation": func.gen_random_uuid(), "tokens_since": UTC_NOW}
+_WITHOUT_TOKENS = {"generation": func.gen_random_uuid(), "tokens_since": TOKENS_SINCE}
 """Makes tokens from before void, of this service and of an Admin API."""
 
 
@@ -135,7 +135,7 @@ class ClientAdministration:
                 scope=client.scope,
                 backup_download=download,
                 expires_at=_end(client.expires),
-                tokens_since=UTC_NOW,
+                tokens_since=TOKENS_SINCE,
             )
             .returning(ApiClient)
         )

@@ -51,6 +51,9 @@ OAUTH_SCOPES = {
 BACKUP_DOWNLOAD = "edfi_admin_api/backup_download"
 """The scope in tokens that may download backups; a token has it beside one of `OAUTH_SCOPES`."""
 
+LEEWAY_SECONDS = 5
+"""By how much the clock of what has issued a token may differ from that of the process that verifies it."""
+
 
 def may_download(scope: ClientScope, *, given: bool | None, shared: bool) -> bool:
     """Whether a client may download backups.

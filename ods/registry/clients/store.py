@@ -8,13 +8,22 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.registry.clients.credentials import BACKUP_DOWNLOAD, OAUTH_SCOPES, ClientScope, may_download
+from ods.registry.clients.credentials import (
+    BACKUP_DOWNLOAD,
+    LEEWAY_SECONDS,
+    OAUTH_SCOPES,
+    ClientScope,
+    may_download,
+)
 from ods.registry.storage.models import UTC_NOW, ApiClient
 from ods.registry.storage.rules import is_storable
 from ods.registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 
 _FULL_ACCESS_PERMISSION = f"scp:{OAUTH_SCOPES[ClientScope.FULL_ACCESS]}"
 """The permission by which an Admin API lets a client have the scope."""
+
+TOKENS_SINCE = UTC_NOW + literal(timedelta(seconds=LEEWAY_SECONDS))
+"""Refuses all tokens that an Admin API has issued until now, if its clock is ahead by the leeway at most."""
 
 _USE_NOTED_FOR = timedelta(minutes=1)
 """The time of a client's last use is not updated more often than this."""
@@ -32,7 +41,7 @@ class Standing:
         scope: what it may do.
         generation: what our tokens must name; None for tokens that name none.
         backup_download: whether it may download backups.
-        tokens_since: tokens that an Admin API has issued before do not count; in UTC, without a zone.
+        tokens_since: tokens that an Admin API has issued until then do not count; in UTC, without a zone.
     """
 
     scope: ClientScope
@@ -87,6 +96,7 @@ class ClientStore:
             "client_secret": secret_hash,
             "display_name": display_name,
             "backup_download": True,
+            "tokens_since": TOKENS_SINCE,
         }
         async with self._sessions.statement({INTEGRITY_VIOLATION: ClientExistsError}) as session:
             await session.execute(insert(ApiClient).values(**values))

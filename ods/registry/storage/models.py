@@ -516,7 +516,8 @@ class ApiClient(Base):
     # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
     # a client that was there before tokens named a generation.
     generation: Mapped[uuid.UUID | None] = mapped_column(server_default=text("gen_random_uuid()"))
-    # The same for tokens that an Admin API has issued, which name no generation: earlier ones do not count.
+    # The same for tokens that an Admin API has issued, which name no generation: those until then do not
+    # count, by the whole seconds of their times.
     tokens_since: Mapped[datetime | None] = mapped_column(
         "tokenssince", server_default=text("timezone('utc', now()) - interval '5 seconds'")
     )
