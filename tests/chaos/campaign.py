@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from temporalio.client import Client, ScheduleHandle
+from temporalio.client import Client
 
 from ods.programs.postgres import client_program
 from tests.chaos import backups
@@ -22,6 +22,7 @@ from tests.chaos.customer import Customer, Surroundings
 from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
+from tests.chaos.passes import passed
 from tests.chaos.rows import write_rows
 from tests.chaos.violations import Storm, Violation
 from tests.chaos.workload import TIMEOUT_SECONDS, Ledger, Service, insist
@@ -46,7 +47,6 @@ _RECONCILE = "reconcile"
 _PASSES = 2
 """The second pass sees what the jobs have come to that the first one has put to work again."""
 _PASS_SECONDS = 120
-_POLL_SECONDS = 0.2
 
 Report = Callable[[str], None]
 
@@ -268,18 +268,7 @@ async def _reconcile(target: Target) -> None:
     with suppress(TimeoutError):
         for _ in range(_PASSES):
             async with asyncio.timeout(_PASS_SECONDS):
-                await _passed(schedule)
-
-
-async def _passed(schedule: ScheduleHandle) -> None:
-    started = (await schedule.describe()).info.num_actions
-    while True:
-        info = (await schedule.describe()).info
-        if info.num_actions > started and not info.running_actions:
-            return
-        if info.num_actions == started and not info.running_actions:
-            await schedule.trigger()
-        await asyncio.sleep(_POLL_SECONDS)
+                await passed(schedule)
 
 
 async def _plant_foreign_databases(target: Target) -> None:

@@ -411,7 +411,7 @@ async def watch(target: Target, history: History) -> None:
         # A server that is away has nothing to see; what it holds is seen when it is back.
         with suppress(*BROKEN):
             async with connected(target.admin_dsn) as registry:
-                history.see(await _databases(target), (await read_rows(registry)).jobs)
+                history.see(await databases_of(target), (await read_rows(registry)).jobs)
         await asyncio.sleep(_WATCH_SECONDS)
 
 
@@ -431,14 +431,14 @@ def _instance(row: asyncpg.Record) -> Instance:
 async def gather(target: Target, temporal: Client) -> Evidence:
     """Read everything but the contents of databases."""
     # Workflows first: one that ends between the two readings has left its row finished.
-    workflows = await _open_workflows(temporal)
+    workflows = await open_workflows(temporal)
     async with connected(target.admin_dsn) as registry, registry.transaction(isolation="repeatable_read"):
         rows = await read_rows(registry)
         return Evidence(
             instances=rows.instances,
             jobs=rows.jobs,
             ods_instances=[OdsInstance(**row) for row in await registry.fetch(_ODS_INSTANCES)],
-            databases=await _databases(target),
+            databases=await databases_of(target),
             workflows=workflows,
             installation=await registry.fetchval(_INSTALLATION),
             snapshots=[Snapshot(**row) for row in await registry.fetch(_SNAPSHOTS)],
@@ -453,7 +453,7 @@ async def foreign_databases(target: Target, names: Sequence[str] = ()) -> Mappin
         registry, installation = await connection.fetchrow(_REGISTRY) or ("", "")
     return {
         database.name: ForeignDatabase(database, await _checksum(target, database))
-        for database in await _databases(target)
+        for database in await databases_of(target)
         if database.name != registry
         and not is_spare(database.name, installation)
         and (not names or database.name in names)
@@ -592,7 +592,8 @@ ORDER BY 1
 """
 
 
-async def _databases(target: Target) -> Sequence[Database]:
+async def databases_of(target: Target) -> Sequence[Database]:
+    """Every database of the server, by name."""
     async with connected(target.master_dsn) as server:
         return [Database(**row) for row in await server.fetch(_DATABASES)]
 
@@ -612,7 +613,8 @@ async def _table_checksum(session: _Connection, table: str) -> str:
     return f"{table}={rows}"
 
 
-async def _open_workflows(temporal: Client) -> Sequence[OpenWorkflow]:
+async def open_workflows(temporal: Client) -> Sequence[OpenWorkflow]:
+    """The workflows that are open, and what each has under way."""
     # The schedule reads education organizations when it likes: that is no job of an instance.
     others = "WorkflowType != 'RefreshEducationOrganizations'"
     running = [found async for found in temporal.list_workflows(f"ExecutionStatus = 'Running' AND {others}")]

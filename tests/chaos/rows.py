@@ -3,11 +3,15 @@
 import asyncio
 import itertools
 import random
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TypeAlias
 
 import asyncpg
 
 from tests.chaos.evidence import BROKEN, ROWS, TRASH, History, Target, connected, decrypted
+
+_Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 _PAUSE_SECONDS = 0.2
 _WRITE_SECONDS = 10
@@ -44,6 +48,16 @@ async def _write(target: Target, history: History, rng: random.Random, number: i
     if pairs["database"].startswith(TRASH):
         history.routed.add(pairs["database"])
         return
+    async with routed(pairs) as session:
+        # Since the routing was read, another database may have got the name.
+        if mark in await session.fetchval(_COMMENT):
+            await insert(session, number, mark)
+            history.rows.setdefault(mark, set()).add(number)
+
+
+@asynccontextmanager
+async def routed(pairs: Mapping[str, str]) -> AsyncIterator[_Connection]:
+    """A session on the database that a connection string of these pairs leads to, as the ODS/API has it."""
     session = await asyncpg.connect(
         host=pairs["host"],
         port=int(pairs["port"]),
@@ -52,12 +66,14 @@ async def _write(target: Target, history: History, rng: random.Random, number: i
         database=pairs["database"],
     )
     try:
-        # Since the routing was read, another database may have got the name.
-        if mark in await session.fetchval(_COMMENT):
-            await session.execute(
-                f"CREATE TABLE IF NOT EXISTS {ROWS} (number bigint PRIMARY KEY, mark uuid NOT NULL)"
-            )
-            await session.execute(f"INSERT INTO {ROWS} VALUES ($1, $2)", number, mark)  # noqa: S608 - no text of others
-            history.rows.setdefault(mark, set()).add(number)
+        yield session
     finally:
         session.terminate()
+
+
+async def insert(session: _Connection, number: int, mark: str) -> None:
+    """Write a row of a client for the instance with this mark."""
+    await session.execute(
+        f"CREATE TABLE IF NOT EXISTS {ROWS} (number bigint PRIMARY KEY, mark uuid NOT NULL)"
+    )
+    await session.execute(f"INSERT INTO {ROWS} VALUES ($1, $2)", number, mark)  # noqa: S608 - no text of others
