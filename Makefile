@@ -9,7 +9,7 @@ ARGS ?=
 # Without byte code, each process of the tests would compile the product and the tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup postgres-versions demo up test test-faults test-long test-timed test-console test-fast coverage mutants dashboard test-chart test-postgres test-alerts test-pgbouncer test-age test-large sbom vulnerabilities pictures lint bench chaos lock
+.PHONY: help setup postgres-versions demo up test test-faults test-long test-timed test-console test-fast coverage mutants dashboard test-chart test-postgres test-alerts test-pgbouncer test-age test-large sbom vulnerabilities pictures lint bench chaos put-back lock
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -125,6 +125,10 @@ bench: setup  ## measure the service against bare PostgreSQL and bare frameworks
 
 chaos: setup  ## faults while clients work, then a check that all is as it should be
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+# For hours; for some: make put-back ARGS="--operations rename delete"
+put-back: setup  ## put registry, server or both back to each step of each operation; compare with the table
+	$(BIN)/python -m tests.put_back $(ARGS)
 
 # Pins every dependency with its hashes. No address of an index is written: anyone's index serves.
 lock: setup  ## pin the dependencies anew

@@ -44,8 +44,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("beside others")
 
 _SLOWEST_FIRST = (
-    *("alerts", "embedded", "chaos", "faults", "end_to_end", "console", "api", "backups", "deployment"),
-    *("postgres", "benchmarks", "workflows", "unit"),
+    *("put_back", "alerts", "embedded", "chaos", "faults", "end_to_end", "console", "api", "backups"),
+    *("deployment", "postgres", "benchmarks", "workflows", "unit"),
 )
 """Folders, so that in the end no process of pytest waits for long for another."""
 
@@ -88,13 +88,17 @@ def pytest_collection_finish() -> None:
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
-    """A file's tests run in one process; those that share the embedded stack, too."""
+    """A file's tests run in one process; those that share the embedded stack, too; some are dealt out."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
+        if file in _DEALT_OUT:
+            return nodeid
         return _STACK if file in _STACK_FILES else file
 
 
+_DEALT_OUT = ("tests/put_back/test_matrix.py",)
+"""Files whose tests take minutes together, and share nothing that is dear."""
 _STACK = "tests/embedded"
 _STACK_FILES = {
     f"{_STACK}/test_{name}.py"
