@@ -9,14 +9,12 @@ import jwt
 from api.security.client_states import Standings
 from api.security.client_tokens import permitting
 from api.security.oidc import INVALID
-from api.security.tokens import FULL_ACCESS, READ_ONLY, Caller, TokenVerifier, words
+from api.security.tokens import ACCESS_TOKEN_TYPES, FULL_ACCESS, READ_ONLY, Caller, TokenVerifier, words
 from ods.registry.clients.credentials import BACKUP_DOWNLOAD, LEEWAY_SECONDS, PERSON_PREFIX
 from ods.registry.clients.store import Standing
 from ods.settings.settings import AnySettings
 
 _ALGORITHM = "HS256"
-_TYPES = {"at+jwt", "application/at+jwt"}
-"""What its access tokens say that they are, in any case of letters."""
 _CLAIMS = ["iss", "sub", "iat", "exp"]
 
 
@@ -75,7 +73,7 @@ class AdminApiTokens:
             options={"require": _CLAIMS, "enforce_minimum_key_length": True},
         )
         claims = found["payload"]
-        if str(found["header"].get("typ")).lower() not in _TYPES:
+        if str(found["header"].get("typ")).lower() not in ACCESS_TOKEN_TYPES:
             raise jwt.InvalidTokenError
         if "aud" in claims:  # whatever it names, the token is for another service
             raise jwt.InvalidTokenError

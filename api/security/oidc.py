@@ -14,7 +14,7 @@ import jwt
 
 from api.http.problems import ProblemError
 from api.security.rate_limit import RateLimiter
-from api.security.tokens import Caller
+from api.security.tokens import ACCESS_TOKEN_TYPES, Caller
 from ods.observability.logs import fault_name
 from ods.settings.settings import AnySettings, uses_tls
 
@@ -26,7 +26,7 @@ _ALGORITHMS = {
 """What each type of public key signs with. Never `none`, and nothing that takes the key for a secret."""
 
 _CLAIMS = ["iss", "aud", "sub", "exp"]
-ACCESS_TOKEN_TYPES = {"at+jwt", "application/at+jwt", "jwt"}
+_TYPES = ACCESS_TOKEN_TYPES | {"jwt"}
 """What an access token says that it is, in any case of letters (RFC 9068, 4); most issuers say `JWT`.
 
 Tokens for something else say so, as logout tokens and proofs of possession do.
@@ -232,7 +232,7 @@ class IssuerTokens:
         """
         try:
             type_ = str(jwt.get_unverified_header(token).get("typ"))
-            claims = await self.claims(token) if type_.lower() in ACCESS_TOKEN_TYPES else None
+            claims = await self.claims(token) if type_.lower() in _TYPES else None
         except INVALID:
             return None
         if claims is None or (self._names_tenant and "tenant" not in claims):

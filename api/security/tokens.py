@@ -21,6 +21,8 @@ from ods.settings.settings import DEFAULT_TENANT
 FULL_ACCESS = OAUTH_SCOPES[ClientScope.FULL_ACCESS]
 READ_ONLY = OAUTH_SCOPES[ClientScope.READ_ONLY]
 KNOWN_SCOPES = frozenset({FULL_ACCESS, READ_ONLY, BACKUP_DOWNLOAD})
+ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
+"""What access tokens say that they are (RFC 9068, 2.1), in any case of letters."""
 
 _EVERYTHING = f"{FULL_ACCESS} {BACKUP_DOWNLOAD}"
 _ALGORITHM = "HS256"

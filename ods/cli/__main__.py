@@ -1,4 +1,4 @@
-"""`python -m cli`, the same as `ods`."""
+"""`python -m ods.cli`, the same as `ods`."""
 
 from ods.cli.main import app
 
