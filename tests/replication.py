@@ -31,6 +31,8 @@ from tests.servers import POSTGRES_VERSION, server_folder, session
 
 _PASSWORD = as_secret("superuser-password-of-a-pair")
 _SECONDS = 60
+_KEPT_FOR_STANDBY = {"wal_keep_size": "1GB"}
+"""A new primary that has work to do may recycle what its standby still needs before that one is back."""
 
 
 class Node(EmbeddedPostgres):
@@ -50,7 +52,9 @@ class Node(EmbeddedPostgres):
         settings: Mapping[str, str] = MappingProxyType({}),
         source: EmbeddedPostgres | None = None,
     ) -> None:
-        super().__init__(data_dir, port, _PASSWORD, settings, version=POSTGRES_VERSION)
+        super().__init__(
+            data_dir, port, _PASSWORD, {**_KEPT_FOR_STANDBY, **settings}, version=POSTGRES_VERSION
+        )
         self._source = source
 
     async def kill(self) -> None:

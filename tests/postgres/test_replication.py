@@ -52,3 +52,20 @@ async def test_nothing_is_lost_when_primary_and_standby_change_places_again_and_
     await pair.rejoin()
     await _write(pair, 7)
     assert await _kept(pair) == [1, 2, 3, 4, 6, 7]
+
+
+async def test_standby_follows_again_when_its_primary_has_written_much_while_it_was_away(
+    pair: ReplicatedPair,
+) -> None:
+    assert pair.standby is not None
+    await pair.standby.stop()
+    await pair.primary.confirm_with_standby(wanted=False)
+    async with session(pair.primary.dsn()) as primary:
+        await primary.execute(
+            "CREATE TABLE much AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 100000) AS i"
+        )
+        for _ in range(2):  # the second one removes what the first has made needless
+            await primary.execute("CHECKPOINT")
+    await pair.standby.start()
+    await pair.primary.followed()
+    await pair.primary.confirm_with_standby(wanted=True)
