@@ -282,7 +282,7 @@ class DatabaseActivities:
         """
         return await self._replace(job)
 
-    @activity.defn(name="discard")
+    @activity.defn
     async def compensate(self, job: InstanceJob) -> bool | None:
         """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
 

@@ -59,7 +59,7 @@ class Leftovers:
     """Ended jobs that have left databases on the server, by id; `more` if there are others after them."""
 
     jobs: list[InstanceJob]
-    more: bool = False
+    more: bool
 
 
 @dataclass(frozen=True)

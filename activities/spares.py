@@ -27,7 +27,7 @@ class SpareActivities:
         self._pool = pool
         self._limit = limit
 
-    @activity.defn(name="tidy_spares")
+    @activity.defn
     async def prune_spares(self) -> PruneResult:
         """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing.
 
@@ -38,7 +38,7 @@ class SpareActivities:
             with as_application_error():
                 return await self._pool.prune()
 
-    @activity.defn(name="fill_spare")
+    @activity.defn
     async def replenish_spare(self, order: SpareOrder) -> None:
         """Make one spare.
 

@@ -140,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="write the histories of workflow tests anew")
+    parser.addoption("--record", action="store_true", help="record what new workflow tests run")
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.job_workflow import JobWorkflow
     from workflows.verify_backup import VerifyBackup
 
-_ENDS_PG_DUMP = "ends-pg-dump"
-"""Patch: workflows that were started before it leave the pg_dump of a failed job to itself."""
-
 
 @workflow.defn
 class BackupInstance(JobWorkflow):
@@ -68,11 +65,10 @@ class BackupInstance(JobWorkflow):
 
         What was stored has no manifest, and is removed by a pass.
         """
-        if workflow.patched(_ENDS_PG_DUMP):
-            job = self.job
-            await workflow.execute_activity_method(
-                DatabaseActivities.compensate,
-                job,
-                **options.clean_up(job.policy, f"End what still reads {job.database}"),
-            )
+        job = self.job
+        await workflow.execute_activity_method(
+            DatabaseActivities.compensate,
+            job,
+            **options.clean_up(job.policy, f"End what still reads {job.database}"),
+        )
         return False

@@ -11,9 +11,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows import options
     from workflows.job_workflow import JobWorkflow
 
-_ENDS_LATE_SESSIONS = "ends-the-session-of-a-failed-delete"
-"""Patch: workflows that were started before it leave a session of a failed delete to itself."""
-
 
 class DeletionWorkflow(JobWorkflow):
     """A job that does one thing to the database and records it; a retry goes on where it has failed."""
@@ -42,11 +39,10 @@ class DeletionWorkflow(JobWorkflow):
         `fail` has done that already, unless the server did not answer in time. A database that was closed for
         its DROP is opened again; a retry does what could not be done now.
         """
-        if workflow.patched(_ENDS_LATE_SESSIONS):
-            job = self.job
-            await workflow.execute_activity_method(
-                DatabaseActivities.compensate,
-                job,
-                **options.clean_up(job.policy, f"End what still works on the database of {job.name}"),
-            )
+        job = self.job
+        await workflow.execute_activity_method(
+            DatabaseActivities.compensate,
+            job,
+            **options.clean_up(job.policy, f"End what still works on the database of {job.name}"),
+        )
         return False

@@ -35,21 +35,6 @@ with workflow.unsafe.imports_passed_through():
 WORKFLOW_TYPES = {operation: f"{operation}Instance" for operation in Operation}
 """The workflow of each operation, as Temporal knows it: `CreateInstance`."""
 
-_BEGINS_LOCALLY = "begin-locally"
-"""Patch: workflows that were started before it have `begin` as an activity in their histories."""
-_WAITS_FOR_OUTAGES = "outages-are-waited-for"
-"""Patch: workflows that were started before it let Temporal count the tries, outages among them, and ignore a
-job that is handed over and is not later than their own. It includes the patch before it: each one that a
-workflow meets costs Temporal two events.
-"""
-
-_ASKS_WHEN_MOVED_ON = "asks-about-the-earlier-job-when-moved-on"
-"""Patch: workflows that were started before it leave an earlier job, which was handed over while they worked,
-to the next sweep.
-"""
-
-_ENDS_WHEN_CANCELLED = "ends-when-its-last-try-was-cancelled"
-"""Patch: workflows that were started before it wait for a decision after such a try, as after any failure."""
 _CANCELLED = "The job was cancelled."
 
 _OUTAGE_TYPES = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
@@ -94,7 +79,7 @@ class JobWorkflow(ABC):
         """Continue as `job` when this one has ended."""
         if job.follows(self._successor or self.job):
             self._successor = job
-        elif workflow.patched(_WAITS_FOR_OUTAGES):
+        else:
             self._earlier = job
 
     async def run_job(self) -> str:
@@ -111,7 +96,9 @@ class JobWorkflow(ABC):
             if not await self.do_work():
                 return await self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
-            self._cancelled = self._cancelled or is_cancelled_exception(error) or _was_cancelled_in_last_try()
+            # The step's last try may have failed for another reason while the workflow was cancelled.
+            was_cancelled = is_cancelled_exception(error) or workflow.cancellation_reason() is not None
+            self._cancelled = self._cancelled or was_cancelled
             if self._cancelled and not _is_final(error):  # an outage would have a delete tried again
                 return await self._give_up(_CANCELLED)
             return await self._give_up(_reason(error), outage=_is_outage(error))
@@ -150,8 +137,6 @@ class JobWorkflow(ABC):
             ActivityError: the last attempt has failed, or an outage lasted longer than the policy allows.
         """
         policy = self.job.policy
-        if not workflow.patched(_WAITS_FOR_OUTAGES):
-            return await workflow.execute_activity_method(activity, self.job, **options.ddl(policy, summary))
         answers, outage = 0, _Outage()
         while True:
             started = workflow.now()
@@ -207,13 +192,12 @@ class JobWorkflow(ABC):
 
     async def _begin(self) -> BeginResult:
         """Move the instance to `InProgress`: within the workflow task if possible, or as an activity."""
-        if workflow.patched(_WAITS_FOR_OUTAGES) or workflow.patched(_BEGINS_LOCALLY):
-            with suppress(FailureError):
-                return await self.run_to_completion(
-                    workflow.execute_local_activity_method(
-                        StatusActivities.begin, self.job, **options.quick_write("Take the instance")
-                    )
+        with suppress(FailureError):
+            return await self.run_to_completion(
+                workflow.execute_local_activity_method(
+                    StatusActivities.begin, self.job, **options.quick_write("Take the instance")
                 )
+            )
         return await self.run_to_completion(
             workflow.execute_activity_method(
                 StatusActivities.begin,
@@ -296,8 +280,7 @@ class JobWorkflow(ABC):
         return f"{self.job.job_id} is done: its database had been published."
 
     async def _moved_on(self) -> str:
-        if self._earlier is not None and workflow.patched(_ASKS_WHEN_MOVED_ON):
-            await self._ask_about_earlier()
+        await self._ask_about_earlier()
         self._continue_as_successor()
         return f"{self.job.job_id} was no longer due; nothing was done."
 
@@ -348,11 +331,6 @@ class _Outage:
         """The outage after one more try has met it; news at the second try, or if the reason has changed."""
         is_reportable = self.tries == 1 or (self.tries > 1 and reason != self.reason)
         return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_reportable)
-
-
-def _was_cancelled_in_last_try() -> bool:
-    """Whether the workflow was cancelled while the step's last try failed for another reason."""
-    return workflow.cancellation_reason() is not None and workflow.patched(_ENDS_WHEN_CANCELLED)
 
 
 def _is_final(error: BaseException) -> bool:

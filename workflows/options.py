@@ -62,14 +62,6 @@ _LONGEST_VERIFICATION = timedelta(days=1)
 """Waiting for a place and outages included; then another one may be requested."""
 
 
-def ddl(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
-    """Options of an activity that creates or drops a database, as often as `policy` allows.
-
-    Only for workflows that began before `ddl_try` took its place: Temporal counts outages as well.
-    """
-    return _on_server(policy, summary, policy.ddl_attempts)
-
-
 def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of one try to create, rename or drop a database: the workflow decides whether there is another.
 

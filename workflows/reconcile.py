@@ -20,18 +20,6 @@ with workflow.unsafe.imports_passed_through():
     from workflows.scheduled_refresh import dispatch_refreshes
 
 _PAGE_SIZE = 100
-_REMOVES_SNAPSHOTS = "removes-snapshots"
-"""Patch: passes that were started before it drop no snapshots."""
-_PURGES_VERSIONS = "purges-versions"
-"""Patch: passes that were started before it purge deleted instances alone."""
-_EMPTIES_THE_TRASH = "empties-the-trash"
-"""Patch: passes that were started before it end with the report of drift."""
-_REMOVES_OLD_ANSWERS = "removes-old-answers"
-"""Patch: passes that were started before it leave the answers under idempotency keys to the next one."""
-_CLEANS_BACKUPS = "cleans-backups"
-"""Patch: passes that were started before it end with the purges."""
-_LEAVES_JOBS = "leaves-jobs"
-"""Patch: passes that were started before it try to restart a job until they can."""
 
 
 @dataclass(frozen=True)
@@ -51,35 +39,16 @@ class Reconcile:
         """Reconcile once, from `progress` on; returns what was done and found, in words."""
         restarted = await self._restart_stuck_jobs(progress)
         await dispatch_refreshes()
-        if workflow.patched(_REMOVES_OLD_ANSWERS):
-            await workflow.execute_activity_method(
-                IdempotencyKeyActivities.remove_old_answers,
-                **options.comparison("Remove answers of yesterday"),
-            )
-        removed = await self._remove_leftovers()
-        if workflow.patched(_REMOVES_SNAPSHOTS):
-            removed += await _removed_snapshots()
+        await workflow.execute_activity_method(
+            IdempotencyKeyActivities.remove_old_answers, **options.comparison("Remove answers of yesterday")
+        )
+        removed = await self._remove_leftovers() + await _removed_snapshots()
         report = await workflow.execute_activity_method(
             ReconcileActivities.report_drift, **options.comparison("Compare registry and server")
         )
         workflow.set_current_details(_in_words(report.drifts))
         done = f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions"
-        if not workflow.patched(_EMPTIES_THE_TRASH):
-            return f"{done}."
-        purges = await workflow.execute_activity_method(
-            ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
-        )
-        requested, withheld = purges.requested, purges.withheld
-        if workflow.patched(_PURGES_VERSIONS):
-            due = await workflow.execute_activity_method(
-                ReconcileActivities.claim_due_versions, **options.comparison("Find versions that are due")
-            )
-            requested += sum([await _purged(purge) for purge in due.purges])
-            withheld = withheld or due.withheld
-        purged = f"{requested} purges" if withheld is None else f"no purges because of {withheld}"
-        if not workflow.patched(_CLEANS_BACKUPS):
-            return f"{done}, {purged}."
-        return f"{done}, {purged}{await _cleaned_backups()}."
+        return f"{done}, {await _purged_due()}{await _cleaned_backups()}."
 
     async def _restart_stuck_jobs(self, done: ReconcileProgress) -> int:
         while True:
@@ -110,6 +79,19 @@ class Reconcile:
         return removed
 
 
+async def _purged_due() -> str:
+    """Purge what is due in the trash, and versions that are due; in words."""
+    purges = await workflow.execute_activity_method(
+        ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
+    )
+    due = await workflow.execute_activity_method(
+        ReconcileActivities.claim_due_versions, **options.comparison("Find versions that are due")
+    )
+    requested = purges.requested + sum([await _purged(purge) for purge in due.purges])
+    withheld = purges.withheld or due.withheld
+    return f"{requested} purges" if withheld is None else f"no purges because of {withheld}"
+
+
 async def _cleaned_backups() -> str:
     """Remove what is left of backups; in words, if there is something to say."""
     try:
@@ -131,10 +113,6 @@ async def _cleaned_backups() -> str:
 
 async def _restarted(job: InstanceJob) -> bool:
     summary = f"Restart {job.job_id}"
-    if not workflow.patched(_LEAVES_JOBS):
-        return await workflow.execute_activity_method(
-            ReconcileActivities.restart, job, **options.sweep_page(summary)
-        )
     try:
         return await workflow.execute_activity_method(
             ReconcileActivities.restart, job, **options.restart(summary)

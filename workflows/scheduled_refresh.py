@@ -21,7 +21,6 @@ class ScheduledRefresh:
 
 async def dispatch_refreshes() -> None:
     """As a step of another pass, start refreshes that wait, or whose workflow was lost."""
-    if workflow.patched("refreshes"):  # histories of older passes lack this step
-        await workflow.execute_activity_method(
-            RefreshActivities.dispatch_refreshes, **options.sweep_page("Refreshes without a workflow")
-        )
+    await workflow.execute_activity_method(
+        RefreshActivities.dispatch_refreshes, **options.sweep_page("Refreshes without a workflow")
+    )

@@ -3,7 +3,6 @@
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -17,11 +16,10 @@ from ods.registry.instances.status import Operation, Template
 from ods.temporal.client import DATA_CONVERTER
 from ods.temporal.namespace import SEARCH_ATTRIBUTE_TYPES
 from tests.servers import binary
+from tests.workflows.paths import RecordedPaths
 from tests.workflows.sandbox import Sandbox, replay
 from tests.workflows.script import Script
 from worker import WORKFLOWS
-
-HISTORIES = Path(__file__).parent / "histories"
 
 
 @pytest.fixture
@@ -86,18 +84,23 @@ def job(queue: str) -> InstanceJob:
 Keep: TypeAlias = Callable[[str, WorkflowHandle[Any, Any]], Awaitable[None]]
 
 
+@pytest.fixture(scope="session")
+def recorded_paths() -> RecordedPaths:
+    return RecordedPaths()
+
+
 @pytest.fixture
-def keep(client: Client, request: pytest.FixtureRequest) -> Keep:
-    """Replays every run behind a handle against the current code; with --record, writes them down as well."""
+def keep(client: Client, request: pytest.FixtureRequest, recorded_paths: RecordedPaths) -> Keep:
+    """Replays every run behind a handle against the current code; with --record, records new ones."""
     record = request.config.getoption("--record")
 
     async def keep(name: str, handle: WorkflowHandle[Any, Any]) -> None:
         for number, history in enumerate([run async for run in _runs(client, handle)], start=1):
             await replay(history)
-            path = HISTORIES / f"{name}-{number}.json"
-            if record:
-                path.write_text(history.to_json())
-            assert path.exists(), f"{path} is missing: run pytest tests/workflows --record"
+            run = f"{name}-{number}"
+            if record and not recorded_paths.has(run):
+                recorded_paths.record(run, history)
+            assert recorded_paths.has(run), f"{run} is not recorded: run its test with --record -n0"
 
     return keep
 

@@ -251,9 +251,9 @@ class Script:
     async def rename(self, job: InstanceJob) -> None:
         await self._follow("rename")
 
-    @activity.defn(name="discard")
+    @activity.defn
     async def compensate(self, job: InstanceJob) -> bool | None:
-        await self._follow("discard")
+        await self._follow("compensate")
         return self.followed
 
     @activity.defn
@@ -297,7 +297,7 @@ class Script:
     @activity.defn
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         await self._follow(f"find_leftovers after {after}" if after else "find_leftovers")
-        return self.leftovers.pop(0) if self.leftovers else Leftovers([])
+        return self.leftovers.pop(0) if self.leftovers else Leftovers([], more=False)
 
     @activity.defn
     async def report_drift(self) -> DriftReport:
@@ -321,14 +321,14 @@ class Script:
         await self._follow("record_sizes")
         return 3
 
-    @activity.defn(name="tidy_spares")
+    @activity.defn
     async def prune_spares(self) -> PruneResult:
-        await self._follow("tidy_spares")
+        await self._follow("prune_spares")
         return self.pruned
 
-    @activity.defn(name="fill_spare")
+    @activity.defn
     async def replenish_spare(self, order: SpareOrder) -> None:
-        await self._follow(f"fill_spare {order.name}")
+        await self._follow(f"replenish_spare {order.name}")
 
     @activity.defn
     async def request_refresh(self) -> None:

@@ -88,7 +88,7 @@ async def test_instance_is_completed_and_the_job_can_be_retried_when_the_backup_
     await asyncio.wait_for(_has_status(handle, "Completed"), 10)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "back_up", "fail", "discard", "begin", "back_up", "finish_backup"]
+    assert script.calls == ["begin", "back_up", "fail", "compensate", "begin", "back_up", "finish_backup"]
     assert (script.reasons, script.attempts) == (["The store is full."], [1, 2])
     await keep("backup-retried", handle)
 
@@ -105,7 +105,7 @@ async def test_job_fails_when_pg_dump_has_failed_as_often_as_the_job_has_attempt
     handle = await start()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *["back_up"] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *["back_up"] * 3, "fail", "compensate"]
     await keep("backup-failed", handle)
 
 
@@ -126,7 +126,7 @@ async def test_nothing_is_recorded_when_the_backup_is_cancelled(
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "back_up", "fail", "discard"]
+    assert script.calls == ["begin", "back_up", "fail", "compensate"]
     assert script.reasons == ["The job was cancelled."]
     await keep("backup-cancelled", handle)
 

@@ -76,11 +76,11 @@ async def test_copy_is_undone_and_retried_when_a_program_has_failed_too_often(
 ) -> None:
     script.faults["provision"] = [ApplicationError("pg_dump has failed.", type="CopyFailedError")] * 3
     handle = await start(online(copy))
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
     assert script.calls == [
-        *("begin", *["provision"] * 3, "fail", "discard"),
+        *("begin", *["provision"] * 3, "fail", "compensate"),
         *("begin", "provision", "finish_create"),
     ]
     assert (script.reasons, script.attempts) == (["pg_dump has failed."], [1, 2])
@@ -92,11 +92,11 @@ async def test_copy_ends_at_once_when_its_source_cannot_be_copied_any_more(
 ) -> None:
     script.faults["provision"] = [refused("The source accepts no connections.")]
     handle = await start(copy)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     script.begun = BeginResult(held=False)
     await handle.signal(JobWorkflow.retry)
     assert "nothing was done" in await handle.result()
-    assert script.calls == ["begin", "provision", "fail", "discard", "begin"]
+    assert script.calls == ["begin", "provision", "fail", "compensate", "begin"]
     await keep("copy-source-gone", handle)
 
 
@@ -115,5 +115,5 @@ async def test_copy_is_undone_when_it_is_cancelled(
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     assert isinstance(failed.value.cause, CancelledError | ApplicationError)
-    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.calls == ["begin", "provision", "fail", "compensate"]
     await keep("copy-cancelled", handle)

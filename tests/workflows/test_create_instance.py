@@ -117,7 +117,7 @@ async def test_job_fails_with_the_reason_when_provisioning_is_refused(
     cause = await _failure(handle)
     assert isinstance(cause, ApplicationError)
     assert cause.message == "The template is missing. Create it."
-    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.calls == ["begin", "provision", "fail", "compensate"]
     assert script.reasons == ["The template is missing. Create it."]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Error"
     await keep("create-provision-refused", handle)
@@ -129,7 +129,7 @@ async def test_job_fails_when_every_attempt_to_provision_failed(
     script.faults["provision"] = [ApplicationError("The template is in use.")] * 3
     handle = await start(job)
     await _failure(handle)
-    assert script.calls == ["begin", *["provision"] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *["provision"] * 3, "fail", "compensate"]
     assert script.reasons == ["The template is in use."]
     await keep("create-provision-exhausted", handle)
 
@@ -165,7 +165,7 @@ async def test_database_is_discarded_when_the_name_was_taken_meanwhile(
     script.faults["finish_create"] = [refused("An instance named 'Grand Bend' already exists.")]
     handle = await start(job)
     await _failure(handle)
-    assert script.calls == ["begin", "provision", "finish_create", "fail", "discard"]
+    assert script.calls == ["begin", "provision", "finish_create", "fail", "compensate"]
     await keep("create-finish-refused", handle)
 
 
@@ -173,11 +173,11 @@ async def test_failure_stands_when_the_clean_up_fails_too(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [refused("no")]
-    script.faults["discard"] = [ApplicationError("server away")] * 3
+    script.faults["compensate"] = [ApplicationError("server away")] * 3
     handle = await start(job)
     await _failure(handle)
-    assert script.calls == ["begin", "provision", "fail", *["discard"] * 3]
-    await keep("create-discard-failing", handle)
+    assert script.calls == ["begin", "provision", "fail", *["compensate"] * 3]
+    await keep("create-compensate-failing", handle)
 
 
 async def test_job_is_done_when_retried_after_a_failure(
@@ -185,10 +185,10 @@ async def test_job_is_done_when_retried_after_a_failure(
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "fail", "discard", "begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "fail", "compensate", "begin", "provision", "finish_create"]
     assert script.attempts == [1, 2]
     await keep("create-retried", handle)
 
@@ -202,7 +202,7 @@ async def test_retry_is_not_lost_when_signalled_during_the_clean_up(
     async def signal() -> None:
         await handle.signal(JobWorkflow.retry)
 
-    script.holds["discard"] = signal
+    script.holds["compensate"] = signal
     assert "is done" in await handle.result()
     await keep("create-retried-during-clean-up", handle)
 
@@ -227,7 +227,7 @@ async def test_workflow_ends_as_failed_when_abandoned(
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.abandon)
     await _failure(handle)
     fired = EventType.EVENT_TYPE_TIMER_FIRED
@@ -251,7 +251,7 @@ async def test_workflow_continues_as_the_delete_when_it_is_handed_over(
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
     assert "DeleteInstanceJob" in await handle.result()
     assert script.calls[4:] == ["begin", "drop", "finish_delete"]
@@ -294,7 +294,7 @@ async def test_earlier_job_is_done_when_the_registry_was_restored_to_where_it_is
     script.faults["provision"] = [refused("no")]
     script.due = True
     handle = await start(replace(job, attempt=3))
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.hand_over, job)
     assert "is done" in await handle.result()
     assert script.attempts == [3, 1]
@@ -328,7 +328,7 @@ async def test_failed_job_goes_on_waiting_when_it_is_handed_an_earlier_one_that_
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(replace(job, attempt=3))
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.hand_over, job)
     await until(lambda: "is_due" in script.calls)
     await handle.signal(JobWorkflow.retry)
@@ -357,18 +357,19 @@ async def test_sql_is_ended_and_the_failure_recorded_when_cancelled_while_clonin
     await handle.cancel()
     assert isinstance(await _failure(handle), CancelledError)
     assert cleaned == [True]
-    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.calls == ["begin", "provision", "fail", "compensate"]
     assert script.reasons == ["The job was cancelled."]
     await keep("create-cancelled", handle)
 
 
-@pytest.mark.parametrize("step", ["begin", "fail", "discard"])
+@pytest.mark.parametrize("step", ["begin", "fail", "compensate"])
 async def test_cancellation_is_acted_on_afterwards_when_a_step_must_not_be_interrupted(
     start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
 ) -> None:
     handle = await start(job)
     # The first try of `begin` is part of the workflow task, which a cancellation cannot interrupt anyway.
-    before = {"begin": ["begin"], "fail": ["begin", "provision"], "discard": ["begin", "provision", "fail"]}
+    worked = ["begin", "provision"]
+    before = {"begin": ["begin"], "fail": worked, "compensate": [*worked, "fail"]}
 
     async def cancel() -> None:
         if script.calls == [*before[step], step]:
@@ -380,7 +381,7 @@ async def test_cancellation_is_acted_on_afterwards_when_a_step_must_not_be_inter
     else:
         script.faults["provision"] = [refused("no")]
     assert isinstance(await _failure(handle), CancelledError)
-    assert script.calls == ["begin", "begin" if step == "begin" else "provision", "fail", "discard"]
+    assert script.calls == ["begin", "begin" if step == "begin" else "provision", "fail", "compensate"]
     await keep(f"create-cancelled-during-{step}", handle)
 
 
@@ -417,7 +418,7 @@ async def test_workflow_ends_when_cancelled_while_waiting_for_a_decision(
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.cancel()
     assert isinstance(await _failure(handle), CancelledError)
     assert script.calls.count("fail") == 1
@@ -429,7 +430,7 @@ async def test_story_is_told_when_an_operator_looks(
 ) -> None:
     script.faults["provision"] = [refused("The template is missing.")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     metadata = await handle.query("__temporal_workflow_metadata")
     assert "The template is missing." in str(metadata)
     assert "Signal `retry`" in str(metadata)

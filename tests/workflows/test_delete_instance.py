@@ -58,7 +58,7 @@ async def test_nothing_is_dropped_when_the_ods_instance_is_in_use(
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     assert isinstance(failed.value.cause, ApplicationError)
-    assert script.calls == ["begin", "fail", "discard"]
+    assert script.calls == ["begin", "fail", "compensate"]
     assert script.reasons == ["The ODS instance is in use by Applications."]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Delete_Failed"
     await keep("delete-refused", handle)
@@ -69,10 +69,10 @@ async def test_job_is_done_when_retried_after_the_drop_was_refused(
 ) -> None:
     script.faults["drop"] = [refused("Sessions of a superuser do not end.")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "drop", "fail", "discard", "begin", "drop", "finish_delete"]
+    assert script.calls == ["begin", "drop", "fail", "compensate", "begin", "drop", "finish_delete"]
     assert script.attempts == [1, 2]
     await keep("delete-retried", handle)
 
@@ -82,7 +82,7 @@ async def test_job_fails_when_every_attempt_to_drop_failed(start: Start, script:
     handle = await start()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *["drop"] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *["drop"] * 3, "fail", "compensate"]
     await keep("delete-failed", handle)
 
 
@@ -90,13 +90,13 @@ async def test_failure_stands_and_can_be_retried_when_a_late_session_could_not_b
     start: Start, script: Script, keep: Keep
 ) -> None:
     script.faults["drop"] = [refused("Sessions of a superuser do not end.")]
-    script.faults["discard"] = [ApplicationError("server away")] * 3
+    script.faults["compensate"] = [ApplicationError("server away")] * 3
     handle = await start()
-    await until(lambda: script.calls.count("discard") == 3)
+    await until(lambda: script.calls.count("compensate") == 3)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls[3:] == [*["discard"] * 3, "begin", "drop", "finish_delete"]
-    await keep("delete-discard-failing", handle)
+    assert script.calls[3:] == [*["compensate"] * 3, "begin", "drop", "finish_delete"]
+    await keep("delete-compensate-failing", handle)
 
 
 async def test_status_is_written_in_the_end_when_the_registry_is_away(
@@ -112,7 +112,7 @@ async def test_status_is_written_in_the_end_when_the_registry_is_away(
 async def test_workflow_ends_as_failed_when_abandoned(start: Start, script: Script, keep: Keep) -> None:
     script.faults["drop"] = [refused("no")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.abandon)
     with pytest.raises(WorkflowFailureError):
         await handle.result()

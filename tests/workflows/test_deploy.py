@@ -40,7 +40,7 @@ async def waiting(client: Client, script: Script, job: InstanceJob) -> WorkflowH
     queue = f"deploy-{uuid.uuid4().hex}"
     async with _worker(client, queue, script, *WORKFLOWS):
         handle = await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
-        await until(lambda: "discard" in script.calls)
+        await until(lambda: "compensate" in script.calls)
         await handle.query("__temporal_workflow_metadata")  # the task that waits is done
     return handle
 

@@ -28,7 +28,7 @@ async def test_handed_over_job_is_not_lost_when_the_workflow_is_cancelled(
         await handle.cancel()
         await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
 
-    script.holds["discard"] = cancel_and_hand_over
+    script.holds["compensate"] = cancel_and_hand_over
     deletion = replace(job, operation=Operation.DELETE, number=2)
     assert "DeleteInstanceJob" in await handle.result()
     assert (await (await handle.describe()).memo())["job"] == deletion.job_id

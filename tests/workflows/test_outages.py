@@ -176,7 +176,7 @@ async def test_job_is_undone_when_it_is_cancelled_while_it_waits(
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     assert script.reasons == ["The job was cancelled."]
-    assert script.calls[-1] == "discard"
+    assert script.calls[-1] == "compensate"
     await keep("create-outage-cancelled", handle)
 
 
@@ -198,7 +198,7 @@ async def test_job_is_undone_when_it_is_cancelled_during_a_try_that_meets_an_out
     with pytest.raises(WorkflowFailureError):
         await handle.result()
     assert script.reasons == ["The job was cancelled."]
-    assert script.calls == ["begin", "provision", "fail", "discard"]
+    assert script.calls == ["begin", "provision", "fail", "compensate"]
     await keep("create-outage-while-cancelled", handle)
 
 
@@ -236,7 +236,7 @@ async def test_delete_ends_and_is_not_tried_again_when_it_is_cancelled_during_it
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     assert isinstance(failed.value.cause, CancelledError), "it does not wait for a decision"
-    assert script.calls == ["begin", "drop", "fail", "discard"]
+    assert script.calls == ["begin", "drop", "fail", "compensate"]
     assert (script.reasons, script.outages) == ([reason], [False]), "an outage would have it tried again"
     await keep(f"delete-cancelled-in-last-try-{kind}", handle)
 
@@ -257,7 +257,7 @@ async def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_
 ) -> None:
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     other = replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10", name="Another")
     await handle.signal(JobWorkflow.hand_over, other)
     assert "is done" in await handle.result()

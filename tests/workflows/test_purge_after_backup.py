@@ -92,9 +92,9 @@ async def test_nothing_after_it_is_done_when_a_step_has_failed_and_all_is_when_i
 ) -> None:
     script.faults[step] = [refused("The store is full.")]
     handle = await start(purge)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     done = STEPS[: STEPS.index(step) + 1]
-    assert script.calls == ["begin", *done, "fail", "discard"]
+    assert script.calls == ["begin", *done, "fail", "compensate"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Delete_Failed"
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
@@ -122,7 +122,7 @@ async def test_nothing_is_done_when_the_purge_is_refused_at_its_beginning(
     handle = await start(purge)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "fail", "discard"]
+    assert script.calls == ["begin", "fail", "compensate"]
     await keep("purge-after-backup-refused", handle)
 
 
@@ -141,7 +141,7 @@ async def test_database_stays_closed_in_the_trash_when_the_purge_is_cancelled(
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *STEPS[: STEPS.index(step) + 1], "fail", "discard"]
+    assert script.calls == ["begin", *STEPS[: STEPS.index(step) + 1], "fail", "compensate"]
     assert script.reasons == ["The job was cancelled."]
     await keep(f"purge-after-backup-cancelled-{step.replace('_', '-')}", handle)
 
@@ -151,7 +151,7 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
 ) -> None:
     script.faults["verify_final_backup"] = [refused("The table dbo.treasure is missing.")]
     handle = await start(purge)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     undelete = replace(purge, operation=Operation.UNDELETE, number=4)
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
@@ -190,5 +190,5 @@ async def test_no_purge_is_requested_when_the_delete_has_failed(
     handle = await start(trash)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "trash", "fail", "discard"]
+    assert script.calls == ["begin", "trash", "fail", "compensate"]
     await keep("trash-that-failed-before-its-purge", handle)

@@ -56,10 +56,10 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
     start: Start, script: Script, keep: Keep, job: InstanceJob
 ) -> None:
     script.stuck = [StuckPage([job, job], 150), StuckPage([job], 170), StuckPage([], None)]
-    script.leftovers = [Leftovers([job], more=True), Leftovers([replace(job, instance_id=8)])]
+    script.leftovers = [Leftovers([job], more=True), Leftovers([replace(job, instance_id=8)], more=False)]
     script.purges = PurgeReport(2)
     script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
-    script.faults["discard"] = [refused("It was retried meanwhile.")]
+    script.faults["compensate"] = [refused("It was retried meanwhile.")]
     handle = await start()
     assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions, 2 purges."
     assert f"find_leftovers after {job.instance_id}" in script.calls

@@ -71,7 +71,7 @@ async def test_instance_keeps_its_name_when_the_new_one_was_taken_meanwhile(
     script.begun = BeginResult(held=True, refusal="An instance named 'Big Bend' already exists.")
     handle = await start()
     await _failed(handle)
-    assert script.calls == ["begin", "fail", "discard"]
+    assert script.calls == ["begin", "fail", "compensate"]
     assert script.reasons == ["An instance named 'Big Bend' already exists."]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Error"
     await keep("rename-refused", handle)
@@ -80,8 +80,8 @@ async def test_instance_keeps_its_name_when_the_new_one_was_taken_meanwhile(
 @pytest.mark.parametrize(
     ("step", "calls"),
     [
-        ("rename", ["begin", "rename", "fail", "discard"]),
-        ("finish_rename", ["begin", "rename", "finish_rename", "fail", "discard"]),
+        ("rename", ["begin", "rename", "fail", "compensate"]),
+        ("finish_rename", ["begin", "rename", "finish_rename", "fail", "compensate"]),
     ],
 )
 async def test_database_is_renamed_back_when_a_step_is_refused(
@@ -101,7 +101,7 @@ async def test_job_fails_when_every_attempt_to_rename_failed(
     script.faults["rename"] = [ApplicationError("Sessions do not end.")] * 3
     handle = await start()
     await _failed(handle)
-    assert script.calls == ["begin", *["rename"] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *["rename"] * 3, "fail", "compensate"]
     await keep("rename-exhausted", handle)
 
 
@@ -118,10 +118,10 @@ async def test_status_is_written_in_the_end_when_the_registry_is_away(
 async def test_job_is_done_when_retried_after_a_failure(start: Start, script: Script, keep: Keep) -> None:
     script.faults["rename"] = [refused("The name is taken.")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "rename", "fail", "discard", "begin", "rename", "finish_rename"]
+    assert script.calls == ["begin", "rename", "fail", "compensate", "begin", "rename", "finish_rename"]
     assert script.attempts == [1, 2]
     await keep("rename-retried", handle)
 
@@ -129,7 +129,7 @@ async def test_job_is_done_when_retried_after_a_failure(start: Start, script: Sc
 async def test_workflow_ends_as_failed_when_abandoned(start: Start, script: Script, keep: Keep) -> None:
     script.faults["rename"] = [refused("no")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.abandon)
     await _failed(handle)
     await keep("rename-abandoned", handle)
@@ -147,7 +147,7 @@ async def test_database_is_renamed_back_when_the_job_is_cancelled(
 
     script.holds["begin"] = cancel
     await _failed(handle)
-    assert script.calls == ["begin", "begin", "fail", "discard"]
+    assert script.calls == ["begin", "begin", "fail", "compensate"]
     assert script.reasons == ["The job was cancelled."]
     await keep("rename-cancelled", handle)
 
@@ -157,7 +157,7 @@ async def test_next_job_follows_without_a_gap_when_it_is_handed_over(
 ) -> None:
     script.faults["rename"] = [refused("no")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     deletion = replace(renaming, operation=Operation.DELETE, number=3, new_name=None, new_database=None)
     await handle.signal(JobWorkflow.hand_over, deletion)
     assert await handle.result() == f"{deletion.job_id} is done."

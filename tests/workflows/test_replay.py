@@ -1,29 +1,28 @@
 """Recorded histories of every path replay against the code as it is now.
 
-`pytest tests/workflows --record` writes them anew; those that a patch has overtaken are kept in a folder of
-its name. A change of workflow code that makes one fail would break jobs that run while it is deployed, and
-needs `workflow.patched`.
+One run is recorded of each path, that is of each sequence of what a workflow does and meets, in which the
+activities of an operation's own count by their order alone, and one of each operation in which nothing goes
+wrong (`paths.py`).
 """
 
 from pathlib import Path
 
 import pytest
-from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from ods.temporal.client import DATA_CONVERTER
 from ods.temporal.tracing import JobTracing
 from tests.collector import tracing
+from tests.workflows.paths import HISTORIES, read_history
 from tests.workflows.sandbox import replay
 from worker import WORKFLOWS
 
-HISTORIES = sorted((Path(__file__).parent / "histories").glob("**/*.json"))
+ALL_HISTORIES = sorted(HISTORIES.glob("*.json"))
 
 
-@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL_HISTORIES, ids=lambda path: path.stem)
 async def test_history_replays_when_it_was_recorded_earlier(path: Path) -> None:
-    history = WorkflowHistory.from_json(path.stem, path.read_text())  # noqa: ASYNC240 - a small file
-    await replay(history)
+    await replay(read_history(path))
 
 
 @pytest.mark.long
@@ -35,6 +34,6 @@ async def test_histories_replay_and_make_no_spans_when_workflows_are_traced() ->
             workflow_runner=UnsandboxedWorkflowRunner(),
             interceptors=[JobTracing()],
         )
-        for path in HISTORIES:
-            await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+        for path in ALL_HISTORIES:
+            await replayer.replay_workflow(read_history(path))
     assert traces.spans == []

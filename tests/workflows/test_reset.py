@@ -95,7 +95,7 @@ async def test_instance_is_completed_and_the_job_undone_when_the_step_has_failed
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *[step] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *[step] * 3, "fail", "compensate"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
     await keep(f"{operation.lower()}-failed", handle)
 
@@ -107,7 +107,7 @@ async def test_job_is_done_after_all_when_it_had_exchanged_the_databases(
     script.followed = True
     handle = await start(Operation.RESET)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "reset", "fail", "discard"]
+    assert script.calls == ["begin", "reset", "fail", "compensate"]
     await keep("reset-followed", handle)
 
 
@@ -116,7 +116,7 @@ async def test_reset_is_tried_again_when_the_operator_says_so(
 ) -> None:
     script.faults["reset"] = [refused("Sessions of a superuser do not end.")]
     handle = await start(Operation.RESET)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
     assert script.attempts == [1, 2]
@@ -131,7 +131,7 @@ async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "fail", "discard"]
+    assert script.calls == ["begin", "fail", "compensate"]
     await keep(f"{operation.lower()}-refused", handle)
 
 
@@ -177,11 +177,11 @@ async def test_reset_to_a_copy_is_not_tried_again_when_its_source_cannot_be_copi
 ) -> None:
     script.faults["reset"] = [refused("The source accepts no connections.")]
     handle = await start(Operation.REPLACE)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     script.begun = BeginResult(held=False)
     await handle.signal(JobWorkflow.retry)
     assert "nothing was done" in await handle.result()
-    assert script.calls == ["begin", "reset", "fail", "discard", "begin"]
+    assert script.calls == ["begin", "reset", "fail", "compensate", "begin"]
     await keep("replace-source-gone", handle)
 
 
@@ -199,7 +199,7 @@ async def test_reset_to_a_backup_is_undone_when_it_is_cancelled(
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "reset", "fail", "discard"]
+    assert script.calls == ["begin", "reset", "fail", "compensate"]
     await keep("replace-cancelled", handle)
 
 

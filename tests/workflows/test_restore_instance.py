@@ -46,11 +46,11 @@ async def test_restore_is_undone_and_retried_when_it_has_failed_too_often(
 ) -> None:
     script.faults["provision"] = [ApplicationError("It is damaged.", type="BackupFaultError")] * 3
     handle = await start(restore)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
     assert script.calls == [
-        *("begin", *["provision"] * 3, "fail", "discard"),
+        *("begin", *["provision"] * 3, "fail", "compensate"),
         *("begin", "provision", "finish_create"),
     ]
     await keep("restore-retried", handle)

@@ -54,11 +54,11 @@ async def test_copy_is_removed_and_the_job_fails_when_a_step_is_refused(
 ) -> None:
     script.faults[step] = [refused("pg_dump has failed.")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.abandon)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls[-2:] == ["fail", "discard"]
+    assert script.calls[-2:] == ["fail", "compensate"]
     assert script.reasons == ["pg_dump has failed."]
     await keep(f"snapshot-{step}-refused", handle)
 
@@ -68,7 +68,7 @@ async def test_copy_is_made_again_when_the_operator_signals_retry(
 ) -> None:
     script.faults["snapshot"] = [refused("pg_dump has failed.")]
     handle = await start()
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
     assert script.attempts == [1, 2]

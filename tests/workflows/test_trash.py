@@ -88,7 +88,7 @@ async def test_nothing_is_done_when_the_job_is_refused_at_its_beginning(
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "fail", "discard"]
+    assert script.calls == ["begin", "fail", "compensate"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == FAILED[operation]
     await keep(f"{operation.lower()}-refused", handle)
 
@@ -100,10 +100,10 @@ async def test_job_is_undone_and_can_be_retried_when_a_step_has_failed(
     step, last = STEPS[operation]
     script.faults[step] = [refused("Sessions of a superuser do not end.")]
     handle = await start(operation)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", step, "fail", "discard", "begin", step, last]
+    assert script.calls == ["begin", step, "fail", "compensate", "begin", step, last]
     assert script.attempts == [1, 2]
     await keep(f"{operation.lower()}-retried", handle)
 
@@ -117,7 +117,7 @@ async def test_job_fails_when_every_attempt_has_failed(
     handle = await start(operation)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", *[step] * 3, "fail", "discard"]
+    assert script.calls == ["begin", *[step] * 3, "fail", "compensate"]
     await keep(f"{operation.lower()}-failed", handle)
 
 
@@ -150,7 +150,7 @@ async def test_late_session_is_ended_when_the_job_is_cancelled(
     await handle.cancel()
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", step, "fail", "discard"]
+    assert script.calls == ["begin", step, "fail", "compensate"]
     assert script.reasons == ["The job was cancelled."]
     await keep(f"{operation.lower()}-cancelled", handle)
 
@@ -162,7 +162,7 @@ async def test_database_goes_back_to_the_trash_when_its_name_was_taken_before_th
     handle = await start(Operation.UNDELETE)
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "undelete", "finish_undelete", "fail", "discard"]
+    assert script.calls == ["begin", "undelete", "finish_undelete", "fail", "compensate"]
     await keep("undelete-finish-refused", handle)
 
 
@@ -174,7 +174,7 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
 ) -> None:
     script.faults["purge"] = [refused("It carries another comment.")]
     handle = await start(Operation.PURGE)
-    await until(lambda: "discard" in script.calls)
+    await until(lambda: "compensate" in script.calls)
     undelete = replace(job_of(Operation.UNDELETE), number=3)
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
