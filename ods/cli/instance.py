@@ -296,7 +296,7 @@ def contexts(  # noqa: PLR0913 - a command line's options
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Replace the contexts of an instance; while it has any, `purge` and `detach` are refused."""
+    """Replace the contexts of an instance; while it has any, `detach` is refused."""
     if none == bool(wanted):
         raise CommandError("Give the contexts that the instance shall have, or --none, which removes them.")
     replaced = _contexts(key_values(wanted or []))

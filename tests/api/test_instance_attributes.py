@@ -481,7 +481,10 @@ async def test_contexts_are_published_with_the_ods_instance_and_reserved_until_t
     ods_instance = (await api.get(f"{ODS_INSTANCES}/{instance_id}")).json()
     published = {it["contextKey"]: it["contextValue"] for it in ods_instance["odsInstanceContexts"]}
     assert published == {"schoolYear": "2027", "district": "255901"}
-    assert await rows.fetchval("SELECT reservedcontexts FROM adminapi.dbinstances") is None
+    for one in ods_instance["odsInstanceContexts"]:
+        assert (await api.delete(f"{CONTEXTS}/{one['id']}")).status_code == 200
+    assert (await attributes_of(api, instance_id))["contexts"] == []
+    await created(api, contexts=contexts(schoolYear="2027", district="255901"))
 
 
 @pytest.mark.parametrize("is_published", [False, True], ids=["reserved", "published"])
@@ -630,6 +633,95 @@ async def test_contexts_are_replaced_and_those_that_stay_keep_their_ids_when_the
     assert (await change(api, instance_id, contexts=[])).json()["contexts"] == []
     assert await ids() == {}
     assert (await api.delete(f"{INSTANCES}/{instance_id}")).status_code == 202
+
+
+async def context_ids(api: httpx.AsyncClient, instance_id: int) -> dict[str, int]:
+    """The ids of the contexts of its ODS instance, by their keys."""
+    shown = (await api.get(f"{ODS_INSTANCES}/{instance_id}")).json()["odsInstanceContexts"]
+    return {it["contextKey"]: it["id"] for it in shown}
+
+
+async def purge_answer(api: httpx.AsyncClient, instance_id: int) -> int:
+    """How a purge of the live instance would be answered."""
+    planned = (await api.delete(f"{INSTANCES}/{instance_id}?purge=true&dryRun=true")).json()
+    if planned["status"] != 202:
+        assert "OdsInstanceContexts" in planned["errors"]["Id"][0], planned
+    return int(planned["status"])
+
+
+@pytest.mark.parametrize("trash_days", [7, 0])
+async def test_own_contexts_go_with_the_instance_when_its_database_is_dropped_at_once(
+    settings: Settings,
+    temporal_address: str,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    trash_days: int,
+) -> None:
+    own = settings.model_copy(update={"trash_days": trash_days})
+    async with running(own, temporal_address) as app, client_of(app, headers=bearer(own)) as api:
+        instance_id = await created(api, contexts=contexts(schoolYear="2027", district="255901"))
+        await finish(job_store, instance_id)
+        detached = await api.delete(f"{INSTANCES}/{instance_id}?detach=true")
+        assert (detached.status_code, "OdsInstanceContexts" in detached.json()["detail"]) == (409, True)
+        wanted = contexts(schoolYear="2028", district="255901", stage="pilot")
+        assert (await change(api, instance_id, contexts=wanted)).status_code == 200
+
+        assert await purge_answer(api, instance_id) == 202
+        query = "?purge=true" if trash_days else ""
+        assert (await api.delete(f"{INSTANCES}/{instance_id}{query}")).status_code == 202
+        (job,) = await job_store.waiting_jobs(0, 9)
+        assert job.operation == "Delete"
+        for _ in range(2):  # the step may be repeated
+            assert (await job_store.begin(job)).held
+            assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstancecontexts") == 0
+        assert await job_store.finish_delete(job)
+        await created(api, contexts=wanted)
+
+
+async def test_contexts_that_others_gave_or_changed_keep_an_instance_when_it_is_to_be_purged(
+    api: httpx.AsyncClient, job_store: JobStore, rows: asyncpg.Connection
+) -> None:
+    instance_id = await created(api, contexts=contexts(schoolYear="2027", district="255901"))
+    await finish(job_store, instance_id)
+    ids = await context_ids(api, instance_id)
+    year = {"odsInstanceId": instance_id, **context("schoolYear", "2027")}
+    changes = [
+        year | {"contextValue": "2028"},
+        year | {"contextKey": "SchoolYear"},
+    ]
+    for changed in changes:
+        assert (await api.put(f"{CONTEXTS}/{ids['schoolYear']}", json=changed)).status_code == 200
+        assert await purge_answer(api, instance_id) == 409
+        assert (await api.put(f"{CONTEXTS}/{ids['schoolYear']}", json=year)).status_code == 200
+        assert await purge_answer(api, instance_id) == 202
+
+    other = {"odsInstanceId": instance_id, **context("stage", "pilot")}
+    assert (await api.post(CONTEXTS, json=other)).status_code == 201
+    assert await purge_answer(api, instance_id) == 409
+    stage = (await context_ids(api, instance_id))["stage"]
+    assert (await api.delete(f"{CONTEXTS}/{stage}")).status_code == 200
+    assert await purge_answer(api, instance_id) == 202
+
+    # As another product writes them.
+    await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = 'x' WHERE contextkey = 'district'")
+    assert await purge_answer(api, instance_id) == 409
+    # Who gives all of them anew has said that they are the instance's.
+    assert (await change(api, instance_id, contexts=contexts(district="x"))).status_code == 200
+    assert await purge_answer(api, instance_id) == 202
+    assert (await api.delete(f"{CONTEXTS}/{ids['district']}")).status_code == 200
+    assert await purge_answer(api, instance_id) == 202
+
+
+async def test_ods_instance_with_own_contexts_stays_when_the_admin_api_s_surface_deletes_it(
+    settings: Settings, temporal_address: str, job_store: JobStore
+) -> None:
+    """There, no ODS instance with contexts is deleted, unless it goes to the trash."""
+    own = settings.model_copy(update={"trash_days": 0})
+    async with running(own, temporal_address) as app, client_of(app, headers=bearer(own)) as api:
+        instance_id = await created(api, contexts=contexts(schoolYear="2027"))
+        await finish(job_store, instance_id)
+        answer = await api.delete(f"{ODS_INSTANCES}/{instance_id}")
+        assert "OdsInstanceContexts refer to this ODS instance" in faults_of(answer)["Id"][0]
 
 
 @pytest.mark.parametrize("state", ["InProgress_Delete", "Delete_Failed"])

@@ -148,7 +148,7 @@ def test_attributes_are_given_changed_and_found_when_commanded(instance: Ods, na
     assert labelled["labels"] == {"stage": "live", "new": "1"}
     assert "must be a key and a value" in error(instance("label", number, "stage"))
     assert content(instance("unprotect", number, "--json"))["protected"] is False
-    assert "OdsInstanceContexts" in error(instance("purge", number, "--live", "--yes"))
+    assert "OdsInstanceContexts" in error(instance("detach", number, "--yes"))
     assert "--none, which removes them" in error(instance("contexts", number))
     assert content(instance("contexts", number, "--none", "--json"))["contexts"] == []
     assert content(instance("delete", number, "--wait", "--json"))["status"] == "Deleted"

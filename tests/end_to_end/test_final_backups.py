@@ -183,6 +183,19 @@ async def test_live_instance_is_backed_up_verified_and_dropped_when_that_is_requ
     assert title.endswith(f"after the backup {backup['id']}")
 
 
+async def test_own_contexts_are_in_the_backup_when_they_go_with_a_live_instance(
+    api: httpx.AsyncClient, store: Path, admin: asyncpg.Connection, rows: asyncpg.Connection, job: InstanceJob
+) -> None:
+    own = {"contexts": [{"contextKey": "schoolYear", "contextValue": "2027"}]}
+    path = f"/v2/dbInstances/{job.instance_id}"
+    assert (await api.patch(path, json=own)).status_code == 200
+    await purged(api, f"{path}?purge=true&finalBackup=true")
+    assert await names(admin, job.mark) == []
+    assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstancecontexts") == 0
+    (manifest,) = manifests(store)
+    assert '"contextValue": "2027"' in manifest
+
+
 async def test_instance_in_the_trash_is_backed_up_with_its_contexts_when_that_is_requested(
     operator: Operator,
     api: httpx.AsyncClient,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import asyncpg
@@ -109,6 +110,35 @@ async def test_instance_is_as_before_when_its_delete_is_taken_back(
     again = await deleted(operator, job)
     assert await names(admin, job.mark) == [again.trash_database]
     assert again.trash_database != deletion.trash_database
+
+
+async def test_own_contexts_go_with_an_instance_that_is_purged_and_those_of_others_keep_it(
+    operator: Operator, api: httpx.AsyncClient, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+) -> None:
+    own = [{"contextKey": "schoolYear", "contextValue": "2027"}]
+    body = {"name": name, "databaseTemplate": "Minimal", "contexts": own}
+    number = (await api.post("/v2/dbInstances", json=body)).json()["id"]
+    job = await operator.queries.instance(number)
+
+    async def has_status(status: InstanceStatus) -> bool:
+        (row,) = await operator.queries.instances(offset=0, limit=1, instance_id=number)
+        return row.status == status
+
+    await wait_until(partial(has_status, InstanceStatus.COMPLETED), 30)
+    other = {"odsInstanceId": number, "contextKey": "stage", "contextValue": "pilot"}
+    given = (await api.post("/v2/odsInstanceContexts", json=other)).headers["location"].rpartition("/")[2]
+    refused = await api.delete(f"/v2/dbInstances/{number}?purge=true")
+    assert (refused.status_code, "OdsInstanceContexts" in refused.json()["detail"]) == (409, True)
+    assert await rows.fetchval("SELECT count(*) FROM dbo.odsinstancecontexts") == 2
+
+    assert (await api.delete(f"/v2/odsInstanceContexts/{given}")).status_code == 200
+    assert (await api.delete(f"/v2/dbInstances/{number}?purge=true")).status_code == 202
+    await wait_until(partial(has_status, InstanceStatus.DELETED), 30)
+    assert await names(admin, str(job.mark)) == []
+    for table in ("odsinstances", "odsinstancecontexts"):
+        assert await rows.fetchval(f"SELECT count(*) FROM dbo.{table}") == 0  # noqa: S608 - constants
+    next_one = body | {"name": f"{name} next"}
+    assert (await api.post("/v2/dbInstances", json=next_one)).status_code == 202
 
 
 async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(

@@ -151,6 +151,122 @@ async def test_parts_are_not_forgotten_when_another_delete_follows_a_failed_move
     assert [len(parts) for parts in kept] == ([1, 0] if part == "OdsInstanceContexts" else [0, 1])
 
 
+async def with_own_context(
+    instances: InstanceStore, job_store: JobStore, name: str, year: str = "2027"
+) -> InstanceJob:
+    """A new instance whose request has given it a context."""
+    own = AttributeChanges(contexts={"schoolYear": year})
+    job = (await instances.reserve(name, Template.MINIMAL, own)).job
+    await job_store.begin(job)
+    assert await job_store.finish_create(job, CONNECTION_STRING)
+    return job
+
+
+async def contexts_after_undelete(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, instance_id: int
+) -> dict[str, str]:
+    undelete = (await instances.request_undelete(instance_id)).job
+    assert (await job_store.begin(undelete)).held
+    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
+    return {row.key: row.value for row in await queries.contexts_of(undelete.ods_instance_id)}
+
+
+async def test_context_that_others_gave_stays_when_it_comes_between_a_purge_and_its_beginning(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await with_own_context(instances, job_store, name)
+    purge = (await instances.request_delete(job.instance_id, PURGE)).job
+    await rows.execute(_CONTEXT, job.ods_instance_id)
+    assert not (await job_store.begin(purge)).held
+    row = await row_of(queries, job)
+    assert (row.status, row.set_aside) == ("Completed", None)
+    assert row.error_message == "The ODS instance is in use by OdsInstanceContexts."
+    assert {it.key for it in await queries.contexts_of(job.ods_instance_id)} == {"schoolYear", "year"}
+
+    await rows.execute("DELETE FROM dbo.odsinstancecontexts WHERE contextkey = 'year'")
+    purge = (await instances.request_delete(job.instance_id, PURGE)).job
+    await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = '2030'")
+    assert not (await job_store.begin(purge)).held
+    assert [it.value for it in await queries.contexts_of(job.ods_instance_id)] == ["2030"]
+
+
+async def test_contexts_come_back_as_they_were_when_others_have_changed_the_own_ones(
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    job = await with_own_context(instances, job_store, name)
+    await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = '2030'")
+    delete = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(delete)
+    assert await job_store.finish_delete(delete)
+    # What is not the instance's any more, another one may have.
+    await with_own_context(instances, job_store, f"{name} next")
+    came_back = await contexts_after_undelete(instances, job_store, queries, job.instance_id)
+    assert came_back == {"schoolYear": "2030"}
+    with pytest.raises(RefusedError, match="OdsInstanceContexts"):
+        await instances.request_delete(job.instance_id, PURGE)
+
+
+async def test_own_contexts_come_back_when_a_purge_has_failed_and_a_delete_follows(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    job = await with_own_context(instances, job_store, name)
+    for _ in range(2):
+        purge = (await instances.request_delete(job.instance_id, PURGE)).job
+        assert (await job_store.begin(purge)).held
+        await job_store.fail(purge, "Sessions do not end.")
+    delete = (await instances.request_delete(job.instance_id)).job
+    assert delete.operation is Operation.TRASH
+    await job_store.begin(delete)
+    assert await job_store.finish_delete(delete)
+    came_back = await contexts_after_undelete(instances, job_store, queries, job.instance_id)
+    assert came_back == {"schoolYear": "2027"}
+
+
+@pytest.mark.parametrize("way", [Operation.DETACH, Operation.DELETE])
+async def test_own_contexts_are_forgotten_when_a_purge_was_to_do_that_and_has_failed(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, way: Operation
+) -> None:
+    job = await with_own_context(instances, job_store, name)
+    purge = (await instances.request_delete(job.instance_id, PURGE)).job
+    assert (await job_store.begin(purge)).held
+    await job_store.fail(purge, "Sessions do not end.")
+    again = (await instances.request_delete(job.instance_id, Delete(way))).job
+    assert (await job_store.begin(again)).held
+    assert await job_store.finish_delete(again)
+    row = await row_of(queries, job)
+    assert (row.status, row.is_in_trash, row.set_aside) == ("Deleted", False, None)
+    assert await queries.contexts_of(job.ods_instance_id) == []
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own", "changed by others"])
+async def test_purge_may_follow_a_failed_move_to_the_trash_when_that_keeps_own_contexts_alone(
+    instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, *, is_own: bool
+) -> None:
+    job = await with_own_context(instances, job_store, name)
+    if not is_own:
+        await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = '2030'")
+    delete = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(delete)
+    await job_store.fail(delete, "Sessions do not end.")
+    with pytest.raises(RefusedError, match="OdsInstanceContexts"):
+        await instances.request_delete(job.instance_id, Delete(Operation.DETACH))
+    if is_own:
+        purge = (await instances.request_delete(job.instance_id, PURGE)).job
+        assert (await job_store.begin(purge)).held
+        assert await job_store.finish_delete(purge)
+    else:
+        with pytest.raises(RefusedError, match="OdsInstanceContexts"):
+            await instances.request_delete(job.instance_id, PURGE)
+
+
 async def test_parts_of_others_stay_when_those_of_an_instance_are_set_aside(
     instances: InstanceStore,
     job_store: JobStore,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -164,6 +164,7 @@ class AdoptionStore:
             require_state(instance, status.REQUEST_UNDELETE.sources, "given a database")
             await require_place(session, instance, instance.name, database.name)
             left, kept = instance.database_name, instance.set_aside
+            was_published = instance.published_at is not None
             columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
             # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
             number = max(number, instance.job_number) + 1
@@ -174,7 +175,7 @@ class AdoptionStore:
             instance.published_at = instance.published_at or UTC_NOW
             await session.flush()
             await session.refresh(instance)
-            job = self._factory.last_attempt(instance)
+            job = replace(self._factory.last_attempt(instance), published=was_published)
             await start_routing(session, job, database.connection_string)
             renamed = partial(self._strings.renamed, left, database.name)
             await give_back(session, instance.ods_instance_id, kept, renamed)

@@ -24,7 +24,12 @@ from ods.registry.instances.origins import CopyOrigin
 from ods.registry.instances.protection import protection_refusal
 from ods.registry.instances.reservations import former_name_refusal, require_free
 from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
-from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, set_routing_aside
+from ods.registry.instances.set_aside import (
+    context_obstacle,
+    contexts_to_come_back,
+    keep_own_contexts,
+    set_routing_aside,
+)
 from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.steps import Guard, fencing_token, is_at, take_step
 from ods.registry.instances.versions import replacement_obstacle
@@ -197,6 +202,8 @@ async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job:
         return obstacle
     if job.operation is Operation.TRASH:
         return await set_routing_aside(session, job)
+    if job.operation is Operation.DELETE:
+        await keep_own_contexts(session, job)
     return await end_routing(session, job.ods_instance_id)
 
 

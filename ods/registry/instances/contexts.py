@@ -1,16 +1,18 @@
 """Contexts that clients give an instance: keys and values by which the ODS/API chooses its ODS instance.
 
 The ODS/API chooses by all contexts of a request together. So a context may be that of many instances, as a
-school year is, but all contexts of an instance together are its own: no two live instances have the same
-keys and values, in whatever case they are written, for the ODS/API compares values without case. Until the
-instance has an ODS instance, its contexts are reserved in its row; so are those that were set aside, while it
-is undeleted.
+school year is, but no two live instances have all keys and values the same, in whatever case they are
+written, for the ODS/API compares values without case. Until the instance has an ODS instance, its contexts
+are reserved in its row; so are those that were set aside, while it is undeleted.
+
+The row keeps them: a context of the ODS instance is the instance's own if key and value are as there. Others
+were given, or changed, by requests for ODS instances or by another product.
 """
 
 from collections.abc import Mapping
 from functools import partial
 
-from sqlalchemy import TextClause, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, TextClause, delete, false, insert, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.registry.instances import status
@@ -41,7 +43,7 @@ _LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended(contexts::text, {_SETS})
 _RESERVED = f"""
 SELECT 'reserved' AS place, odsinstanceid AS owner, name, reserved.key, reserved.value
 FROM adminapi.managed_instances, jsonb_each_text(reservedcontexts) AS reserved
-WHERE reservedcontexts IS NOT NULL AND state <> '{InstanceStatus.DELETED}'
+WHERE reservedcontexts IS NOT NULL AND publishedat IS NULL AND state <> '{InstanceStatus.DELETED}'
 UNION ALL
 SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
@@ -132,11 +134,20 @@ def _wanted(contexts: Mapping[str, str]) -> dict[str, object]:
 
 async def publish_contexts(session: AsyncSession, job: InstanceJob) -> None:
     """Give the new ODS instance, whose row is there, the contexts that are reserved for its instance."""
-    row = DbInstance.id == job.instance_id
-    reserved = await session.scalar(select(DbInstance.reserved_contexts).where(row))
-    if reserved:
-        await _add(session, job.ods_instance_id, reserved)
-        await session.execute(update(DbInstance).where(row).values(reserved_contexts=None))
+    if not job.published:
+        await _add(session, job.ods_instance_id, await own_contexts_of(session, job.instance_id))
+
+
+async def own_contexts_of(session: AsyncSession, instance_id: int) -> Mapping[str, str]:
+    """The contexts that requests for the instance have given it, whether its ODS instance has them or not."""
+    row = DbInstance.id == instance_id
+    return await session.scalar(select(DbInstance.own_contexts).where(row)) or {}
+
+
+def is_among(contexts: Mapping[str, str]) -> ColumnElement[bool]:
+    """Whether key and value of a row are one of these, letter by letter."""
+    pair = tuple_(OdsInstanceContext.key, OdsInstanceContext.value)
+    return pair.in_(list(contexts.items())) if contexts else false()
 
 
 async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts: Mapping[str, str]) -> None:
@@ -148,7 +159,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
     """
     if instance.published_at is None:
         await require_free_contexts(session, contexts, instance.ods_instance_id)
-        instance.reserved_contexts = dict(contexts) or None
+        instance.own_contexts = dict(contexts) or None
         return
     number, table = instance.ods_instance_id, OdsInstanceContext
     # As it is locked by those that change a single context.
@@ -157,6 +168,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
         reason = "The ODS/API does not route to the instance any more: it can have no contexts."
         raise RefusedError(current, reason, status.next_step(current))
     await require_free_contexts(session, contexts, number)
+    instance.own_contexts = dict(contexts) or None
     rows = (await session.scalars(select(table).where(table.ods_instance_id == number))).all()
     kept = {row.key: row.value for row in rows if contexts.get(row.key) == row.value}
     await session.execute(delete(table).where(table.ods_instance_id == number, table.key.not_in(kept)))

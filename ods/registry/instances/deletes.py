@@ -1,5 +1,6 @@
 """What deletes do: whether the database goes to the trash, stays, or is dropped, and is backed up first."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -59,6 +60,14 @@ class DeleteRules:
         """
         is_trashed = self.way(instance, delete) is Operation.TRASH
         return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
+
+    def forgotten_contexts(self, instance: DbInstance, delete: Delete) -> Mapping[str, str]:
+        """The contexts that such a delete for good takes along with a live instance: its own.
+
+        A detach leaves the database in use, which the ODS/API chooses by them.
+        """
+        is_left = self.way(instance, delete) is Operation.DETACH
+        return {} if is_left else instance.own_contexts or {}
 
     def may_back_up(self, delete: Delete) -> bool:
         """Whether such a delete makes a backup of an instance that has a database."""

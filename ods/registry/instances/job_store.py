@@ -400,11 +400,11 @@ class JobStore:
         guard = fencing_token_of(Operation.UNDELETE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
         async with self._sessions.transaction(conflicts) as session:
-            parts = select(DbInstance.set_aside, DbInstance.reserved_contexts).where(*guard)
-            kept, reserved = (await session.execute(parts)).one_or_none() or (None, None)
+            parts = select(DbInstance.set_aside, DbInstance.own_contexts).where(*guard)
+            kept, own = (await session.execute(parts)).one_or_none() or (None, None)
             took_step = await take_step(session, job, step, restored, guard)
             if took_step:
-                contexts = contexts_to_come_back(kept, reserved)
+                contexts = contexts_to_come_back(kept, None if job.published else own)
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
                 await start_routing(session, replace(job, name=job.final_name), connection_string)

@@ -50,7 +50,7 @@ UNREADABLE = UnreadableConnectionStrings()
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
     """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
 
-    It gets the contexts that are reserved for the instance.
+    It gets the contexts that are reserved for the instance, if it has had no ODS instance before.
 
     Raises:
         NameTakenError: another one has its name or its id.

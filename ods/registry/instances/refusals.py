@@ -1,6 +1,6 @@
 """Why requests for instances are refused, and what helps."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -106,9 +106,13 @@ def require_created(instance: DbInstance, verb: str) -> None:
         raise state_refusal(instance, verb)
 
 
-def set_aside_refusals(instance: DbInstance) -> list[RefusedError]:
-    """Why a request must wait that would forget what a failed move to the trash has set aside."""
-    if not (kinds := kinds_set_aside(instance.set_aside)):
+def set_aside_refusals(instance: DbInstance, forgotten: Mapping[str, str]) -> list[RefusedError]:
+    """Why a request must wait that would forget what a failed move to the trash has set aside.
+
+    But for these contexts, which it may forget. What a purge has set aside, that was to be forgotten as well.
+    """
+    kinds = kinds_set_aside(instance.set_aside, forgotten)
+    if not kinds or instance.operation == Operation.DELETE:
         return []
     reason = f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash."
     next_step = (

@@ -3,9 +3,12 @@
 The derivative that leads to a snapshot which this service has made is none of them: it goes with it.
 """
 
+from collections.abc import Mapping
+
 from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.registry.instances.contexts import is_among
 from ods.registry.storage import models
 
 _REFERENCES = {
@@ -17,12 +20,23 @@ _SET_ASIDE = {"OdsInstanceContexts", "OdsInstanceDerivatives"}
 """Those that go to the trash with it (`ods/registry/instances/set_aside.py`)."""
 
 
-async def relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
-    """Names of the kinds of rows that refer to the ODS instance."""
+async def relations_of(
+    session: AsyncSession, ods_instance_id: int, own_contexts: Mapping[str, str] | None = None
+) -> list[str]:
+    """Names of the kinds of rows that refer to the ODS instance.
+
+    Args:
+        session: the transaction.
+        ods_instance_id: the ODS instance.
+        own_contexts: contexts that do not count, for they go with it; None if all count.
+    """
     snapshot = exists().where(
         models.Snapshot.connection_string == models.OdsInstanceDerivative.connection_string
     )
-    conditions = {"OdsInstanceDerivatives": (~snapshot,)}
+    conditions = {
+        "OdsInstanceContexts": (~is_among(own_contexts or {}),),
+        "OdsInstanceDerivatives": (~snapshot,),
+    }
     return [
         name
         for name, column in _REFERENCES.items()

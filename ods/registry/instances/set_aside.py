@@ -6,10 +6,10 @@ It is kept in the instance's row, as JSON; the connection strings of derivatives
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, false, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.instances.contexts import require_free_contexts
+from ods.registry.instances.contexts import is_among, own_contexts_of, require_free_contexts
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.ods_routing import end_routing
 from ods.registry.instances.row_locks import lock_ods_instance
@@ -33,32 +33,56 @@ async def set_routing_aside(session: AsyncSession, job: InstanceJob) -> str | No
 
 async def keep_parts(session: AsyncSession, instance_id: int, ods_instance_id: int) -> None:
     """Move contexts and derivatives of an ODS instance, if it is there, to the row of its instance."""
+    await _keep(session, instance_id, ods_instance_id, true(), true())
+
+
+async def keep_own_contexts(session: AsyncSession, job: InstanceJob) -> None:
+    """Move the contexts that are the instance's own from its ODS instance, if it is there, to its row.
+
+    A purge forgets them when it is done. If it fails, they may come back from the trash.
+    """
+    if own := await own_contexts_of(session, job.instance_id):
+        await _keep(session, job.instance_id, job.ods_instance_id, is_among(own), false())
+
+
+async def _keep(
+    session: AsyncSession,
+    instance_id: int,
+    ods_instance_id: int,
+    contexts_of_it: ColumnElement[bool],
+    derivatives_of_it: ColumnElement[bool],
+) -> None:
     ods_instance = await lock_ods_instance(session, ods_instance_id)
     if ods_instance is None:
         return
-    contexts = select(OdsInstanceContext).where(OdsInstanceContext.ods_instance_id == ods_instance_id)
-    derivatives = select(OdsInstanceDerivative).where(
-        OdsInstanceDerivative.ods_instance_id == ods_instance_id
-    )
+    of_contexts = OdsInstanceContext.ods_instance_id == ods_instance_id, contexts_of_it
+    of_derivatives = OdsInstanceDerivative.ods_instance_id == ods_instance_id, derivatives_of_it
     kept = {
         "instanceType": ods_instance.instance_type,
         "contexts": [
-            {"id": row.id, "key": row.key, "value": row.value} for row in await session.scalars(contexts)
+            {"id": row.id, "key": row.key, "value": row.value}
+            for row in await session.scalars(select(OdsInstanceContext).where(*of_contexts))
         ],
         "derivatives": [
             {"id": row.id, "type": row.derivative_type, "connectionString": row.connection_string}
-            for row in await session.scalars(derivatives)
+            for row in await session.scalars(select(OdsInstanceDerivative).where(*of_derivatives))
         ],
     }
-    for table in (OdsInstanceContext, OdsInstanceDerivative):
-        await session.execute(delete(table).where(table.ods_instance_id == ods_instance_id))
+    await session.execute(delete(OdsInstanceContext).where(*of_contexts))
+    await session.execute(delete(OdsInstanceDerivative).where(*of_derivatives))
     await session.execute(update(DbInstance).where(DbInstance.id == instance_id).values(set_aside=kept))
 
 
-def kinds_set_aside(kept: Mapping[str, Any] | None) -> list[str]:
-    """Names of the kinds of rows in `kept`, as `ods.registry.instances.relations` has them."""
-    kinds = {"OdsInstanceContexts": "contexts", "OdsInstanceDerivatives": "derivatives"}
-    return [name for name, key in kinds.items() if kept and kept[key]]
+def kinds_set_aside(kept: Mapping[str, Any] | None, forgotten: Mapping[str, str]) -> list[str]:
+    """Names of the kinds of rows in `kept`, as `ods.registry.instances.relations` has them.
+
+    The contexts that are `forgotten` do not count.
+    """
+    if kept is None:
+        return []
+    contexts = [one for one in kept["contexts"] if forgotten.get(one["key"]) != one["value"]]
+    kinds = {"OdsInstanceContexts": contexts, "OdsInstanceDerivatives": kept["derivatives"]}
+    return [name for name, rows in kinds.items() if rows]
 
 
 def contexts_to_come_back(

@@ -303,16 +303,28 @@ class InstanceStore:
         state = state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
-        can_come_back = self.deletes.can_come_back(instance, delete)
-        if not can_come_back:
-            refusals += set_aside_refusals(instance)
-        relations = lasting_relations_of if can_come_back else relations_of
-        if instance.published_at and (found := await relations(session, instance.ods_instance_id)):
+        if not self.deletes.can_come_back(instance, delete):
+            refusals += set_aside_refusals(instance, self.deletes.forgotten_contexts(instance, delete))
+        if found := await self._relations_in_the_way(session, instance, delete):
             next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
             refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
         if others := await self.others_in_the_way(session, instance, delete):
             refusals.append(RefusedError(instance.status, others_reason(others), OTHERS_NEXT_STEP))
         return refusals
+
+    async def _relations_in_the_way(
+        self, session: AsyncSession, instance: DbInstance, delete: Delete
+    ) -> list[str]:
+        """Names of the kinds of rows that refer to the instance's ODS instance, and are in the way.
+
+        What was never created has none: one that has its id is another product's.
+        """
+        if not instance.published_at:
+            return []
+        if self.deletes.can_come_back(instance, delete):
+            return await lasting_relations_of(session, instance.ods_instance_id)
+        forgotten = self.deletes.forgotten_contexts(instance, delete)
+        return await relations_of(session, instance.ods_instance_id, forgotten)
 
     async def others_in_the_way(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -701,7 +713,7 @@ class InstanceStore:
             "is_protected": self._protect_new if wanted.protected is None else wanted.protected,
             "description": wanted.description or None,
             "labels": dict(wanted.labels or {}) or None,
-            "reserved_contexts": dict(wanted.contexts or {}) or None,
+            "own_contexts": dict(wanted.contexts or {}) or None,
         }
 
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:

@@ -172,10 +172,9 @@ class DbInstance(_HasOrigin, Base):
     is_protected: Mapped[bool] = mapped_column("isprotected", server_default=text("false"))
     description: Mapped[str | None] = mapped_column(String(500))
     labels: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
-    # The contexts that its ODS instance gets when there is one.
-    reserved_contexts: Mapped[dict[str, str] | None] = mapped_column(
-        "reservedcontexts", JSONB(none_as_null=True)
-    )
+    # The contexts that requests for it have given it. Its ODS instance gets them when there is one; it may
+    # have others from then on, which requests for ODS instances, or another product, have given or changed.
+    own_contexts: Mapped[dict[str, str] | None] = mapped_column("reservedcontexts", JSONB(none_as_null=True))
     # The name of its database in the trash, as long as an undelete has not ended; when it came there.
     trash_database: Mapped[str | None] = mapped_column("trashdatabase", String(63))
     trashed_at: Mapped[datetime | None] = mapped_column("trashedat")
@@ -207,6 +206,11 @@ class DbInstance(_HasOrigin, Base):
     def database_mark_text(self) -> str | None:
         """Its `database_mark`, as comments have it."""
         return None if self.database_mark is None else str(self.database_mark)
+
+    @property
+    def reserved_contexts(self) -> dict[str, str] | None:
+        """The contexts that its ODS instance gets when there is one; None once it was published."""
+        return self.own_contexts if self.published_at is None else None
 
     @property
     def known_requests(self) -> tuple[str, ...]:
