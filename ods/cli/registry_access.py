@@ -78,8 +78,6 @@ class RegistryAccess:
         folder = DataFolder(data_dir)
         if stack := folder.running_stack():
             require_no_other_tenant(f"The stack in {data_dir}")
-            if "backups" not in stack:
-                raise CommandError(f"An earlier release has started the stack in {data_dir}. Start it again.")
             postgres = stack["postgres"]
             return cls(
                 postgres["admin_dsn"],

@@ -9,7 +9,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict, cast
@@ -39,8 +39,7 @@ class Secrets:
     token_signing_key: str
     client_id: str
     client_secret: str
-    restore_password: str = field(default_factory=_token)
-    """New in the folder of an earlier release, which has none."""
+    restore_password: str
 
     @classmethod
     def generate(cls, postgres_port: int) -> Self:
@@ -53,6 +52,7 @@ class Secrets:
             token_signing_key=_key(),
             client_id=f"ods-{secrets.token_hex(4)}",
             client_secret=new_secret(),
+            restore_password=_token(),
         )
 
 

@@ -32,7 +32,6 @@ SUPERUSER = "postgres"
 _ROOT = 0
 _SYSTEM_USERS = ("postgres", "nobody")
 _FALLBACK_PARENT = Path("/var/lib")
-_CLEANED_BY_SYSTEMD = Path("/var/tmp")  # noqa: S108 - earlier releases kept data there; nothing is written
 _LINK_RECORD = "linked-from"
 """The file in a folder of data elsewhere that names the link in the data folder which leads there."""
 _START_SECONDS = 60
@@ -241,13 +240,6 @@ class EmbeddedPostgres:
         unfinished.rename(self._copy)
 
     def _prepare_home(self) -> None:
-        home = self._data_dir.resolve()
-        if self._data_dir.is_symlink() and home.parent == _CLEANED_BY_SYSTEMD:
-            kept = _FALLBACK_PARENT / home.name
-            raise CommandError(
-                f"The data of {self._data_dir} are in {home}, where systemd removes what is 30 days old. Move"
-                f" them, then start again: mv {home} {kept} && ln -sfn {kept} {self._data_dir}"
-            )
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         if self._account is None or _may(self._account, "-x", self._home.parent):
             self._data_dir.mkdir(mode=0o700, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -39,8 +39,7 @@ class EncryptionCodec(PayloadCodec):
     Payloads that are not encrypted pass unchanged: jobs that began before there was a key still end.
 
     Its metadata name the key by the beginning of the key's SHA-256, so that the key may be changed while
-    payloads of the earlier one are still read. Without a name, as earlier versions wrote them, each key is
-    tried.
+    payloads of the earlier one are still read.
 
     Args:
         keys: each of 32 bytes; the first one encrypts.
@@ -73,16 +72,10 @@ class EncryptionCodec(PayloadCodec):
 
     def _decrypted(self, payload: Payload) -> Payload:
         nonce, ciphertext = payload.data[:_NONCE_BYTES], payload.data[_NONCE_BYTES:]
-        for cipher in self._candidates(payload):
+        if cipher := self._ciphers.get(payload.metadata.get(_KEY_ID, b"")):
             with suppress(InvalidTag, ValueError):
                 return Payload.FromString(cipher.decrypt(nonce, ciphertext, _ENCODING))
         raise UnreadablePayloadError
-
-    def _candidates(self, payload: Payload) -> Iterable[AESGCM]:
-        if _KEY_ID not in payload.metadata:
-            return self._ciphers.values()
-        cipher = self._ciphers.get(payload.metadata[_KEY_ID])
-        return [cipher] if cipher else []
 
 
 class LeavingCodec(EncryptionCodec):

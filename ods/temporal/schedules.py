@@ -41,13 +41,6 @@ SNAPSHOTS = "scheduled-snapshots"
 SIZES = "database-sizes"
 _NAMES = (RECONCILE, PENDING_SWEEP, SPARE_REFILL, EDUCATION_ORGANIZATIONS, BACKUPS, SNAPSHOTS, SIZES)
 
-_WORKFLOW_TYPES = frozenset(
-    workflow.__name__
-    for workflow in (
-        *(PendingSweep, Reconcile, RefillSpares, ScheduledRefresh),
-        *(ScheduledBackups, ScheduledSnapshots, RecordSizes),
-    )
-)
 _AT_TIMES: Mapping[str, type] = {BACKUPS: ScheduledBackups, SNAPSHOTS: ScheduledSnapshots}
 _ONCE_A_DAY = "15 1 * * *"
 """Well after midnight UTC: what is recorded then is of the day that the registry's clock tells."""
@@ -253,24 +246,13 @@ async def _remove(client: Client, identifier: str, installation: str) -> None:
 
 
 async def _require_own(found: ScheduleDescription, installation: str) -> None:
-    """Refuse a schedule that another installation has made, or another product.
-
-    The memos of older ones do not say which installation has; their workflows tell that it was one.
-    """
-    action = found.schedule.action
-    memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
-    written = memo.get(INSTALLATION) if memo else None
-    if written is None:
-        if isinstance(action, ScheduleActionStartWorkflow) and action.workflow in _WORKFLOW_TYPES:
-            return
+    """Refuse a schedule that another installation has made, or another product."""
+    other = await _installation_of(found)
+    if other is None:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace is another product's. It was left as it is,"
             " and nothing is started: set TEMPORAL_NAMESPACE to a namespace that this service has for itself."
         )
-    try:
-        (other,) = await found.data_converter.decode([written])
-    except UnreadablePayloadError:
-        return  # of an earlier release, whose key is gone: the memo does not say which installation it was
     if other != installation:
         raise ForeignScheduleError(
             f"The schedule {found.id} of this Temporal namespace belongs to the installation {other}, not to"
@@ -278,6 +260,20 @@ async def _require_own(found: ScheduleDescription, installation: str) -> None:
             " them, or, if the other is gone with its workers, which would make it again, delete it"
             f" (temporal schedule delete --schedule-id {found.id})."
         )
+
+
+async def _installation_of(found: ScheduleDescription) -> str | None:
+    """The installation that has made the schedule, as `_ensure` says it; None if none has."""
+    action = found.schedule.action
+    memo = action.memo if isinstance(action, ScheduleActionStartWorkflow) else None
+    written = memo.get(INSTALLATION) if memo else None
+    if written is None:
+        return None
+    try:
+        (installation,) = await found.data_converter.decode([written])
+    except UnreadablePayloadError:  # `_ensure` writes it in the clear
+        return None
+    return str(installation)
 
 
 async def _describe_or_none(client: Client, identifier: str) -> ScheduleDescription | None:

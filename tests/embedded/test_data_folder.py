@@ -128,19 +128,6 @@ def test_port_is_refused_when_two_options_name_it() -> None:
         require_free({"--api-port": port, "--temporal-port": port})
 
 
-def test_login_that_restores_gets_a_password_when_the_folder_is_of_an_earlier_release(tmp_path: Path) -> None:
-    folder, secrets = DataFolder(tmp_path), Secrets.generate(5432)
-    folder.store_secrets(secrets)
-    file = tmp_path / "secrets.json"
-    stored = json.loads(file.read_text())
-    del stored["restore_password"]
-    file.write_text(json.dumps(stored))
-    found = folder.secrets()
-    assert found is not None
-    assert len(found.restore_password) > 30
-    assert found == replace(secrets, restore_password=found.restore_password)
-
-
 def test_secrets_of_a_later_release_are_kept_when_an_earlier_one_starts_again(tmp_path: Path) -> None:
     folder, secrets = DataFolder(tmp_path), Secrets.generate(5432)
     folder.store_secrets(secrets)

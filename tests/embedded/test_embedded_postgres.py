@@ -1,10 +1,8 @@
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -188,33 +186,6 @@ async def test_data_go_along_when_the_folder_of_their_link_is_moved(closed_folde
         await moved.initialise()
     finally:
         moved.remove()
-
-
-@pytest.fixture
-def earlier_home() -> Iterator[Path]:
-    """Where an earlier release kept the data of a stack that root has started."""
-    home = Path(tempfile.mkdtemp(prefix="ods-postgres-", dir="/var/tmp"))
-    yield home
-    shutil.rmtree(home, ignore_errors=True)
-
-
-@needs_root
-async def test_data_that_systemd_would_remove_are_to_be_moved_by_the_command_that_is_told(
-    tmp_path: Path, earlier_home: Path
-) -> None:
-    data = tmp_path / "data"
-    data.symlink_to(earlier_home)
-    server = unsafe_postgres(data, PASSWORD)
-    with pytest.raises(CommandError) as refused:
-        await server.initialise()
-    assert list(earlier_home.iterdir()) == []  # noqa: ASYNC240 - nothing else runs
-    told = ["/bin/sh", "-c", str(refused.value).partition("again: ")[2]]
-    await asyncio.to_thread(subprocess.run, told, check=True)
-    assert data.resolve().parent == Path("/var/lib")
-    try:
-        await server.initialise()
-    finally:
-        server.remove()
 
 
 async def test_no_new_data_are_made_when_those_that_were_moved_are_gone(tmp_path: Path) -> None:

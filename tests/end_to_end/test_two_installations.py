@@ -123,10 +123,14 @@ def with_payload_key(settings: Settings, key: int | None) -> Settings:
 
 
 @pytest.mark.parametrize("name", [schedules.BACKUPS, schedules.RECONCILE, schedules.SPARE_REFILL])
-async def test_schedule_of_another_product_is_left_alone(
-    temporal: Client, settings: Settings, name: str
+@pytest.mark.parametrize("workflow", ["Payroll", "Reconcile"])
+@pytest.mark.parametrize("has_memo", [True, False])
+async def test_schedule_is_left_alone_when_no_memo_tells_of_which_installation_it_is(
+    temporal: Client, settings: Settings, name: str, workflow: str, *, has_memo: bool
 ) -> None:
-    action = ScheduleActionStartWorkflow("Payroll", id="payroll", task_queue="payroll")
+    (unreadable,) = await data_converter(with_payload_key(settings, 7)).encode([INSTALLATION])
+    memo = {"installation": unreadable} if has_memo else {}
+    action = ScheduleActionStartWorkflow(workflow, id="payroll", task_queue="payroll", memo=memo)
     spec = ScheduleSpec(cron_expressions=["0 3 * * *"])
     await temporal.create_schedule(name, Schedule(action=action, spec=spec))
     try:
@@ -134,7 +138,7 @@ async def test_schedule_of_another_product_is_left_alone(
             await schedules.ensure(temporal, settings, INSTALLATION)
         left = (await temporal.get_schedule_handle(name).describe()).schedule.action
         assert isinstance(left, ScheduleActionStartWorkflow)
-        assert (left.workflow, left.task_queue) == ("Payroll", "payroll")
+        assert (left.workflow, left.task_queue) == (workflow, "payroll")
     finally:
         await delete_schedules(temporal)
 

@@ -77,15 +77,6 @@ def test_installation_of_the_settings_is_meant_when_a_stack_runs_here(
     assert RegistryAccess.find(DEFAULT_DATA_DIR).dsn == dsn
 
 
-def test_stack_of_an_earlier_release_is_to_be_started_again(
-    monkeypatch: pytest.MonkeyPatch, stack: None
-) -> None:
-    earlier = {part: entry for part, entry in STACK.items() if part != "backups"}
-    monkeypatch.setattr(DataFolder, "running_stack", lambda _: earlier)
-    with pytest.raises(CommandError, match="An earlier release has started the stack"):
-        RegistryAccess.find(DEFAULT_DATA_DIR)
-
-
 @pytest.mark.usefixtures("stack")
 def test_store_is_that_of_the_stack_when_the_environment_of_a_command_has_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
