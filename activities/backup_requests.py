@@ -8,11 +8,12 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from ods.backups.manifest import MONETARY_LOCALE, RECIPIENTS, BackupKey, BackupKind, BackupRequest, Manifest
+from ods.backups.errors import BackupFaultError
+from ods.backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
 from ods.databases.change_sign import read_sign
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import Rights, read_rights
-from ods.databases.locales import read_locale
+from ods.databases.locales import Locale, parse_locale, read_locale
 from ods.registry.backups.stored import LostBackup, StoredBackup
 from ods.registry.storage.models import Backup
 from ods.tenants.tenant import Tenant
@@ -26,7 +27,8 @@ _RIGHTS_HMAC = "rightsHmac"
 
 A backup may be recorded only after it was found in the store, where others may have written.
 """
-_ADDED = {_ID, "instanceId", _RIGHTS, _RIGHTS_HMAC, "locale", _SIGN, RECIPIENTS, MONETARY_LOCALE}
+_LOCALE = "locale"
+_ADDED = {_ID, "instanceId", _RIGHTS, _RIGHTS_HMAC, _LOCALE, _SIGN}
 """The members of a manifest's details that are not among those of the row."""
 
 _logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ async def backup_request(tenant: Tenant, backup: Backup, database: str) -> Backu
             "instanceId": backup.instance_id,
             _RIGHTS: rights,
             _RIGHTS_HMAC: rights_hmac,
-            "locale": None if locale is None else asdict(locale),
+            _LOCALE: asdict(locale),
             **({_SIGN: sign} if sign is not None else {}),
         },
     )
@@ -81,6 +83,21 @@ async def rights_of(tenant: Tenant, made: Manifest) -> Rights:
         made.backup_id,
     )
     return [one for one in rights if isinstance(one, dict) and not one.get("privileges")]
+
+
+def locale_of(made: Manifest) -> Locale:
+    """The encoding and the locale of the database that was backed up.
+
+    Raises:
+        BackupFaultError: the manifest does not say it: this service has not written it so.
+    """
+    try:
+        return parse_locale(made.details.get(_LOCALE))
+    except ValueError:
+        raise BackupFaultError(
+            f"The manifest of {made.backup_id} is damaged: it does not say in which encoding and locale the"
+            " database was."
+        ) from None
 
 
 async def has_own_rights(tenant: Tenant, made: Manifest) -> bool:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 
-from activities.backup_requests import rights_of
+from activities.backup_requests import locale_of, rights_of
 from activities.following import Following, require_session, watched
 from ods.backups.manifest import Manifest
 from ods.backups.monitoring import program_log
@@ -17,7 +17,6 @@ from ods.databases.analysis import analyze
 from ods.databases.copying import create_like
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import give_rights
-from ods.databases.locales import parse_locale
 from ods.databases.provisioning import (
     CloneRequest,
     ProvisionedDatabase,
@@ -68,7 +67,7 @@ async def provision_from_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
     manifest = await load_recorded(store, tenant.name, backup)
     staging = request.owner.staging_name
     with phase("clone"):
-        await create_like(session, request.template, staging, parse_locale(manifest.details.get("locale")))
+        await create_like(session, request.template, staging, locale_of(manifest))
         filling = _filled(tenant, store, manifest, Database(tenant.server, staging), following)
         await watched(filling, require_session(session, report))
     await fetch_rows(session, END_SESSIONS, [staging])

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from temporalio import activity
 
-from activities.backup_requests import has_own_rights, rights_of
+from activities.backup_requests import has_own_rights, locale_of, rights_of
 from activities.errors import as_application_error
 from activities.following import Following
 from activities.heartbeats import heartbeats
@@ -25,7 +25,6 @@ from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import give_rights
-from ods.databases.locales import parse_locale
 from ods.databases.scratch import scratch_database
 from ods.registry.backups.records import BackupRecords, proven_state
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
@@ -189,7 +188,7 @@ class VerificationActivities:
     async def _compared(
         self, store: BackupStore, manifest: Manifest, monitor: Monitor, scratch: tuple[str, UUID]
     ) -> str | None:
-        server, locale = self._tenant.server, parse_locale(manifest.details.get("locale"))
+        server, locale = self._tenant.server, locale_of(manifest)
         with translate_database_faults():
             async with scratch_database(server, *scratch, locale) as name:
                 database = Database(server, name)

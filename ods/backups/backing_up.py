@@ -18,8 +18,6 @@ from ods.backups.forms import Form, read_form, require_same_form
 from ods.backups.layout import dump_of, manifest_of, marker_of
 from ods.backups.manifest import (
     FORMAT_VERSION,
-    MONETARY_LOCALE,
-    RECIPIENTS,
     BackupKey,
     BackupKind,
     BackupRequest,
@@ -33,7 +31,6 @@ from ods.backups.snapshots import Database, Snapshot, Table, snapshot
 from ods.backups.storage import BackupStore
 from ods.backups.stored_backups import delete_backup, has_dump
 from ods.databases.statements import fetch_rows
-from ods.programs.postgres import MONEY_SETTINGS
 
 _CLEANUP_SECONDS = 10
 _FACTS = """
@@ -211,9 +208,6 @@ async def _cleaned_up(store: BackupStore, key: BackupKey) -> AsyncIterator[None]
 def _manifest(
     request: BackupRequest, moment: _Moment, dump: Dump, figures: Figures, recipients: Sequence[str]
 ) -> Manifest:
-    details = {**request.details, MONETARY_LOCALE: MONEY_SETTINGS["lc_monetary"]}
-    if recipients:
-        details[RECIPIENTS] = [*sorted(set(recipients))]
     return Manifest(
         format_version=FORMAT_VERSION,
         backup_id=request.key.backup_id,
@@ -231,6 +225,7 @@ def _manifest(
         created_at=moment.at,
         finished_at=datetime.now(UTC),
         encrypted=bool(recipients),
-        details=details,
+        recipients=sorted(set(recipients)),
+        details=request.details,
         figures=figures,
     )

@@ -20,18 +20,6 @@ FORMAT_VERSION = 1
 TENANT_PATTERN = "^[A-Za-z0-9-]{1,50}$"
 """Of the names of tenants: they are parts of paths."""
 
-RECIPIENTS = "recipients"
-"""The member of an encrypted backup's details that has the public keys that it is encrypted to, sorted.
-
-It is there, and no field of the manifest, so that releases that do not know it read the manifest as well.
-"""
-
-MONETARY_LOCALE = "monetaryLocale"
-"""The member of a backup's details that is there if amounts of the type `money` are in the locale `C`.
-
-Without it, they are in the one that the database had then. It is among the details as `RECIPIENTS` is.
-"""
-
 _Count = Annotated[int, Field(ge=0)]
 _STRICT = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
 
@@ -95,7 +83,6 @@ class BackupRequest:
         kind: why it is made.
         template: the template that the instance was made of; None if that is not known.
         details: contexts, labels, a description: what the caller wants to have back; nothing here reads that.
-            `MONETARY_LOCALE` is added, and `RECIPIENTS` if the backup is encrypted.
     """
 
     key: BackupKey
@@ -122,6 +109,7 @@ class Manifest:
         created_at: when the dump began; it shows the database at this time.
         finished_at: when it was stored.
         encrypted: whether the stored bytes are encrypted with age.
+        recipients: the public keys that they are encrypted to, sorted; the dump does not tell them.
         figures: what could be counted in the database at that time.
         own_sha256: of the manifest itself, as it is stored; empty until it is.
     """
@@ -144,6 +132,7 @@ class Manifest:
     created_at: AwareDatetime
     finished_at: AwareDatetime
     encrypted: bool
+    recipients: Sequence[str]
     details: Mapping[str, JsonValue]
     figures: Figures
     own_sha256: Annotated[str, Field(exclude=True)] = field(default="", compare=False)
@@ -154,12 +143,8 @@ class Manifest:
         return BackupKey(self.tenant, self.ods_instance_id, self.backup_id)
 
     def is_encrypted_to(self, recipients: Sequence[str]) -> bool:
-        """Whether the dump is encrypted to just these public keys; for no keys, whether it is not encrypted.
-
-        False if that is not known: earlier releases did not write to whom they encrypted.
-        """
-        known = self.details.get(RECIPIENTS, None if self.encrypted else [])
-        return known == sorted(set(recipients))
+        """Whether the dump is encrypted to just these public keys; for none, whether it is not encrypted."""
+        return [*self.recipients] == sorted(set(recipients))
 
     def to_json(self) -> bytes:
         """The manifest as it is stored."""

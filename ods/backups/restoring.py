@@ -15,7 +15,7 @@ from ods.backups.client_programs import ClientProgram, find_program, major
 from ods.backups.encryption import decrypting
 from ods.backups.errors import BackupFaultError, explained_by, translate_database_faults
 from ods.backups.layout import dump_of
-from ods.backups.manifest import MONETARY_LOCALE, Manifest
+from ods.backups.manifest import Manifest
 from ods.backups.monitoring import Monitor, Progress
 from ods.backups.readiness import require_restores
 from ods.backups.snapshots import Database
@@ -100,7 +100,7 @@ async def restore(
                 explained_by(
                     partial(fetch_value, session, "SELECT 1"), partial(require_writes, database, dsn)
                 ),
-                _loading(_pg_restore(program, dsn, database.name, manifest), flow, monitor) as running,
+                _loading(_pg_restore(program, dsn, database.name), flow, monitor) as running,
                 aclosing(read_dump(store, manifest)) as chunks,
             ):
                 await _feed(flow, running, chunks, manifest.size_bytes, monitor)
@@ -181,12 +181,9 @@ async def _suitable_program(session: asyncpg.Connection, manifest: Manifest) -> 
     return program
 
 
-def _pg_restore(program: ClientProgram, dsn: str, database: str, manifest: Manifest) -> Command:
-    settings = SESSION_SETTINGS
-    if MONETARY_LOCALE not in manifest.details:  # that of the database, which most likely has it still
-        settings = {name: value for name, value in settings.items() if name not in MONEY_SETTINGS}
+def _pg_restore(program: ClientProgram, dsn: str, database: str) -> Command:
     address = f"--dbname={client_address(dsn, database, program_name('pg_restore', database))}"
-    return Command("pg_restore", (program.path, *OPTIONS, address), client_environment(dsn, settings))
+    return Command("pg_restore", (program.path, *OPTIONS, address), client_environment(dsn, SESSION_SETTINGS))
 
 
 @asynccontextmanager

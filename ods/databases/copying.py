@@ -159,7 +159,7 @@ async def create_like(
     """
     situation = await fetch_row(session, _SITUATION, source, database)
     locale = locale or await read_locale(session, source)
-    if situation is None or locale is None:
+    if situation is None:
         raise DatabaseFaultError(f"There is no database '{source}'.", retryable=True)
     options = f"{situation['tablespace']} ALLOW_CONNECTIONS false".replace("%", "%%")
     await create_empty(session, database, locale, options)

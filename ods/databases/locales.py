@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from ods.databases.constants import INVALID_CONNECTION_LIMIT
+from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import execute, fetch_row, fetch_rows
 
 AFTER_UPDATE_OF_SYSTEM = "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
@@ -73,14 +74,16 @@ class Locale:
 _ADAPTER = TypeAdapter(Locale)
 
 
-async def read_locale(session: asyncpg.Connection, database: str) -> Locale | None:
-    """The encoding and the locale of a database; None if there is none of that name.
+async def read_locale(session: asyncpg.Connection, database: str) -> Locale:
+    """The encoding and the locale of a database.
 
     Raises:
-        DatabaseFaultError: the server is away, …
+        DatabaseFaultError: there is none of that name, the server is away, …
     """
     row = await fetch_row(session, _LOCALE, database)
-    return None if row is None else Locale(**row)
+    if row is None:
+        raise DatabaseFaultError(f"There is no database '{database}'.", retryable=True)
+    return Locale(**row)
 
 
 async def sorted_anew(session: asyncpg.Connection) -> list[str]:
@@ -94,12 +97,13 @@ async def sorted_anew(session: asyncpg.Connection) -> list[str]:
     return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW, INVALID_CONNECTION_LIMIT)]
 
 
-def parse_locale(fields: Any) -> Locale | None:  # noqa: ANN401 - of JSON
-    """The locale of which a manifest has these fields; None if it has none, as those of older releases."""
-    try:
-        return _ADAPTER.validate_python(fields)
-    except ValidationError:
-        return None
+def parse_locale(fields: Any) -> Locale:  # noqa: ANN401 - of JSON
+    """The locale of which a manifest has these fields.
+
+    Raises:
+        ValueError: it has none.
+    """
+    return _ADAPTER.validate_python(fields)
 
 
 async def create_empty(

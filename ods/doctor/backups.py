@@ -41,7 +41,7 @@ async def _store(subject: str, settings: Settings, tenant: str) -> Finding:
     try:
         store = await open_store(settings)
         await store.read(_PROBE)
-        await require_known(store, BackupStores(engine), tenant)
+        await require_known(store, BackupStores(engine))
         await require_unshared(store, BackupStores(engine), tenant)
         elsewhere = await BackupStores(engine).count_elsewhere(store.location())
     except OtherStoreError as other:

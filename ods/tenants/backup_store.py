@@ -82,7 +82,7 @@ async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Mani
     recorded = (backup.sha256, backup.size_bytes, backup.mark)
     if (manifest.sha256, manifest.size_bytes, manifest.mark) != recorded:
         raise BackupFaultError("What is stored is not what was recorded when the backup was made.")
-    if backup.manifest_sha256 not in {None, manifest.own_sha256}:
+    if backup.manifest_sha256 != manifest.own_sha256:
         raise BackupFaultError(
             f"The manifest of the backup {backup.id} in {store.location(folder_of(manifest.key))} is not"
             " the one that was recorded: it was changed in the store, and the backup is not used. Find out"

@@ -8,12 +8,11 @@ from contextlib import suppress
 from uuid import UUID
 
 from ods.backups.errors import BackupFaultError
-from ods.backups.layout import manifest_of
 from ods.backups.readiness import require_programs, require_restores
 from ods.backups.storage import BackupStore, StoreTimeouts
 from ods.backups.store_identity import give_identity, has_identity, identify
 from ods.registry.backups.stores import BackupStores
-from ods.tenants.backup_store import key_of, open_store
+from ods.tenants.backup_store import open_store
 from ods.tenants.store_claims import SharedStoreError, claim_store, require_unshared, take_over
 from ods.tenants.tenant import Tenant
 
@@ -49,7 +48,7 @@ async def known_store(tenant: Tenant, timeouts: StoreTimeouts | None = None) -> 
         BackupFaultError: none is configured; it is away or refuses.
     """
     store, stores = await open_store(tenant.settings, timeouts), BackupStores(tenant.engine)
-    if await require_known(store, stores, tenant.name) is None:
+    if await require_known(store, stores) is None:
         await _require_identity(store, await stores.record(store.location(), await identify(store)))
     return store
 
@@ -128,11 +127,8 @@ async def backup_obstacle(tenant: Tenant) -> str | None:
     return None
 
 
-async def require_known(store: BackupStore, stores: BackupStores, tenant: str) -> UUID | None:
+async def require_known(store: BackupStore, stores: BackupStores) -> UUID | None:
     """Check that the store is the one that was used at its URL; returns its id, None if none is known yet.
-
-    Before its first use, it must have the newest backup that is recorded there: an earlier release, which
-    knew no ids, may have stored some.
 
     Raises:
         OtherStoreError: it is another one.
@@ -141,14 +137,7 @@ async def require_known(store: BackupStore, stores: BackupStores, tenant: str) -
     known = await stores.known_at(store.location())
     if known is not None:
         await _require_identity(store, known)
-        return known
-    newest = await stores.newest_in(store.location())
-    if newest is not None and await store.read(manifest_of(key_of(tenant, newest))) is None:
-        raise OtherStoreError(
-            f"{store.location()} is not the store of backups that was used at this address: it does not have"
-            f" the newest backup, {newest.location}."
-        )
-    return None
+    return known
 
 
 async def accept_store(store: BackupStore, stores: BackupStores, tenant: str) -> UUID:

@@ -37,10 +37,10 @@ OTHER_CLIENT = "INSERT INTO adminapi.applications (clientid, generation) VALUES 
 BACKUP = """
 INSERT INTO adminapi.backups
     (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template, createdat, details,
-     storedid, location, sizebytes, databasesizebytes, sha256, postgresversion, encrypted, takenat,
-     finishedat)
+     storedid, location, sizebytes, databasesizebytes, sha256, manifestsha256, postgresversion, encrypted,
+     takenat, finishedat)
 VALUES ($1, 1, 1, $2, $3, 'Grand Bend', 'requested', '', 'Minimal', timezone('utc', now()), '{}',
-        $1, '', $4, 1, $5, '18.1', false, timezone('utc', now()), timezone('utc', now()))
+        $1, '', $4, 1, $5, $6, '18.1', false, timezone('utc', now()), timezone('utc', now()))
 """
 
 
@@ -65,15 +65,18 @@ async def backup(registry_dsn: str, tmp_path: Path) -> UUID:
         created_at=now,
         finished_at=now,
         encrypted=False,
+        recipients=[],
         details={},
         figures=Figures({}, {}),
     )
     dump = tmp_path / dump_of(manifest.key, encrypted=False)
     dump.parent.mkdir(parents=True)
     dump.write_bytes(DUMP)
-    (tmp_path / manifest_of(manifest.key)).write_bytes(manifest.to_json())
+    content = manifest.to_json()
+    (tmp_path / manifest_of(manifest.key)).write_bytes(content)
+    values = (uuid4(), len(DUMP), digest, sha256(content).hexdigest())
     async with session(registry_dsn) as registry:
-        await registry.execute(BACKUP, manifest.backup_id, manifest.mark, uuid4(), len(DUMP), digest)
+        await registry.execute(BACKUP, manifest.backup_id, manifest.mark, *values)
         await registry.execute(OTHER_CLIENT)
     return manifest.backup_id
 

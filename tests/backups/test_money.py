@@ -2,12 +2,10 @@
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ods.backups import dumping
 from ods.backups.backing_up import back_up
 from ods.backups.copying import copy_contents
 from ods.backups.layout import dump_of
@@ -84,17 +82,3 @@ async def test_amounts_are_the_same_when_a_database_is_restored_or_copied_into_a
     call("pg_restore", *options, "--exit-on-error", file, database=by_hand, settings=in_c)
     for name in EMPTY:
         assert await amounts(databases[name]) == AMOUNTS, name
-
-
-async def test_amounts_are_the_same_when_an_earlier_release_has_dumped_them_in_the_locale_of_the_database(
-    databases: dict[str, Database],
-    folder_store: BackupStore,
-    wanted: BackupRequest,
-    monitor: Monitor,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    paid, restored = databases["paid"], databases["restored"]
-    monkeypatch.setattr(dumping, "_SESSION_SETTINGS", {})
-    made = await back_up(paid, folder_store, wanted, monitor)
-    await restore(folder_store, replace(made, details=wanted.details), restored, monitor)
-    assert await amounts(restored) == AMOUNTS

@@ -80,38 +80,6 @@ async def test_restored_registry_takes_over_the_id_that_the_store_has(
     assert len(ids_of(store)) == 1
 
 
-_STORED = """
-INSERT INTO adminapi.backups (id, instanceid, odsinstanceid, mark, installation, name, kind, jobid, template,
-                              createdat, details, storedid, location)
-SELECT gen_random_uuid(), 1, 1, gen_random_uuid(), gen_random_uuid(), 'A', 'requested', 'a job', 'Minimal',
-       now(), '{}', id, $1 || '/default/1/' || id FROM gen_random_uuid() AS id
-RETURNING location
-"""
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """The folder of a backup."""
-    folder = tmp_path / "made"
-    folder.mkdir()
-    (folder / "manifest.json").touch()
-    return folder
-
-
-async def test_first_use_is_refused_when_the_newest_recorded_backup_is_not_there(
-    tenant: Tenant, rows: asyncpg.Connection, store: Path, made: Path
-) -> None:
-    """As after an upgrade from a release that knew no ids."""
-    await rows.fetchval(_STORED, f"{store.as_uri()}2")  # in a store whose URL begins alike
-    location = await rows.fetchval(_STORED, store.as_uri())
-    with pytest.raises(OtherStoreError, match=location):
-        await known_store(tenant)
-    assert (ids_of(store), await stores(rows)) == ([], {})
-    shutil.copytree(made, location.removeprefix("file://"))
-    await known_store(tenant)
-    assert len(ids_of(store)) == 1
-
-
 async def test_each_address_has_a_store_of_its_own_when_the_setting_is_changed(
     tenant: Tenant, rows: asyncpg.Connection, store: Path
 ) -> None:

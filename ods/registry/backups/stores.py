@@ -73,17 +73,6 @@ class BackupStores:
         async with self._sessions.statement() as session:
             return UUID((await session.scalars(written)).one()[location])
 
-    async def newest_in(self, location: str) -> Backup | None:
-        """The newest backup that is recorded as stored below this URL; None if there is none."""
-        its = (
-            Backup.location.startswith(f"{location}/", autoescape=True),
-            Backup.stored_id.is_not(None),
-            Backup.deleted_at.is_(None),
-        )
-        newest = select(Backup).where(*its).order_by(Backup.created_at.desc(), Backup.id).limit(1)
-        async with self._sessions.statement() as session:
-            return await session.scalar(newest)
-
     async def count_elsewhere(self, location: str) -> int:
         """How many backups of the installation are recorded as stored elsewhere than below this URL."""
         its = (
