@@ -22,7 +22,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 
-from ods.registry.instances.final_backups import NEVER_BY_ITSELF
 from ods.registry.instances.status import JOB_UNDER_WAY, InstanceStatus, JobStatus, Operation, traits
 from ods.registry.instances.steps import job_values
 from ods.registry.instances.versions import name_in_trash
@@ -84,7 +83,7 @@ class AdminApiDeletes:
             .values(
                 operation=Operation.TRASH,
                 trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
-                purge_after=UTC_NOW + literal(self.trash or NEVER_BY_ITSELF, Interval),
+                purge_after=UTC_NOW + literal(self.trash, Interval) if self.trash else None,
                 purge_follows=not self.trash,
                 deleted_by=None,
             )

@@ -361,7 +361,7 @@ class JobStore:
                 outcome = {
                     **_NO_NEW_NAMES,
                     "trashed_at": UTC_NOW,
-                    "purge_after": func.greatest(DbInstance.purge_after, end),
+                    "purge_after": None if job.purge_follows else func.greatest(DbInstance.purge_after, end),
                     "known_number": job.number,
                     "known_attempt": job.attempt,
                 }

@@ -33,7 +33,6 @@ from ods.registry.instances.changeable import found_instance, locked_instance
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from ods.registry.instances.copies import hold_refusal, require_not_copied, require_open
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
-from ods.registry.instances.final_backups import NEVER_BY_ITSELF
 from ods.registry.instances.jobs import InstanceJob, Replacement
 from ods.registry.instances.naming import database_name, name_errors, reset_name, trash_name
 from ods.registry.instances.ods_routing import (
@@ -353,8 +352,8 @@ class InstanceStore:
         if way is Operation.TRASH:
             if instance.trash_database is None:
                 instance.trash_database = name_in_trash(DbInstance.job_number + 1)
-            kept = NEVER_BY_ITSELF if instance.purge_follows else self._trash
-            instance.purge_after = UTC_NOW + literal(kept, Interval)
+            is_kept = not instance.purge_follows
+            instance.purge_after = UTC_NOW + literal(self._trash, Interval) if is_kept else None
         return await self._next_job(session, instance, way, status.REQUEST_DELETE)
 
     async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
