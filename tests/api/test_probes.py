@@ -94,7 +94,7 @@ async def test_api_is_ready_when_one_of_two_registries_can_be_reached(idle_setti
 @pytest.mark.parametrize(
     ("statement", "is_ready"),
     [
-        ("UPDATE adminapi.ods_migrations SET version_num = '0001'", False),
+        ("DELETE FROM adminapi.ods_migrations", False),
         ("UPDATE adminapi.ods_migrations SET version_num = '9999'", True),  # a later release's
         ("DROP TABLE adminapi.ods_migrations", False),
     ],

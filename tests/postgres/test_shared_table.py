@@ -8,11 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, text
 
-from ods.registry import migrations
 from ods.registry.instances.status import Template
 from ods.registry.migrations import upgrade
 from ods.registry.migrations.conflicts import ConflictingRowsError
@@ -84,13 +80,10 @@ async def test_instances_live_when_the_products_were_installed_in_any_order(
 # Both tables
 
 
-@pytest.mark.parametrize("is_new", [True, False], ids=["by the latest release", "before tables were shared"])
 async def test_migration_stops_and_goes_on_after_the_operator_moved_the_rows_when_both_tables_have_some(
-    ed_fi_admin: EdFiAdmin, *, is_new: bool
+    ed_fi_admin: EdFiAdmin,
 ) -> None:
-    await (ed_fi_admin.install() if is_new else _install_release_0_2(ed_fi_admin))
-    await (ed_fi_admin.our_rows() if is_new else _row_of_release_0_2(ed_fi_admin))
-    await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
+    await _install_beside(ed_fi_admin)
     await ed_fi_admin.sql.execute(
         "INSERT INTO adminapi.odsinstancemanages"
         " (name, odsinstanceid, status, databasetemplate, databasename)"
@@ -106,54 +99,29 @@ async def test_migration_stops_and_goes_on_after_the_operator_moved_the_rows_whe
     kept = await ed_fi_admin.sql.fetch("SELECT name FROM adminapi.odsinstancemanages_moved ORDER BY name")
     assert [name for (name,) in kept] == ["Gone", "Theirs"]
     ed_fi_admin.theirs["Theirs"] = "Created"
-    ed_fi_admin.is_shared = True
     await ed_fi_admin.migrate_again()
     await ed_fi_admin.check()
 
 
-@pytest.mark.parametrize("is_new", [True, False], ids=["by the latest release", "before tables were shared"])
 @pytest.mark.parametrize("step", [NEW_ROWS, OUR_ROWS, None])
 async def test_one_table_has_all_rows_when_both_are_there_and_one_is_empty(
-    ed_fi_admin: EdFiAdmin, step: Step | None, *, is_new: bool
+    ed_fi_admin: EdFiAdmin, step: Step | None
 ) -> None:
-    await (ed_fi_admin.install() if is_new else _install_release_0_2(ed_fi_admin))
+    await ed_fi_admin.install()
     if step is OUR_ROWS:
-        await (ed_fi_admin.our_rows() if is_new else _row_of_release_0_2(ed_fi_admin))
+        await ed_fi_admin.our_rows()
     await ed_fi_admin.sql.execute("ALTER TABLE adminapi.dbinstances RENAME TO ours")
     await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
     if step is NEW_ROWS:
         await step(ed_fi_admin)
     await ed_fi_admin.sql.execute("ALTER TABLE adminapi.ours RENAME TO dbinstances")
 
-    ed_fi_admin.is_shared = True
     await ed_fi_admin.migrate_again()
     assert await ed_fi_admin.table() == "adminapi.odsinstancemanages"
     await ed_fi_admin.check()
     await ed_fi_admin.add("Later", "Created", 5000)
     kept = await ed_fi_admin.sql.fetchval("SELECT count(*) FROM adminapi.odsinstancemanages_set_aside")
     assert kept == len(ed_fi_admin.theirs)
-
-
-async def _install_release_0_2(ed_fi_admin: EdFiAdmin) -> None:
-    """Install this service as it was before it shared the table."""
-
-    def install(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0009")
-
-    async with ed_fi_admin.engine.begin() as connection:
-        await connection.execute(text("CREATE SCHEMA adminapi"))
-        await connection.run_sync(install)
-
-
-async def _row_of_release_0_2(ed_fi_admin: EdFiAdmin) -> None:
-    await ed_fi_admin.sql.execute(
-        "INSERT INTO adminapi.dbinstances (name, odsinstanceid, status, databasetemplate, databasename,"
-        " operation, jobnumber) VALUES ('Ours', 7, 'Completed', 'Minimal', 'EdFi_Ods_Ours', 'Create', 1)"
-    )
-    ed_fi_admin.ours["Ours"] = "Completed"
 
 
 async def test_both_tables_stay_when_an_admin_api_adds_a_row_while_the_migration_begins(
@@ -213,6 +181,15 @@ async def _install_beside(ed_fi_admin: EdFiAdmin) -> None:
     await ed_fi_admin.install()
     await ed_fi_admin.our_rows()
     await ed_fi_admin.sql.execute(ADMIN_API_INSTANCES.replace("dbinstances", "odsinstancemanages"))
+
+
+async def test_delete_waits_when_an_admin_api_has_begun_it_in_its_only_row(ed_fi_admin: EdFiAdmin) -> None:
+    await ed_fi_admin.first_script()
+    await ed_fi_admin.add("Going", "DeleteInProgress", 100)
+    await ed_fi_admin.install()
+    row = await ed_fi_admin.sql.fetchrow("SELECT state, status, operation FROM adminapi.dbinstances")
+    assert row is not None
+    assert tuple(row) == ("Pending_Delete", "PendingDelete", "Delete")
 
 
 # Names

@@ -32,32 +32,29 @@ ADOPT = """
 WITH adopted AS (
     UPDATE {table} SET
         operation = coalesce(operation, CASE
-            WHEN {status} IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
+            WHEN state IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
         publishedat = coalesce(publishedat, CASE
-            WHEN {status} IN ('Completed', 'Pending_Delete', 'Delete_Failed')
+            WHEN state IN ('Completed', 'Pending_Delete', 'Delete_Failed')
                 OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
             THEN coalesce(lastmodifieddate, lastrefreshed) END),
         jobnumber = 1
     WHERE jobnumber = 0 AND {chosen}
-    RETURNING id, {status} AS status, operation, odsinstanceid, databasetemplate, lastrefreshed,
+    RETURNING id, state, operation, odsinstanceid, databasetemplate, lastrefreshed,
               coalesce(lastmodifieddate, lastrefreshed) AS changed
 )
 INSERT INTO adminapi.jobstatuses
     (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)
     SELECT format('%sInstanceJob-%s-1', operation, odsinstanceid),
-           CASE WHEN status IN ('Error', 'Delete_Failed') THEN 'Error'
-                WHEN status IN ('Completed', 'Deleted') THEN 'Completed'
-                WHEN status = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
+           CASE WHEN state IN ('Error', 'Delete_Failed') THEN 'Error'
+                WHEN state IN ('Completed', 'Deleted') THEN 'Completed'
+                WHEN state = 'InProgress' THEN 'InProgress' ELSE 'Pending' END,
            lastrefreshed,
-           CASE WHEN status NOT IN ('Pending', 'InProgress', 'Pending_Delete') THEN changed END,
+           CASE WHEN state NOT IN ('Pending', 'InProgress', 'Pending_Delete') THEN changed END,
            id, operation, databasetemplate
     FROM adopted WHERE odsinstanceid IS NOT NULL
     ON CONFLICT (jobid) DO NOTHING
 """
-"""Gives the `chosen` rows that have no job an operation and a job.
-
-`{status}` is the column of `{table}` that has the status in the words of this service.
-"""
+"""Gives the `chosen` rows of `{table}` that have no job an operation and a job."""
 
 
 class AdminApiRows:
@@ -106,7 +103,7 @@ class AdminApiRows:
                 await self._complete(session, row)
             row.error_message = None
             await session.flush()
-            chosen = ADOPT.format(table="adminapi.managed_instances", status="state", chosen="id = :id")
+            chosen = ADOPT.format(table="adminapi.managed_instances", chosen="id = :id")
             await session.execute(text(chosen), {"id": instance_id})
             await append(session, self._entry(row))
 

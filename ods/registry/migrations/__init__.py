@@ -45,24 +45,21 @@ def revisions() -> list[str]:
 
 
 def _upgrade(connection: Connection) -> None:
-    done = _revisions_in(connection)
-    if later := done - set(revisions()):
+    done = {*MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()}
+    known = revisions()
+    if later := done.difference(known):
         _logger.warning(
             "The registry has the tables of a later release (%s): they stay.", ", ".join(sorted(later))
         )
         return
-    config = _config()
-    config.attributes["connection"] = connection
     status_words.create_functions(connection)
     name = shared_table.find(connection)
-    if done != set(ScriptDirectory.from_config(config).get_heads()):
+    if known[0] not in done:
+        config = _config()
+        config.attributes["connection"] = connection
         with shared_table.under_first_name(connection, name):
             command.upgrade(config, "head")
     shared_table.share(connection, name)
-
-
-def _revisions_in(connection: Connection) -> set[str]:
-    return {*MigrationContext.configure(connection, opts=VERSION_TABLE).get_current_heads()}
 
 
 def _config() -> Config:

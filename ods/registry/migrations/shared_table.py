@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, text
 
 from ods.registry.migrations import two_tables
-from ods.registry.migrations.adoption import adopt_rows
+from ods.registry.migrations.adopted_rows import adopt_rows
 from ods.registry.migrations.conflicts import require_none
 from ods.registry.migrations.locks import lock_tables
-from ods.registry.migrations.status_words import keep_in_step, uses_manage
-from ods.registry.migrations.table_names import exists, rename
+from ods.registry.migrations.status_words import keep_in_step
+from ods.registry.migrations.table_names import rename
 from ods.registry.storage.models import FIRST_NAME, DbInstance
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
@@ -28,16 +28,6 @@ _COLUMNS = """
 SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
 WHERE attrelid = CAST(:table AS regclass) AND attname = ANY (:names)
 """
-# Words of `manage` are translated for the migrations, which know only ours. What is being deleted waits for
-# its delete: the migrations take what is in progress for a create.
-_SET_WORDS_ASIDE = f"""
-CREATE TEMPORARY TABLE foreign_words ON COMMIT DROP AS
-    SELECT id, status FROM adminapi.{FIRST_NAME} WHERE status <> adminapi.state_of_status(status);
-UPDATE adminapi.{FIRST_NAME}
-    SET status = CASE WHEN status = 'DeleteInProgress' THEN 'Pending_Delete'
-                      ELSE adminapi.state_of_status(status) END
-    WHERE status <> adminapi.state_of_status(status)
-"""  # noqa: S608 - constants
 
 
 def find(connection: Connection) -> str:
@@ -57,21 +47,18 @@ def find(connection: Connection) -> str:
 
 @contextmanager
 def under_first_name(connection: Connection, name: str) -> Iterator[None]:
-    """While the block runs, the table `name` has the name and the words that the migrations know.
+    """While the block runs, the table `name` has the name that the migrations know.
 
     Raises:
         ConflictingRowsError: a view or the like has that name.
     """
     require_none(
+        connection,
         "What is no table has the first name of the table of the instances",
         _IN_THE_WAY,
         remedy="Drop it, or give it another name",
-        connection=connection,
     )
     rename(connection, name, FIRST_NAME)
-    if exists(connection, FIRST_NAME) and not _has_state(connection) and uses_manage(connection, FIRST_NAME):
-        for statement in _SET_WORDS_ASIDE.split(";"):
-            connection.execute(text(statement))
     yield
     rename(connection, FIRST_NAME, name)
 
@@ -88,9 +75,4 @@ def share(connection: Connection, name: str) -> None:
     connection.execute(text(f"CREATE OR REPLACE VIEW {VIEW} AS SELECT {columns} FROM {table}"))  # noqa: S608 - the catalog's names
     keep_in_step(connection, name)
     if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE jobnumber = 0)")):  # noqa: S608 - a constant
-        adopt_rows(connection, table, "state")
-
-
-def _has_state(connection: Connection) -> bool:
-    columns = {"table": f"adminapi.{FIRST_NAME}", "names": ["state"]}
-    return connection.scalar(text(_COLUMNS), columns) is not None
+        adopt_rows(connection, table)

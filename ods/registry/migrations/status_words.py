@@ -190,12 +190,12 @@ def keep_in_step(connection: Connection, table: str) -> None:
     The installation uses the words of `manage` as soon as the table has its newer name or a row with one of
     them, and does not leave them again. Rows with other words get them then.
     """
-    words = Words.MANAGE if uses_manage(connection, table) else Words.DB_INSTANCES
+    words = Words.MANAGE if _uses_manage(connection, table) else Words.DB_INSTANCES
     connection.execute(text(_TRIGGER.format(table=table, trigger=TRIGGER, words=words)))
     if words is Words.MANAGE:
         connection.execute(text(_WRITE_ANEW.format(table=table)))
 
 
-def uses_manage(connection: Connection, table: str) -> bool:
+def _uses_manage(connection: Connection, table: str) -> bool:
     """Whether `status` is written in the words of `manage`."""
     return table == RENAMED_TABLE or bool(connection.scalar(text(_IS_MANAGE.format(table=table))))

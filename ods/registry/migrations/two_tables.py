@@ -1,8 +1,7 @@
 """Both tables of instances in one registry, `dbinstances` and `odsinstancemanages`, become one.
 
-An earlier release of this service has made its own beside that of an Admin API, or an early script of the
-Admin API was run again. Only one of them may have rows. The other is set aside under another name; nothing is
-dropped.
+An early script of the Admin API was run again after a later one, or a later one beside the table of this
+service. Only one of them may have rows. The other is set aside under another name; nothing is dropped.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +10,7 @@ from itertools import chain, count
 from sqlalchemy import Connection, text
 
 from ods.registry.migrations import numbers
-from ods.registry.migrations.adoption import require_unique
+from ods.registry.migrations.adopted_rows import require_unique
 from ods.registry.migrations.conflicts import ConflictingRowsError, require_none
 from ods.registry.migrations.status_words import TRIGGER
 from ods.registry.migrations.table_names import exists, rename
@@ -24,11 +23,11 @@ _SHARED = (
 _HAS_OURS = """
 SELECT FROM pg_attribute WHERE attrelid = 'adminapi.{table}'::regclass AND attname = 'jobnumber'
 """
+# What is being deleted waits for its delete. The trigger gives the rows `state` and `operation`.
 _COPY = f"""
-INSERT INTO adminapi.{{ours}} ({_SHARED}, status, operation) OVERRIDING SYSTEM VALUE
+INSERT INTO adminapi.{{ours}} ({_SHARED}, status) OVERRIDING SYSTEM VALUE
 SELECT {_SHARED},
-       CASE WHEN status = 'DeleteInProgress' THEN 'Pending_Delete' ELSE adminapi.state_of_status(status) END,
-       CASE WHEN status LIKE '%Delete%' THEN 'Delete' ELSE 'Create' END
+       CASE WHEN status = 'DeleteInProgress' THEN 'Pending_Delete' ELSE adminapi.state_of_status(status) END
 FROM adminapi.{{other}}
 """  # noqa: S608 - constants
 # What other products have given the one table, and the other would not have.
@@ -70,10 +69,10 @@ def make_one(connection: Connection) -> str:
     kept = _kept(connection, both, filled)
     (other,) = (name for name in both if name != kept)
     require_none(
+        connection,
         f"adminapi.{other} has what adminapi.{kept}, which takes its place, lacks",
         _LOST.format(other=other, kept=kept),
         remedy=f"Give it to adminapi.{kept}, and drop it from the other",
-        connection=connection,
     )
     if other in filled:
         _copy_rows(connection, kept, other)

@@ -518,7 +518,7 @@ class ApiClient(Base):
     backup_download: Mapped[bool | None] = mapped_column("backupdownload")
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
     # Changes whenever the tokens that were issued so far shall not count any more. Null until that happens to
-    # a client that was there before tokens named a generation.
+    # a client that an Admin API had added before the first `ods migrate`.
     generation: Mapped[uuid.UUID | None] = mapped_column(server_default=text("gen_random_uuid()"))
     # The same for tokens that an Admin API has issued, which name no generation: those until then do not
     # count, by the whole seconds of their times.
