@@ -215,12 +215,13 @@ async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
     from ods.databases.server import Server  # noqa: PLC0415 - as above
     from ods.registry.installation import InstallationStore  # noqa: PLC0415 - as above
     from ods.tenants.installation_check import InstallationCheck  # noqa: PLC0415 - as above
+    from ods.tenants.siblings import opened_siblings  # noqa: PLC0415 - as above
 
     store = InstallationStore(engine)
-    check = InstallationCheck(store, access.tenant, access.tenants, shares_server=False)
     server = Server(access.master_dsn)
     try:
-        async with server.session() as session:
+        async with opened_siblings(access.siblings) as siblings, server.session() as session:
+            check = InstallationCheck(store, access.tenant, siblings, shares_server=False)
             return _Report(
                 await store.state(),
                 await check.system(session),

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from getpass import getuser
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ods.settings.settings import (
     InvalidSettingsError,
     Settings,
     load_settings,
+    other_registries,
     variables_of,
 )
 
@@ -39,7 +40,7 @@ class RegistryAccess:
         always_open: whether its API always accepts new clients (`ODS_REGISTRATION`).
         master_dsn: the DSN of the server of the ODS databases.
         tenant: the tenant of the registry.
-        tenants: all tenants of the service.
+        siblings: the DSNs of the registries of the other tenants of the service, by their names.
         backup_url: where the tenant's backups are; None if none are made.
         shares_clients: whether an Admin API uses the same clients.
     """
@@ -48,7 +49,7 @@ class RegistryAccess:
     always_open: bool
     master_dsn: str
     tenant: str = DEFAULT_TENANT
-    tenants: tuple[str, ...] = (DEFAULT_TENANT,)
+    siblings: Mapping[str, str] = field(default_factory=dict)
     backup_url: str | None = None
     shares_clients: bool = False
 
@@ -71,7 +72,7 @@ class RegistryAccess:
                 own.registration,
                 own.master_dsn.get_secret_value(),
                 tenant,
-                tuple(settings.tenants),
+                other_registries(settings, tenant),
                 own.backup_url,
                 own.shares_clients,
             )

@@ -5,8 +5,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from ods.cli.api_access import connect
 from ods.cli.dump_files import dump_of
 from ods.cli.output import Progress
@@ -27,6 +25,7 @@ from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import Address
 from ods.tenants.installation_check import InstallationCheck
+from ods.tenants.siblings import opened_siblings
 
 _MEGABYTE = 1024 * 1024
 
@@ -167,19 +166,19 @@ async def _target(access: TemplateAccess, server: Server, template: str, databas
     Raises:
         InstallationNotConfirmedError: the operator must first say that changes are meant.
     """
-    async with access.registry.connected() as engine, server.session() as session:
-        check = _check(engine, access)
+    registry = access.registry
+    async with (
+        registry.connected() as engine,
+        opened_siblings(registry.siblings) as siblings,
+        server.session() as session,
+    ):
+        check = InstallationCheck(
+            InstallationStore(engine), registry.tenant, siblings, shares_server=access.shares_server
+        )
         await check.require_confirmed(session)
         others = {behind for name, behind in access.templates.items() if name != template}
         needed = frozenset({*others, await InstanceQueries(engine).database()})
         return LoadTarget(await check.id(), template, database, needed)
-
-
-def _check(engine: AsyncEngine, access: TemplateAccess) -> InstallationCheck:
-    registry = access.registry
-    return InstallationCheck(
-        InstallationStore(engine), registry.tenant, registry.tenants, shares_server=access.shares_server
-    )
 
 
 @asynccontextmanager

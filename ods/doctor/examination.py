@@ -16,7 +16,7 @@ from ods.doctor.registry import registry_parts
 from ods.doctor.server import server_parts
 from ods.doctor.temporal_server import examine_temporal
 from ods.registry.storage.engine import POOL_SIZE
-from ods.settings.settings import Address, AnySettings, Settings, login_of
+from ods.settings.settings import Address, AnySettings, Settings, login_of, other_registries
 
 _REQUESTS_ON_SERVER = 8
 """Sessions on the ODS server that an API process opens about, for health, drift, adoption and usage."""
@@ -50,8 +50,8 @@ def _checks(settings: AnySettings, tenants: Iterable[str]) -> Iterator[Check]:
             login = _target(settings, f"{of}login that restores", "restore_dsn", own)
             yield Check(login.subject, login.examine_login)
         subject = f"{of}installation"
-        names = settings.tenants.keys()
-        yield Check(subject, partial(examine_installation, subject, own, tenant, names))
+        others = other_registries(settings, tenant)
+        yield Check(subject, partial(examine_installation, subject, own, tenant, others))
         subject = f"{of}backups"
         yield Check(subject, partial(examine_backups, subject, own, tenant))
         subject = f"{of}connection string of the ODS/API"

@@ -1,6 +1,6 @@
 """Which installation a registry is, and whether it is where, and beside whom, it was confirmed to be."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 from sqlalchemy import select
@@ -16,12 +16,20 @@ from ods.registry.storage.models import Installation
 from ods.registry.storage.sessions import RegistrySessions
 from ods.settings.settings import Settings
 from ods.tenants.installation_check import InstallationCheck
+from ods.tenants.siblings import opened_siblings
 
 
 async def examine_installation(
-    subject: str, settings: Settings, tenant: str, tenants: Collection[str]
+    subject: str, settings: Settings, tenant: str, others: Mapping[str, str]
 ) -> Sequence[Finding]:
-    """The id of the installation, and what its operator must confirm."""
+    """The id of the installation, and what its operator must confirm.
+
+    Args:
+        subject: what the findings are about.
+        settings: the tenant's own.
+        tenant: the tenant's name.
+        others: the DSNs of the registries of the other tenants, by their names.
+    """
     engine = create_registry_engine(settings.admin_dsn.get_secret_value(), pool_size=1)
     server = Server(settings.master_dsn.get_secret_value())
     try:
@@ -29,10 +37,10 @@ async def examine_installation(
         if not is_confirmed:
             # To ask further would record where it is: that is for the service to do.
             return [ok(subject, f"{identifier}; it has not been used yet")]
-        check = InstallationCheck(
-            InstallationStore(engine), tenant, tenants, shares_server=settings.shared_server
-        )
-        async with server.session() as session:
+        async with opened_siblings(others) as siblings, server.session() as session:
+            check = InstallationCheck(
+                InstallationStore(engine), tenant, siblings, shares_server=settings.shared_server
+            )
             obstacle = await check.obstacle(session)
     except (SQLAlchemyError, asyncpg.PostgresError, OSError, DatabaseFaultError):
         return [warning(subject, "Not examined: registry or server cannot be asked")]

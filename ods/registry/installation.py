@@ -8,7 +8,7 @@ jobs and all DDL are refused until the operator says which of the two it is.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -60,7 +60,8 @@ class InstallationState:
         confirmed: where the registry was when it was first used, or last confirmed.
         here: where it is.
         server: system identifier of the cluster with the ODS databases; None until it was first seen.
-        neighbours: installations that may have databases on that server as well.
+        neighbours: installations that may have databases on that server as well: the operator has confirmed
+            them, or another tenant of this service is one.
         backup_key: the secret key of the HMAC beside the rights of roles in backups.
     """
 
@@ -110,6 +111,11 @@ class InstallationStore:
             self._state, self._read_at = state, now
         return self._state
 
+    async def confirmed_id(self) -> str | None:
+        """The id, if the registry is where it was confirmed; a first use is not recorded, as `state` does."""
+        state = await self._read()
+        return state.id if state.confirmed == state.here else None
+
     async def obstacle(self) -> str | None:
         """Why nothing may be changed in the registry, so that no job goes on; None if it may be changed."""
         return (await self.state()).obstacle
@@ -157,12 +163,11 @@ class InstallationStore:
 
     async def accept_server(self, system: str, neighbours: Sequence[str] = ()) -> None:
         """Record the cluster with the ODS databases, and other installations that may be on it as well."""
-        added = func.array_cat(
-            Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid))
-        )
-        async with self._sessions.statement() as session:
-            await session.execute(update(Installation).values(server_system=system, neighbours=added))
-        self.forget()
+        await self._write({"server_system": system, "neighbours": _added(neighbours)})
+
+    async def accept_neighbours(self, neighbours: Sequence[str]) -> None:
+        """Record other installations that may have databases on that cluster as well."""
+        await self._write({"neighbours": _added(neighbours)})
 
     async def renew(self) -> str:
         """Make the registry an installation of its own, which owns no database yet; returns its id.
@@ -203,6 +208,11 @@ class InstallationStore:
         self.forget()
         return identifier
 
+    async def _write(self, values: Mapping[str, object]) -> None:
+        async with self._sessions.statement() as session:
+            await session.execute(update(Installation).values(**values))
+        self.forget()
+
     async def _read(self) -> InstallationState:
         query = select(
             Installation.id,
@@ -216,6 +226,10 @@ class InstallationStore:
         )
         async with self._sessions.statement() as session:
             return _state((await session.execute(query)).one())
+
+
+def _added(neighbours: Sequence[str]) -> ColumnElement[Any]:
+    return func.array_cat(Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid)))
 
 
 def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns have no types here

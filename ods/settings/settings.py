@@ -1069,6 +1069,13 @@ class MultiTenantSettings(ServiceSettings):
 AnySettings: TypeAlias = Settings | MultiTenantSettings
 
 
+def other_registries(settings: AnySettings, tenant: str) -> Mapping[str, str]:
+    """The DSNs of the registries of the other tenants, by their names."""
+    return {
+        name: own.admin_dsn.get_secret_value() for name, own in settings.tenants.items() if name != tenant
+    }
+
+
 def load_settings(*, tenants_needed: bool = True) -> AnySettings:
     """Read the settings, of one tenant or of several, from the environment.
 

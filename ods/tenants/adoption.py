@@ -306,13 +306,13 @@ class DatabaseAdoption:
         )
         own = replace(
             owner,
+            tenant=tenant.name,
             number=lost.number,
             installation=tenant.instances.installation.known_id,
             trashed_name=None,
         )
         async with tenant.server.fenced(own) as session:
             await tenant.installation.require_confirmed(session)
-            # A comment of version 1 names no installation: from now on, it is this one's.
             await adoption.adopt(session, own, database, await self._needed())
             try:
                 row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
@@ -332,11 +332,7 @@ class DatabaseAdoption:
         if owner is None or found is None:
             raise InstanceNotFoundError(ods_instance_id)
         installation = (await self._tenant.instances.installation.state()).id
-        if (
-            owner.ods_instance_id != ods_instance_id
-            or owner.tenant != self._tenant.name
-            or owner.installation not in {None, installation}
-        ):
+        if owner.ods_instance_id != ods_instance_id or owner.installation != installation:
             raise InstanceNotFoundError(ods_instance_id)
         named = self._named(database)
         obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle

@@ -1,7 +1,7 @@
 """What the tenants' registries and servers tell for a scrape of metrics, and their connection pools."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from sqlalchemy.pool import QueuePool
@@ -81,25 +81,21 @@ async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
         DatabaseFaultError: the server is away, …
     """
     async with group[0].server.session() as session:
-        owners = {
-            database.name: (owner.tenant, owner.installation, database.trash)
+        kinds = {
+            database.name: (owner.installation, database.trash)
             for database in await inspection.databases(session)
             if (owner := database.owner or database.snapshot) is not None
         }
-        sizes = await inspection.sizes(session, list(owners))
-    bytes_of: Counter[tuple[str, bool]] = Counter()
-    installations = {tenant.name: tenant.jobs.installation.known_id for tenant in group}
-    for name, (tenant_name, installation, is_trash) in owners.items():
-        # One that another installation has under the same name is not counted.
-        if tenant_name in installations and installation in {None, installations[tenant_name]}:
-            bytes_of[tenant_name, is_trash] += sizes.get(name) or 0
-    return [
-        sample
-        for tenant in group
-        for sample in (
-            Sample(TRASH_BYTES, (tenant.name,), bytes_of[tenant.name, True]),
-            Sample(
-                DATABASE_BYTES, (tenant.name,), bytes_of[tenant.name, True] + bytes_of[tenant.name, False]
-            ),
-        )
-    ]
+        sizes = await inspection.sizes(session, list(kinds))
+    bytes_of: Counter[tuple[str | None, bool]] = Counter()
+    for name, kind in kinds.items():
+        bytes_of[kind] += sizes.get(name) or 0
+    return [sample for tenant in group for sample in _sizes_of(tenant, bytes_of)]
+
+
+def _sizes_of(tenant: Tenant, bytes_of: Mapping[tuple[str | None, bool], int]) -> Iterator[Sample]:
+    """Those of a tenant, by what the databases of each installation take, in the trash and elsewhere."""
+    installation = tenant.jobs.installation.known_id
+    trash, others = bytes_of[installation, True], bytes_of[installation, False]
+    yield Sample(TRASH_BYTES, (tenant.name,), trash)
+    yield Sample(DATABASE_BYTES, (tenant.name,), trash + others)

@@ -5,7 +5,8 @@ installation. It is written in one transaction with the database's name, and is 
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -14,6 +15,7 @@ from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.registry.installation import CONFIRMS, InstallationStore
 from ods.registry.storage.errors import InstallationNotConfirmedError
+from ods.tenants.siblings import installations_of
 
 _KNOWN_SECONDS = 30
 """How long the server is not checked again after it was found in order."""
@@ -22,22 +24,42 @@ _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 _COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_database'::regclass"
 
 
+@dataclass(frozen=True)
+class _Others:
+    """Other installations with databases on the server.
+
+    Attributes:
+        siblings: the ids of those that are other tenants of this service.
+        strangers: the ids of those of which that is not known.
+        unknown: tenants of this service whose installation is not known now: it may be one of the strangers.
+    """
+
+    siblings: frozenset[str] = frozenset()
+    strangers: frozenset[str] = frozenset()
+    unknown: Sequence[str] = ()
+
+
 class InstallationCheck:
     """Compares a tenant's installation with what its registry and its server say.
 
     Args:
         store: the installation, as the registry has it.
         tenant: the tenant's name.
-        tenants: names of all tenants of this service, which may share a server.
+        siblings: those of the other tenants of this service, by name; they may share the server.
         shares_server: whether the operator has said that other installations may use the server as well.
     """
 
     def __init__(
-        self, store: InstallationStore, tenant: str, tenants: Collection[str], *, shares_server: bool
+        self,
+        store: InstallationStore,
+        tenant: str,
+        siblings: Mapping[str, InstallationStore],
+        *,
+        shares_server: bool,
     ) -> None:
         self.tenant = tenant
         self._store = store
-        self._siblings = set(tenants) - {tenant}
+        self._siblings = siblings
         self._shares_server = shares_server
         self._in_order_until = 0.0
 
@@ -63,7 +85,8 @@ class InstallationCheck:
     async def obstacle(self, session: asyncpg.Connection) -> str | None:
         """What the operator must confirm before anything is changed on the server; None if nothing.
 
-        A server that is seen for the first time is the installation's from then on.
+        A server that is seen for the first time is the installation's from then on. Other tenants of this
+        service that have databases on it are recorded: their registries are not asked again.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or refuses.
@@ -80,11 +103,15 @@ class InstallationCheck:
                 f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
                 f" that this is meant: {CONFIRMS}."
             )
-        if others := sorted(await self.others(session) - state.neighbours):
+        others = await self._others(session, state.neighbours)
+        if others.siblings:
+            await self._store.accept_neighbours(sorted(others.siblings))
+        if others.strangers:
+            named = ", ".join(sorted(others.strangers))
             return (
-                f"Another installation has databases on the server of ODS_MASTER_DSN: {', '.join(others)}."
+                f"Another installation has databases on the server of ODS_MASTER_DSN: {named}."
                 f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
-                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true."
+                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true.{_perhaps(others.unknown)}"
             )
         return None
 
@@ -115,20 +142,15 @@ class InstallationCheck:
         with translate_postgres_errors({}):
             return str(await session.fetchval(_SYSTEM))
 
-    async def others(self, session: asyncpg.Connection) -> set[str]:
+    async def others(self, session: asyncpg.Connection) -> frozenset[str]:
         """Ids of other installations with databases on the server, unless any may have some.
+
+        Not those of other tenants of this service.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or refuses.
         """
-        if self._shares_server:
-            return set()
-        own = await self.id()
-        return {
-            owner.installation
-            for owner in await _owners(session)
-            if owner.installation not in {None, own} and owner.tenant not in self._siblings
-        }
+        return (await self._others(session)).strangers
 
     async def count_own(self, session: asyncpg.Connection) -> int:
         """How many databases on the server carry the installation's id.
@@ -138,6 +160,27 @@ class InstallationCheck:
         """
         own = await self.id()
         return sum(owner.installation == own for owner in await _owners(session))
+
+    async def _others(self, session: asyncpg.Connection, accepted: Collection[str] = ()) -> _Others:
+        """Those that are not `accepted`, unless any may have databases there."""
+        if self._shares_server:
+            return _Others()
+        there = {owner.installation for owner in await _owners(session) if owner.installation is not None}
+        found = frozenset(there - {await self.id(), *accepted})
+        if not found:
+            return _Others()
+        siblings = await installations_of(self._siblings)
+        return _Others(found & siblings.ids, found - siblings.ids, siblings.unknown)
+
+
+def _perhaps(tenants: Collection[str]) -> str:
+    """That it may be one of these tenants, in words."""
+    if not tenants:
+        return ""
+    return (
+        f" It may be another tenant of this service: the registry of {', '.join(tenants)} is away, or must be"
+        " confirmed itself."
+    )
 
 
 async def _owners(session: asyncpg.Connection) -> list[Owner]:

@@ -1,7 +1,7 @@
 """What one tenant is made of, once in a process: nothing of it is shared with another tenant."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -112,24 +112,32 @@ class Tenant:
         cls,
         name: str,
         settings: Settings,
+        engine: AsyncEngine,
         connection_strings: OdsConnectionStrings,
-        tenants: Collection[str],
+        installations: Mapping[str, InstallationStore],
     ) -> Self:
-        """Make the parts of the tenant `name`, one of `tenants`; no connection is opened yet."""
-        dsn = CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
-        engine = create_registry_engine(dsn)
+        """Make the parts of the tenant `name`; no connection is opened yet.
+
+        Args:
+            name: its name.
+            settings: its own settings.
+            engine: connections to its registry.
+            connection_strings: those by which the ODS/API connects to its databases.
+            installations: those of all tenants, by their names.
+        """
+        own = installations[name]
+        siblings = {other: one for other, one in installations.items() if other != name}
         server = Server(
             CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"),
             _restore_login(name, settings),
             restores_as_service=settings.restore_as_service,
         )
         queries = InstanceQueries(engine)
-        own = InstallationStore(engine)
         clock = RegistryClock(engine, timedelta(seconds=settings.reconcile_interval))
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
         trash = timedelta(days=settings.trash_days)
         templates = set(settings.template_databases.values())
-        installation = InstallationCheck(own, name, tenants, shares_server=settings.shared_server)
+        installation = InstallationCheck(own, name, siblings, shares_server=settings.shared_server)
         return cls(
             name=name,
             settings=settings,
@@ -183,7 +191,9 @@ class Tenant:
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),
             refreshes=RefreshJobs(engine, name),
-            reading_engine=create_registry_engine(dsn, settings.refresh_concurrency, _READING_TIMEOUT),
+            reading_engine=create_registry_engine(
+                _registry_dsn(name, settings), settings.refresh_concurrency, _READING_TIMEOUT
+            ),
         )
 
     async def remove_template_leftovers(self) -> list[str]:
@@ -201,6 +211,10 @@ class Tenant:
     async def close(self) -> None:
         """Close the connections that are kept."""
         await asyncio.gather(self.engine.dispose(), self.reading_engine.dispose(), self.server.close())
+
+
+def _registry_dsn(name: str, settings: Settings) -> CurrentDsn:
+    return CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
 
 
 def _restore_login(name: str, settings: Settings) -> RestoreLogin | None:
@@ -223,8 +237,14 @@ async def open_tenants(settings: AnySettings) -> AsyncIterator[list[Tenant]]:
         InvalidSettingsError: the settings of a tenant do not make connection strings.
     """
     strings = connection_strings(settings)
-    names = settings.tenants.keys()
-    tenants = [Tenant.compose(name, own, strings[name], names) for name, own in settings.tenants.items()]
+    engines = {
+        name: create_registry_engine(_registry_dsn(name, own)) for name, own in settings.tenants.items()
+    }
+    installations = {name: InstallationStore(engine) for name, engine in engines.items()}
+    tenants = [
+        Tenant.compose(name, own, engines[name], strings[name], installations)
+        for name, own in settings.tenants.items()
+    ]
     try:
         yield tenants
     finally:

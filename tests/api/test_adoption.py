@@ -1,6 +1,7 @@
 """Databases that the service did not make, handed over to instances."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -51,7 +52,7 @@ async def case(
     instances: InstanceStore, job_store: JobStore, admin: asyncpg.Connection, name: str
 ) -> AsyncIterator[Case]:
     job = await bring_to(instances, job_store, "Completed", name)
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, installation=job.installation)
     await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
     yield Case(admin, job.instance_id, owner, job.database)
     await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
@@ -412,10 +413,20 @@ class TestAnotherName:
         finally:
             await case.admin.execute(f'DROP DATABASE "{other.database}"')
 
+    @pytest.mark.parametrize("tenant_then", ["default", "districtA"])
     async def test_lost_instance_is_recorded_again_when_its_database_is_adopted(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, registry_dsn: str
+        self,
+        api: httpx.AsyncClient,
+        case: Case,
+        renamed: str,
+        queries: InstanceQueries,
+        registry_dsn: str,
+        tenant_then: str,
     ) -> None:
+        """Also if its tenant had another name when the comment was written."""
         number = case.owner.ods_instance_id
+        then = replace(case.owner, tenant=tenant_then, number=2, attempt=1, template_generation=5)
+        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{then.comment}'")
         async with session(registry_dsn) as rows:
             await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
         path = f"{INSTANCES}/{number}"
@@ -471,6 +482,18 @@ class TestAnotherName:
         answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
         assert answer.status_code == 409
         assert f"was given to '{name} since'" in answer.json()["detail"]
+
+    async def test_lost_instance_of_another_installation_is_not_found_when_its_tenant_has_the_same_name(
+        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, registry_dsn: str
+    ) -> None:
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+        others = replace(case.owner, installation=str(uuid.uuid4()))
+        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{others.comment}'")
+        path = f"{INSTANCES}/{case.owner.ods_instance_id}"
+        assert (await api.get(f"{path}/database", params={"databaseName": renamed})).status_code == 404
+        assert (await api.post(f"{path}/adopt", json={"databaseName": renamed})).status_code == 404
+        assert await queries.live_instances() == []
 
     async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
         self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries

@@ -1,13 +1,16 @@
 """A registry that was copied, a server that is another one, and installations that share a server."""
 
+import asyncio
 import json
 import re
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from unittest.mock import Mock
 
 import asyncpg
@@ -33,6 +36,7 @@ from ods.registry.snapshots.store import SnapshotStore
 from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import Settings
+from ods.tenants import siblings
 from ods.tenants.drift.findings import DriftKind
 from ods.tenants.installation_check import InstallationCheck
 from ods.tenants.tenant import Tenant, open_tenants
@@ -169,10 +173,12 @@ async def test_nothing_is_made_and_the_job_waits_when_its_registry_became_a_copy
 
 
 @asynccontextmanager
-async def marked_database(admin: asyncpg.Connection, prefix: str, installation: str) -> AsyncIterator[Owner]:
+async def marked_database(
+    admin: asyncpg.Connection, prefix: str, installation: str, tenant: str = "default"
+) -> AsyncIterator[Owner]:
     """A database of this installation on the server; its name is the prefix with the OdsInstanceId."""
     number = next(NUMBERS)
-    owner = Owner("default", number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, installation)
+    owner = Owner(tenant, number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, installation)
     await admin.execute(f'CREATE DATABASE "{prefix}_{number}"')
     await admin.execute(f"COMMENT ON DATABASE \"{prefix}_{number}\" IS '{owner.comment}'")
     yield owner
@@ -186,10 +192,14 @@ async def others_database(admin: asyncpg.Connection) -> AsyncIterator[Owner]:
         yield owner
 
 
-def check_of(tenant: Tenant, *siblings: str, shares_server: bool = False) -> InstallationCheck:
-    return InstallationCheck(
-        tenant.instances.installation, "default", ["default", *siblings], shares_server=shares_server
-    )
+def check_of(
+    tenant: Tenant,
+    others: Mapping[str, InstallationStore] = MappingProxyType({}),
+    *,
+    shares_server: bool = False,
+) -> InstallationCheck:
+    """That of the tenant beside other ones."""
+    return InstallationCheck(tenant.instances.installation, "default", others, shares_server=shares_server)
 
 
 async def test_nothing_may_be_changed_when_another_installation_has_databases_on_the_server(
@@ -212,15 +222,92 @@ async def test_server_may_be_shared_when_the_operator_has_confirmed_the_other_in
         await check.require_confirmed(seen)
 
 
+@pytest.fixture
+async def seen(tenant: Tenant, server: Server) -> AsyncIterator[asyncpg.Connection]:
+    """A session; the operator has confirmed what other tests have left on the server."""
+    check = check_of(tenant)
+    async with server.session() as session:
+        left = sorted(await check.others(session))
+        await tenant.instances.installation.accept_server(await check.system(session), left)
+        yield session
+
+
+@pytest.fixture
+async def sibling_dsn(prepared_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The registry of another tenant of the service."""
+    async with registries.cloned(prepared_postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def sibling(sibling_dsn: str) -> AsyncIterator[InstallationStore]:
+    """The installation of that tenant, which has been used."""
+    engine = create_registry_engine(sibling_dsn)
+    store = InstallationStore(engine)
+    await store.state()
+    yield store
+    await engine.dispose()
+
+
 async def test_tenants_of_one_service_share_a_server_when_nothing_was_confirmed(
-    tenant: Tenant, server: Server, others_database: Owner, admin: asyncpg.Connection
+    tenant: Tenant, seen: asyncpg.Connection, sibling: InstallationStore, admin: asyncpg.Connection
 ) -> None:
-    comment = json.dumps(json.loads(others_database.comment) | {"tenant": "sibling"})
-    database = f"others_{others_database.ods_instance_id}"
-    await admin.execute(f"COMMENT ON DATABASE \"{database}\" IS '{comment}'")
-    async with server.session() as seen:
-        assert others_database.installation in await check_of(tenant).others(seen)
-        assert others_database.installation not in await check_of(tenant, "sibling").others(seen)
+    """Whatever the comments call them."""
+    installation = (await sibling.state()).id
+    check = check_of(tenant, {"districtB": sibling})
+    async with marked_database(admin, "others", installation):
+        assert installation in await check_of(tenant).others(seen)
+        assert installation not in await check.others(seen)
+        await check.require_confirmed(seen)
+        # It is known from now on, also if its registry is away, or it is no tenant of the service any more.
+        await check_of(tenant).require_confirmed(seen)
+    assert installation in (await tenant.instances.installation.state()).neighbours
+
+
+@pytest.mark.parametrize("name", ["default", "districtB"])
+async def test_nothing_may_be_changed_when_another_installation_has_a_tenant_of_the_same_name(
+    tenant: Tenant, seen: asyncpg.Connection, sibling: InstallationStore, admin: asyncpg.Connection, name: str
+) -> None:
+    stranger = str(uuid.uuid4())
+    async with marked_database(admin, "others", stranger, name):
+        with pytest.raises(InstallationNotConfirmedError, match=stranger) as refused:
+            await check_of(tenant, {"districtB": sibling}).require_confirmed(seen)
+    assert "districtB" not in str(refused.value)
+    assert stranger not in (await tenant.instances.installation.state()).neighbours
+
+
+@pytest.mark.parametrize("what", ["registrydatabase = 1", "registrysystem = NULL, registrydatabase = NULL"])
+async def test_nothing_may_be_changed_when_the_registry_of_a_tenant_may_be_a_copy(
+    tenant: Tenant,
+    seen: asyncpg.Connection,
+    sibling: InstallationStore,
+    sibling_dsn: str,
+    admin: asyncpg.Connection,
+    what: str,
+) -> None:
+    """The databases on the server may be those of the original."""
+    state = await sibling.state()
+    async with session(sibling_dsn) as rows, marked_database(admin, "others", state.id):
+        await rows.execute(f"UPDATE adminapi.installation SET {what}")  # noqa: S608 - constants
+        check = check_of(tenant, {"districtB": sibling})
+        with pytest.raises(InstallationNotConfirmedError, match=state.id) as refused:
+            await check.require_confirmed(seen)
+        assert "the registry of districtB is away, or must be confirmed itself" in str(refused.value)
+        await sibling.confirm(state)
+        await check.require_confirmed(seen)
+
+
+async def test_nothing_may_be_changed_when_the_registries_of_all_other_tenants_are_away_or_hang(
+    tenant: Tenant, seen: asyncpg.Connection, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(siblings, "_ANSWERED_WITHIN", 0.1)
+    stranger = str(uuid.uuid4())
+    hanging = Mock(confirmed_id=Mock(side_effect=partial(asyncio.sleep, 60)))
+    away = {"districtB": "postgresql://service@127.0.0.1:1/EdFi_Admin"}
+    async with siblings.opened_siblings(away) as opened, marked_database(admin, "others", stranger):
+        check = check_of(tenant, {**opened, "districtC": hanging})
+        with pytest.raises(InstallationNotConfirmedError, match="registry of districtB, districtC is away"):
+            await check.require_confirmed(seen)
 
 
 async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Tenant, server: Server) -> None:

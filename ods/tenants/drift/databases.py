@@ -11,7 +11,7 @@ from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere
 
 
-def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str]) -> Iterator[Drift]:
+def unexpected_databases(seen: Snapshot, expected: Collection[str]) -> Iterator[Drift]:
     """Databases of instances, by mark or name, that no live instance has, nor what is `expected`."""
     live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
     live_marks = {str(row.mark) for row in seen.instances}
@@ -27,7 +27,7 @@ def unexpected_databases(seen: Snapshot, tenant: str, expected: Collection[str])
             continue  # see `missing_from_trash`, and `second_databases`
         if database.snapshot is not None:
             continue  # see `snapshots_without`
-        if belongs_elsewhere(database, seen, tenant):
+        if belongs_elsewhere(database, seen):
             continue
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
@@ -49,7 +49,7 @@ def _looks_like_ods(database: Database) -> bool:
     return database.mark is not None or database.name.lower().startswith(f"{DATABASE_PREFIX}_".lower())
 
 
-def snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
     """Where the snapshots of the registry and those of the server differ."""
     there = {database.snapshot.mark for database in seen.databases.values() if database.snapshot}
     for row in seen.copies:
@@ -64,7 +64,7 @@ def snapshots_without(seen: Snapshot, tenant: str) -> Iterator[Drift]:
         mark = database.snapshot
         if mark is None or mark.mark in known:
             continue
-        if mark.tenant == tenant and mark.installation in {None, seen.installation}:
+        if mark.installation in {None, seen.installation}:
             words = (
                 f"The registry does not know this snapshot of the OdsInstanceId {mark.ods_instance_id}: it"
                 " was restored to an earlier state. It is never dropped; if no derivative leads to it, drop"

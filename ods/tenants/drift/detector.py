@@ -118,13 +118,13 @@ class DriftDetector:
         if seen.shared_store is not None:
             words = f"{store_is_shared(seen.shared_store)} {SHARED_WAY_OUT}"
             yield Drift(DriftKind.STORE_SHARED, seen.shared_store, words)
-        later = published_later(seen, self._tenant)
+        later = published_later(seen)
         yield from older_than_server(seen, later)
         yield from changed_in_trash(seen, self._tenant)
         yield from second_databases(seen, {database.name for database in later})
         yield from missing_from_trash(seen)
-        yield from unlisted_in_trash(seen, self._tenant)
-        yield from snapshots_without(seen, self._tenant)
+        yield from unlisted_in_trash(seen)
+        yield from snapshots_without(seen)
         yield from versions_without_database(seen, self._tenant)
         yield from resets_not_ended(seen)
         yield from rows_not_adopted(seen)
@@ -136,7 +136,7 @@ class DriftDetector:
         yield from ods_instances_on_other_servers(seen, self._connection_strings)
         expected = {*self._templates, *served_without_mark(seen, self._connection_strings)}
         expected.update(database.name for database in later)
-        yield from unexpected_databases(seen, self._tenant, expected)
+        yield from unexpected_databases(seen, expected)
         yield from wrong_templates(seen, self._templates)
         for directory in seen.orphan_directories:
             words = "This directory below base/ belongs to no database; a crashed server may have left it."

@@ -16,7 +16,7 @@ from ods.tenants.drift.snapshot import Snapshot
 _NAMED_AT_MOST = 200
 
 
-def published_later(seen: Snapshot, tenant: str) -> list[Database]:
+def published_later(seen: Snapshot) -> list[Database]:
     """Databases of this installation that were published later than the registry knows, by name.
 
     It knows an earlier publication of their instances, or not even the instances, which it never removes.
@@ -35,7 +35,6 @@ def published_later(seen: Snapshot, tenant: str) -> list[Database]:
             and owner.mark in requests
             and owner.has_request_among(requests[owner.mark])
         )
-        and owner.tenant == tenant
         and owner.installation in {None, seen.installation}
         and (
             _is_later(database, owner, known[owner.mark])

@@ -60,12 +60,12 @@ def expected_beside(seen: Snapshot) -> set[str]:
     return {*(version.database_name for version in seen.versions), *replaced}
 
 
-def belongs_elsewhere(database: Database, seen: Snapshot, tenant: str) -> bool:
-    """Whether the database belongs to another tenant or installation."""
+def belongs_elsewhere(database: Database, seen: Snapshot) -> bool:
+    """Whether the database belongs to another installation, as that of another tenant."""
     owner = database.owner
     if owner is None or database.mark in seen.known_marks:
         return False
-    return owner.tenant != tenant or owner.installation not in {None, seen.installation}
+    return owner.installation not in {None, seen.installation}
 
 
 def must_be_usable(instance: DbInstance) -> bool:

@@ -124,14 +124,14 @@ def _remedy_of_missing(
     return taking_back(instance, database)
 
 
-def unlisted_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+def unlisted_in_trash(seen: Snapshot) -> Iterator[Drift]:
     """Databases in the trash that the registry does not have there."""
     beside = expected_beside(seen)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
     listed = {*(row.trash_database for row in seen.trashed), *beside}
     for database in seen.databases.values():
-        if not database.trash or database.name in listed or belongs_elsewhere(database, seen, tenant):
+        if not database.trash or database.name in listed or belongs_elsewhere(database, seen):
             continue
         its = live.get(database.mark or "")
         if database.mark in trashed:
