@@ -103,7 +103,7 @@ async def test_instances_are_made_as_the_lines_say(rows: asyncpg.Connection, tmp
         ("Ridge", "Minimal"),
     ]
     assert json.loads(made[0]["labels"]) == {"district": "255901", "pilot": "yes"}
-    assert json.loads(made[0]["reservedcontexts"]) == {"year": "2027"}
+    assert json.loads(made[0]["owncontexts"]) == {"year": "2027"}
     assert (made[0]["description"], made[0]["isprotected"]) == ("Two,\nlines", True)
     table = [line.split() for line in answer.output.splitlines()]
     assert ["LINE", "ID", "NAME", "JOB"] in table

@@ -42,8 +42,8 @@ SELECT {_SET} AS contexts FROM unnest(CAST(:keys AS text[]), CAST(:values AS tex
 _LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended(contexts::text, {_SETS})) FROM ({_WANTED}) AS wanted"  # noqa: S608 - constants
 _RESERVED = f"""
 SELECT 'reserved' AS place, odsinstanceid AS owner, name, reserved.key, reserved.value
-FROM adminapi.managed_instances, jsonb_each_text(reservedcontexts) AS reserved
-WHERE reservedcontexts IS NOT NULL AND publishedat IS NULL AND state <> '{InstanceStatus.DELETED}'
+FROM adminapi.managed_instances, jsonb_each_text(owncontexts) AS reserved
+WHERE owncontexts IS NOT NULL AND publishedat IS NULL AND state <> '{InstanceStatus.DELETED}'
 UNION ALL
 SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept

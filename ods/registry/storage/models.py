@@ -124,7 +124,11 @@ class DbInstance(_HasOrigin, Base):
             postgresql_ops={"labels": "jsonb_path_ops"},
             postgresql_where=text("labels IS NOT NULL"),
         ),
-        Index("ix_dbinstances_reserved", "id", postgresql_where=text("reservedcontexts IS NOT NULL")),
+        Index(
+            "ix_dbinstances_reserved",
+            "id",
+            postgresql_where=text("owncontexts IS NOT NULL AND publishedat IS NULL"),
+        ),
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
@@ -174,7 +178,7 @@ class DbInstance(_HasOrigin, Base):
     labels: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     # The contexts that requests for it have given it. Its ODS instance gets them when there is one; it may
     # have others from then on, which requests for ODS instances, or another product, have given or changed.
-    own_contexts: Mapped[dict[str, str] | None] = mapped_column("reservedcontexts", JSONB(none_as_null=True))
+    own_contexts: Mapped[dict[str, str] | None] = mapped_column("owncontexts", JSONB(none_as_null=True))
     # The name of its database in the trash, as long as an undelete has not ended; when it came there.
     trash_database: Mapped[str | None] = mapped_column("trashdatabase", String(63))
     trashed_at: Mapped[datetime | None] = mapped_column("trashedat")

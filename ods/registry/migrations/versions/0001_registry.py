@@ -194,7 +194,7 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN undodue boolean NOT NULL DEFAULT false, ADD COLUMN replacement jsonb,
     -- What clients say about it.
     ADD COLUMN isprotected boolean NOT NULL DEFAULT false, ADD COLUMN description varchar(500),
-    ADD COLUMN labels jsonb, ADD COLUMN reservedcontexts jsonb,
+    ADD COLUMN labels jsonb, ADD COLUMN owncontexts jsonb,
     -- The trash.
     ADD COLUMN trashdatabase varchar(63), ADD COLUMN trashedat timestamp, ADD COLUMN deletedby varchar(256),
     ADD COLUMN purgeafter timestamp, ADD COLUMN purgedat timestamp,
@@ -232,7 +232,8 @@ CREATE INDEX ix_dbinstances_modified ON adminapi.dbinstances (lastmodifieddate);
 CREATE INDEX ix_dbinstances_waiting ON adminapi.dbinstances (id) WHERE state IN ('Pending', 'Pending_Delete');
 CREATE INDEX ix_dbinstances_labels
     ON adminapi.dbinstances USING gin (labels jsonb_path_ops) WHERE labels IS NOT NULL;
-CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id) WHERE reservedcontexts IS NOT NULL;
+CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id)
+    WHERE owncontexts IS NOT NULL AND publishedat IS NULL;
 CREATE INDEX ix_dbinstances_trash
     ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL AND purgedat IS NULL;
 CREATE INDEX ix_dbinstances_copyof ON adminapi.dbinstances (copyof) WHERE copyof IS NOT NULL;
