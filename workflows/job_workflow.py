@@ -8,7 +8,7 @@ without a gap.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -53,8 +53,7 @@ class JobWorkflow(ABC):
         self._retry = False
         self._abandon = False
         self._cancelled = False
-        self._successor: InstanceJob | None = None
-        self._earlier: InstanceJob | None = None
+        self._handed_over: list[InstanceJob] = []
 
     @abstractmethod
     async def do_work(self) -> bool:
@@ -76,11 +75,9 @@ class JobWorkflow(ABC):
 
     @workflow.signal
     def hand_over(self, job: InstanceJob) -> None:
-        """Continue as `job` when this one has ended."""
-        if job.follows(self._successor or self.job):
-            self._successor = job
-        else:
-            self._earlier = job
+        """Continue as `job` when this one has ended, if the instance waits for it then."""
+        if job not in self._handed_over:
+            self._handed_over.append(job)
 
     async def run_job(self) -> str:
         """Carry the job out; returns how it ended."""
@@ -103,7 +100,7 @@ class JobWorkflow(ABC):
                 return await self._give_up(_CANCELLED)
             return await self._give_up(_reason(error), outage=_is_outage(error))
         self._publish_status(FINISH[self.job.operation].target, "The job is done.")
-        self._continue_as_successor()
+        await self._continue_as_handed_over()
         return f"{self.job.job_id} is done."
 
     async def run_to_completion(self, step: Coroutine[Any, Any, _Result]) -> _Result:
@@ -209,7 +206,6 @@ class JobWorkflow(ABC):
     async def _give_up(self, reason: str, *, outage: bool = False) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
-        earlier, self._earlier = self._earlier, None
         cancelled = self._cancelled
         recorded = await self.run_to_completion(
             workflow.execute_activity_method(
@@ -219,7 +215,6 @@ class JobWorkflow(ABC):
             )
         )
         if not recorded:
-            self._earlier = self._earlier or earlier
             return await self._moved_on()
         self._publish_status(
             (CANCEL_RUNNING if cancelled else FAIL)[self.job.operation].target,
@@ -227,7 +222,7 @@ class JobWorkflow(ABC):
         )
         try:
             if await self.run_to_completion(self.clean_up()):
-                return self._completed_after_all()
+                return await self._completed_after_all()
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
         await self._wait_for_decision()
@@ -235,58 +230,59 @@ class JobWorkflow(ABC):
 
     async def _wait_for_decision(self) -> None:
         try:
-            self._act_on_cancellation()
             ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
             with suppress(TimeoutError):
-                while not self._is_decided():
+                while not (self._retry or self._abandon or await self._due_of_handed_over()):
+                    self._act_on_cancellation()
                     await workflow.wait_condition(
-                        lambda: self._is_decided() or self._earlier is not None,
+                        lambda: self._retry or self._abandon or bool(self._handed_over),
                         timeout=ends - workflow.now(),
                     )
-                    await self._ask_about_earlier()
         finally:
             # Also when it is cancelled: the next job was handed over to this workflow, which alone starts it.
-            self._continue_as_successor()
+            await self._continue_as_handed_over()
         if self._retry:
             self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
 
-    def _is_decided(self) -> bool:
-        return self._retry or self._abandon or self._successor is not None
+    async def _continue_as_handed_over(self) -> None:
+        """Continue as the job that was handed over; of several, as the one that the instance waits for.
 
-    async def _ask_about_earlier(self) -> None:
-        """Continue as an earlier job that was handed over, if a restored registry waits for it."""
-        earlier, self._earlier = self._earlier, None
-        if earlier is None:
-            return
-        is_due = await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.is_due,
-                earlier,
-                **options.status_write(self.job.policy, "Ask whether the earlier job is due"),
+        Of several, all but one were requested of a registry that was put back, or their signals came late.
+        """
+        is_other = [not job.is_attempt(self.job) for job in self._handed_over]
+        # One alone is not asked about: its beginning tells whether the instance waits for it.
+        due = self._handed_over if is_other == [True] else await self._due_of_handed_over()
+        if due:
+            self._continue_as(due[0])
+
+    async def _due_of_handed_over(self) -> Sequence[InstanceJob]:
+        """Those of the jobs that were handed over which the instance waits for; the others are forgotten."""
+        for job in tuple(self._handed_over):
+            is_due = await self.run_to_completion(
+                workflow.execute_activity_method(
+                    StatusActivities.is_due,
+                    job,
+                    **options.status_write(self.job.policy, "Ask whether the next job is due"),
+                )
             )
-        )
-        if is_due and self._successor is None:
-            self._successor = earlier
+            if not is_due:
+                self._handed_over.remove(job)
+        return self._handed_over
 
     def _act_on_cancellation(self) -> None:
         if self._cancelled:
             raise asyncio.CancelledError
 
-    def _completed_after_all(self) -> str:
+    async def _completed_after_all(self) -> str:
         self._publish_status(
             InstanceStatus.COMPLETED, "The job had failed after it had published the database."
         )
-        self._continue_as_successor()
+        await self._continue_as_handed_over()
         return f"{self.job.job_id} is done: its database had been published."
 
     async def _moved_on(self) -> str:
-        await self._ask_about_earlier()
-        self._continue_as_successor()
+        await self._continue_as_handed_over()
         return f"{self.job.job_id} was no longer due; nothing was done."
-
-    def _continue_as_successor(self) -> None:
-        if self._successor is not None:
-            self._continue_as(self._successor)
 
     def _continue_as(self, job: InstanceJob) -> NoReturn:
         workflow.continue_as_new(

@@ -6,7 +6,7 @@ comment that names an owner), owner and name of the database on the other.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -164,7 +164,7 @@ class DatabaseAdoption:
             await tenant.installation.require_confirmed(session)
             left = () if name == instance.database_name else (LeftName(instance.database_name),)
             tenant.adoptions.go_on_after(row, await self._last_number(session, row))
-            row.add_request()
+            row.add_request(uuid4())
             found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
             return await self._adopted(session, row, name, found)
 
@@ -185,7 +185,7 @@ class DatabaseAdoption:
             found = await adoption.inspect(session, self._owner(row), trash, needed)
             _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
             tenant.adoptions.go_on_after(row, await self._last_number(session, row))
-            row.add_request()
+            row.add_request(uuid4())
             await self._name_as_its_own(session, row, trash)
             found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
             return await self._adopted(session, row, row.database_name, found)
@@ -218,7 +218,7 @@ class DatabaseAdoption:
             name = trashed.database_name if is_trash_name(database) else database
             number = await self._last_number(session, trashed)
             async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
-                row.add_request()
+                row.add_request(uuid4())
                 if name != database:
                     await self._name_as_its_own(session, row, database)
                 left = () if name == trashed.database_name else (LeftName(trashed.database_name),)

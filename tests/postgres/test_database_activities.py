@@ -297,7 +297,7 @@ async def test_nothing_is_made_when_the_job_is_late(
     if stale == "older attempt":
         job = replace(job, attempt=job.attempt - 1)
     elif stale == "older job":
-        job = replace(job, number=job.number - 1)
+        job = replace(job, request=str(uuid.uuid4()))
     elif stale == "failed":
         await job_store.fail(job, "gave up")
     else:
@@ -470,7 +470,9 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     assert await _databases(admin, job) == {job.database}
 
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Create', jobnumber = 1, attempt = 1"
+        "UPDATE adminapi.dbinstances"
+        " SET status = 'Error', operation = 'Create', jobnumber = 1, request = $1, attempt = 1",
+        uuid.UUID(job.request),
     )
     assert await ActivityEnvironment().run(activities(job_store).compensate, restored)
     assert await _databases(admin, job) == {job.database}
@@ -597,7 +599,7 @@ async def test_nothing_is_renamed_when_the_rename_is_late(
     renaming: InstanceJob,
     admin: asyncpg.Connection,
 ) -> None:
-    for late in (replace(renaming, attempt=0), replace(renaming, number=1)):
+    for late in (replace(renaming, attempt=0), replace(renaming, request=str(uuid.uuid4()))):
         with pytest.raises(ApplicationError) as refused:
             await ActivityEnvironment().run(activities(job_store).rename, late)
         assert refused.value.type == "Superseded"

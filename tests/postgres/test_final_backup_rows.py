@@ -338,7 +338,7 @@ async def test_backup_is_not_recorded_when_the_purge_has_moved_on_or_the_backup_
 ) -> None:
     late = replace(purge, attempt=purge.attempt + 1)
     assert not await job_store.record_final_backup(late, stored(), "state")
-    other = replace(purge, operation=Operation.PURGE)
+    other = replace(purge, request=str(uuid4()))
     assert not await job_store.record_final_backup(other, stored(), "state")
     assert await job_store.record_final_backup(purge, stored(), "state")
     with pytest.raises(BackupRefusedError, match="about to be dropped"):

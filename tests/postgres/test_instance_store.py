@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -402,16 +403,14 @@ async def test_step_is_taken_or_nothing_changes_when_its_job_is_in_a_state(
 
 @pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
-async def test_nothing_changes_when_a_step_comes_from_another_job_attempt_or_operation(
+async def test_nothing_changes_when_a_step_comes_from_another_request_or_attempt(
     instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection, name: str, state: str
 ) -> None:
     job = await bring_to(instances, job_store, state, name)
     strangers = [
         replace(job, attempt=job.attempt - (2 if state.startswith("Pending") else 1)),
         replace(job, attempt=job.attempt + 2),
-        replace(job, number=job.number - 1),
-        replace(job, number=job.number + 1),
-        *(replace(job, operation=other) for other in Operation if other is not job.operation),
+        *(replace(job, operation=other, request=str(uuid4())) for other in Operation),
         replace(job, instance_id=job.instance_id + 1),
     ]
     before = await everything(rows)

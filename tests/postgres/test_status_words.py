@@ -137,6 +137,19 @@ async def test_row_is_adopted_when_an_instance_of_ours_has_a_template_that_the_s
     assert [job.instance_id for job in await job_store.waiting_jobs(0, 10)] == [ours.instance_id, added]
 
 
+async def test_job_of_before_does_not_begin_when_the_operation_of_its_row_was_changed(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine)
+    drop = await bring_to(instances, job_store, "Pending_Delete", "Ours")
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET operation = 'Trash'")
+    assert not (await job_store.begin(drop)).held
+    (trash,) = await job_store.waiting_jobs(0, 10)
+    assert trash.request != drop.request
+    assert (await job_store.begin(trash)).held
+
+
 @pytest.mark.parametrize("word", ["PendingDelete", "Pending_Delete"])
 @pytest.mark.parametrize("state", ["Completed", "Completed_Rename", "Error", "Error_Rename", "Delete_Failed"])
 async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_table(
@@ -148,7 +161,7 @@ async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_tabl
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = $1", word)
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert (delete.instance_id, delete.operation) == (before.instance_id, Operation.DELETE)
-    assert delete.follows(before)
+    assert delete.request != before.request
     assert delete.publication == before.publication  # nothing that was published later may be dropped
     assert delete.number == before.number + 1
     begun = await job_store.begin(delete)

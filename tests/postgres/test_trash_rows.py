@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -76,9 +77,8 @@ async def test_undelete_under_another_name_does_not_begin_in_place_of_one_that_h
 ) -> None:
     """The registry was restored to before it, and gave its number again."""
     undelete = (await instances.request_undelete(trashed.instance_id, f"{name} back")).job
-    lost = replace(undelete, new_name=f"{name} lost", new_database=f"{undelete.new_database}_lost")
+    lost = replace(undelete, request=str(uuid4()), new_name=f"{name} lost")
     assert not (await job_store.begin(lost)).held
-    assert not (await job_store.begin(replace(undelete, new_name=None, new_database=None))).held
     assert (await job_store.begin(undelete)).held
 
 

@@ -14,6 +14,7 @@ JOB = InstanceJob(
     template=Template.MINIMAL,
     database="EdFi_Ods_Foo_Minimal",
     mark="6b1f0f6e-0000-4000-8000-000000000000",
+    request="51f8a7c2-0000-4000-8000-000000000000",
     published=False,
     policy=ExecutionPolicy("ods-ddl", 8, 5, 86_400),
 )

@@ -61,19 +61,10 @@ def test_job_is_named_after_operation_instance_and_number_when_it_is_recorded(
     assert replace(JOB, operation=operation, attempt=9).job_id == job_id
 
 
-@pytest.mark.parametrize(
-    ("number", "attempt", "newer"),
-    [(3, 2, False), (3, 3, True), (3, 1, False), (4, 1, True), (4, 9, True), (2, 9, False)],
-)
-def test_later_job_or_attempt_follows_when_two_are_compared(
-    number: int, attempt: int, *, newer: bool
-) -> None:
-    assert replace(JOB, number=number, attempt=attempt).follows(JOB) is newer
-
-
-def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_the_same_id() -> None:
-    earlier = replace(JOB, mark="7c1f0f6e-1111-4222-8333-444444444444", number=1, attempt=1)
-    assert earlier.follows(JOB)
+def test_jobs_are_one_attempt_when_request_and_attempt_are_the_same() -> None:
+    assert replace(JOB, number=9).is_attempt(JOB)
+    assert not replace(JOB, attempt=3).is_attempt(JOB)
+    assert not replace(JOB, request="7c1f0f6e-1111-4222-8333-444444444444").is_attempt(JOB)
 
 
 def test_job_is_read_when_it_carries_requests_as_a_worker_of_before_wrote_it() -> None:

@@ -49,7 +49,7 @@ INSTANCE = DbInstance(
 )
 JOB = InstanceJob(
     *("default", Operation.CREATE, 7, 42, 1, 1, "Grand Bend", Template.MINIMAL),
-    *("EdFi_Ods_Grand_Bend_Minimal", str(UUID(int=1))),
+    *("EdFi_Ods_Grand_Bend_Minimal", str(UUID(int=1)), str(UUID(int=2))),
     published=False,
     policy=ExecutionPolicy("ods-ddl", 2, 2, 60),
 )

@@ -60,6 +60,10 @@ async def queue(client: Client, script: Script) -> AsyncIterator[str]:
         yield queue
 
 
+NEXT_REQUEST = "c41d8a90-3f0e-4b6f-9d27-8e1b5a2f6c43"
+"""The request for the job that follows `job`."""
+
+
 @pytest.fixture
 def job(queue: str) -> InstanceJob:
     """The creation of an instance of the test's own."""
@@ -74,6 +78,7 @@ def job(queue: str) -> InstanceJob:
         template=Template.MINIMAL,
         database="EdFi_Ods_Grand_Bend_Minimal",
         mark="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f10",
+        request="0b6e2d5c-9a31-4c53-b6a0-5d5f1a0c7e21",
         published=False,
         policy=ExecutionPolicy(
             ddl_queue=queue, ddl_attempts=3, heartbeat_timeout=5, decision_window=3600, backup_queue=queue

@@ -43,6 +43,7 @@ class Script:
         self.waits: list[JobWait] = []
         self.followed: bool | None = None
         self.attempts: list[int] = []
+        self.requests: list[str] = []
         self.faults: dict[str, list[Exception | None]] = defaultdict(list)
         self.holds: dict[str, Callable[[], Awaitable[Any]]] = {}
         self.begun = BeginResult(held=True)
@@ -91,6 +92,7 @@ class Script:
     @activity.defn
     async def begin(self, job: InstanceJob) -> BeginResult:
         self.attempts.append(job.attempt)
+        self.requests.append(job.request)
         await self._follow("begin")
         return self.begun
 

@@ -13,7 +13,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
@@ -250,11 +250,12 @@ async def test_workflow_continues_as_the_delete_when_it_is_handed_over(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [refused("no")]
+    script.due = True
     handle = await start(job)
     await until(lambda: "compensate" in script.calls)
-    await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+    await handle.signal(JobWorkflow.hand_over, _delete_after(job))
     assert "DeleteInstanceJob" in await handle.result()
-    assert script.calls[4:] == ["begin", "drop", "finish_delete"]
+    assert script.calls[4:] == ["is_due", "begin", "drop", "finish_delete"]
     description = await handle.describe()
     assert description.workflow_type == "DeleteInstance"
     await keep("create-handed-over-to-delete", handle)
@@ -266,11 +267,31 @@ async def test_delete_follows_without_a_gap_when_handed_over_while_the_create_cl
     handle = await start(job)
 
     async def hand_over() -> None:
-        await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+        await handle.signal(JobWorkflow.hand_over, _delete_after(job))
 
     script.holds["finish_create"] = hand_over
     assert "DeleteInstanceJob" in await handle.result()
     await keep("create-handed-over-at-the-end", handle)
+
+
+async def test_job_follows_that_the_instance_waits_for_when_several_were_handed_over(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    handle = await start(job)
+    forgotten = replace(_delete_after(job), request="00000000-0000-4000-8000-000000000000")
+
+    async def hand_over() -> None:
+        await handle.signal(JobWorkflow.hand_over, forgotten)
+        await handle.signal(JobWorkflow.hand_over, _delete_after(job))
+
+    async def wait_for_the_second() -> None:
+        script.due = script.calls.count("is_due") == 2
+
+    script.holds = {"finish_create": hand_over, "is_due": wait_for_the_second}
+    assert "DeleteInstanceJob" in await handle.result()
+    assert script.calls[-5:] == ["is_due", "is_due", "begin", "drop", "finish_delete"]
+    assert script.requests == [job.request, NEXT_REQUEST]
+    await keep("create-handed-over-several", handle)
 
 
 async def test_job_goes_on_when_it_is_handed_to_itself_or_an_older_one(
@@ -306,20 +327,20 @@ async def test_earlier_job_is_done_when_the_registry_was_restored_to_it_while_a_
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [refused("The instance has moved on to another job or attempt.")]
-    script.recorded, script.due = False, True
+    script.recorded = False
     handle = await start(replace(job, attempt=3))
 
     async def hand_over() -> None:
-        del script.holds["provision"]
+        script.holds = {"begin": record_again}
         await handle.signal(JobWorkflow.hand_over, job)
 
     async def record_again() -> None:
         script.recorded = True
 
-    script.holds = {"provision": hand_over, "is_due": record_again}
+    script.holds["provision"] = hand_over
     assert "is done" in await handle.result()
     assert script.attempts == [3, 1]
-    assert script.calls == ["begin", "provision", "fail", "is_due", "begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "fail", "begin", "provision", "finish_create"]
     await keep("create-handed-an-earlier-job-while-it-works", handle)
 
 
@@ -444,3 +465,7 @@ async def test_story_is_told_when_an_operator_looks(
         "Clone template Minimal into EdFi_Ods_Grand_Bend_Minimal",
     ]
     await handle.signal(JobWorkflow.abandon)
+
+
+def _delete_after(job: InstanceJob) -> InstanceJob:
+    return replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)

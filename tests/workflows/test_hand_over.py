@@ -7,7 +7,7 @@ from temporalio.client import Client
 
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused
 from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
@@ -22,15 +22,18 @@ async def test_handed_over_job_is_not_lost_when_the_workflow_is_cancelled(
     client: Client, queue: str, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
     script.faults["provision"] = [refused("no")]
+    script.due = True
     handle = await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
 
     async def cancel_and_hand_over() -> None:
         await handle.cancel()
-        await handle.signal(JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2))
+        await handle.signal(
+            JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)
+        )
 
     script.holds["compensate"] = cancel_and_hand_over
-    deletion = replace(job, operation=Operation.DELETE, number=2)
+    deletion = replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)
     assert "DeleteInstanceJob" in await handle.result()
     assert (await (await handle.describe()).memo())["job"] == deletion.job_id
-    assert script.calls[4:] == ["begin", "drop", "finish_delete"]
+    assert script.calls[4:] == ["is_due", "begin", "drop", "finish_delete"]
     await keep("create-handed-over-when-cancelled", handle)

@@ -15,7 +15,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from ods.embedded.polling import wait_until
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 from workflows.options import LONGEST_PAUSE, pause_after
@@ -258,7 +258,9 @@ async def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_
     script.faults["provision"] = [refused("no")]
     handle = await start(job)
     await until(lambda: "compensate" in script.calls)
-    other = replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10", name="Another")
+    script.due = True
+    mark = "11111111-52f4-4f3c-8a43-0e8d7f4f3f10"
+    other = replace(job, mark=mark, request=NEXT_REQUEST, name="Another")
     await handle.signal(JobWorkflow.hand_over, other)
     assert "is done" in await handle.result()
     assert script.calls[-3:] == ["begin", "provision", "finish_create"]

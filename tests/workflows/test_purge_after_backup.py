@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import pytest
 from temporalio import activity
@@ -12,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 from workflows.search_attributes import STATUS
@@ -28,6 +29,7 @@ def purge(job: InstanceJob) -> InstanceJob:
         job,
         operation=Operation.PURGE_AFTER_BACKUP,
         number=3,
+        request=NEXT_REQUEST,
         published=True,
         trash_database="ods_trash_7f2a_2",
         makes_backup="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12",
@@ -152,7 +154,8 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
     script.faults["verify_final_backup"] = [refused("The table dbo.treasure is missing.")]
     handle = await start(purge)
     await until(lambda: "compensate" in script.calls)
-    undelete = replace(purge, operation=Operation.UNDELETE, number=4)
+    script.due = True
+    undelete = replace(purge, operation=Operation.UNDELETE, number=4, request=str(UUID(int=4)))
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
     assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]

@@ -8,7 +8,7 @@ from temporalio.exceptions import ApplicationError
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow
 from workflows.rename_instance import RenameInstance
@@ -158,7 +158,15 @@ async def test_next_job_follows_without_a_gap_when_it_is_handed_over(
     script.faults["rename"] = [refused("no")]
     handle = await start()
     await until(lambda: "compensate" in script.calls)
-    deletion = replace(renaming, operation=Operation.DELETE, number=3, new_name=None, new_database=None)
+    script.due = True
+    deletion = replace(
+        renaming,
+        operation=Operation.DELETE,
+        number=3,
+        request=NEXT_REQUEST,
+        new_name=None,
+        new_database=None,
+    )
     await handle.signal(JobWorkflow.hand_over, deletion)
     assert await handle.result() == f"{deletion.job_id} is done."
     assert script.calls[-3:] == ["begin", "drop", "finish_delete"]

@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.status import Operation
-from tests.workflows.conftest import Keep
+from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
 from workflows.search_attributes import STATUS
@@ -175,7 +175,8 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
     script.faults["purge"] = [refused("It carries another comment.")]
     handle = await start(Operation.PURGE)
     await until(lambda: "compensate" in script.calls)
-    undelete = replace(job_of(Operation.UNDELETE), number=3)
+    script.due = True
+    undelete = replace(job_of(Operation.UNDELETE), number=3, request=NEXT_REQUEST)
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
     assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
 
@@ -168,7 +168,7 @@ class AdoptionStore:
             columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
             # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
             number = max(number, instance.job_number) + 1
-            columns |= {"job_number": number, "attempt": 1, "last_modified": UTC_NOW}
+            columns |= {"job_number": number, "request": uuid4(), "attempt": 1, "last_modified": UTC_NOW}
             for column, value in columns.items():
                 setattr(instance, column, value)
             instance.database_name = database.name
@@ -198,6 +198,7 @@ class AdoptionStore:
         if instance.status != InstanceStatus.COMPLETED or number <= instance.publication[0]:
             return
         instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
+        instance.request = uuid4()
         instance.last_modified = UTC_NOW
         if instance.known_number is not None:
             instance.known_number, instance.known_attempt = instance.job_number, instance.attempt

@@ -223,7 +223,7 @@ async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | N
 
 
 async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    held = await _take_attempt(session, job, DbInstance.new_name == job.new_name, undo_due=True)
+    held = await _take_attempt(session, job, undo_due=True)
     if held:
         refusal = refusal or await rename_obstacle(session, job)
     return BeginResult(held, refusal)
@@ -234,9 +234,7 @@ async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str 
     before = fencing_token(job, job.attempt - 1)
     if obstacle and await is_at(session, before, InstanceStatus.DELETED):
         return BeginResult(held=False)
-    # Not the undelete under another name that had the number before the registry was restored.
-    its_names = DbInstance.new_name.is_not_distinct_from(job.new_name)
-    held = await _take_attempt(session, job, its_names, undo_due=True)
+    held = await _take_attempt(session, job, undo_due=True)
     return BeginResult(held, refusal or obstacle)
 
 

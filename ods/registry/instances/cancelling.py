@@ -10,6 +10,7 @@ instance is what it was, its status does not let the job begin.
 
 from collections.abc import Mapping, Sequence
 from typing import assert_never
+from uuid import UUID
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -142,7 +143,7 @@ class JobCancellations:
         recorded = (
             update(DbInstance)
             .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
-            .values(cancelled_number=job.number, cancelled_attempt=job.attempt)
+            .values(cancelled_request=UUID(job.request), cancelled_attempt=job.attempt)
             .returning(DbInstance.id)
         )
         async with self._sessions.statement() as session:
@@ -216,7 +217,7 @@ class JobCancellations:
         due = self._factory.next_attempt(instance)
         step, ending = await ending_before_begin(session, instance, cancelled=reason)
         attempt = ending.get("attempt", due.attempt)
-        values = {**ending, "cancelled_number": due.number, "cancelled_attempt": attempt}
+        values = {**ending, "cancelled_request": UUID(due.request), "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await keep_for_another_restore(session, due)

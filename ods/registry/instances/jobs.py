@@ -109,7 +109,7 @@ class Replacement:
 class InstanceJob:
     """One attempt at one job of one instance.
 
-    `mark`, `operation`, `number` and `attempt` are the fencing token of every status write.
+    `mark`, `request` and `attempt` are the fencing token of every status write.
 
     Attributes:
         tenant: the instance's tenant.
@@ -123,6 +123,8 @@ class InstanceJob:
         database: the name of its database.
         mark: the UUID that its database carries. A restored registry may give ids and numbers again, but
             never a mark.
+        request: the UUID that was drawn with the request for the job, and is never given again, as `number`
+            is by a registry that was put back.
         published: whether the database was ever handed over to the ODS/API.
         policy: timeouts and numbers of tries.
         new_name: the name that a rename gives the instance, or an undelete under another name; a delete has
@@ -155,6 +157,7 @@ class InstanceJob:
     template: str
     database: str
     mark: str
+    request: str
     published: bool
     policy: ExecutionPolicy
     new_name: str | None = None
@@ -228,12 +231,9 @@ class InstanceJob:
         """The OdsInstanceId: Temporal runs one workflow of an id at a time, which is the instance's lock."""
         return workflow_id(self.tenant, self.ods_instance_id)
 
-    def follows(self, other: "InstanceJob") -> bool:
-        """Whether the instance has moved on from `other` to this job, or to this attempt.
-
-        A job under another mark is that of another instance, to which a restored registry gave the same id.
-        """
-        return self.mark != other.mark or (self.number, self.attempt) > (other.number, other.attempt)
+    def is_attempt(self, other: "InstanceJob") -> bool:
+        """Whether both are one attempt at one job."""
+        return (self.request, self.attempt) == (other.request, other.attempt)
 
 
 def last_publication(

@@ -107,6 +107,7 @@ class JobFactory:
             template=instance.database_template,
             database=instance.database_name,
             mark=str(instance.mark),
+            request=str(instance.request),
             published=instance.published_at is not None,
             policy=self.policy,
             new_name=instance.new_name,
@@ -135,12 +136,11 @@ def is_tried_after_outage() -> ColumnElement[bool]:
 
 
 def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
-    """The row is at this job and this attempt (by default the job's own), under the same mark."""
+    """The row is at this request and this attempt at its job (by default the job's own), under its mark."""
     return (
         DbInstance.id == job.instance_id,
         DbInstance.mark == UUID(job.mark),
-        DbInstance.operation == job.operation,
-        DbInstance.job_number == job.number,
+        DbInstance.request == UUID(job.request),
         DbInstance.attempt == (job.attempt if attempt is None else attempt),
     )
 
@@ -156,7 +156,7 @@ def is_to_end() -> ColumnElement[bool]:
 
 
 CALLED_OFF: Mapping[str, object] = {
-    "cancelled_number": DbInstance.job_number,
+    "cancelled_request": DbInstance.request,
     "cancelled_attempt": DbInstance.attempt,
 }
 """Columns of a row whose last attempt a client has cancelled, or will not have tried again by itself."""
@@ -165,7 +165,7 @@ CALLED_OFF: Mapping[str, object] = {
 def is_cancelled() -> ColumnElement[bool]:
     """A client has cancelled the row's last attempt, or will not have it tried again by itself."""
     return and_(
-        DbInstance.cancelled_number.is_not_distinct_from(DbInstance.job_number),
+        DbInstance.cancelled_request.is_not_distinct_from(DbInstance.request),
         DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),
     )
 

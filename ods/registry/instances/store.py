@@ -731,8 +731,9 @@ class InstanceStore:
         require_granted(unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
+        instance.request = uuid4()
         if traits(operation).publishes:
-            instance.add_request()
+            instance.add_request(instance.request)
         else:  # its number would pass for that of a later publication
             instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation

@@ -75,6 +75,8 @@ _PURGES = ", ".join(f"'{operation}'" for operation in PURGES)
 # perhaps in the trash. A delete is a job of its own, as one that a client of this service asks for. One that
 # failed goes on, unless it was to drop the database: the other product does not ask for that, and the client
 # that did may have called it off.
+# A row whose operation changes is asked for another job: its request is another one then, so that a worker
+# which has the job of before does not begin it, be that a drop.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -134,6 +136,9 @@ BEGIN
         NEW.attempt := 0;
         NEW.outages := 0;
         NEW.errormessage := NULL;
+    END IF;
+    IF is_next_job OR (TG_OP = 'UPDATE' AND NEW.operation <> OLD.operation AND NEW.request = OLD.request) THEN
+        NEW.request := gen_random_uuid();
     END IF;
     RETURN NEW;
 END $$

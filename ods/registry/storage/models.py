@@ -151,6 +151,8 @@ class DbInstance(_HasOrigin, Base):
     # Ours, beside the Admin API's:
     operation: Mapped[str] = mapped_column(String(20))
     job_number: Mapped[int] = mapped_column("jobnumber", server_default=text("0"))
+    # Drawn with each request for a job: a registry that was put back gives the number to another request.
+    request: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     published_at: Mapped[datetime | None] = mapped_column("publishedat")
@@ -166,7 +168,7 @@ class DbInstance(_HasOrigin, Base):
     known_number: Mapped[int | None] = mapped_column("knownnumber")
     known_attempt: Mapped[int | None] = mapped_column("knownattempt")
     # The attempt at its job that a client has called off last. Of no other attempt this tells.
-    cancelled_number: Mapped[int | None] = mapped_column("cancellednumber")
+    cancelled_request: Mapped[uuid.UUID | None] = mapped_column("cancelledrequest")
     cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
     # Which generation of its template the database is a copy of, if that is known.
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
@@ -226,9 +228,9 @@ class DbInstance(_HasOrigin, Base):
         """The latest of its `requests`; None if only its creation can have published its database."""
         return self.requests[-1] if self.requests else None
 
-    def add_request(self) -> None:
-        """Know another request from now on, as the latest."""
-        self.requests = [*self.known_requests, str(uuid.uuid4())]
+    def add_request(self, request: uuid.UUID) -> None:
+        """Know this request as the latest by which its database may be published."""
+        self.requests = [*self.known_requests, str(request)]
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -250,8 +252,8 @@ class DbInstance(_HasOrigin, Base):
     @property
     def is_delete_called_off(self) -> bool:
         """Whether its delete has failed, and a client has cancelled or abandoned that."""
-        called_off = (self.cancelled_number, self.cancelled_attempt)
-        return self.status == InstanceStatus.DELETE_FAILED and called_off == (self.job_number, self.attempt)
+        called_off = (self.cancelled_request, self.cancelled_attempt)
+        return self.status == InstanceStatus.DELETE_FAILED and called_off == (self.request, self.attempt)
 
     @hybrid_property
     def has_names(self) -> bool:

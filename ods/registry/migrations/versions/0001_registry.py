@@ -177,8 +177,9 @@ ALTER TABLE adminapi.dbinstances
     -- What was asked, and how far it is. `status` has the words of the Admin API, `state` always ours.
     ADD COLUMN state varchar(75), ADD COLUMN operation varchar(20), ADD COLUMN errormessage text,
     ADD COLUMN jobnumber int NOT NULL DEFAULT 0, ADD COLUMN attempt int NOT NULL DEFAULT 0,
+    ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN outages int NOT NULL DEFAULT 0, ADD COLUMN makesbackup uuid,
-    ADD COLUMN cancellednumber int, ADD COLUMN cancelledattempt int,
+    ADD COLUMN cancelledrequest uuid, ADD COLUMN cancelledattempt int,
     -- The database: by what it is known to be the instance's, and where it comes from.
     ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(), ADD COLUMN databasemark uuid,
     ADD COLUMN publishedat timestamp, ADD COLUMN publishrequests text[],
