@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ods.backups.errors import BackupFaultError, MissingObjectError
@@ -33,6 +33,8 @@ async def list_backups(store: BackupStore, folder: str = "") -> dict[BackupKey, 
 async def load_manifest(store: BackupStore, key: BackupKey) -> Manifest:
     """What is known of a backup.
 
+    The name of its tenant is that of its folder: it may be moved to another one when the tenant is renamed.
+
     Raises:
         MissingObjectError: there is no such backup.
         BackupFaultError: its manifest is damaged, or of a newer release; the store is away or refuses.
@@ -45,9 +47,10 @@ async def load_manifest(store: BackupStore, key: BackupKey) -> Manifest:
         manifest = read_manifest(content)
     except BackupFaultError as fault:
         raise BackupFaultError(f"{store.location(path)}: {fault.reason}") from None
-    if manifest.key != key:
+    own = replace(manifest, tenant=key.tenant)
+    if own.key != key:
         raise BackupFaultError(f"{store.location(path)} is the manifest of another backup.")
-    return manifest
+    return own
 
 
 async def load_if_readable(store: BackupStore, key: BackupKey) -> Manifest | None:

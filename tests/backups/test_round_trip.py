@@ -26,7 +26,7 @@ from ods.backups.monitoring import Monitor, Progress
 from ods.backups.restoring import restore
 from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
-from ods.backups.stored_backups import delete_backup, list_backups, load_manifest
+from ods.backups.stored_backups import delete_backup, has_dump, list_backups, load_manifest
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.programs.postgres import client_address, client_environment, client_program
@@ -106,6 +106,29 @@ async def test_database_comes_back_when_its_backup_is_restored(
     await restore(store, found, empty, monitor, [str(IDENTITY)])
     assert await verify(empty, found.figures) == []
     assert await read_figures(empty) == await read_figures(ods)
+
+
+async def test_backup_is_found_when_its_folder_has_the_new_name_of_a_renamed_tenant(
+    folder_store: BackupStore,
+    folder: Path,
+    ods: Database,
+    empty: Database,
+    wanted: BackupRequest,
+    monitor: Monitor,
+) -> None:
+    made = await back_up(ods, folder_store, wanted, monitor)
+    (folder / wanted.key.tenant).rename(folder / "districtA")
+    moved = replace(wanted.key, tenant="districtA")
+    found = await load_manifest(folder_store, moved)
+    assert (found.key, found.sha256) == (moved, made.sha256)
+    assert await has_dump(folder_store, found)
+    await restore(folder_store, found, empty, monitor)
+    assert await verify(empty, found.figures) == []
+
+    number = str(wanted.key.ods_instance_id)
+    (folder / "districtA" / number).rename(folder / "districtA" / f"{number}0")
+    with pytest.raises(BackupFaultError, match="the manifest of another backup"):
+        await load_manifest(folder_store, replace(moved, ods_instance_id=int(f"{number}0")))
 
 
 async def test_texts_come_back_when_sessions_of_the_database_have_another_encoding(
