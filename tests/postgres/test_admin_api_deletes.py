@@ -18,6 +18,10 @@ pytestmark = pytest.mark.long
 WEEK, NO_TRASH = timedelta(days=7), timedelta()
 DROP, WITH_BACKUP = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
 WORDS = ["PendingDelete", "DeleteInProgress"]
+_CONTEXT = (
+    "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+    " VALUES ($1, 'year', '2027')"
+)
 
 
 async def begun(
@@ -107,6 +111,27 @@ async def test_backup_is_not_left_out_when_an_admin_api_asks_for_a_delete_after_
     (job,) = await due(job_store)
     assert (job.operation, job.number) == (way, failed.number + 1)
     assert job.purge_follows is delete.final_backup
+
+
+async def test_context_refuses_the_delete_of_an_admin_api_when_it_would_be_purged_without_trash(
+    ed_fi_admin: EdFiAdmin,
+) -> None:
+    """With and without a final backup."""
+    await ed_fi_admin.install()
+    queries = InstanceQueries(ed_fi_admin.engine)
+    instances, job_store = stores(ed_fi_admin.engine, trash=NO_TRASH, final_backup=True)
+    created = await bring_to(instances, job_store, "Completed", "Ours")
+    await ed_fi_admin.sql.execute(_CONTEXT, created.ods_instance_id)
+    for final_backup in (True, False):
+        _, job_store = stores(ed_fi_admin.engine, trash=NO_TRASH, final_backup=final_backup)
+        await write(ed_fi_admin, "PendingDelete")
+        (job,) = await due(job_store)
+        assert job.purge_follows is final_backup
+        assert not (await job_store.begin(job)).held
+        row = await queries.instance(created.instance_id)
+        assert (row.status, row.set_aside) == ("Completed", None)
+        assert row.error_message == "The ODS instance is in use by OdsInstanceContexts."
+        assert len(await queries.contexts_of(created.ods_instance_id)) == 1
 
 
 OTHER_WORDS = ["DeleteFailed", "DeleteError", "Deleted", "InProgress", "Error", "Pending", "Created"]

@@ -171,15 +171,17 @@ async def contexts_after_undelete(
     return {row.key: row.value for row in await queries.contexts_of(undelete.ods_instance_id)}
 
 
+@pytest.mark.parametrize("way", [PURGE, _BACKED_UP], ids=["purge", "purge with a final backup"])
 async def test_context_that_others_gave_stays_when_it_comes_between_a_purge_and_its_beginning(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
     rows: asyncpg.Connection,
     name: str,
+    way: Delete,
 ) -> None:
     job = await with_own_context(instances, job_store, name)
-    purge = (await instances.request_delete(job.instance_id, PURGE)).job
+    purge = (await instances.request_delete(job.instance_id, way)).job
     await rows.execute(_CONTEXT, job.ods_instance_id)
     assert not (await job_store.begin(purge)).held
     row = await row_of(queries, job)
@@ -188,10 +190,20 @@ async def test_context_that_others_gave_stays_when_it_comes_between_a_purge_and_
     assert {it.key for it in await queries.contexts_of(job.ods_instance_id)} == {"schoolYear", "year"}
 
     await rows.execute("DELETE FROM dbo.odsinstancecontexts WHERE contextkey = 'year'")
-    purge = (await instances.request_delete(job.instance_id, PURGE)).job
+    purge = (await instances.request_delete(job.instance_id, way)).job
     await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = '2030'")
     assert not (await job_store.begin(purge)).held
     assert [it.value for it in await queries.contexts_of(job.ods_instance_id)] == ["2030"]
+
+    await rows.execute("UPDATE dbo.odsinstancecontexts SET contextvalue = '2027'")
+    purge = (await instances.request_delete(job.instance_id, way)).job
+    await rows.execute(_DERIVATIVE, job.ods_instance_id)
+    assert not (await job_store.begin(purge)).held
+    assert await rows.fetchval(_DERIVATIVES, job.ods_instance_id) == 1
+
+    await rows.execute("DELETE FROM dbo.odsinstancederivatives")
+    purge = (await instances.request_delete(job.instance_id, way)).job
+    assert (await job_store.begin(purge)).held
 
 
 async def test_contexts_come_back_as_they_were_when_others_have_changed_the_own_ones(
@@ -230,20 +242,41 @@ async def test_own_contexts_come_back_when_a_purge_has_failed_and_a_delete_follo
     assert came_back == {"schoolYear": "2027"}
 
 
-@pytest.mark.parametrize("way", [Operation.DETACH, Operation.DELETE])
 async def test_own_contexts_are_forgotten_when_a_purge_was_to_do_that_and_has_failed(
-    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, way: Operation
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
     job = await with_own_context(instances, job_store, name)
     purge = (await instances.request_delete(job.instance_id, PURGE)).job
     assert (await job_store.begin(purge)).held
     await job_store.fail(purge, "Sessions do not end.")
-    again = (await instances.request_delete(job.instance_id, Delete(way))).job
+    again = (await instances.request_delete(job.instance_id, PURGE)).job
     assert (await job_store.begin(again)).held
     assert await job_store.finish_delete(again)
     row = await row_of(queries, job)
     assert (row.status, row.is_in_trash, row.set_aside) == ("Deleted", False, None)
     assert await queries.contexts_of(job.ods_instance_id) == []
+
+
+@pytest.mark.parametrize("way", [PURGE, _BACKED_UP], ids=["purge", "purge with a final backup"])
+async def test_own_contexts_are_not_forgotten_by_a_detach_when_a_purge_has_failed(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str, way: Delete
+) -> None:
+    """The database stays in use. As the refusal says, the instance can be detached without the contexts."""
+    job = await with_own_context(instances, job_store, name)
+    purge = (await instances.request_delete(job.instance_id, way)).job
+    assert (await job_store.begin(purge)).held
+    await job_store.fail(purge, "Sessions do not end.")
+    with pytest.raises(RefusedError, match="purge that has failed keeps OdsInstanceContexts"):
+        await instances.request_delete(job.instance_id, Delete(Operation.DETACH))
+
+    delete = (await instances.request_delete(job.instance_id)).job
+    await job_store.begin(delete)
+    assert await job_store.finish_delete(delete)
+    came_back = await contexts_after_undelete(instances, job_store, queries, job.instance_id)
+    assert came_back == {"schoolYear": "2027"}
+    await instances.change_attributes(job.instance_id, AttributeChanges(contexts={}))
+    detach = (await instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    assert (await job_store.begin(detach)).held
 
 
 @pytest.mark.parametrize("is_own", [True, False], ids=["own", "changed by others"])

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ods.registry.instances import status
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.cancelling import ending_before_begin
+from ods.registry.instances.contexts import own_contexts_of
 from ods.registry.instances.copies import copy_obstacle, hold_refusal
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.ods_routing import (
@@ -18,10 +19,12 @@ from ods.registry.instances.ods_routing import (
     end_routing,
     others_leading_to,
     others_reason,
+    relations_reason,
     rename_obstacle,
 )
 from ods.registry.instances.origins import CopyOrigin
 from ods.registry.instances.protection import protection_refusal
+from ods.registry.instances.relations import relations_of
 from ods.registry.instances.reservations import former_name_refusal, require_free
 from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
 from ods.registry.instances.set_aside import (
@@ -201,10 +204,19 @@ async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job:
     if (obstacle := await _others_obstacle(strings, session, job)) is not None:
         return obstacle
     if job.operation is Operation.TRASH:
-        return await set_routing_aside(session, job)
+        return await _forgotten_obstacle(session, job) or await set_routing_aside(session, job)
     if job.operation is Operation.DELETE:
         await keep_own_contexts(session, job)
     return await end_routing(session, job.ods_instance_id)
+
+
+async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
+    """Why a purge cannot go by the trash: it would forget what others gave the ODS instance."""
+    if not job.purge_follows:
+        return None
+    own = await own_contexts_of(session, job.instance_id)
+    relations = await relations_of(session, job.ods_instance_id, own)
+    return relations_reason(relations) if relations else None
 
 
 async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:

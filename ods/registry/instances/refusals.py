@@ -106,19 +106,34 @@ def require_created(instance: DbInstance, verb: str) -> None:
         raise state_refusal(instance, verb)
 
 
-def set_aside_refusals(instance: DbInstance, forgotten: Mapping[str, str]) -> list[RefusedError]:
-    """Why a request must wait that would forget what a failed move to the trash has set aside.
+def set_aside_refusals(
+    instance: DbInstance, forgotten: Mapping[str, str], way: Operation
+) -> list[RefusedError]:
+    """Why a delete must wait that would forget what a failed delete has set aside.
 
-    But for these contexts, which it may forget. What a purge has set aside, that was to be forgotten as well.
+    Args:
+        instance: the instance.
+        forgotten: contexts that the delete may forget.
+        way: how the delete is done. One that drops the database may forget what a purge has set aside, which
+            was to forget it as well; a detach may not, for the database stays in use.
     """
     kinds = kinds_set_aside(instance.set_aside, forgotten)
-    if not kinds or instance.operation == Operation.DELETE:
+    was_purge = status.drops_database(Operation(instance.operation), purge_follows=instance.purge_follows)
+    if not kinds or (was_purge and way is not Operation.DETACH):
         return []
-    reason = f"The delete that has failed keeps {', '.join(kinds)} of the instance for the trash."
-    next_step = (
-        f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
-        " purge the instance; or undelete it, remove them and detach it."
-    )
+    kept = ", ".join(kinds)
+    if was_purge:
+        reason = f"The purge that has failed keeps {kept} of the instance until the database is dropped."
+        next_step = (
+            "Move the database to the trash, by a delete without `purge` while ODS_TRASH_DAYS is not 0. Then"
+            " undelete the instance, remove them and detach it."
+        )
+    else:
+        reason = f"The delete that has failed keeps {kept} of the instance for the trash."
+        next_step = (
+            f"Retry it (`ods instance retry {instance.id}`), which moves them there with the database. Then"
+            " purge the instance; or undelete it, remove them and detach it."
+        )
     return [RefusedError(instance.status, reason, next_step)]
 
 

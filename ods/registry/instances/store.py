@@ -303,7 +303,8 @@ class InstanceStore:
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
         if not self.deletes.can_come_back(instance, delete):
-            refusals += set_aside_refusals(instance, self.deletes.forgotten_contexts(instance, delete))
+            forgotten = self.deletes.forgotten_contexts(instance, delete)
+            refusals += set_aside_refusals(instance, forgotten, self.deletes.way(instance, delete))
         if found := await self._relations_in_the_way(session, instance, delete):
             next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
             refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
