@@ -8,7 +8,7 @@ without a gap.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -229,35 +229,41 @@ class JobWorkflow(ABC):
         raise ApplicationError(reason, type="JobFailed")
 
     async def _wait_for_decision(self) -> None:
+        ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
         try:
-            ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
             with suppress(TimeoutError):
-                while not (self._retry or self._abandon or await self._due_of_handed_over()):
+                while True:
+                    await self._continue_as_due()
                     self._act_on_cancellation()
+                    if self._retry or self._abandon:
+                        break
                     await workflow.wait_condition(
                         lambda: self._retry or self._abandon or bool(self._handed_over),
                         timeout=ends - workflow.now(),
                     )
         finally:
             # Also when it is cancelled: the next job was handed over to this workflow, which alone starts it.
-            await self._continue_as_handed_over()
+            await self._continue_as_due()
+        self._act_on_cancellation()  # no `retry` outranks it
         if self._retry:
             self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
 
     async def _continue_as_handed_over(self) -> None:
-        """Continue as the job that was handed over; of several, as the one that the instance waits for.
+        """Continue as the job that was handed over, without a question: it begins if it is due.
 
-        Of several, all but one were requested of a registry that was put back, or their signals came late.
+        Of several, all but one were requested of a registry that was put back, or their signals came late:
+        then the registry is asked, as it is about an attempt at this very job.
         """
-        is_other = [not job.is_attempt(self.job) for job in self._handed_over]
-        # One alone is not asked about: its beginning tells whether the instance waits for it.
-        due = self._handed_over if is_other == [True] else await self._due_of_handed_over()
-        if due:
-            self._continue_as(due[0])
+        match self._handed_over:
+            case [job] if not job.is_attempt(self.job):
+                self._continue_as(job)
+            case _:
+                await self._continue_as_due()
 
-    async def _due_of_handed_over(self) -> Sequence[InstanceJob]:
-        """Those of the jobs that were handed over which the instance waits for; the others are forgotten."""
-        for job in tuple(self._handed_over):
+    async def _continue_as_due(self) -> None:
+        """Continue as the job for which the instance waits, if it was handed over; forget the others."""
+        while self._handed_over:
+            job = self._handed_over.pop(0)
             is_due = await self.run_to_completion(
                 workflow.execute_activity_method(
                     StatusActivities.is_due,
@@ -265,9 +271,8 @@ class JobWorkflow(ABC):
                     **options.status_write(self.job.policy, "Ask whether the next job is due"),
                 )
             )
-            if not is_due:
-                self._handed_over.remove(job)
-        return self._handed_over
+            if is_due:
+                self._continue_as(job)
 
     def _act_on_cancellation(self) -> None:
         if self._cancelled:

@@ -35,9 +35,4 @@ def is_same_attempt(found: InstanceJob | None, job: InstanceJob) -> bool:
     """Whether a workflow's job is this attempt, requested by the same installation if it names one."""
     if found is None or found.installation not in {None, job.installation}:
         return False
-    return (found.mark, found.operation, found.number, found.attempt) == (
-        job.mark,
-        job.operation,
-        job.number,
-        job.attempt,
-    )
+    return found.mark == job.mark and found.is_attempt(job)

@@ -289,3 +289,18 @@ async def test_purge_that_was_cancelled_is_not_done_when_an_admin_api_asks_for_a
     assert await job_store.fail(job, "The job was cancelled.")
     assert await due(job_store) == []
     assert await ed_fi_admin.status("Ours") == ("Deleted" if is_in_trash else "Delete_Failed")
+
+
+@pytest.mark.parametrize("word", ["DeleteFailed", "Delete_Failed", "DeleteError"])
+async def test_drop_does_not_begin_when_an_admin_api_has_told_meanwhile_that_it_has_failed(
+    ed_fi_admin: EdFiAdmin, word: str
+) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=NO_TRASH)
+    before = await bring_to(instances, job_store, "Completed", "Ours")
+    drop = (await instances.request_delete(before.instance_id, DROP)).job
+    await write(ed_fi_admin, word)
+    assert not (await job_store.begin(drop)).held
+    assert await due(job_store) == []
+    again = (await instances.request_retry(before.instance_id)).job
+    assert (await job_store.begin(again)).held

@@ -18,6 +18,7 @@ from ods.registry.instances.status import InstanceStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from ods.settings.settings import Settings
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores
 
 RELATIONS = {
@@ -429,6 +430,20 @@ async def test_job_holds_its_instance_when_it_has_begun_it(
     job = await bring_to(instances, job_store, state, name)
     held = {status for status in InstanceStatus if await job_store.holds(job, status)}
     assert held == (set() if state.startswith("Pending") else {status_in(state)})
+
+
+@pytest.mark.parametrize("state", ["InProgress_Delete", "InProgress_Rename", "InProgress"])
+async def test_cancelled_job_begins_again_by_a_request_alone(
+    instances: InstanceStore, job_store: JobStore, tenant: Tenant, name: str, state: str
+) -> None:
+    job = await bring_to(instances, job_store, state, name)
+    assert await tenant.cancellations.record(job)
+    assert await job_store.fail(job, "The job was cancelled.", cancelled=True)
+    signalled = replace(job, attempt=job.attempt + 1)
+    assert not (await job_store.begin(signalled)).held
+    requested = (await instances.request_retry(job.instance_id)).job
+    assert requested == signalled
+    assert (await job_store.begin(requested)).held
 
 
 async def test_one_attempt_begins_and_all_hear_of_it_when_it_is_begun_many_times_at_once(

@@ -119,9 +119,11 @@ class Model:
         starts = {"Create": made, "Rename": made, "Delete": deleted}
         due = (self.instance_id, self.operation, self.number, self.attempt + 1)
         if token == due and self.is_refused:
-            self.cancel()
+            self.end_before_begin()
             return False
-        if token == due and self.status in starts[self.operation]:
+        was_cancelled = self.cancelled == (self.number, self.attempt)
+        waits = self.status in {"Pending", "Pending_Delete"}
+        if token == due and self.status in starts[self.operation] and (waits or not was_cancelled):
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
             self.undo_due = self.undo_due or self.operation == "Rename"
@@ -172,6 +174,13 @@ class Model:
 
     def cancel(self) -> bool:
         """Cancel the job that waits, if one does."""
+        if not self.end_before_begin():
+            return False
+        self.cancelled = (self.number, self.attempt)
+        return True
+
+    def end_before_begin(self) -> bool:
+        """End the job that waits, if one does."""
         if self.status == "Pending":
             works = self.operation == "Rename" and self.attempt == 0 and not self.has_failed_rename
         elif self.status == "Pending_Delete":
@@ -272,7 +281,8 @@ class Walk:
     def token(self) -> InstanceJob:
         """Mostly the latest, often an older one, or the one an operator's signal would make."""
         job = self.tokens[-1] if self.chance.random() < 0.7 else self.chance.choice(self.tokens)
-        return replace(job, attempt=job.attempt + 1) if self.chance.random() < 0.1 else job
+        signals = 0.3 if self.model.status in {"Error", "Delete_Failed"} else 0.1
+        return replace(job, attempt=job.attempt + 1) if self.chance.random() < signals else job
 
     async def request_delete(self) -> None:
         await self.request(self.instances.request_delete, self.model.request_delete())

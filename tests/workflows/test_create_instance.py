@@ -446,6 +446,62 @@ async def test_workflow_ends_when_cancelled_while_waiting_for_a_decision(
     await keep("create-cancelled-while-waiting", handle)
 
 
+@pytest.mark.parametrize("moment", ["fail", "compensate", "is_due"])
+async def test_cancelled_job_is_not_tried_again_when_a_retry_is_signalled_before_it_has_ended(
+    start: Start, job: InstanceJob, script: Script, keep: Keep, moment: str
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+
+    async def cancel_and_retry() -> None:
+        await handle.cancel()
+        await handle.signal(JobWorkflow.retry)
+
+    async def hand_over() -> None:
+        await handle.signal(JobWorkflow.hand_over, replace(_delete_after(job), name="Forgotten"))
+
+    script.holds = {"provision": hand_over, moment: cancel_and_retry}
+    assert isinstance(await _failure(handle), CancelledError)
+    assert script.calls == ["begin", "provision", "fail", "compensate", "is_due"]
+    await keep(f"create-cancelled-and-retried-during-{moment}", handle)
+
+
+async def test_retry_counts_when_a_job_was_handed_over_that_is_not_due(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+
+    async def hand_over_and_retry() -> None:
+        await handle.signal(JobWorkflow.hand_over, _delete_after(job))
+        await handle.signal(JobWorkflow.retry)
+
+    script.holds["compensate"] = hand_over_and_retry
+    assert "CreateInstanceJob" in await handle.result()
+    assert script.attempts == [1, 2]
+    await keep("create-retried-when-handed-over-in-vain", handle)
+
+
+async def test_failed_job_goes_on_waiting_when_another_one_is_handed_over_during_the_question_about_one(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    handle = await start(job)
+    await until(lambda: "compensate" in script.calls)
+
+    async def hand_over_another() -> None:
+        script.holds.clear()
+        await handle.signal(JobWorkflow.hand_over, replace(_delete_after(job), attempt=7))
+
+    script.holds["is_due"] = hand_over_another
+    await handle.signal(JobWorkflow.hand_over, _delete_after(job))
+    await until(lambda: script.calls.count("is_due") == 2)
+    await handle.signal(JobWorkflow.retry)
+    assert "CreateInstanceJob" in await handle.result()
+    assert script.attempts == [1, 2]
+    await keep("create-handed-over-during-the-question", handle)
+
+
 async def test_story_is_told_when_an_operator_looks(
     start: Start, job: InstanceJob, script: Script, client: Client
 ) -> None:

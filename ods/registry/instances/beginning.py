@@ -34,12 +34,14 @@ from ods.registry.instances.set_aside import (
     set_routing_aside,
 )
 from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
-from ods.registry.instances.steps import Guard, fencing_token, is_at, take_step
+from ods.registry.instances.steps import Guard, fencing_token, is_at, is_cancelled, take_step
 from ods.registry.instances.versions import replacement_obstacle
 from ods.registry.snapshots import rows as snapshots
 from ods.registry.storage.errors import NameTakenError
 from ods.registry.storage.models import DbInstance, Job
 from ods.registry.storage.sessions import RegistrySessions
+
+_WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
 
 _Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
 
@@ -283,6 +285,7 @@ async def _take_attempt(
     """Begin this attempt after the one before it; true as well if that was done before.
 
     Not if another database was handed over to the instance since the job was read: it would work on the old.
+    Nor if a client has cancelled the attempt before, unless a request has put the job back to waiting since.
 
     Args:
         session: the transaction.
@@ -294,6 +297,7 @@ async def _take_attempt(
         *fencing_token(job, job.attempt - 1),
         DbInstance.database_name == job.database,
         DbInstance.database_mark.is_not_distinct_from(job.database_mark),
+        or_(~is_cancelled(), DbInstance.status.in_(_WAITING)),
         *conditions,
     )
     step = status.BEGIN[job.operation]

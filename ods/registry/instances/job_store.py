@@ -222,7 +222,8 @@ class JobStore:
 
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for, which is no work; not of one that has ended."""
-        running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS)
+        held = exists().where(*fencing_token(wait.job))
+        running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS, held)
         since = UTC_NOW - _seconds(wait.since_seconds)
         values = {
             "waiting_for": wait.reason,
@@ -236,7 +237,8 @@ class JobStore:
 
     async def end_wait(self, job: InstanceJob) -> None:
         """Record that a running job waits for nothing any more."""
-        waits = (Job.job_id == job.job_id, Job.waiting_for.is_not(None))
+        held = exists().where(*fencing_token(job))
+        waits = (Job.job_id == job.job_id, Job.waiting_for.is_not(None), held)
         async with self._sessions.statement() as session:
             await session.execute(update(Job).where(*waits).values(**WAITS_FOR_NOTHING))
 

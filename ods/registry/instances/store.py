@@ -395,8 +395,8 @@ class InstanceStore:
             follows = (Operation.PURGE_AFTER_BACKUP, InstanceStatus.PENDING_DELETE, trashed.number + 1)
             if (instance.operation, instance.status, instance.job_number) == follows:
                 return self._factory.next_attempt(instance)
-            done = (Operation.TRASH, InstanceStatus.DELETED, trashed.number)
-            is_done = (instance.operation, instance.status, instance.job_number) == done
+            done = (InstanceStatus.DELETED, UUID(trashed.request))
+            is_done = (instance.status, instance.request) == done
             if not (is_done and instance.is_in_trash and instance.purge_follows):
                 return None
             if protection_refusal(instance) is not None or instance.replacement is not None:

@@ -75,8 +75,8 @@ _PURGES = ", ".join(f"'{operation}'" for operation in PURGES)
 # perhaps in the trash. A delete is a job of its own, as one that a client of this service asks for. One that
 # failed goes on, unless it was to drop the database: the other product does not ask for that, and the client
 # that did may have called it off.
-# A row whose operation changes is asked for another job: its request is another one then, so that a worker
-# which has the job of before does not begin it, be that a drop.
+# A row whose operation changes, or whose state another product changes, has another request from then on: a
+# worker that has the job of before does not begin it, be that a drop of what was told as kept.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -137,7 +137,10 @@ BEGIN
         NEW.outages := 0;
         NEW.errormessage := NULL;
     END IF;
-    IF is_next_job OR (TG_OP = 'UPDATE' AND NEW.operation <> OLD.operation AND NEW.request = OLD.request) THEN
+    IF TG_OP = 'UPDATE' AND NEW.request = OLD.request AND (
+        is_next_job OR NEW.operation <> OLD.operation
+        OR (is_theirs AND OLD.jobnumber > 0 AND NEW.state <> OLD.state)
+    ) THEN
         NEW.request := gen_random_uuid();
     END IF;
     RETURN NEW;
