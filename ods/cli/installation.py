@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ods.cli.registry_access import RegistryAccess
     from ods.registry.installation import InstallationState, InstallationStore
     from ods.registry.instances.jobs import InstanceJob
+    from ods.tenants.installation_check import SameInstallation
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,6 +34,7 @@ class _Report:
         own: how many databases on the server are the installation's, by their comments.
         others: other installations that have databases on the server.
         obstacle: why nothing may be changed; None if it may.
+        same: another tenant whose registry has the same id.
     """
 
     state: "InstallationState"
@@ -40,6 +42,12 @@ class _Report:
     own: int
     others: list[str]
     obstacle: str | None
+    same: "SameInstallation | None"
+
+    @property
+    def may_be_copy(self) -> bool:
+        """Whether the registry may be a copy, by what it and those of other tenants say."""
+        return self.state.obstacle is not None or (self.same is not None and not self.same.is_copy)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -74,8 +82,12 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     The jobs that would drop a database are cancelled, and nothing in the trash is dropped for seven days:
     in a restored registry, they may have been cancelled before.
     """
+    from ods.embedded.errors import CommandError  # noqa: PLC0415 - as in `_work`
+
     found = _work(data_dir, _inspect)
     show_members(found.row)
+    if found.same is not None:
+        raise CommandError(found.same.obstacle)
     if not yes:
         question = "Is there no other service on the original of this registry, and may this one go on?"
         typer.confirm(question, abort=True, err=True)
@@ -110,9 +122,11 @@ def new(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
     found = _work(data_dir, _inspect)
     show_members(found.row)
-    if found.state.obstacle is None and found.server is None:
+    if found.same is not None and found.same.is_same_registry:
+        raise CommandError(found.same.obstacle)
+    if not found.may_be_copy and found.server is None:
         raise CommandError("Start the server of ODS_MASTER_DSN: its databases tell whether this is a copy.")
-    if found.state.obstacle is None and found.own:
+    if not found.may_be_copy and found.own:
         raise CommandError(
             f"The registry is where it was confirmed, and {found.own} databases on the server are its own:"
             " this is no copy. It could not manage them any more, so nothing was done. Only if the whole"
@@ -219,18 +233,21 @@ async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
 
     store = InstallationStore(engine)
     server = Server(access.master_dsn)
-    try:
-        async with opened_siblings(access.siblings) as siblings, server.session() as session:
-            check = InstallationCheck(store, access.tenant, siblings, shares_server=False)
-            return _Report(
-                await store.state(),
-                await check.system(session),
-                await check.count_own(session),
-                sorted(await check.others(session)),
-                await check.obstacle(session),
-            )
-    except DatabaseFaultError:
-        state = await store.state()
-        return _Report(state, None, 0, [], state.obstacle)
-    finally:
-        await server.close()
+    async with opened_siblings(access.siblings) as siblings:
+        check = InstallationCheck(store, access.tenant, siblings, shares_server=False)
+        state, same = await store.state(), await check.same_installation()
+        try:
+            async with server.session() as session:
+                return _Report(
+                    state,
+                    await check.system(session),
+                    await check.count_own(session),
+                    sorted(await check.others(session)),
+                    await check.obstacle(session),
+                    same,
+                )
+        except DatabaseFaultError:
+            known = same.obstacle if same is not None else None
+            return _Report(state, None, 0, [], state.obstacle or known, same)
+        finally:
+            await server.close()

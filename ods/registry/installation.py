@@ -10,6 +10,7 @@ jobs and all DDL are refused until the operator says which of the two it is.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -35,6 +36,7 @@ _KNOWN_SECONDS = 2
 """How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
 
 _SYSTEM: ColumnElement[str] = literal_column("(SELECT system_identifier::text FROM pg_control_system())")
+_STARTED: ColumnElement[datetime] = literal_column("pg_postmaster_start_time()")
 _DATABASE: ColumnElement[int] = literal_column(
     "(SELECT oid::int8 FROM pg_database WHERE datname = current_database())"
 )
@@ -59,6 +61,7 @@ class InstallationState:
         id: the installation's id.
         confirmed: where the registry was when it was first used, or last confirmed.
         here: where it is.
+        started: when the registry's server was started, which tells a cluster from its physical copy.
         server: system identifier of the cluster with the ODS databases; None until it was first seen.
         neighbours: installations that may have databases on that server as well: the operator has confirmed
             them, or another tenant of this service is one.
@@ -68,9 +71,19 @@ class InstallationState:
     id: str
     confirmed: RegistryPlace | None
     here: RegistryPlace
+    started: datetime
     server: str | None
     neighbours: frozenset[str]
     backup_key: bytes = field(repr=False)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the registry is where it was confirmed."""
+        return self.confirmed == self.here
+
+    def is_same_registry(self, other: "InstallationState") -> bool:
+        """Whether this is that registry, reached by whatever address, and no copy of it."""
+        return (self.here, self.started) == (other.here, other.started)
 
     @property
     def obstacle(self) -> str | None:
@@ -104,17 +117,28 @@ class InstallationStore:
         """
         now = time.monotonic()
         if self._state is None or now - self._read_at > _KNOWN_SECONDS:
-            state = await self._read()
+            state = await self.read()
             if state.confirmed is None:
                 await self.confirm(state, first=True)
-                state = await self._read()
+                state = await self.read()
             self._state, self._read_at = state, now
         return self._state
 
-    async def confirmed_id(self) -> str | None:
-        """The id, if the registry is where it was confirmed; a first use is not recorded, as `state` does."""
-        state = await self._read()
-        return state.id if state.confirmed == state.here else None
+    async def read(self) -> InstallationState:
+        """The state as the registry has it now; a first use is not recorded, as `state` does."""
+        query = select(
+            Installation.id,
+            Installation.registry_system,
+            Installation.registry_database,
+            Installation.server_system,
+            Installation.neighbours,
+            Installation.backup_key,
+            _SYSTEM.label("system"),
+            _DATABASE.label("database"),
+            _STARTED.label("started"),
+        )
+        async with self._sessions.statement() as session:
+            return _state((await session.execute(query)).one())
 
     async def obstacle(self) -> str | None:
         """Why nothing may be changed in the registry, so that no job goes on; None if it may be changed."""
@@ -177,7 +201,7 @@ class InstallationStore:
         begun there is neither gone on with nor undone. Its answers to requests with an idempotency key are
         forgotten: they tell what was done there.
         """
-        state = await self._read()
+        state = await self.read()
         identifier = str(uuid4())
         renewed = {
             "id": UUID(identifier),
@@ -213,20 +237,6 @@ class InstallationStore:
             await session.execute(update(Installation).values(**values))
         self.forget()
 
-    async def _read(self) -> InstallationState:
-        query = select(
-            Installation.id,
-            Installation.registry_system,
-            Installation.registry_database,
-            Installation.server_system,
-            Installation.neighbours,
-            Installation.backup_key,
-            _SYSTEM.label("system"),
-            _DATABASE.label("database"),
-        )
-        async with self._sessions.statement() as session:
-            return _state((await session.execute(query)).one())
-
 
 def _added(neighbours: Sequence[str]) -> ColumnElement[Any]:
     return func.array_cat(Installation.neighbours, literal([UUID(one) for one in neighbours], ARRAY(Uuid)))
@@ -239,6 +249,7 @@ def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns hav
         id=str(row.id),
         confirmed=confirmed,
         here=here,
+        started=row.started,
         server=row.server_system,
         neighbours=frozenset(map(str, row.neighbours)),
         backup_key=row.backup_key.bytes,

@@ -39,6 +39,54 @@ class _Others:
     unknown: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class SameInstallation:
+    """Another tenant of this service whose registry has the id of this installation.
+
+    Attributes:
+        tenant: its name.
+        installation: the id.
+        is_same_registry: whether it is this very registry, by another address.
+        is_copy: whether it was copied or moved, and not confirmed since: the copy is not this one.
+    """
+
+    tenant: str
+    installation: str
+    is_same_registry: bool
+    is_copy: bool
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing may be changed: either could drop the other's databases as its own."""
+        if self.is_same_registry:
+            return (
+                f"The registry of tenant {self.tenant} is this one, by another address. Nothing is changed on"
+                " the server until each tenant has a registry of its own in ODS_TENANTS, and the service was"
+                f" restarted; {CONFIRMS} is refused."
+            )
+        copy, tenant = ("it", self.tenant) if self.is_copy else ("one of the two", "NAME")
+        return (
+            f"The registry of tenant {self.tenant} is the installation {self.installation} as well: {copy} is"
+            " a copy. Nothing is changed on the server until the copy is an installation of its own: `ods"
+            f" --tenant {tenant} installation new`; {CONFIRMS} is refused."
+        )
+
+
+@dataclass(frozen=True)
+class _Examination:
+    """What registries and server show.
+
+    Attributes:
+        obstacle: what the operator must confirm; None if nothing.
+        new_server: the system identifier of a server that is seen for the first time.
+        siblings: the ids of other tenants of this service that have databases there and are not recorded.
+    """
+
+    obstacle: str | None
+    new_server: str | None = None
+    siblings: frozenset[str] = frozenset()
+
+
 class InstallationCheck:
     """Compares a tenant's installation with what its registry and its server say.
 
@@ -61,6 +109,7 @@ class InstallationCheck:
         self._store = store
         self._siblings = siblings
         self._shares_server = shares_server
+        self._told_apart: set[str] = set()
         self._in_order_until = 0.0
 
     async def id(self) -> str:
@@ -72,48 +121,82 @@ class InstallationCheck:
 
         Raises:
             InstallationNotConfirmedError: the registry was copied or moved, the server is another one, or
-                another installation has databases on it.
+                another installation has databases on it; or the registry of another tenant is the same.
             DatabaseFaultError: the server cannot be reached, or refuses.
         """
         await self._store.require_confirmed()
         if time.monotonic() < self._in_order_until:
             return
-        if (obstacle := await self.obstacle(session)) is not None:
+        if (obstacle := await self._recorded_obstacle(session)) is not None:
             raise InstallationNotConfirmedError(obstacle)
         self._in_order_until = time.monotonic() + _KNOWN_SECONDS
 
     async def obstacle(self, session: asyncpg.Connection) -> str | None:
         """What the operator must confirm before anything is changed on the server; None if nothing.
 
-        A server that is seen for the first time is the installation's from then on. Other tenants of this
-        service that have databases on it are recorded: their registries are not asked again.
+        Nothing is recorded of the server.
 
         Raises:
             DatabaseFaultError: the server cannot be reached, or refuses.
         """
+        return (await self._examine(session)).obstacle
+
+    async def _recorded_obstacle(self, session: asyncpg.Connection) -> str | None:
+        """As `obstacle`, and record what needs no operator.
+
+        A server that is seen for the first time is the installation's from then on. Other tenants of this
+        service that have databases on it are known from then on, also while their registries are away.
+        """
+        found = await self._examine(session)
+        if found.new_server is not None:
+            await self._store.accept_server(found.new_server, sorted(found.siblings))
+        elif found.siblings:
+            await self._store.accept_neighbours(sorted(found.siblings))
+        return found.obstacle
+
+    async def _examine(self, session: asyncpg.Connection) -> _Examination:
         state = await self._store.state()
         if state.obstacle is not None:
-            return state.obstacle
+            return _Examination(state.obstacle)
+        if (other := await self.same_installation()) is not None:
+            return _Examination(other.obstacle)
         system = await self.system(session)
-        if state.server is None:
-            await self._store.accept_server(system)
-        elif state.server != system:
-            return (
+        if state.server not in {None, system}:
+            return _Examination(
                 f"The server of ODS_MASTER_DSN is the PostgreSQL cluster {system}; this installation has"
                 f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
                 f" that this is meant: {CONFIRMS}."
             )
         others = await self._others(session, state.neighbours)
-        if others.siblings:
-            await self._store.accept_neighbours(sorted(others.siblings))
+        obstacle = None
         if others.strangers:
             named = ", ".join(sorted(others.strangers))
-            return (
+            obstacle = (
                 f"Another installation has databases on the server of ODS_MASTER_DSN: {named}."
                 f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
                 f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true.{_perhaps(others.unknown)}"
             )
-        return None
+        return _Examination(obstacle, system if state.server is None else None, others.siblings)
+
+    async def same_installation(self) -> SameInstallation | None:
+        """Another tenant of this service whose registry has the installation's id; None if none is known.
+
+        Whether it was confirmed or not: its databases count as this one's, and this one's as its own. A
+        registry that has answered otherwise is not asked again: where a copy takes its place, that must be
+        confirmed, which is refused. One that is away is asked with the next look.
+        """
+        unknown = {name: one for name, one in self._siblings.items() if name not in self._told_apart}
+        if not unknown:
+            return None
+        own = await self._store.state()
+        found = await installations_of(unknown)
+        same = {name: state for name, state in found.states.items() if state.id == own.id}
+        self._told_apart |= found.states.keys() - same.keys()
+        if not same:
+            return None
+        name = min(same)
+        state = same[name]
+        return SameInstallation(name, own.id, own.is_same_registry(state), state.obstacle is not None)
 
     async def known_obstacle(self, server: Server) -> str | None:
         """As `obstacle`; while the server is away, what the registry knows or a job has found.
@@ -126,7 +209,7 @@ class InstallationCheck:
             return None
         try:
             async with server.session() as session:
-                obstacle = await self.obstacle(session)
+                obstacle = await self._recorded_obstacle(session)
         except DatabaseFaultError:
             return awaited
         if obstacle is None:

@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from ods.databases.errors import LOST
-from ods.registry.installation import InstallationStore
+from ods.registry.installation import InstallationState, InstallationStore
 from ods.registry.storage.engine import create_registry_engine
 
 _ANSWERED_WITHIN = 5
@@ -25,28 +25,36 @@ class SiblingInstallations:
     """What the registries of other tenants say.
 
     Attributes:
-        ids: the installations that they are.
-        unknown: the tenants whose registry is away, or must be confirmed itself.
+        states: of those that have answered, by the names of their tenants.
+        away: the tenants whose registry has not answered.
     """
 
-    ids: frozenset[str]
-    unknown: list[str]
+    states: Mapping[str, InstallationState]
+    away: frozenset[str]
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The installations that they are; not those of registries that may be copies."""
+        return frozenset(state.id for state in self.states.values() if state.is_confirmed)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The tenants whose registry is away, or must be confirmed itself."""
+        return sorted(self.away | {name for name, one in self.states.items() if not one.is_confirmed})
 
 
 async def installations_of(siblings: Mapping[str, InstallationStore]) -> SiblingInstallations:
     """What the registries of these tenants, by their names, say now; nothing is recorded there."""
-    ids = await asyncio.gather(*map(_confirmed_id, siblings.values()))
-    found = dict(zip(siblings, ids, strict=True))
-    return SiblingInstallations(
-        frozenset(one for one in ids if one is not None),
-        sorted(name for name, one in found.items() if one is None),
-    )
+    answers = await asyncio.gather(*map(_answer, siblings.values()))
+    found = dict(zip(siblings, answers, strict=True))
+    states = {name: state for name, state in found.items() if state is not None}
+    return SiblingInstallations(states, frozenset(found.keys() - states.keys()))
 
 
-async def _confirmed_id(store: InstallationStore) -> str | None:
+async def _answer(store: InstallationStore) -> InstallationState | None:
     try:
         async with asyncio.timeout(_ANSWERED_WITHIN):
-            return await store.confirmed_id()
+            return await store.read()
     except (*LOST, SQLAlchemyError, asyncpg.PostgresError):
         return None
 

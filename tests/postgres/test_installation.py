@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import asyncpg
 import pytest
@@ -43,7 +43,8 @@ from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
-from tests.servers import NUMBERS, make_settings, service_dsn, session
+from tests.servers import NUMBERS, make_settings, make_tenant_settings, service_dsn, session
+from tests.servers import environment as variables_of
 
 JOBS_WORD = "Another installation … `ods installation confirm`, or ODS_SHARED_SERVER=true."
 """What a job has recorded that it waits for."""
@@ -258,6 +259,8 @@ async def test_tenants_of_one_service_share_a_server_when_nothing_was_confirmed(
     async with marked_database(admin, "others", installation):
         assert installation in await check_of(tenant).others(seen)
         assert installation not in await check.others(seen)
+        assert await check.obstacle(seen) is None
+        assert installation not in (await tenant.instances.installation.read()).neighbours
         await check.require_confirmed(seen)
         # It is known from now on, also if its registry is away, or it is no tenant of the service any more.
         await check_of(tenant).require_confirmed(seen)
@@ -302,12 +305,67 @@ async def test_nothing_may_be_changed_when_the_registries_of_all_other_tenants_a
 ) -> None:
     monkeypatch.setattr(siblings, "_ANSWERED_WITHIN", 0.1)
     stranger = str(uuid.uuid4())
-    hanging = Mock(confirmed_id=Mock(side_effect=partial(asyncio.sleep, 60)))
+    hanging = Mock(read=Mock(side_effect=partial(asyncio.sleep, 60)))
     away = {"districtB": "postgresql://service@127.0.0.1:1/EdFi_Admin"}
     async with siblings.opened_siblings(away) as opened, marked_database(admin, "others", stranger):
         check = check_of(tenant, {**opened, "districtC": hanging})
         with pytest.raises(InstallationNotConfirmedError, match="registry of districtB, districtC is away"):
             await check.require_confirmed(seen)
+
+
+@pytest.mark.parametrize("is_confirmed", [True, False])
+async def test_nothing_may_be_changed_when_the_registry_of_another_tenant_is_this_installation_as_well(
+    tenant: Tenant, seen: asyncpg.Connection, copied_engine: AsyncEngine, *, is_confirmed: bool
+) -> None:
+    """Each would drop the other's databases as its own, also where the server may be shared."""
+    copy = InstallationStore(copied_engine)
+    if is_confirmed:
+        await copy.confirm(await copy.read())
+    check = check_of(tenant, {"districtB": copy}, shares_server=True)
+    with pytest.raises(InstallationNotConfirmedError, match="registry of tenant districtB") as refused:
+        await check.require_confirmed(seen)
+    text = str(refused.value)
+    assert ("one of the two is a copy" in text) is is_confirmed
+    assert ("`ods --tenant districtB installation new`" in text) is not is_confirmed
+    await copy.renew()
+    await check.require_confirmed(seen)
+
+
+async def test_neither_tenant_takes_a_server_when_a_registry_was_copied_before_its_first_use(
+    tenant: Tenant, server: Server, registry_dsn: str, copied_dsn: str, copied_engine: AsyncEngine
+) -> None:
+    unused = "UPDATE adminapi.installation SET registrysystem = NULL, registrydatabase = NULL"
+    for dsn in (registry_dsn, copied_dsn):
+        async with session(dsn) as rows:
+            await rows.execute(unused)
+    own, copy = tenant.instances.installation, InstallationStore(copied_engine)
+    own.forget()
+    for first, second in [(own, copy), (copy, own)]:
+        check = InstallationCheck(first, "default", {"districtB": second}, shares_server=False)
+        async with server.session() as seen:
+            with pytest.raises(InstallationNotConfirmedError, match="one of the two is a copy"):
+                await check.require_confirmed(seen)
+        assert (await first.read()).server is None
+
+
+async def test_nothing_may_be_changed_when_two_tenants_have_one_registry_by_different_addresses(
+    tenant: Tenant, seen: asyncpg.Connection, registry_dsn: str
+) -> None:
+    other = {"districtB": registry_dsn.replace("127.0.0.1", "localhost")}
+    async with siblings.opened_siblings(other) as opened:
+        with pytest.raises(InstallationNotConfirmedError, match="is this one, by another address"):
+            await check_of(tenant, opened).require_confirmed(seen)
+
+
+async def test_registry_of_another_tenant_is_asked_until_it_has_answered(
+    tenant: Tenant, seen: asyncpg.Connection, sibling: InstallationStore
+) -> None:
+    state = await sibling.state()
+    read = AsyncMock(side_effect=[OSError("It is away."), state])
+    check = check_of(tenant, {"districtB": Mock(read=read)})
+    for _ in range(3):
+        assert await check.obstacle(seen) is None
+    assert read.await_count == 2
 
 
 async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Tenant, server: Server) -> None:
@@ -441,6 +499,55 @@ async def test_original_is_not_renewed_when_its_databases_are_there_or_cannot_be
     await admin.execute(f'COMMENT ON DATABASE "{own_database}" IS NULL')
     variables = environment(make_settings(postgres, registry_dsn))
     assert preloaded.run("ods.cli", "installation", "new", "--yes", env=variables).returncode == 0
+
+
+async def test_copy_beside_the_original_is_not_confirmed_and_becomes_an_installation_of_its_own(
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    copied_dsn: str,
+    own_database: str,
+    tenant: Tenant,
+    copied_engine: AsyncEngine,
+) -> None:
+    """The databases of the original, which count as the copy's, do not keep it from that."""
+    original, copy = make_settings(postgres, registry_dsn), InstallationStore(copied_engine)
+    several = make_tenant_settings({"districtA": original, "districtB": make_settings(postgres, copied_dsn)})
+
+    def run(name: str, *words: str) -> Run:
+        variables = variables_of(several) | {"ODS_TENANT": name}
+        return preloaded.run("ods.cli", "installation", *words, "--yes", env=variables)
+
+    for name in ("districtA", "districtB"):
+        refused = run(name, "confirm")
+        assert refused.returncode == 1
+        assert "is a copy" in refused.stderr
+    before = await copy.read()
+    assert not before.is_confirmed
+    refused = run("districtA", "new")
+    assert refused.returncode == 1
+    assert "this is no copy" in refused.stderr, "the other one is, by what its registry says"
+
+    await copy.confirm(before)  # a dump that was confirmed when it was the only tenant
+    renewed = run("districtB", "new")
+    assert renewed.returncode == 0, renewed.stderr
+    assert (await copy.read()).id != before.id == await tenant.installation.id()
+    for name in ("districtA", "districtB"):
+        confirmed = run(name, "confirm")
+        assert confirmed.returncode == 0, confirmed.stderr
+
+
+async def test_registry_is_not_renewed_when_two_tenants_have_it(
+    postgres: EmbeddedPostgres, registry_dsn: str, tenant: Tenant
+) -> None:
+    before = await tenant.installation.id()
+    other = make_settings(postgres, registry_dsn.replace("127.0.0.1", "localhost"))
+    several = make_tenant_settings({"districtA": make_settings(postgres, registry_dsn), "districtB": other})
+    for command in ("new", "confirm"):
+        variables = variables_of(several) | {"ODS_TENANT": "districtB"}
+        run = preloaded.run("ods.cli", "installation", command, "--yes", env=variables)
+        assert run.returncode == 1
+        assert "is this one, by another address" in run.stderr
+    assert (await tenant.instances.installation.read()).id == before
 
 
 async def test_registry_that_is_made_anew_is_the_former_installation_as_the_page_says(
