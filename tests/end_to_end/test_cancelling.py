@@ -512,7 +512,7 @@ async def test_workflow_is_left_alone_when_it_carries_out_another_job_or_attempt
         await is_copied(admin)
         for other in (
             replace(job, attempt=2),
-            replace(job, number=2),
+            replace(job, request="11111111-52f4-4f3c-8a43-0e8d7f4f3f10"),
             replace(job, mark="11111111-52f4-4f3c-8a43-0e8d7f4f3f10"),
             replace(job, installation="another"),
         ):
