@@ -129,7 +129,7 @@ async def test_backup_is_given_up_when_the_instance_has_moved_on_and_its_worker_
     dump = await suspended("pg_dump", first.pid)
     async with session(registry_dsn) as rows:
         await rows.execute(
-            "UPDATE adminapi.managed_instances SET jobnumber = jobnumber + 1 WHERE id = $1",
+            "UPDATE adminapi.managed_instances SET request = gen_random_uuid() WHERE id = $1",
             filled.instance_id,
         )
     await is_over(dump, admin, filled.database)

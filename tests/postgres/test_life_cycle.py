@@ -121,9 +121,8 @@ class Model:
         if token == due and self.is_refused:
             self.end_before_begin()
             return False
-        was_cancelled = self.cancelled == (self.number, self.attempt)
-        waits = self.status in {"Pending", "Pending_Delete"}
-        if token == due and self.status in starts[self.operation] and (waits or not was_cancelled):
+        may_begin = self.waits or not self.is_called_off
+        if token == due and self.status in starts[self.operation] and may_begin:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
             self.undo_due = self.undo_due or self.operation == "Rename"
@@ -169,8 +168,7 @@ class Model:
         return True
 
     def is_to_end(self, token: Token) -> bool:
-        is_cancelled = self.cancelled == (self.number, self.attempt)
-        return self.is_at(token) and self.status == "InProgress" and is_cancelled
+        return self.is_at(token) and self.status == "InProgress" and self.is_called_off
 
     def cancel(self) -> bool:
         """Cancel the job that waits, if one does."""
@@ -194,6 +192,16 @@ class Model:
             self.status = "Error" if self.status == "Pending" else "Delete_Failed"
             self.attempt += 1
         return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether its job waits to begin."""
+        return self.status in {"Pending", "Pending_Delete"}
+
+    @property
+    def is_called_off(self) -> bool:
+        """Whether a client has cancelled the last attempt."""
+        return self.cancelled == (self.number, self.attempt)
 
     @property
     def is_whole(self) -> bool:
@@ -281,8 +289,12 @@ class Walk:
     def token(self) -> InstanceJob:
         """Mostly the latest, often an older one, or the one an operator's signal would make."""
         job = self.tokens[-1] if self.chance.random() < 0.7 else self.chance.choice(self.tokens)
-        signals = 0.3 if self.model.status in {"Error", "Delete_Failed"} else 0.1
-        return replace(job, attempt=job.attempt + 1) if self.chance.random() < signals else job
+        return replace(job, attempt=job.attempt + 1) if self.chance.random() < self.signals else job
+
+    @property
+    def signals(self) -> float:
+        """How often an operator signals, from 0 to 1: more often where a job has failed."""
+        return 0.3 if self.model.status in {"Error", "Delete_Failed"} else 0.1
 
     async def request_delete(self) -> None:
         await self.request(self.instances.request_delete, self.model.request_delete())

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -24,8 +24,9 @@ TRASH_EDGES = EDGES | {
     ("Deleted", "Pending_Delete"),  # a purge
     ("Delete_Failed", "Pending"),  # an undelete after a purge that has failed
     ("Pending_Delete", "Deleted"),  # a purge that is cancelled before it begins
+    ("Delete_Failed", "Completed"),  # a delete that was cancelled before it began, once a rename is undone
 }
-SEEDS = range(30)
+SEEDS = range(45)
 STEPS = 150
 _PURGES = ("Purge", "PurgeAfterBackup")
 _MADE, _DELETED = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
@@ -117,9 +118,10 @@ class TrashModel(Model):
         waits_in_vain = self.operation == "Undelete" and self.status == "Deleted" and self.obstacle
         starts = _STARTS.get(self.operation, _DELETED)
         if token == due and self.is_refused:
-            self.cancel()
+            self.end_before_begin()
             return False
-        if token == due and self.status in starts and not waits_in_vain:
+        may_begin = self.waits or not self.is_called_off
+        if token == due and self.status in starts and may_begin and not waits_in_vain:
             self.status, self.job, self.attempt = "InProgress", "InProgress", self.attempt + 1
             self.begun.add(self.number)
             self.undo_due = self.undo_due or self.operation in {"Rename", "Undelete"}
@@ -159,6 +161,8 @@ class TrashModel(Model):
             return False
         if self.status == "InProgress":
             self.status, self.job = target, "Error"
+            if cancelled and self.operation not in _PURGES:
+                self.cancelled = (self.number, self.attempt)
         return (self.status, self.job) == (target, "Error")
 
     def release(self, token: Token) -> bool:
@@ -171,20 +175,13 @@ class TrashModel(Model):
             self.status, self.job = target, "Pending"
         return self.status == target
 
-    def cancel(self) -> bool:
+    def end_before_begin(self) -> bool:
         in_trash = {("Undelete", "Pending"), *((purge, "Pending_Delete") for purge in _PURGES)}
         if (self.operation, self.status) in in_trash:
             self.status = "Deleted"
             self.job, self.attempt = "Error", self.attempt + 1
-        elif not super().cancel():
-            return False
-        self.cancelled = (self.number, self.attempt)
-        return True
-
-    @property
-    def is_called_off(self) -> bool:
-        """Whether a client has cancelled the last attempt before it began."""
-        return self.cancelled == (self.number, self.attempt)
+            return True
+        return super().end_before_begin()
 
 
 class TrashWalk(Walk):
@@ -196,18 +193,26 @@ class TrashWalk(Walk):
     def model(self) -> TrashModel:
         return self.models[-1]
 
-    def token(self) -> InstanceJob:
-        """More often the one of an operator's signal, to which a failed undelete listens as well."""
-        job = super().token()
-        return replace(job, attempt=job.attempt + 1) if self.chance.random() < 0.2 else job
+    @property
+    def signals(self) -> float:
+        """A failed undelete listens to them as well."""
+        return 0.3 if self.model.status in {"Error", "Delete_Failed", "Deleted"} else 0.1
 
     async def go(self) -> None:
         await self.new_instance()
         steps: list[Callable[[], Awaitable[None]]] = [
             *(self.request_delete, self.request_delete, self.request_undelete, self.request_undelete),
-            *(self.request_retry, self.request_rename, self.request_purge),
+            *(self.request_retry, self.request_rename, self.request_purge, self.request_purge),
             *(self.begin, self.begin, self.begin, self.finish, self.finish),
-            *(self.fail, self.release, self.interfere, self.cancel, self.cancel_lost, self.end_undo),
+            *(
+                self.fail,
+                self.fail,
+                self.release,
+                self.interfere,
+                self.cancel,
+                self.cancel_lost,
+                self.end_undo,
+            ),
         ]
         for _ in range(STEPS):
             before = self.model.status
@@ -254,7 +259,7 @@ class TrashWalk(Walk):
             self.tokens.append(job)
 
     async def fail(self) -> None:
-        job, cancelled = self.token(), self.chance.random() < 0.5
+        job, cancelled = self.token(), self.chance.random() < 0.25
         expected = self.model_of(job).fail(token_of(job), cancelled=cancelled)
         assert await self.jobs.fail(job, "No luck.", cancelled=cancelled) is expected
 
