@@ -314,6 +314,7 @@ WHERE i.id = $1
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 async def test_status_moves_along_the_diagram_alone_when_there_is_a_trash(
     tenant: Tenant, rows: asyncpg.Connection, name: str
 ) -> None:
