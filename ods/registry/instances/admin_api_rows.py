@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from ods.registry.audit import AuditEntry, append
 from ods.registry.instances.naming import database_name
 from ods.registry.instances.reservations import require_free_database, reserved_id
-from ods.registry.instances.status import AT_REST, InstanceStatus
+from ods.registry.instances.status import AT_REST, WAITING, InstanceStatus
 from ods.registry.storage.errors import NameTakenError
 from ods.registry.storage.models import UTC_NOW, DbInstance
 from ods.registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
@@ -26,7 +26,6 @@ _UNCHANGED = timedelta(minutes=5)
 An Admin API begins the job of a row that it has added within seconds, unless this service does its jobs.
 """
 _ROWS_A_PASS = 20
-_WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
 
 ADOPT = """
 WITH adopted AS (
@@ -150,7 +149,7 @@ def _may_be_adopted() -> ColumnElement[bool]:
     """What an Admin API says that it works on is its own; `ods migrate` adopts that, too."""
     changed = func.coalesce(DbInstance.last_modified, DbInstance.last_refreshed)
     is_unchanged = changed < UTC_NOW - literal(_UNCHANGED, Interval)
-    waits = and_(DbInstance.status.in_(_WAITING), is_unchanged)
+    waits = and_(DbInstance.status.in_(WAITING), is_unchanged)
     return and_(DbInstance.job_number == 0, or_(waits, DbInstance.status.in_(AT_REST)))
 
 

@@ -41,8 +41,6 @@ from ods.registry.storage.errors import NameTakenError
 from ods.registry.storage.models import DbInstance, Job
 from ods.registry.storage.sessions import RegistrySessions
 
-_WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
-
 _Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
 
 
@@ -297,7 +295,7 @@ async def _take_attempt(
         *fencing_token(job, job.attempt - 1),
         DbInstance.database_name == job.database,
         DbInstance.database_mark.is_not_distinct_from(job.database_mark),
-        or_(~is_cancelled(), DbInstance.status.in_(_WAITING)),
+        or_(~is_cancelled(), DbInstance.status.in_(status.WAITING)),
         *conditions,
     )
     step = status.BEGIN[job.operation]

@@ -95,7 +95,7 @@ class JobCancellations:
         """The attempt at `job` that waits; None if it has begun, or its instance has moved on."""
         async with self._sessions.statement() as session:
             instance = await _instance_at(session, job)
-        if instance is None or instance.status not in {InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE}:
+        if instance is None or instance.status not in status.WAITING:
             return None
         return self._factory.next_attempt(instance)
 

@@ -663,7 +663,7 @@ class JobStore:
         They are those of the rows with the lowest ids above `after`, by id. What another product has added,
         and this service has not adopted, is the other product's to do.
         """
-        waiting = DbInstance.status.in_((InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE))
+        waiting = DbInstance.status.in_(status.WAITING)
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
         wanted = and_(waiting, not_(self._admin_api_deletes.to_the_trash()))
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]

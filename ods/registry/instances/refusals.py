@@ -119,7 +119,8 @@ def set_aside_refusals(
     """
     kinds = kinds_set_aside(instance.set_aside, forgotten)
     was_purge = status.drops_database(Operation(instance.operation), purge_follows=instance.purge_follows)
-    if not kinds or (was_purge and way is not Operation.DETACH):
+    # A delete to the trash comes here if a purge follows it, or if there never was a database.
+    if not kinds or (was_purge and status.drops_database(way, purge_follows=True)):
         return []
     kept = ", ".join(kinds)
     if was_purge:

@@ -236,6 +236,8 @@ FOLLOW_EXCHANGE = _step(InstanceStatus.COMPLETED, to=InstanceStatus.COMPLETED, j
 FOLLOW_DROP = _step(InstanceStatus.DELETED, to=InstanceStatus.DELETED, job=JobStatus.COMPLETED)
 # A job waits or runs.
 JOB_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
+# A job waits to begin.
+WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
 # A job waits for the instance or works on it, unless a delete waits, which has a status of its own.
 UNDER_WAY = (InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)
 # No job works on the instance, or is about to.

@@ -33,7 +33,7 @@ from ods.observability.metrics.catalog import JOB_SECONDS, JOBS
 from ods.registry.backups.rows import count_failure
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
+from ods.registry.instances.status import WAITING, InstanceStatus, JobStatus, Operation, Step, traits
 from ods.registry.storage.models import UTC_NOW, DbInstance, Job
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import DEFAULT_TENANT
@@ -87,7 +87,7 @@ class JobFactory:
 
     def current_attempt(self, instance: DbInstance) -> InstanceJob:
         """The attempt at the instance's job that waits, or is under way."""
-        waits = instance.status in {InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE}
+        waits = instance.status in WAITING
         return self.next_attempt(instance) if waits else self.last_attempt(instance)
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
