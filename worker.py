@@ -23,22 +23,17 @@ from temporalio.runtime import Runtime
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
 from activities.backup_cleaning import BackupCleaning
-from activities.backup_verification import VerdictActivities, VerificationActivities
+from activities.backup_verification import VerificationActivities
 from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
-from activities.context import ActivityContext
+from activities.context import ActivityContext, JobsFirst
 from activities.databases import DatabaseActivities
-from activities.education_organizations import EducationOrganizationActivities
-from activities.final_backups import FollowingPurges
-from activities.idempotency_keys import IdempotencyKeyActivities
-from activities.precedence import JobsFirst
+from activities.education_organizations import EducationOrganizationActivities, RefreshActivities
+from activities.housekeeping import Housekeeping
 from activities.reconcile import ReconcileActivities
-from activities.refreshes import RefreshActivities
 from activities.scheduled_requests import ScheduledRequests
-from activities.sizes import SizeActivities
-from activities.snapshots import SnapshotActivities
 from activities.spares import RefillRequests, SpareActivities
-from activities.statuses import StatusActivities
+from activities.statuses import FollowUps, StatusActivities
 from activities.sweep import SweepActivities
 from activities.versions import VersionActivities
 from ods.observability.logs import configure_logging, fault_name, switch_debug_on_hangup
@@ -50,7 +45,6 @@ from ods.observability.metrics.figures import Figures
 from ods.observability.tracing import provider
 from ods.registry.education_organizations.refreshes import RefreshPolicy
 from ods.registry.education_organizations.store import EducationOrganizations
-from ods.registry.idempotency_keys import IdempotencyKeys
 from ods.registry.storage.dsn_check import DsnCheck
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import (
@@ -72,43 +66,19 @@ from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.figures import pool_samples
 from ods.tenants.known_store import backup_obstacle
 from ods.tenants.tenant import Tenant, open_tenants
-from workflows.backup_instance import BackupInstance
-from workflows.create_instance import CopyInstance, CreateInstance, RestoreInstance
-from workflows.delete_instance import DeleteInstance
-from workflows.detach_instance import DetachInstance
+from workflows.jobs import JOB_WORKFLOWS
 from workflows.pending_sweep import PendingSweep
-from workflows.purge_after_backup_instance import PurgeAfterBackupInstance
-from workflows.purge_instance import PurgeInstance
 from workflows.reconcile import Reconcile
 from workflows.record_sizes import RecordSizes
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
-from workflows.rename_instance import RenameInstance
-from workflows.reset_instance import ReplaceInstance, ResetInstance, UndoResetInstance
 from workflows.scheduled_refresh import ScheduledRefresh
 from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
-from workflows.snapshot_instance import SnapshotInstance
-from workflows.trash_instance import TrashInstance
-from workflows.undelete_instance import UndeleteInstance
 from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [
-    CreateInstance,
-    CopyInstance,
-    RestoreInstance,
-    DeleteInstance,
-    RenameInstance,
-    TrashInstance,
-    DetachInstance,
-    UndeleteInstance,
-    PurgeInstance,
-    PurgeAfterBackupInstance,
-    BackupInstance,
+    *JOB_WORKFLOWS,
     VerifyBackup,
-    SnapshotInstance,
-    ResetInstance,
-    ReplaceInstance,
-    UndoResetInstance,
     PendingSweep,
     Reconcile,
     RefillSpares,
@@ -160,7 +130,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         settings.backup_verify,
         final_backup=settings.final_backup,
     )
-    snapshots = SnapshotActivities(tenant.snapshots)
+    follow_ups, housekeeping = FollowUps(tenant), Housekeeping(tenant)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start_unrequested, tenant.admin_api_rows.adopt)
     detect = partial(_detect_drift, temporal, tenant)
@@ -176,7 +146,6 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant.cancellations,
         partial(backup_obstacle, tenant) if settings.final_backup else None,
     )
-    keys = IdempotencyKeyActivities(IdempotencyKeys(tenant.engine))
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
     verifications = VerificationStarter(temporal, tenant.name, settings)
@@ -192,12 +161,13 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         activities=[
             statuses.begin,
             statuses.is_due,
+            statuses.next_attempt,
             statuses.finish_create,
             statuses.finish_delete,
             statuses.finish_rename,
             statuses.finish_undelete,
             statuses.finish_purge,
-            FollowingPurges(tenant.instances).request_purge_after,
+            follow_ups.request_purge_after,
             statuses.finish_backup,
             statuses.finish_replacement,
             statuses.fail,
@@ -208,9 +178,9 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             reconcile.find_leftovers,
             reconcile.report_drift,
             reconcile.purge_due,
-            keys.remove_old_answers,
-            snapshots.finish_snapshot,
-            snapshots.remove_snapshots,
+            housekeeping.remove_old_answers,
+            follow_ups.finish_snapshot,
+            housekeeping.remove_snapshots,
             reconcile.claim_due_versions,
             refreshes.request_refresh,
             refreshes.request_refresh_of,
@@ -218,10 +188,10 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             refreshes.begin_refresh,
             refreshes.finish_refresh,
             BackupCleaning(tenant, verifications.start, detect).clean_backups,
-            VerdictActivities(tenant.backups).finish_verification,
+            follow_ups.finish_verification,
             scheduled.request_scheduled_backups,
             scheduled.request_scheduled_snapshots,
-            SizeActivities(tenant).record_sizes,
+            housekeeping.record_sizes,
         ],
         max_concurrent_workflow_tasks=workflow_tasks,
         max_concurrent_activities=settings.registry_concurrency + _PASSES_THAT_WAIT,

@@ -8,11 +8,10 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import exc
-from temporalio import activity
 
 from activities.backup_requests import lost_backup
-from activities.errors import as_application_error, is_locked
-from activities.heartbeats import heartbeats
+from activities.errors import is_locked, step
+from activities.following import heartbeats
 from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
 from ods.backups.manifest import BackupKey
@@ -31,8 +30,7 @@ from ods.registry.backups.stores import BackupStores
 from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
 from ods.tenants.drift.findings import Drift, is_suspect
-from ods.tenants.known_store import known_store
-from ods.tenants.store_claims import claim_store
+from ods.tenants.known_store import claim_store, known_store
 from ods.tenants.tenant import Tenant
 
 _UNFINISHED_FOR = timedelta(minutes=30)
@@ -78,22 +76,14 @@ class CleaningReport:
 
 
 class _Left:
-    """What a pass cannot do: it is left to the next one, and keeps nothing else from being done.
-
-    Attributes:
-        reason: why the first of it is left; None if there is nothing.
-    """
+    """What a pass cannot do: it is left to the next one, and keeps nothing else from being done."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
     @contextmanager
     def told(self, what: str) -> Iterator[None]:
-        """Log why `what` is left, if the body cannot do it.
-
-        Raises:
-            BackupFaultError, DatabaseFaultError, DBAPIError: the store, server or registry is away.
-        """
+        """Log why `what` is left, if the body cannot do it."""
         try:
             yield
         except (BackupFaultError, DatabaseFaultError) as fault:
@@ -116,26 +106,15 @@ class _Left:
             yield
 
 
+@dataclass(frozen=True)
 class BackupCleaning:
-    """Removes what is left of backups of one tenant.
+    """Removes what is left of backups of one tenant."""
 
-    Args:
-        tenant: the tenant.
-        start: starts the verification of a backup.
-        detect: finds where registry and server contradict each other.
-    """
+    tenant: Tenant
+    start: Callable[[UUID], Awaitable[None]]
+    detect: Callable[[], Awaitable[list[Drift]]]
 
-    def __init__(
-        self,
-        tenant: Tenant,
-        start: Callable[[UUID], Awaitable[None]],
-        detect: Callable[[], Awaitable[list[Drift]]],
-    ) -> None:
-        self._tenant = tenant
-        self._start = start
-        self._detect = detect
-
-    @activity.defn
+    @step
     async def clean_backups(self) -> CleaningReport:
         """Remove what writers that died have left, and what is deleted or has expired.
 
@@ -148,34 +127,30 @@ class BackupCleaning:
 
         While another registry of this installation uses the store as well, nothing is removed from it, and
         nothing that is found there is recorded.
-
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault.
         """
-        stores = BackupStores(self._tenant.engine)
-        with as_application_error():
-            if self._tenant.settings.backup_url is None:
-                await stores.record_conflict(None)
-                return CleaningReport()
-            async with heartbeats():
-                left = _Left()
-                dropped = await self._drop_scratch(left)
-                waiting = await self._tenant.backups.waiting_verifications()
-                for backup in waiting:
-                    await self._start(backup.id)
-                report = CleaningReport(dropped=dropped, started=len(waiting))
-                try:
-                    store, is_alone = await known_store(self._tenant), False
-                    with left.told("What is deleted, has expired or was lost"):
-                        await claim_store(store, stores, self._tenant.name)
-                        is_alone = True
-                    if is_alone:
-                        report = replace(report, expired=await self._delete_expired(store))
-                        report = replace(report, removed=await self._clean(store, left))
-                    report = await self._compare(store, report, left, is_alone=is_alone)
-                except BackupFaultError as fault:
-                    report = replace(report, obstacle=fault.reason)
-                return replace(report, left=left.reason)
+        stores = BackupStores(self.tenant.engine)
+        if self.tenant.settings.backup_url is None:
+            await stores.record_conflict(None)
+            return CleaningReport()
+        async with heartbeats():
+            left = _Left()
+            dropped = await self._drop_scratch(left)
+            waiting = await self.tenant.backups.waiting_verifications()
+            for backup in waiting:
+                await self.start(backup.id)
+            report = CleaningReport(dropped=dropped, started=len(waiting))
+            try:
+                store, is_alone = await known_store(self.tenant), False
+                with left.told("What is deleted, has expired or was lost"):
+                    await claim_store(store, stores, self.tenant.name)
+                    is_alone = True
+                if is_alone:
+                    report = replace(report, expired=await self._delete_expired(store))
+                    report = replace(report, removed=await self._clean(store, left))
+                report = await self._compare(store, report, left, is_alone=is_alone)
+            except BackupFaultError as fault:
+                report = replace(report, obstacle=fault.reason)
+            return replace(report, left=left.reason)
 
     async def _delete_expired(self, store: BackupStore) -> int:
         """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
@@ -183,14 +158,14 @@ class BackupCleaning:
         None while the registry may be of yesterday, or a copy, as with purges; and none unless a later one is
         whole in the store, or the instance has long been gone.
         """
-        expiry, expired, stay = self._tenant.backup_expiry, 0, 0
+        expiry, expired, stay = self.tenant.backup_expiry, 0, 0
         unwritten = await expiry.compute()
         due = [one for one in await expiry.due() if one.backup.id not in unwritten]
-        if due and (suspicion := is_suspect(await self._detect())) is not None:
+        if due and (suspicion := is_suspect(await self.detect())) is not None:
             _logger.warning("Backups have expired, but none is deleted: %s", suspicion.explanation)
             return 0
         known: dict[UUID, bool] = {}
-        elsewhere = await find_elsewhere(store, self._tenant, [one.backup for one in due])
+        elsewhere = await find_elsewhere(store, self.tenant, [one.backup for one in due])
         if elsewhere:
             _logger.warning(_ELSEWHERE, len(elsewhere), "have expired")
         for one in due:
@@ -208,25 +183,19 @@ class BackupCleaning:
         return expired
 
     async def _survivor(self, store: BackupStore, backup: Backup, known: dict[UUID, bool]) -> UUID | None:
-        """The latest backup for which this one may go that is whole in the store; None if there is none.
-
-        Args:
-            store: the store.
-            backup: the one that has expired.
-            known: which backups are whole, as far as this pass has looked.
-        """
-        for survivor in await self._tenant.backup_expiry.survivors(backup.id):
+        """The latest backup for which this one may go that is whole in the store; None if there is none."""
+        for survivor in await self.tenant.backup_expiry.survivors(backup.id):
             if survivor.id not in known:
-                stored = await load_whole(store, self._tenant.name, survivor)
+                stored = await load_whole(store, self.tenant.name, survivor)
                 known[survivor.id] = stored is not None
             if known[survivor.id]:
                 return survivor.id
         return None
 
     async def _drop_scratch(self, left: _Left) -> int:
-        installation = await self._tenant.jobs.installation.require_confirmed()
-        async with self._tenant.server.session() as session:
-            await self._tenant.installation.require_confirmed(session)
+        installation = await self.tenant.jobs.installation.require_confirmed()
+        async with self.tenant.server.session() as session:
+            await self.tenant.installation.require_confirmed(session)
             dropped = 0
             for name in await find_scratch(session, installation.id):
                 with left.told(f"The database '{name}'"):
@@ -246,16 +215,16 @@ class BackupCleaning:
 
     async def _remove_deleted(self, store: BackupStore, left: _Left) -> int:
         removed = 0
-        deleted = await self._tenant.backups.deleted()
-        elsewhere = await find_elsewhere(store, self._tenant, deleted)
+        deleted = await self.tenant.backups.deleted()
+        elsewhere = await find_elsewhere(store, self.tenant, deleted)
         if elsewhere:
             _logger.warning(_ELSEWHERE, len(elsewhere), "are deleted")
         for backup in deleted:
             if backup.id in elsewhere:
                 continue
             with left.told(f"The deleted backup {backup.id}"):
-                await remove_stored(store, self._tenant, backup)
-                await self._tenant.backups.forget(backup)
+                await remove_stored(store, self.tenant, backup)
+                await self.tenant.backups.forget(backup)
                 removed += 1
         return removed
 
@@ -263,9 +232,9 @@ class BackupCleaning:
         self, store: BackupStore, report: CleaningReport, left: _Left, *, is_alone: bool
     ) -> CleaningReport:
         """Compare what the store has with what the registry knows; returns the report with that."""
-        own = UUID((await self._tenant.jobs.installation.require_confirmed()).id)
+        own = UUID((await self.tenant.jobs.installation.require_confirmed()).id)
         # Before the store is listed: what is stored meanwhile is not missing.
-        known = await self._tenant.backups.made_by(own)
+        known = await self.tenant.backups.made_by(own)
         keys = await list_backups(store)
         recorded, unknown = await self._take_in(store, keys, own, left) if is_alone else (0, 0)
         missing = await self._tell_missing(store, known, keys)
@@ -282,7 +251,7 @@ class BackupCleaning:
         """
         recorded, unknown = 0, list[str]()
         for key in keys:
-            if key.tenant != self._tenant.name or await self._tenant.backups.knows(key.backup_id):
+            if key.tenant != self.tenant.name or await self.tenant.backups.knows(key.backup_id):
                 continue
             made = await load_if_readable(store, key)
             if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
@@ -291,10 +260,10 @@ class BackupCleaning:
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
                 continue
             with left.told_of(key):
-                if await self._tenant.backups.record_lost(lost, self._tenant.settings.backup_verify):
+                if await self.tenant.backups.record_lost(lost, self.tenant.settings.backup_verify):
                     _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
                     recorded += 1
-                elif not await self._tenant.queries.known_marks([str(lost.mark)]):
+                elif not await self.tenant.queries.known_marks([str(lost.mark)]):
                     unknown.append(lost.stored.location)
         if unknown:
             _logger.warning(
@@ -306,26 +275,20 @@ class BackupCleaning:
     async def _tell_missing(
         self, store: BackupStore, known: Iterable[Backup], stored: Mapping[BackupKey, int]
     ) -> int:
-        """Record and count which known backups are gone from this store: an earlier one may have its own.
-
-        Args:
-            store: the store.
-            known: those that the registry has.
-            stored: how many bytes the dump of each has that is in the store.
-        """
+        """Record and count which known backups are gone from this store: an earlier one may have its own."""
         missing, gone = 0, []
         for backup in known:
-            key = key_of(self._tenant.name, backup)
+            key = key_of(self.tenant.name, backup)
             is_here = stored.get(key) == backup.size_bytes
             if is_here or backup.location != store.location(folder_of(key)):
                 continue
             if backup.verification not in {None, VERIFICATION_PASSED}:
                 missing += 1  # it is known not to be whole, or will be
-            elif await load_whole(store, self._tenant.name, backup) is None:
+            elif await load_whole(store, self.tenant.name, backup) is None:
                 gone.append(backup)
         if gone:
-            await known_store(self._tenant)  # a disk that was unmounted meanwhile lacks all
-        missing += sum([await self._tenant.backups.record_gone(backup) for backup in gone])
+            await known_store(self.tenant)  # a disk that was unmounted meanwhile lacks all
+        missing += sum([await self.tenant.backups.record_gone(backup) for backup in gone])
         if missing:
             _logger.warning("%s backups that the registry has are gone from the store", missing)
         return missing
@@ -339,15 +302,15 @@ class BackupCleaning:
         """
         elsewhere = 0
         for backup in known:
-            key = key_of(self._tenant.name, backup)
+            key = key_of(self.tenant.name, backup)
             if backup.location == (here := store.location(folder_of(key))):
                 continue
-            if key not in stored or await load_whole(store, self._tenant.name, backup) is None:
+            if key not in stored or await load_whole(store, self.tenant.name, backup) is None:
                 elsewhere += 1
             elif not is_recorded_gone(backup):  # or else it is verified anew
-                await self._tenant.backups.record_moved(backup, here)
+                await self.tenant.backups.record_moved(backup, here)
         if elsewhere:
-            await known_store(self._tenant)  # as above
+            await known_store(self.tenant)  # as above
             _logger.warning(_ELSEWHERE, elsewhere, "are recorded")
         return elsewhere
 
@@ -356,14 +319,14 @@ class BackupCleaning:
     ) -> None:
         """Have backups verified that were gone and are whole again, as when a folder was moved."""
         for backup in known:
-            if not is_recorded_gone(backup) or key_of(self._tenant.name, backup) not in stored:
+            if not is_recorded_gone(backup) or key_of(self.tenant.name, backup) not in stored:
                 continue
-            if await load_whole(store, self._tenant.name, backup) is None:
+            if await load_whole(store, self.tenant.name, backup) is None:
                 continue
-            here = store.location(folder_of(key_of(self._tenant.name, backup)))
-            if await self._tenant.backups.record_back(backup, here):
+            here = store.location(folder_of(key_of(self.tenant.name, backup)))
+            if await self.tenant.backups.record_back(backup, here):
                 _logger.warning("The backup %s, which was gone, is in the store again.", backup.id)
-                await self._start(backup.id)
+                await self.start(backup.id)
 
     async def _is_kept(self, key: BackupKey) -> bool:
         """Whether a dump without a manifest stays.
@@ -371,9 +334,9 @@ class BackupCleaning:
         So it does if the registry has recorded it, for the manifest was lost, and it can be restored by hand;
         and if it is another tenant's, whose registry may have.
         """
-        if key.tenant != self._tenant.name:
+        if key.tenant != self.tenant.name:
             return True
-        if not await self._tenant.backups.knows(key.backup_id):
+        if not await self.tenant.backups.knows(key.backup_id):
             return False
         _logger.warning("The manifest of the stored backup %s is gone. Its dump stays.", key.backup_id)
         return True

@@ -35,16 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 async def backup_request(tenant: Tenant, backup: Backup, database: str) -> BackupRequest:
-    """The request for one try at a backup, which stores under an id of its own.
-
-    Args:
-        tenant: the tenant.
-        backup: the backup, as it was requested.
-        database: the name of the database that it is of, which is open.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The request for one try at a backup of an open database, which stores under an id of its own."""
     async with tenant.server.connected(database) as inside:
         # Before the snapshot of the dump: what is committed after that changes the sign.
         sign = await _sign(inside) if backup.kind == BackupKind.SCHEDULED else None
@@ -86,11 +77,7 @@ async def rights_of(tenant: Tenant, made: Manifest) -> Rights:
 
 
 def locale_of(made: Manifest) -> Locale:
-    """The encoding and the locale of the database that was backed up.
-
-    Raises:
-        BackupFaultError: the manifest does not say it: this service has not written it so.
-    """
+    """The encoding and the locale of the database that was backed up."""
     try:
         return parse_locale(made.details.get(_LOCALE))
     except ValueError:
@@ -129,12 +116,12 @@ def stored_backup(made: Manifest, location: str) -> StoredBackup:
         size_bytes=made.size_bytes,
         database_size_bytes=made.database_size_bytes,
         sha256=made.sha256,
+        manifest_sha256=made.own_sha256,
         postgres_version=made.postgres_version,
         encrypted=made.encrypted,
         taken_at=made.created_at,
         finished_at=made.finished_at,
         change_sign=sign if isinstance(sign, str) else None,
-        manifest_sha256=made.own_sha256,
     )
 
 

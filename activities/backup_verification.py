@@ -1,15 +1,11 @@
 """Activities that verify backups: what is stored is read, restored to a database of its own, and compared."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import UUID
 
-from temporalio import activity
-
 from activities.backup_requests import has_own_rights, locale_of, rights_of
-from activities.errors import as_application_error
-from activities.following import Following
-from activities.heartbeats import heartbeats
-from activities.waiting import ends_wait
+from activities.errors import step
+from activities.following import Following, ends_wait, heartbeats
 from ods.backups.errors import (
     BackupFaultError,
     ProgramFailedError,
@@ -19,18 +15,19 @@ from ods.backups.errors import (
 )
 from ods.backups.figures import verify
 from ods.backups.manifest import Manifest
-from ods.backups.monitoring import Monitor, Progress, program_log
+from ods.backups.monitoring import Monitor, Progress
 from ods.backups.restoring import read_dump, restore
 from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
+from ods.backups.store_identity import OtherStoreError
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import give_rights
 from ods.databases.scratch import scratch_database
-from ods.registry.backups.records import BackupRecords, proven_state
+from ods.registry.backups.records import proven_state
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id
 from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import load_recorded, open_store
-from ods.tenants.known_store import OtherStoreError, known_store
+from ods.tenants.known_store import known_store
 from ods.tenants.tenant import Tenant
 
 _TOLD_AT_MOST = 5
@@ -41,13 +38,7 @@ _RESTORES = 3
 
 @dataclass(frozen=True)
 class Verification:
-    """A backup that is to be verified.
-
-    Attributes:
-        tenant: the backup's tenant.
-        backup_id: the backup.
-        policy: timeouts and the task queue.
-    """
+    """A backup that is to be verified."""
 
     tenant: str
     backup_id: str
@@ -68,71 +59,54 @@ class Verdict:
 
 
 class VerificationActivities:
-    """Verifies backups of one tenant.
-
-    Args:
-        tenant: the tenant.
-    """
+    """Verifies backups of one tenant."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
 
-    @activity.defn
+    @step
     async def verify_backup(self, verification: Verification) -> str | None:
         """Verify a backup; returns why it is not what it should be, or None if it is.
 
         It is restored to a private database, which is compared with what was counted when the backup was
         made, gets the rights of roles as a restored one does, and is dropped. An encrypted one is read, and
         its SHA-256 compared: no key to decrypt it is here.
-
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault, which is the verdict as well.
         """
         following = Following()
-        with as_application_error():
-            backup = await self._tenant.backups.begin_verification(UUID(verification.backup_id))
-            if backup is None:
-                return None
-            async with heartbeats(following.details):
-                try:
-                    await self._wait_for_store()
-                    return await self._examine(backup, following)
-                except StoreRefusedError as refused:  # no verdict: the credentials may be given again
-                    raise BackupFaultError(refused.reason, outage=True) from None
+        backup = await self._tenant.backups.begin_verification(UUID(verification.backup_id))
+        if backup is None:
+            return None
+        async with heartbeats(following.details):
+            try:
+                await self._wait_for_store()
+                return await self._examine(backup, following)
+            except StoreRefusedError as refused:  # no verdict: the credentials may be given again
+                raise BackupFaultError(refused.reason, outage=True) from None
 
-    @activity.defn
+    @step
     async def verify_final_backup(self, job: InstanceJob) -> None:
         """Verify, in the same way, the backup that a purge has made, and record the verdict.
 
         Nothing is done if that was done before. `verify_backup` may verify the same one meanwhile: each has a
         database of its own.
-
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault; also if the backup is not what it
-                should be.
         """
         following = Following()
-        with as_application_error():
-            backup = await self._tenant.backups.final_of(job)
-            if backup is None or proven_state(backup) is not None:
-                return
-            async with heartbeats(following.details):
-                await known_store(self._tenant)  # that another one lacks it is no verdict
-                async with ends_wait(self._tenant.jobs, job, following.moved):
-                    error = await self._verdict(backup, following)
-            await self._tenant.backups.finish_proof(backup, error)
-            if error is not None:
-                raise BackupFaultError(
-                    f"The backup {backup.id} is not what the database holds. {error} Nothing was dropped."
-                    " Retry: another one is made."
-                )
+        backup = await self._tenant.backups.final_of(job)
+        if backup is None or proven_state(backup) is not None:
+            return
+        async with heartbeats(following.details):
+            await known_store(self._tenant)  # that another one lacks it is no verdict
+            async with ends_wait(self._tenant.jobs, job, following.moved):
+                error = await self._verdict(backup, following)
+        await self._tenant.backups.finish_proof(backup, error)
+        if error is not None:
+            raise BackupFaultError(
+                f"The backup {backup.id} is not what the database holds. {error} Nothing was dropped."
+                " Retry: another one is made."
+            )
 
     async def _wait_for_store(self) -> None:
-        """Check that the store is the known one: that another one lacks the backup is no verdict about it.
-
-        Raises:
-            BackupFaultError: it is not, as an outage; or it is away or refuses.
-        """
+        """Wait for the known store: that another one lacks the backup is no verdict about it."""
         try:
             await known_store(self._tenant)
         except OtherStoreError as other:
@@ -149,10 +123,7 @@ class VerificationActivities:
     async def _examine(self, backup: Backup, following: Following, subject: UUID | None = None) -> str | None:
         """Why a stored backup is not what it should be; None if it is.
 
-        Args:
-            backup: the backup.
-            following: told how far it is.
-            subject: what the database is made for that it is restored to; None for what is stored.
+        `subject` is what the database is made for that it is restored to; None for what is stored.
         """
         store = await open_store(self._tenant.settings)
         manifest = await load_recorded(store, self._tenant.name, backup)
@@ -162,8 +133,7 @@ class VerificationActivities:
                 done += len(chunk)
                 following.report(Progress(done, min(100, 100 * done // total)))
             return None
-        with program_log() as log:
-            monitor = replace(log, report=following.report)
+        with following.monitor() as monitor:
             return await self._differences(store, manifest, monitor, subject or manifest.backup_id)
 
     async def _differences(
@@ -198,11 +168,7 @@ class VerificationActivities:
         return " ".join([*refused, *found][:_TOLD_AT_MOST]) or None
 
     async def _refused_rights(self, database: Database, manifest: Manifest) -> list[str]:
-        """Why a restore would not give the rights that the manifest has; none if it gives them.
-
-        Raises:
-            DatabaseFaultError: they may be given later: the server is away, …
-        """
+        """Why a restore would not give the rights that the manifest has; none if it gives them."""
         if not await has_own_rights(self._tenant, manifest):
             return [
                 "This service has not written the rights of roles in its manifest: no restore gives them."
@@ -215,20 +181,3 @@ class VerificationActivities:
                 raise
             return [f"The rights of roles in it cannot be given. {fault.reason}"]
         return []
-
-
-class VerdictActivities:
-    """Records how verifications have ended.
-
-    Args:
-        records: the backups of a tenant.
-    """
-
-    def __init__(self, records: BackupRecords) -> None:
-        self._records = records
-
-    @activity.defn
-    async def finish_verification(self, verdict: Verdict) -> None:
-        """Record how a verification has ended."""
-        with as_application_error():
-            await self._records.finish_verification(UUID(verdict.backup_id), verdict.error)

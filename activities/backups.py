@@ -2,30 +2,24 @@
 
 import asyncio
 import logging
-from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
-from temporalio import activity
-
 from activities.backup_requests import backup_request, stored_backup
-from activities.errors import SupersededError, as_application_error
-from activities.following import Following, watched
-from activities.heartbeats import heartbeats
-from activities.waiting import ends_wait
+from activities.errors import SupersededError, step
+from activities.following import Following, ends_wait, heartbeats, watched
 from ods.backups.backing_up import back_up, program_label
 from ods.backups.layout import folder_of
 from ods.backups.manifest import Manifest
-from ods.backups.monitoring import program_log
 from ods.backups.snapshots import Database
 from ods.databases.dropping import end_programs
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.lookup import choose, find, oid_of, require_usable
+from ods.databases.lookup import choose, find, require_usable
+from ods.model.operations import InstanceStatus
 from ods.observability.logs import fault_name
 from ods.registry.backups.rows import without_zone
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import last_stored
 from ods.tenants.job_owners import owner_of
@@ -39,16 +33,12 @@ _logger = logging.getLogger(__name__)
 
 
 class BackupActivities:
-    """What jobs do with backups.
-
-    Args:
-        tenant: the tenant whose databases and backups these are.
-    """
+    """What jobs do with backups."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
 
-    @activity.defn
+    @step
     async def back_up(self, job: InstanceJob) -> StoredBackup:
         """Store a backup of the instance's database, which goes on being used.
 
@@ -56,32 +46,27 @@ class BackupActivities:
         no other. What it leaves is removed by `BackupCleaning`. If an earlier try of the same attempt has
         stored a whole backup, that is the job's. So is one of an earlier attempt if there is no database any
         more that could be backed up; otherwise the client who has the job tried again wants the data of now.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
         following = Following()
-        with as_application_error():
-            async with heartbeats(following.details):
-                await self._require_due(job)
-                backup = await self._backup_of(job)
-                store = await store_for_backup(self._tenant)
-                earlier = await last_stored(store, self._tenant, backup)
-                if earlier is not None and await self._is_of_attempt(job, earlier):
-                    return stored_backup(earlier, store.location(folder_of(earlier.key)))
-                try:
-                    database = await self._database_of(job)
-                except DatabaseFaultError as fault:
-                    if earlier is None or fault.outage:
-                        raise
-                    return stored_backup(earlier, store.location(folder_of(earlier.key)))
-                request = await backup_request(self._tenant, backup, job.database)
-                with program_log() as log:
-                    monitor = replace(log, report=following.report)
-                    making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
-                    async with ends_wait(self._tenant.jobs, job, following.moved):
-                        made = await watched(making, self._report(job, following))
-                return stored_backup(made, store.location(folder_of(made.key)))
+        async with heartbeats(following.details):
+            await self._require_due(job)
+            backup = await self._backup_of(job)
+            store = await store_for_backup(self._tenant)
+            earlier = await last_stored(store, self._tenant, backup)
+            if earlier is not None and await self._is_of_attempt(job, earlier):
+                return stored_backup(earlier, store.location(folder_of(earlier.key)))
+            try:
+                database = await self._database_of(job)
+            except DatabaseFaultError as fault:
+                if earlier is None or fault.outage:
+                    raise
+                return stored_backup(earlier, store.location(folder_of(earlier.key)))
+            request = await backup_request(self._tenant, backup, job.database)
+            with following.monitor() as monitor:
+                making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
+                async with ends_wait(self._tenant.jobs, job, following.moved):
+                    made = await watched(making, self._report(job, following))
+            return stored_backup(made, store.location(folder_of(made.key)))
 
     async def _require_due(self, job: InstanceJob) -> None:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
@@ -97,10 +82,6 @@ class BackupActivities:
         """The instance's database, which carries its mark; no program of an earlier try works on it any more.
 
         The fence is held meanwhile, so that an attempt that comes too late ends no programs of the next one.
-
-        Raises:
-            SupersededError: the job is not under way any more.
-            DatabaseFaultError: there is none, it cannot be used, or the server is away.
         """
         server, owner = self._tenant.server, owner_of(job)
         is_due = partial(self._require_due, job)
@@ -116,7 +97,7 @@ class BackupActivities:
             require_usable(found[job.database])
             await end_programs(session, program_label(UUID(job.mark)))
         # Names can be exchanged by hand from now on.
-        return Database(server, job.database, oid_of(found[job.database]))
+        return Database(server, job.database, found[job.database].oid)
 
     async def _backup_of(self, job: InstanceJob) -> Backup:
         if job.makes_backup is None:
@@ -124,11 +105,7 @@ class BackupActivities:
         return (await self._tenant.backups.get(UUID(job.makes_backup))).backup
 
     async def _report(self, job: InstanceJob, following: Following) -> None:
-        """Record how far the job is until this is cancelled.
-
-        Raises:
-            SupersededError: the job is not under way any more: the backup is not wanted.
-        """
+        """Record how far the job is until this is cancelled."""
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
             try:

@@ -8,25 +8,19 @@ from uuid import UUID
 import asyncpg
 
 from ods.backups.backing_up import program_label
-from ods.databases import dropping, renaming, replacing, trash, trash_backup
+from ods.databases import activating, dropping, replacing, retiring, trash_backup
 from ods.databases.errors import NotOursError
 from ods.databases.left_names import record_left
-from ods.databases.lookup import find_own, has_database, published_by
+from ods.databases.lookup import find_own, has_database, published_as, revisions_of
 from ods.databases.ownership import KnownOwner
 from ods.databases.scratch import end_scratch_programs
+from ods.model.operations import InstanceStatus, Undo
+from ods.model.revisions import Role
 from ods.registry.instances.job_store import Position
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import (
-    CANCEL_RUNNING,
-    FAIL,
-    PURGES,
-    InstanceStatus,
-    Operation,
-    Undo,
-    after_failure,
-)
+from ods.registry.instances.naming import is_trash_name
 from ods.registry.storage.errors import NameTakenError
-from ods.tenants.cancelled_drops import CancelledDrops
+from ods.tenants.cancelling import CancelledDrops
 from ods.tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
 from ods.tenants.tenant import Tenant
 
@@ -37,9 +31,6 @@ class Compensation:
     """Undoes what a job has left that has failed, or was cancelled; or follows what it had done by then.
 
     Everything is done on a session that holds the fence of the instance.
-
-    Args:
-        tenant: the tenant whose databases these are.
     """
 
     def __init__(self, tenant: Tenant) -> None:
@@ -47,19 +38,16 @@ class Compensation:
         self._cancelled_drops = CancelledDrops(tenant.jobs)
 
     async def undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:
-        """Undo what the job has left, as `after_failure` says; no published database is dropped.
+        """Undo what the job has left, as `Rules.undo` says; no published database is dropped.
 
         True if the create has failed after it had published the database: the instance is `Completed` now.
-
-        Args:
-            session: a fenced session.
-            job: the job, which has ended.
-            position: where its instance is.
-
-        Raises:
-            DatabaseFaultError: the server is away, registry and server do not agree, …
         """
-        reached, owner = position.status, owner_of(job).knowing(position.requests)
+        followed = await self._undo(session, job, position)
+        await self._tenant.jobs.resolve(job, await revisions_of(session, owner_of(job)))
+        return followed
+
+    async def _undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:
+        reached, owner = position.status, owner_of(job).knowing(position.known, job.request, job.attempt)
         deleted = reached is InstanceStatus.DELETED
         if job.replacement is not None:
             return await self._end_replacement(session, job, owner, deleted=deleted)
@@ -67,9 +55,9 @@ class Compensation:
         if await self._is_cancelled_purge(job, reached):
             await self._compensate(session, job, owner)
             await self._cancelled_drops.follow(session, job)
-        elif reached == FAIL[job.operation].target:
+        elif reached == job.rules.fail.target:
             followed = await self._compensate(session, job, owner)
-            if job.operation is Operation.DELETE and position.is_cancelled:
+            if job.rules.drops and job.rules.is_live and position.is_cancelled:
                 await self._cancelled_drops.follow(session, job)
         else:
             can_come_back = not deleted or position.is_in_trash
@@ -80,15 +68,16 @@ class Compensation:
 
     async def _is_cancelled_purge(self, job: InstanceJob, reached: InstanceStatus) -> bool:
         """Whether the job is a purge that is not done, of an instance that is in the trash as before."""
-        is_back = job.operation in PURGES and reached == CANCEL_RUNNING[job.operation].target
-        return is_back and not await self._tenant.jobs.is_done(job)
+        is_back = reached == job.rules.cancel_running.target
+        return not job.rules.is_live and is_back and not await self._tenant.jobs.is_done(job)
 
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
     ) -> bool | None:
         """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
 
-        True if it was, and the registry has it now.
+        True if it was, the registry has it now, and that is what the job was to do: not if a delete has
+        overtaken the reset.
         """
         exchanged = await replacing.discard_other(session, exchange_of(job, owner), deleted=deleted)
         if exchanged is not None:
@@ -96,7 +85,7 @@ class Compensation:
             followed = await self._tenant.jobs.follow_exchange(done)
             if followed:
                 _logger.warning("%s had exchanged the databases: it is recorded as done.", job.job_id)
-            return followed or None
+            return True if followed and job.rules.replaces else None
         await self._drop_staging(session, job)
         await self._tenant.jobs.end_replacement(job)
         return None
@@ -116,8 +105,8 @@ class Compensation:
         """
         await self._drop_staging(session, job, can_come_back=can_come_back)
         versions = await self._tenant.queries.versions_of(job.instance_id)
-        marks = {version.database_mark_text for version in versions}
-        await replacing.drop_unknown(session, owner_of(job), marks, deleted=deleted)
+        known = {str(version.database_id) for version in versions}
+        await replacing.drop_unknown(session, owner_of(job), known, deleted=deleted)
         if job.trash_database is not None:
             await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 
@@ -137,7 +126,7 @@ class Compensation:
     async def _compensate(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner
     ) -> bool | None:
-        match after_failure(job.operation).undo:
+        match job.rules.undo:
             case Undo.REMOVE_STAGING:
                 await dropping.drop_staging(session, owner)
                 return await self._follow_database(session, job)
@@ -150,9 +139,10 @@ class Compensation:
                 await dropping.open_again(session, owner, job.databases)
             case Undo.BACK_TO_TRASH:
                 own = await find_own(session, owner)
-                if not all(map(trash.is_put_away, own)):  # otherwise the job has taken out nothing
-                    put_back = replace(trash_job(job, owner), put_back=True)
-                    await trash.put(self._tenant.server, session, put_back)
+                # Otherwise the job has taken out nothing.
+                if not all(is_trash_name(row.name) and row.role is Role.RETAINED for row in own):
+                    put_back = replace(trash_job(job, owner.as_confirmed()), put_back=True)
+                    await retiring.retire(self._tenant.server, session, put_back)
                 await trash_backup.close_opened(session, owner, trash_database(job))
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
@@ -163,7 +153,7 @@ class Compensation:
             case Undo.CLOSE_TRASH:  # which is told from its comment
                 await self._end_verification(session, job)
                 await self._remove_private(session, job)
-            case Undo.NOTHING | Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
+            case Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
                 await self._remove_private(session, job)
             case unknown:
                 assert_never(unknown)
@@ -176,7 +166,7 @@ class Compensation:
         """
         server = self._tenant.server
         try:
-            await renaming.rename_back(server, session, owner, job.database, job.final_database)
+            await activating.rename_back(server, session, owner, job.database, job.final_database)
         except NotOursError:
             connection_string = self._tenant.connection_strings.encrypted(job.final_database)
             if not await self._tenant.jobs.follow_rename(job, connection_string):
@@ -186,7 +176,7 @@ class Compensation:
                 "%s was not undone, for another database is named '%s': the instance's is '%s' from now on.",
                 *(job.job_id, job.database, job.final_database),
             )
-            if job.operation is Operation.RENAME:
+            if job.rules.renames:
                 await self._tenant.jobs.explain_failure(
                     job,
                     f"The rename failed after it had named the database '{job.final_database}'. That stays,"
@@ -202,15 +192,15 @@ class Compensation:
 
     async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
         """Make the row of a failed create follow its database, if that was published; true if it does now."""
-        publisher = await published_by(session, owner_of(job), job.database)
-        if publisher is None:
+        published = await published_as(session, owner_of(job), job.database)
+        if published is None:
             return None
         jobs, connection_strings = self._tenant.jobs, self._tenant.connection_strings
         try:
             followed = await jobs.follow_database(
-                replace(job, template_generation=publisher.template_generation),
+                replace(job, template_generation=published.template_generation),
                 connection_strings.encrypted(job.database),
-                publisher.attempt,
+                published.revision,
             )
         except NameTakenError as error:
             await jobs.explain_failure(

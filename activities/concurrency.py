@@ -10,20 +10,15 @@ from temporalio.exceptions import ApplicationError
 
 from ods.observability.metrics.catalog import DDL_SLOTS
 
-SLOT_MISSED = "TurnMissed"
-"""Error type, as histories have it, of an activity that had no slot yet when its worker was stopped."""
+SLOT_MISSED = "SlotMissed"
+"""Type of the error of an activity that had no slot yet when its worker was stopped."""
 
 _NO_PAUSE = timedelta(milliseconds=1)
 """Nothing has failed, so the worker that takes over need not wait as after a fault."""
 
 
 class ConcurrencyLimit:
-    """Slots for work on databases, given out in the order in which they were requested.
-
-    Args:
-        at_once: number of slots.
-        tenant: under which name metrics show them; None: not at all.
-    """
+    """Slots for work on databases, given out in the order in which they were requested."""
 
     def __init__(self, at_once: int, tenant: str | None = None) -> None:
         self._free = asyncio.Semaphore(at_once)
@@ -34,11 +29,7 @@ class ConcurrencyLimit:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it while the body runs.
-
-        Raises:
-            ApplicationError: the worker was told to stop before a slot was free; another worker tries again.
-        """
+        """Wait for a slot, and hold it while the body runs; not if the worker stops meanwhile."""
         async with self._acquired():
             if activity.is_worker_shutdown():
                 raise ApplicationError(

@@ -1,4 +1,4 @@
-"""What the log lines and the span of an activity say of the job that it is a step of."""
+"""What goes around each activity of a worker: what logs and traces say of it, and precedence over backups."""
 
 import logging
 import time
@@ -12,17 +12,14 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, 
 from ods.observability.logs import describe_lines
 from ods.observability.tracing import provider
 from ods.observability.tracing.attributes import attributes_of
+from ods.programs.precedence import PRECEDENCE
 from ods.registry.instances.jobs import InstanceJob
 
 _logger = logging.getLogger(__name__)
 
 
 class ActivityContext(Interceptor):
-    """Describes the activities of a worker.
-
-    Args:
-        tenant: the name of the tenant whose worker it is.
-    """
+    """Describes the activities of a worker."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
@@ -56,6 +53,23 @@ class _DescribedActivity(ActivityInboundInterceptor):
             return await super().execute_activity(input)
         finally:
             _logger.debug("%s has ended after %.3f s.", info.activity_type, time.monotonic() - began)
+
+
+class JobsFirst(Interceptor):
+    """Of a worker whose activities have backups pause if they are steps of an instance's job."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        """What gives an activity precedence."""
+        return _FirstActivity(next)
+
+
+class _FirstActivity(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
+        """Run the activity."""
+        if job_of(input.args) is None:
+            return await super().execute_activity(input)
+        with PRECEDENCE.step():
+            return await super().execute_activity(input)
 
 
 def job_of(arguments: Sequence[object]) -> InstanceJob | None:

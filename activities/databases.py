@@ -14,23 +14,23 @@ from temporalio import activity
 
 from activities.compensation import Compensation
 from activities.concurrency import ConcurrencyLimit
-from activities.dropping_to_the_end import DroppingToTheEnd
-from activities.errors import SupersededError, as_application_error
+from activities.errors import SupersededError, step
 from activities.final_backups import make_final_backup, require_final_backup
-from activities.following import Following
-from activities.heartbeats import heartbeats
-from activities.job_fence import JobFence
+from activities.following import FencedWork, Following, heartbeats
+from activities.job_fence import DroppingToTheEnd, JobFence
 from activities.provisioner import Provisioner, Wanted
-from activities.snapshot_copies import make_snapshot
-from ods.databases import dropping, renaming, replacing, trash, trash_backup
+from ods.backups.copying import copy_contents
+from ods.backups.snapshots import Database
+from ods.databases import activating, adoption, dropping, replacing, retiring, trash_backup
 from ods.databases.errors import LOST
 from ods.databases.ownership import KnownOwner
 from ods.databases.replacing import Exchange, Stage
+from ods.model.arguments import DROP_AT_ONCE, NO_ARGUMENTS, Arguments, DeleteArguments, PurgeArguments
+from ods.model.operations import InstanceStatus, Operation
 from ods.observability.logs import fault_name
 from ods.observability.metrics.job_phases import measured_job, phase
 from ods.registry.backups.records import proven_state
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, Operation
 from ods.tenants.job_owners import exchange_of, replacement_of, trash_database, trash_job
 from ods.tenants.tenant import Tenant
 
@@ -80,10 +80,7 @@ class DatabaseActivities:
     An activity here also tries to record the outcome in the registry, which saves the workflow a step. If
     that fails, the workflow's own last step does it, or reports why it cannot be done.
 
-    Args:
-        tenant: the tenant whose databases these are.
-        limit: bounds how many databases are worked on at once; verifying and recording are not counted.
-        refill: requests a refill after a spare was claimed; without it, no spares are claimed.
+    `limit` does not count verifying and recording. Without `refill`, no spares are claimed.
     """
 
     def __init__(
@@ -94,15 +91,11 @@ class DatabaseActivities:
         self._provisioner = Provisioner(tenant, refill)
         self._compensation = Compensation(tenant)
 
-    @activity.defn
+    @step
     async def provision(self, job: InstanceJob) -> ProvisionResult:
-        """Clone the template or claim a spare, publish it under its name, and verify that it answers.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Clone the template or claim a spare, publish it under its name, and verify that it answers."""
         following = Following()
-        with as_application_error(), measured_job(job.operation):
+        with measured_job(job.kind.name):
             try:
                 async with heartbeats(following.details):
                     return await self._provision(job, following)
@@ -112,32 +105,25 @@ class DatabaseActivities:
                     return ProvisionResult(job.database, size_bytes=None, finished=True)
                 raise
 
-    @activity.defn
+    @step
     async def drop(self, job: InstanceJob) -> bool:
-        """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
-        _require(Operation.DELETE, job)
+        """Drop the instance's database together with the sessions on it; true if `Deleted` was recorded."""
+        _require(job, Operation.DELETE, DROP_AT_ONCE)
         return await self._drop(
             job,
             lambda session, owner, before: dropping.drop(
-                session, owner, job.databases, job.number, published=job.published, before=before
+                session, owner, job.databases, published=job.published, before=before
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
 
-    @activity.defn
+    @step
     async def trash(self, job: InstanceJob) -> TrashResult:
-        """Move the instance's database to the trash, and end the sessions on it.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Move the instance's database to the trash, and end the sessions on it."""
+        _require(job, Operation.DELETE, DeleteArguments(keep=True, backup_first=job.backup_first))
         kept, recorded = await self._delete(
             job,
-            lambda session, owner: trash.put(
+            lambda session, owner: retiring.retire(
                 self._tenant.server,
                 session,
                 trash_job(job, owner),
@@ -148,76 +134,53 @@ class DatabaseActivities:
         )
         return TrashResult(kept is not False, recorded)
 
-    @activity.defn
+    @step
     async def detach(self, job: InstanceJob) -> bool:
-        """Remove the mark of the instance's database, which stays; true if `Deleted` was recorded.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Remove the mark of the instance's database, which stays; true if `Deleted` was recorded."""
+        _require(job, Operation.DETACH, NO_ARGUMENTS)
         server = self._tenant.server
         _, recorded = await self._delete(
             job,
-            lambda session, owner: trash.let_go(
+            lambda session, owner: adoption.let_go(
                 server, session, owner, job.databases, published=job.published
             ),
             lambda _: self._tenant.jobs.finish_delete(job),
         )
         return recorded
 
-    @activity.defn
+    @step
     async def undelete(self, job: InstanceJob) -> None:
-        """Give the database in the trash its name back, open.
+        """Give the database in the trash its name back, open."""
+        async with heartbeats(), self._fence.under_way(job) as (session, owner):
+            server, kept, name = self._tenant.server, trash_database(job), job.final_database
+            await activating.require_no_later(session, owner, kept)
+            await activating.take_out(server, session, owner, kept, name, former=job.database)
 
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
-        with as_application_error():
-            async with heartbeats(), self._fence.under_way(job) as (session, owner):
-                server, kept, name = self._tenant.server, trash_database(job), job.final_database
-                versions = await self._tenant.queries.versions_of(job.instance_id)
-                known = {version.database_name: version.publication for version in versions}
-                await trash.require_no_later(session, owner, kept, known)
-                await trash.take_out(server, session, owner, kept, name, former=job.database)
-
-    @activity.defn
+    @step
     async def purge(self, job: InstanceJob) -> bool:
-        """Drop the instance's database from the trash; true if that was recorded.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
-        _require(Operation.PURGE, job)
+        """Drop the instance's database from the trash; true if that was recorded."""
+        _require(job, Operation.PURGE, PurgeArguments(backup_first=False))
         return await self._drop(
             job,
-            lambda session, owner, before: trash.purge(session, owner, trash_database(job), before=before),
+            lambda session, owner, before: dropping.purge(session, owner, trash_database(job), before=before),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
 
-    @activity.defn
+    @step
     async def back_up_trash(self, job: InstanceJob) -> bool:
         """Store a backup of the instance's database in the trash, unless there is one of it as it is now.
 
         False if there is no database any more, so that there is none to drop either.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
-        _require(Operation.PURGE_AFTER_BACKUP, job)
+        _require(job, Operation.PURGE, PurgeArguments(backup_first=True))
         following = Following()
-        with as_application_error():
-            async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
-                report = partial(self._report, job, following)
-                return await make_final_backup(self._tenant, session, job, owner, following, report)
+        async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
+            return await make_final_backup(self._tenant, self._work(session, job, following), job, owner)
 
-    @activity.defn
+    @step
     async def purge_backed_up(self, job: InstanceJob) -> bool:
-        """Drop the instance's database from the trash as it was backed up; true if that was recorded.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
-        _require(Operation.PURGE_AFTER_BACKUP, job)
+        """Drop the instance's database from the trash as it was backed up; true if that was recorded."""
+        _require(job, Operation.PURGE, PurgeArguments(backup_first=True))
 
         async def purge(session: asyncpg.Connection, owner: KnownOwner, before: _Before) -> bool:
             backup = await self._tenant.backups.final_of(job)
@@ -234,66 +197,43 @@ class DatabaseActivities:
             job, purge, lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped)
         )
 
-    @activity.defn
+    @step
     async def rename(self, job: InstanceJob) -> None:
-        """Give the instance's database its new name; the sessions on it are ended.
+        """Give the instance's database its new name; the sessions on it are ended."""
+        async with heartbeats(), self._fence.under_way(job) as (session, owner):
+            await activating.rename(self._tenant.server, session, owner, job.database, job.final_database)
 
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
-        with as_application_error():
-            async with heartbeats(), self._fence.under_way(job) as (session, owner):
-                await renaming.rename(self._tenant.server, session, owner, job.database, job.final_database)
-
-    @activity.defn
+    @step
     async def snapshot(self, job: InstanceJob) -> bool:
-        """Make a read-only copy of the instance's database; true if the snapshot was recorded as well.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Make a read-only copy of the instance's database; true if the snapshot was recorded as well."""
         following = Following()
-        with as_application_error():
-            try:
-                async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
-                    report = partial(self._report, job, following)
-                    await make_snapshot(self._tenant.snapshots, session, job, owner, following, report)
-            except SupersededError:
-                if await self._tenant.snapshots.store.is_done(job):
-                    return True
-                raise
+        try:
+            async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
+                await self._make_snapshot(self._work(session, job, following), job, owner)
+        except SupersededError:
+            if await self._tenant.snapshots.store.is_done(job):
+                return True
+            raise
         return await _try_to_record(job, self._tenant.snapshots.finish(job))
 
-    @activity.defn
+    @step
     async def reset(self, job: InstanceJob) -> ReplaceResult:
-        """Make another database beside the instance's, then exchange both: the old one goes to the trash.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Make another database beside the instance's, then exchange both: the old one goes to the trash."""
         return await self._replace(job, self._make_replacement)
 
-    @activity.defn
+    @step
     async def undo_reset(self, job: InstanceJob) -> ReplaceResult:
-        """Exchange the instance's database with the one in the trash that a reset has replaced.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
-        """
+        """Exchange the instance's database with the one in the trash that a reset has replaced."""
         return await self._replace(job)
 
-    @activity.defn
+    @step
     async def compensate(self, job: InstanceJob) -> bool | None:
-        """Undo what a job that has ended has left, as `after_failure` says; no published database is dropped.
+        """Undo what a job that has ended has left, as `Rules.undo` says; no published database is dropped.
 
         True if the create has failed after it had published the database: the instance is `Completed` now.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
         """
-        with as_application_error():
-            async with heartbeats(), self._fence.ended(job) as (session, position):
-                return await self._compensation.undo(session, job, position)
+        async with heartbeats(), self._fence.ended(job) as (session, position):
+            return await self._compensation.undo(session, job, position)
 
     async def _drop(
         self,
@@ -306,13 +246,7 @@ class DatabaseActivities:
         That it was cancelled meanwhile is recorded first. The client may want what the instance had before a
         reset: the registry refuses to record the drop then.
 
-        Args:
-            job: a job that drops its instance's database.
-            work: drops the database of this owner, on the fenced session; the last is its `before`.
-            finish: records what `work` tells.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        `work` gets what it must await right before each try at the DROP.
         """
         to_the_end = DroppingToTheEnd(partial(self._fence.require_due, job))
 
@@ -338,23 +272,16 @@ class DatabaseActivities:
 
         Returns what the work tells, which is not known of an earlier try, and whether it is recorded.
 
-        Args:
-            job: a delete, of any kind.
-            work: what is done to the database of this owner, on the fenced session.
-            record: records that, and what the work tells.
-
-        Raises:
-            ApplicationError: of type `Outage`, `Superseded`, or of the type of the fault.
+        `record` gets what the work tells.
         """
-        with as_application_error():
-            try:
-                async with heartbeats(), self._fence.under_way(job) as (session, owner):
-                    result = await work(session, owner)
-            except SupersededError:
-                # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
-                if await self._tenant.jobs.is_done(job):
-                    return None, True
-                raise
+        try:
+            async with heartbeats(), self._fence.under_way(job) as (session, owner):
+                result = await work(session, owner)
+        except SupersededError:
+            # Unless an earlier try recorded the outcome, and its result did not reach Temporal.
+            if await self._tenant.jobs.is_done(job):
+                return None, True
+            raise
         return result, await _try_to_record(job, record(result))
 
     async def _replace(
@@ -363,7 +290,7 @@ class DatabaseActivities:
         make: Callable[[asyncpg.Connection, InstanceJob, Exchange, Following], Awaitable[None]] | None = None,
     ) -> ReplaceResult:
         following = Following()
-        with as_application_error(), measured_job(job.operation):
+        with measured_job(job.kind.name):
             try:
                 async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
                     exchange = exchange_of(job, owner)
@@ -387,17 +314,17 @@ class DatabaseActivities:
         self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
     ) -> None:
         replacement = replacement_of(job)
-        wanted = Wanted(exchange.successor, exchange.other, replacement.template, replacement.origin)
-        report = partial(self._report, job, following)
-        database = await self._provisioner.make(session, wanted, following, report)
+        # It gets its revision when it takes the place.
+        successor = replace(exchange.successor, revision=None)
+        wanted = Wanted(successor, exchange.other, replacement.template, replacement.origin)
+        database = await self._provisioner.make(self._work(session, job, following), wanted)
         await self._provisioner.verify(database, exchange.other)
         self._provisioner.replace_claimed(database)
 
     async def _provision(self, job: InstanceJob, following: Following) -> ProvisionResult:
         async with self._fence.under_way(job) as (session, owner):
             wanted = Wanted(owner, job.database, job.template, job.origin)
-            report = partial(self._report, job, following)
-            database = await self._provisioner.make(session, wanted, following, report)
+            database = await self._provisioner.make(self._work(session, job, following), wanted)
         await self._provisioner.verify(database, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
         generation = database.template_generation
@@ -406,6 +333,16 @@ class DatabaseActivities:
         self._provisioner.replace_claimed(database)  # only now: the client waits until that is recorded
         return ProvisionResult(job.database, database.size_bytes, finished, generation)
 
+    async def _make_snapshot(self, work: FencedWork, job: InstanceJob, owner: KnownOwner) -> None:
+        async def copy(source: Database, private: Database) -> None:
+            with work.following.monitor() as monitor:
+                await work.done(copy_contents(source, private, monitor))
+
+        await self._tenant.snapshots.make(work.session, job, owner, copy)
+
+    def _work(self, session: asyncpg.Connection, job: InstanceJob, following: Following) -> FencedWork:
+        return FencedWork(session, following, partial(self._report, job, following))
+
     async def _report(self, job: InstanceJob, following: Following) -> None:
         with suppress(*LOST, SQLAlchemyError, asyncpg.PostgresError):  # it is told again in a second
             await self._tenant.jobs.record_progress(job, following.percent, following.eta_seconds)
@@ -413,14 +350,14 @@ class DatabaseActivities:
 
 async def _try_to_record(job: InstanceJob, write: Awaitable[bool]) -> bool:
     try:
-        with measured_job(job.operation), phase("record"):
+        with measured_job(job.kind.name), phase("record"):
             return await asyncio.wait_for(write, _FINISH_SECONDS)
     except Exception as error:  # noqa: BLE001 - the workflow's last step tries again and reports it
         _logger.info("The outcome is left to the workflow's last step: %s", fault_name(error))
         return False
 
 
-def _require(operation: Operation, job: InstanceJob) -> None:
-    """Drop nothing for a job that has not been requested to drop."""
-    if job.operation is not operation:
+def _require(job: InstanceJob, operation: Operation, arguments: Arguments) -> None:
+    """Take no database away by a job that was not requested to do just that."""
+    if (job.operation, job.arguments) != (operation, arguments):
         raise SupersededError

@@ -1,20 +1,22 @@
-"""The activity that reads the education organizations of ODS databases into the registry."""
+"""Refreshes of education organizations: requested, started, read from ODS databases, and finished."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio import activity
 
 from activities.errors import is_locked
-from activities.heartbeats import heartbeats
+from activities.following import heartbeats
+from activities.sweep import accepted
 from ods.databases.education_organizations import Address, UnreadableError
 from ods.databases.reading_processes import ReadingProcesses, reading_processes
+from ods.model.operations import JobStatus
 from ods.observability.logs import fault_name
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from ods.registry.education_organizations.refreshes import Scope
+from ods.registry.education_organizations.refreshes import RefreshJobs, Scope
 from ods.registry.education_organizations.store import EducationOrganizations, OdsDatabase, Organization
 
 _MAX_NAMED = 20
@@ -38,12 +40,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Database:
-    """Where a database is.
-
-    Attributes:
-        address: its address.
-        allowed: which servers that may lead to; None if it names the installation's own.
-    """
+    """Where a database is, and which servers that may lead to; None if it is on the installation's own."""
 
     address: Address
     allowed: str | None
@@ -62,11 +59,7 @@ class PageToRead:
 class PageRead:
     """The result of reading a page.
 
-    Attributes:
-        read: how many ODS instances were read.
-        unreadable: how many could not be read.
-        faults: why not, for the first of them.
-        last_id: the id of the page's last ODS instance; None if the page was empty.
+    `faults` says why some could not be read, for the first of them. `last_id` is None if the page was empty.
     """
 
     read: int
@@ -76,13 +69,7 @@ class PageRead:
 
 
 class EducationOrganizationActivities:
-    """Reads ODS databases into the registry.
-
-    Args:
-        organizations: the education organizations in the registry.
-        connection_strings: decrypts the connection strings of the ODS databases.
-        at_once: how many databases are read at once, by all activities of this worker together.
-    """
+    """Reads ODS databases into the registry, `at_once` of them in all activities of this worker."""
 
     def __init__(
         self, organizations: EducationOrganizations, connection_strings: OdsConnectionStrings, at_once: int
@@ -97,9 +84,6 @@ class EducationOrganizationActivities:
         """Read a page of ODS databases; one that cannot be read does not keep the others from being read.
 
         When a page of all ODS instances is empty, organizations of deleted ODS instances are removed.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry is away.
         """
         only = page.scope.ods_instance_id
         async with heartbeats():
@@ -122,11 +106,7 @@ class EducationOrganizationActivities:
         return [fault for task in tasks if (fault := task.result())]
 
     async def _try_to_read(self, source: OdsDatabase, processes: ReadingProcesses) -> str | None:
-        """Read one ODS database; returns why it cannot be read, None if it was.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry is away, which is no fault of the ODS database.
-        """
+        """Read one ODS database; returns why it cannot be read, None if it was."""
         try:
             database = self._database(source)
             if database.allowed is None:
@@ -166,11 +146,7 @@ class EducationOrganizationActivities:
         return _FOREIGN_FAULT
 
     def _database(self, source: OdsDatabase) -> _Database:
-        """Where the database is.
-
-        Raises:
-            UnreadableError: its connection string cannot be read, or names a server that is not allowed.
-        """
+        """Where the database is."""
         strings = self._connection_strings
         try:
             found = strings.decrypted(source.connection_string)
@@ -194,3 +170,56 @@ def _reason(error: Exception) -> str | None:
     state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
     held = state.startswith(_DATA_CLASSES)
     return f"the registry cannot hold what is there (SQLSTATE {state})" if held else None
+
+
+@dataclass(frozen=True)
+class RefreshResult:
+    """How a refresh job has ended: its status, and what could not be read, in words."""
+
+    scope: Scope
+    job_id: str
+    status: JobStatus
+    message: str | None
+
+
+class RefreshActivities:
+    """Requests, starts, begins and finishes refreshes."""
+
+    def __init__(self, jobs: RefreshJobs, start: Callable[[Scope], Awaitable[None]]) -> None:
+        self._jobs = jobs
+        self._start = start
+
+    @activity.defn
+    async def request_refresh(self) -> None:
+        """Request a refresh of all ODS instances, unless one is waiting or running."""
+        await self._jobs.request_unless_unfinished(Scope(None, self._jobs.tenant))
+        await self.dispatch_refreshes()
+
+    @activity.defn
+    async def request_refresh_of(self, ods_instance_id: int) -> None:
+        """Request a refresh of one ODS instance, unless one waits."""
+        scope = Scope(ods_instance_id, self._jobs.tenant)
+        await self._jobs.request(scope)
+        await accepted(self._start(scope), scope.workflow_id)
+
+    @activity.defn
+    async def dispatch_refreshes(self) -> int:
+        """Start the workflow of every scope with a job that is waiting, or whose workflow was lost.
+
+        Returns how many scopes were dispatched; the next pass tries again what Temporal has refused.
+        """
+        dispatched = 0
+        for scope in await self._jobs.unfinished():
+            dispatched += await accepted(self._start(scope), scope.workflow_id)
+            activity.heartbeat(scope.ods_instance_id)
+        return dispatched
+
+    @activity.defn
+    async def begin_refresh(self, scope: Scope) -> str | None:
+        """Move the due job of `scope` to `InProgress`; returns its id, or None if no job is due."""
+        return await self._jobs.begin(scope)
+
+    @activity.defn
+    async def finish_refresh(self, result: RefreshResult) -> None:
+        """Record how a job has ended."""
+        await self._jobs.finish(result.job_id, result.status, result.message)

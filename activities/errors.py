@@ -4,11 +4,14 @@ An outage (`OUTAGE`) says nothing about the job: the workflow waits for its end,
 job's attempts. Every other error is an answer about the job.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from sqlalchemy import exc
+from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from ods.backups.errors import BackupFaultError
@@ -16,6 +19,9 @@ from ods.databases.constants import LOCK_NOT_AVAILABLE
 from ods.databases.errors import LOST, DatabaseFaultError, means_outage
 from ods.registry.rights.missing import MissingRightsError
 from ods.registry.storage.errors import InstallationNotConfirmedError
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 OUTAGE = "Outage"
 """Type of errors that say that the registry or the ODS server is away, full, locked or read-only."""
@@ -62,6 +68,18 @@ def as_application_error() -> Iterator[None]:
         if not is_outage(error):
             raise
         raise ApplicationError(_REGISTRY_AWAY, type=OUTAGE) from None
+
+
+def step(run: Callable[_Arguments, Awaitable[_Result]]) -> Callable[_Arguments, Coroutine[Any, Any, _Result]]:
+    """An activity whose faults are translated as `as_application_error` does."""
+
+    @activity.defn
+    @wraps(run)
+    async def translated(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        with as_application_error():
+            return await run(*args, **kwargs)
+
+    return translated
 
 
 def is_locked(error: Exception) -> bool:

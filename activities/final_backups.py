@@ -1,31 +1,24 @@
 """The backup of a database in the trash that is made before it is dropped."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
-from temporalio import activity
-
 from activities.backup_requests import backup_request, stored_backup
-from activities.errors import as_application_error
-from activities.following import Following, require_session, watched
+from activities.following import FencedWork
 from ods.backups.backing_up import back_up
 from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
 from ods.backups.manifest import Manifest
-from ods.backups.monitoring import program_log
 from ods.backups.restoring import read_dump
 from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
+from ods.databases.droppable import find_in_trash
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import KnownOwner
-from ods.databases.trash import require_no_version_in_trash
-from ods.databases.trash_backup import inspect_trash, while_open
+from ods.databases.remains import require_no_version_in_trash
+from ods.databases.trash_backup import while_open
 from ods.registry.backups.records import proven_state
 from ods.registry.backups.rows import VERIFICATION_FAILED, without_zone
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import last_stored, load_whole, lost_final
 from ods.tenants.known_store import known_store, store_for_backup, unshared_store
@@ -37,73 +30,33 @@ _STATE_UNKNOWN = ""
 """In place of the state of a database: no database has it."""
 
 
-class FollowingPurges:
-    """Requests the purges that clients have requested together with deletes.
-
-    Args:
-        instances: takes the requests.
-    """
-
-    def __init__(self, instances: InstanceStore) -> None:
-        self._instances = instances
-
-    @activity.defn
-    async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
-        """Record the purge that is to follow a delete, which is done; None if none is to follow any more."""
-        with as_application_error():
-            return await self._instances.request_purge_after(trashed)
-
-
-async def make_final_backup(  # noqa: PLR0913, PLR0917 - the parts of a step
-    tenant: Tenant,
-    session: asyncpg.Connection,
-    job: InstanceJob,
-    owner: KnownOwner,
-    following: Following,
-    report: Callable[[], Awaitable[object]],
-) -> bool:
+async def make_final_backup(tenant: Tenant, work: FencedWork, job: InstanceJob, owner: KnownOwner) -> bool:
     """Store a backup of the database in the trash and record it, unless there is one of it as it is now.
 
     Nothing is made if there is no database to drop any more, nor if a DROP of it, which was backed up, was
     interrupted. Returns whether there is a database; if not, what an earlier try has stored is recorded, and
     if none has stored anything, what the instance had before a reset must not be all that is left.
-
-    Args:
-        tenant: the tenant.
-        session: a fenced session. As soon as it has ended, the backup ends as well.
-        job: the purge.
-        owner: the instance.
-        following: told how far the backup is.
-        report: awaited each second meanwhile.
-
-    Raises:
-        NotOursError: the database in the trash is not the instance's.
-        DisagreementError: registry and server do not agree that it is in the trash; or a DROP has begun; or
-            only what the instance had before a reset is left.
-        BackupFaultError: pg_dump is missing or older than the server, the store is another one, …
-        DatabaseFaultError: a client has deleted the backup, the server is away, …
     """
-    trash = job.trash_database or ""
-    found = await inspect_trash(session, owner, trash)
+    session, trash = work.session, job.trash_database or ""
+    found = await find_in_trash(session, owner, trash)
     if found is None:
         if not await _record_last_try(tenant, job):
             await require_no_version_in_trash(session, owner)
         return False
     backup = await _backup_of(tenant, job)
-    if found.invalid and proven_state(backup) == found.state:
+    if found.is_invalid and proven_state(backup) == found.state:
         return True
     store = await store_for_backup(tenant)
-    if not found.invalid and await _shows(store, tenant, backup, found.state):
+    if not found.is_invalid and await _shows(store, tenant, backup, found.state):
         return True
 
     async def store_backup() -> Manifest:
         request = await backup_request(tenant, backup, trash)
-        with program_log() as log:
-            monitor = replace(log, report=following.report)
+        with work.following.monitor() as monitor:
             making = back_up(
                 Database(tenant.server, trash), store, request, monitor, tenant.settings.recipients
             )
-            return await watched(making, require_session(session, report))
+            return await work.done(making)
 
     made, closed = await while_open(session, owner, trash, job.job_id, store_backup)
     stored = stored_backup(made, store.location(folder_of(made.key)))
@@ -120,7 +73,6 @@ async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
 
     Raises:
         BackupFaultError: it is not, or is damaged; the store is another one, is away or refuses.
-        DatabaseFaultError: a client has deleted the backup.
     """
     backup, store = await _backup_of(tenant, job), await known_store(tenant)
     stored = await load_whole(store, tenant.name, backup)

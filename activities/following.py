@@ -1,18 +1,53 @@
-"""Following a step that takes long: how far it is, and whether it is still wanted."""
+"""What goes on beside a step that takes long: heartbeats, how far it is, and whether it is still wanted."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 import asyncpg
+from temporalio import activity
 
-from ods.backups.monitoring import Progress
+from ods.backups.monitoring import Monitor, Progress, program_log
 from ods.databases.statements import fetch_value
+from ods.observability.logs import fault_name
+from ods.registry.instances.job_store import JobStore
+from ods.registry.instances.jobs import InstanceJob
 
+_AGAIN_SECONDS = 1
+_BEATS_PER_TIMEOUT = 4
 _WATCH_SECONDS = 1
 
 _Result = TypeVar("_Result")
+
+_logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def heartbeats(details: Callable[[], Sequence[object]] = tuple) -> AsyncIterator[None]:
+    """Heartbeat four times per heartbeat timeout while the body runs.
+
+    So Temporal notices within the timeout that the worker was killed. The Web UI shows the `details`, which
+    are asked at each heartbeat.
+    """
+    timeout = activity.info().heartbeat_timeout or timedelta(seconds=_BEATS_PER_TIMEOUT)
+    beating = asyncio.create_task(_beat(timeout.total_seconds() / _BEATS_PER_TIMEOUT, details))
+    try:
+        yield
+    finally:
+        beating.cancel()
+        with suppress(asyncio.CancelledError):
+            await beating
+
+
+async def _beat(interval: float, details: Callable[[], Sequence[object]]) -> None:
+    while True:
+        await asyncio.sleep(interval)  # Temporal knows already that it has started
+        activity.heartbeat(*details())
 
 
 class Following:
@@ -32,6 +67,12 @@ class Following:
         """Wait until the first piece was stored or read."""
         await self._moved.wait()
 
+    @contextmanager
+    def monitor(self) -> Iterator[Monitor]:
+        """What programs tell that copy databases: their messages have a file of their own."""
+        with program_log() as log:
+            yield replace(log, report=self.report)
+
     @property
     def eta_seconds(self) -> int | None:
         """Seconds that are left, if it goes on as fast as until now; None while that cannot be said."""
@@ -42,6 +83,28 @@ class Following:
     def details(self) -> Sequence[object]:
         """What the Web UI shows."""
         return [{"percent": self.percent, "etaSeconds": self.eta_seconds}]
+
+
+@dataclass(frozen=True)
+class FencedWork:
+    """Work that takes long, on a fenced session that nothing else uses: as soon as that has ended, it ends.
+
+    `report` is awaited each second meanwhile.
+    """
+
+    session: asyncpg.Connection
+    following: Following
+    report: Callable[[], Awaitable[object]]
+
+    async def done(self, work: Awaitable[_Result]) -> _Result:
+        """Do the work."""
+        return await watched(work, self._watch())
+
+    async def _watch(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            await fetch_value(self.session, "SELECT 1")
+            await self.report()
 
 
 async def watched(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
@@ -58,13 +121,30 @@ async def watched(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def require_session(session: asyncpg.Connection, report: Callable[[], Awaitable[object]]) -> NoReturn:
-    """Watch the session that holds the fence, which nothing else uses meanwhile, and report.
+@asynccontextmanager
+async def ends_wait(
+    jobs: JobStore, job: InstanceJob, works: Callable[[], Awaitable[object]]
+) -> AsyncIterator[None]:
+    """Record, beside the body, that the job waits for nothing any more, once the step has begun to work.
 
-    Raises:
-        DatabaseFaultError: it has ended.
+    `works` returns then. It is tried until it is recorded: as long as it is not, clients are told that the
+    job waits.
     """
+    ending = asyncio.create_task(_end_wait(jobs, job, works))
+    try:
+        yield
+    finally:
+        ending.cancel()
+        await asyncio.wait([ending])
+
+
+async def _end_wait(jobs: JobStore, job: InstanceJob, works: Callable[[], Awaitable[object]]) -> None:
+    await works()
     while True:
-        await asyncio.sleep(_WATCH_SECONDS)
-        await fetch_value(session, "SELECT 1")
-        await report()
+        try:
+            await jobs.end_wait(job)
+        except Exception as error:  # noqa: BLE001 - the registry is away, which says nothing of the step
+            _logger.info("That %s waits no longer is not recorded: %s", job.job_id, fault_name(error))
+        else:
+            return
+        await asyncio.sleep(_AGAIN_SECONDS)

@@ -1,33 +1,31 @@
 """The fence of an instance, as activities hold it, and what the registry has to say of the job meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from typing import Any, TypeVar
 
 import asyncpg
 
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import JobCancelledError, SupersededError
-from activities.waiting import ends_wait
+from activities.following import ends_wait
 from ods.databases.ownership import KnownOwner, Owner
+from ods.model.operations import AT_REST, InstanceStatus
 from ods.registry.instances.job_store import Position
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import AT_REST, InstanceStatus
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
+
+_Result = TypeVar("_Result")
 
 _WAIT_OVER_SECONDS = 5
 """A step that runs for so long has met neither a server that is away nor the lock of another session."""
 
 
 class JobFence:
-    """Lets one step at a time work on the databases of an instance, and only one that the registry knows.
-
-    Args:
-        tenant: the tenant whose databases these are.
-        limit: bounds how many databases are worked on at once.
-    """
+    """Lets one step at a time work on the databases of an instance, and only one that the registry knows."""
 
     def __init__(self, tenant: Tenant, limit: ConcurrencyLimit) -> None:
         self._tenant = tenant
@@ -37,33 +35,24 @@ class JobFence:
     async def under_way(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
         """The fence of the job's instance, while the registry has this attempt of the job in progress.
 
-        And the instance, with the requests that the registry knows by then.
+        And the instance, with the revisions that the registry knows by then.
 
         The registry is asked while the fence is held: from then on, another attempt that works on the
         instance's databases must first end this session. It is also asked before another attempt's fence is
         waited for, so that an attempt that comes too late does not end the session of the current one.
-
-        Raises:
-            SupersededError: the instance has moved on.
-            JobCancelledError: a client has cancelled the job.
-            InstallationNotConfirmedError: this installation may not change anything on the server.
-            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
         """
         async with self.of(owner_of(job), before_waiting=partial(self.require_due, job)) as session:
             position = await self.require_due(job)
             ending = ends_wait(self._tenant.jobs, job, partial(asyncio.sleep, _WAIT_OVER_SECONDS))
             async with ending if position.waits else nullcontext():
-                yield session, owner_of(job).knowing(position.requests)
+                yield (
+                    session,
+                    owner_of(job).knowing(position.known, job.request, job.attempt, is_running=True),
+                )
 
     @asynccontextmanager
     async def ended(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, Position]]:
-        """The fence of the job's instance, and where that is, while the registry has the job at an end.
-
-        Raises:
-            SupersededError: the instance has moved on.
-            InstallationNotConfirmedError: this installation may not change anything on the server.
-            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
-        """
+        """The fence of the job's instance, and where that is, while the registry has the job at an end."""
         async with self.of(owner_of(job), before_waiting=partial(self._require_ended, job)) as session:
             yield session, await self._require_ended(job)
 
@@ -71,16 +60,7 @@ class JobFence:
     async def of(
         self, owner: Owner, before_waiting: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[asyncpg.Connection]:
-        """The fence of an instance, within the limit of databases worked on at once.
-
-        Args:
-            owner: the instance.
-            before_waiting: as for `Server.fenced`.
-
-        Raises:
-            InstallationNotConfirmedError: this installation may not change anything on the server.
-            DatabaseFaultError: the server is away, or an older attempt cannot be ended.
-        """
+        """The fence of an instance, within the limit of databases worked on at once."""
         fence = self._tenant.server.fenced(owner, before_waiting=before_waiting)
         async with self._limit.slot(), fence as session:
             await self._tenant.installation.require_confirmed(session)
@@ -90,10 +70,6 @@ class JobFence:
         """Where the instance is, which is still the job's.
 
         Temporal tells an activity within a heartbeat that it is cancelled; the registry knows it at once.
-
-        Raises:
-            SupersededError: the instance has moved on.
-            JobCancelledError: a client has cancelled the job.
         """
         position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
@@ -107,3 +83,43 @@ class JobFence:
         if position is None or position.status not in AT_REST:
             raise SupersededError
         return position
+
+
+class DroppingToTheEnd:
+    """Keeps a cancellation away from a DROP that has begun, and from what records it.
+
+    PostgreSQL cannot take a DROP back: one that is cancelled in its middle leaves a database that can only be
+    dropped, while the client would read that its job was cancelled.
+
+    `require_due` raises if nothing is to be dropped any more.
+    """
+
+    def __init__(self, require_due: Callable[[], Awaitable[object]]) -> None:
+        self._require_due = require_due
+        self._has_begun = False
+        self._is_cancelled = False
+
+    async def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Do the work, which awaits `before_drop` right before each try at the DROP.
+
+        Raises:
+            asyncio.CancelledError: this was cancelled before the DROP, or after a try that dropped nothing.
+        """
+        task = asyncio.ensure_future(work)
+        while True:
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if task.cancelled():
+                    raise
+                self._is_cancelled = True
+                if not self._has_begun:
+                    task.cancel()
+
+    async def before_drop(self) -> None:
+        """Begin a try at the DROP, unless the work was cancelled or nothing is to be dropped any more."""
+        self._has_begun = False
+        if self._is_cancelled:
+            raise asyncio.CancelledError
+        await self._require_due()
+        self._has_begun = True

@@ -1,24 +1,32 @@
 """Making the databases of instances, each from its origin: a template, another instance, or a backup."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
+from uuid import UUID
 
-import asyncpg
-
-from activities.backup_restoring import provision_from_backup
-from activities.following import Following
-from activities.instance_copies import provision_as_copy
+from activities.backup_requests import locale_of, rights_of
+from activities.following import FencedWork
+from ods.backups.copying import copy_contents
+from ods.backups.restoring import restore
+from ods.backups.snapshots import Database
 from ods.databases import provisioning
+from ods.databases.analysis import analyze
+from ods.databases.changing import end_sessions
 from ods.databases.constants import DISK_FULL
+from ods.databases.copying import Source, copy_closed, create_like, provision_copy
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.ownership import KnownOwner
+from ods.databases.inner_rights import Rights, give_rights, read_rights
+from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from ods.databases.publishing import DatabaseAccess
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.observability.metrics.job_phases import phase
-from ods.registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
+from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError
+from ods.registry.storage.models import Backup
+from ods.tenants.backup_store import load_recorded, open_store
 from ods.tenants.tenant import Tenant
 
 _DISK_FULL_SECONDS = 30
@@ -27,14 +35,7 @@ _DISK_FULL_SECONDS = 30
 
 @dataclass(frozen=True)
 class Wanted:
-    """A database that shall be made.
-
-    Attributes:
-        owner: the instance that it belongs to.
-        database: its name.
-        template: the name of its template.
-        origin: what it is made from.
-    """
+    """A database that shall be made."""
 
     owner: KnownOwner
     database: str
@@ -45,9 +46,7 @@ class Wanted:
 class Provisioner:
     """Makes the databases of one tenant's instances.
 
-    Args:
-        tenant: the tenant.
-        refill: requests a refill after a spare was claimed; without it, no spares are claimed.
+    Without `refill`, which is called after a spare was claimed, no spares are claimed.
     """
 
     def __init__(self, tenant: Tenant, refill: Callable[[], None] | None = None) -> None:
@@ -56,38 +55,24 @@ class Provisioner:
         self._template_sizes = TemplateSizes()
         self._disk_full_until = 0.0
 
-    async def make(
-        self,
-        session: asyncpg.Connection,
-        wanted: Wanted,
-        following: Following,
-        report: Callable[[], Awaitable[object]],
-    ) -> ProvisionedDatabase:
-        """Make the database, or find that an earlier attempt has made it.
-
-        Args:
-            session: a session with the fence of the instance. As soon as it has ended, the work ends as well.
-            wanted: the database.
-            following: told how far it is, if that takes long.
-            report: awaited each second then.
-
-        Raises:
-            NotOursError: a database has the wanted name and is not the instance's.
-            DisagreementError: the instance, or the one that is copied, has a database of another name, or one
-                that is closed or half dropped.
-            BackupFaultError: a program has failed, or the backup cannot be read or restored.
-            DatabaseFaultError: the origin is gone, the disk is full, a right is missing, the server is
-                away, …
-        """
+    async def make(self, work: FencedWork, wanted: Wanted) -> ProvisionedDatabase:
+        """Make the database, or find that an earlier attempt has made it."""
         with self._refuse_while_disk_is_full():
-            return await self._made(session, wanted, following, report)
+            request = self._request(wanted)
+            match wanted.origin:
+                case TemplateOrigin():
+                    clone = await self._of_template(request, wanted.template)
+                    return await provisioning.provision(work.session, clone, self._template_sizes)
+                case BackupOrigin():
+                    like = await self._of_template(request, wanted.template)
+                    return await self._restored(work, like, wanted.origin)
+                case CopyOrigin():
+                    return await self._copied(work, request, wanted.origin)
+                case _:
+                    assert_never(wanted.origin)
 
     async def verify(self, made: ProvisionedDatabase, database: str) -> None:
-        """Prove that what was made as `database` answers, unless it was a spare, which has proved it.
-
-        Raises:
-            DatabaseFaultError: it does not.
-        """
+        """Prove that what was made as `database` answers, unless it was a spare, which has proved it."""
         if not made.claimed:
             with phase("verify"):
                 await provisioning.verify(self._tenant.server, database)
@@ -96,28 +81,6 @@ class Provisioner:
         """Request a refill if the database was a spare."""
         if made.claimed and self._refill:
             self._refill()
-
-    async def _made(
-        self,
-        session: asyncpg.Connection,
-        wanted: Wanted,
-        following: Following,
-        report: Callable[[], Awaitable[object]],
-    ) -> ProvisionedDatabase:
-        origin, request = wanted.origin, self._request(wanted)
-        match origin:
-            case TemplateOrigin():
-                clone = await self._of_template(request, wanted.template)
-                return await provisioning.provision(session, clone, self._template_sizes)
-            case BackupOrigin():
-                like = await self._of_template(request, wanted.template)
-                return await provision_from_backup(
-                    self._tenant, session, like, origin.backup_id, following, report
-                )
-            case CopyOrigin():
-                return await provision_as_copy(self._tenant, session, request, origin, following, report)
-            case _:
-                assert_never(origin)
 
     def _request(self, wanted: Wanted) -> CloneRequest:
         """The database that is made, whatever it is a copy of."""
@@ -135,11 +98,7 @@ class Provisioner:
         )
 
     def _template_database(self, template: str) -> str:
-        """The database behind a template.
-
-        Raises:
-            DatabaseFaultError: the settings do not name it any more.
-        """
+        """The database behind a template."""
         databases = self._tenant.settings.template_databases
         if template not in databases:
             raise DatabaseFaultError(
@@ -148,13 +107,90 @@ class Provisioner:
             )
         return databases[template]
 
+    async def _restored(
+        self, work: FencedWork, request: CloneRequest, origin: BackupOrigin
+    ) -> ProvisionedDatabase:
+        """Restore a backup under a private name, with the encoding and the locale that was backed up.
+
+        The database gets the privileges and settings that its template has.
+        """
+        tenant, session = self._tenant, work.session
+        if (made := await provisioning.already_made(session, request)) is not None:
+            return made
+        backup = await self._stored(origin.backup_id)
+        store = await open_store(tenant.settings)
+        manifest = await load_recorded(store, tenant.name, backup)
+        staging = request.owner.staging_name
+
+        async def restore_contents() -> None:
+            with work.following.monitor() as monitor:
+                await restore(store, manifest, Database(tenant.server, staging), monitor)
+            await self._complete(staging, await rights_of(tenant, manifest))
+
+        with phase("clone"):
+            await create_like(session, request.template, staging, locale_of(manifest))
+            await work.done(restore_contents())
+        await end_sessions(session, staging)
+        await provisioning.publish_made(session, request, staging, None)
+        return ProvisionedDatabase(await provisioning.size_of(session, request.database) or 0, None)
+
+    async def _stored(self, backup_id: str) -> Backup:
+        try:
+            return await self._tenant.backups.stored(UUID(backup_id))
+        except BackupNotFoundError:
+            raise DatabaseFaultError(f"The backup {backup_id} is deleted: nothing can be restored.") from None
+        except BackupRefusedError as refusal:
+            raise DatabaseFaultError(f"{refusal.reason} {refusal.next_step}") from None
+
+    async def _copied(
+        self, work: FencedWork, request: CloneRequest, origin: CopyOrigin
+    ) -> ProvisionedDatabase:
+        server, source = self._tenant.server, await self._source(origin)
+        wanted = replace(request, template=source.database)
+        staging = wanted.owner.staging_name
+
+        async def copy_online() -> None:
+            of, to = Database(server, source.database), Database(server, staging)
+            with work.following.monitor() as monitor:
+                await copy_contents(of, to, monitor, with_owners=True)
+            async with server.connected(source.database) as inside:
+                rights = await read_rights(inside, server.restored_owner)
+            await self._complete(staging, rights)
+
+        async def make_staging() -> None:
+            with phase("clone"):
+                match origin.mode:
+                    case CopyMode.CLOSED:
+                        await copy_closed(server, work.session, wanted)
+                    case CopyMode.ONLINE:
+                        await create_like(work.session, source.database, staging)
+                        await work.done(copy_online())
+                    case _:
+                        assert_never(origin.mode)
+
+        return await provision_copy(work.session, wanted, source, make_staging)
+
+    async def _source(self, origin: CopyOrigin) -> Source:
+        """The instance that is copied, which the registry holds: its database keeps its name."""
+        tenant = self._tenant
+        row = await tenant.queries.any_instance(origin.instance_id)
+        if row is None or not row.is_live or str(row.mark) != origin.mark:
+            raise DatabaseFaultError(f"The instance {origin.instance_id}, which is to be copied, is gone.")
+        owner = Owner(
+            *(tenant.name, row.ods_instance_id, "", str(row.mark), await tenant.installation.id()),
+            database_id=str(row.database_id),
+        )
+        return Source(owner, row.database_name)
+
+    async def _complete(self, filled: str, rights: Rights) -> None:
+        """Give a database that a program has filled what the program does not."""
+        async with self._tenant.server.connected(filled) as inside:
+            await analyze(inside)
+            await give_rights(inside, rights)
+
     @contextmanager
     def _refuse_while_disk_is_full(self) -> Iterator[None]:
-        """Begin no clone for `_DISK_FULL_SECONDS` after the server has said that its disk is full.
-
-        Raises:
-            DatabaseFaultError: an outage, without asking the server.
-        """
+        """Begin no clone for `_DISK_FULL_SECONDS` after the server has said that its disk is full."""
         if time.monotonic() < self._disk_full_until:
             raise DatabaseFaultError(
                 "The PostgreSQL server has run out of disk space; clones pause. Free some.", outage=True

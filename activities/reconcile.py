@@ -10,20 +10,20 @@ from typing import assert_never
 
 from temporalio import activity
 
-from activities.errors import as_application_error
+from activities.errors import step
 from activities.sweep import SweepPage, accepted
 from ods.databases import inspection
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inspection import Database
 from ods.databases.server import Server
+from ods.model.operations import InstanceStatus, Undo
+from ods.model.revisions import Role
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, Undo, after_failure
 from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import VersionPurge, VersionStore
-from ods.tenants.cancelled_drops import CancelledDrops
-from ods.tenants.cancelling import after_cancel, cancel_behind_fence
+from ods.tenants.cancelling import CancelledDrops, after_cancel, cancel_behind_fence
 from ods.tenants.drift.findings import Drift, is_suspect
 
 _MAX_RESULTS = 200
@@ -78,47 +78,26 @@ class VersionsDue:
     withheld: str | None = None
 
 
+@dataclass(frozen=True)
 class ReconcileActivities:
     """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift.
 
-    Args:
-        job_store: the jobs of instances, in the registry.
-        server: the server of the ODS databases.
-        detect: finds where registry and server contradict each other.
-        is_at_work: whether a workflow is open under the id of a job's instance, and awaits no decision.
-        start: starts the workflow of a job.
-        remove_template_leftovers: removes what loads of templates have left.
-        instances: takes the requests to purge what is due in the trash.
-        versions: the databases that instances had before resets.
-        cancellations: tells and ends the jobs that clients have cancelled.
-        backup_obstacle: why no backup can be made before purges; None if one can, or none is to be made.
+    `is_at_work` tells whether a workflow is open under the id of a job's instance, and awaits no decision.
+    `backup_obstacle` tells why no backup can be made before purges; None if none is to be made.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a pass
-        self,
-        job_store: JobStore,
-        server: Server,
-        detect: Callable[[], Awaitable[list[Drift]]],
-        is_at_work: Callable[[InstanceJob], Awaitable[bool]],
-        start: Callable[[InstanceJob], Awaitable[None]],
-        remove_template_leftovers: Callable[[], Awaitable[object]],
-        instances: InstanceStore,
-        versions: VersionStore,
-        cancellations: JobCancellations,
-        backup_obstacle: Callable[[], Awaitable[str | None]] | None = None,
-    ) -> None:
-        self._job_store = job_store
-        self._server = server
-        self._detect = detect
-        self._is_at_work = is_at_work
-        self._start = start
-        self._remove_template_leftovers = remove_template_leftovers
-        self._instances = instances
-        self._versions = versions
-        self._cancellations = cancellations
-        self._backup_obstacle = backup_obstacle
+    job_store: JobStore
+    server: Server
+    detect: Callable[[], Awaitable[list[Drift]]]
+    is_at_work: Callable[[InstanceJob], Awaitable[bool]]
+    start: Callable[[InstanceJob], Awaitable[None]]
+    remove_template_leftovers: Callable[[], Awaitable[object]]
+    instances: InstanceStore
+    versions: VersionStore
+    cancellations: JobCancellations
+    backup_obstacle: Callable[[], Awaitable[str | None]] | None = None
 
-    @activity.defn
+    @step
     async def find_stuck(self, page: SweepPage) -> StuckPage:
         """Those jobs of a page of rows in `InProgress` that no workflow works on any more.
 
@@ -128,9 +107,8 @@ class ReconcileActivities:
         With the first page also the deletes that have failed and are tried again without a person, as many as
         fit a result: the next pass finds the others.
         """
-        with as_application_error():
-            jobs = await self._job_store.running_jobs(page.after, page.size)
-            unfinished = await self._unfinished_deletes() if page.after == 0 else []
+        jobs = await self.job_store.running_jobs(page.after, page.size)
+        unfinished = await self._unfinished_deletes() if page.after == 0 else []
         slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
         is_stuck = await asyncio.gather(*(self._is_stuck(job, slots) for job in jobs))
         stuck = [job for job, is_it in zip(jobs, is_stuck, strict=True) if is_it]
@@ -146,23 +124,29 @@ class ReconcileActivities:
         """
         async with slots:
             activity.heartbeat(job.instance_id)
-            if await self._is_at_work(job):
+            if await self.is_at_work(job):
                 return False
-        with as_application_error():
-            return await self._job_store.holds(job, InstanceStatus.IN_PROGRESS)
+        return await self.job_store.holds(job, InstanceStatus.IN_PROGRESS)
 
     async def _unfinished_deletes(self) -> Sequence[InstanceJob]:
         try:
-            return await self._job_store.unfinished_deletes(await self._half_dropped())
+            return await self.job_store.unfinished_deletes(await self._half_dropped())
         except DatabaseFaultError:
             return []  # none can be finished while the server is away
 
     async def _half_dropped(self) -> Mapping[str, str]:
-        """The marks of the databases that a DROP has begun to remove, by their names."""
-        found = await self._databases()
-        return {one.name: one.mark for one in found if one.invalid and one.mark and not one.staging}
+        """The marks of the databases that a DROP has begun to remove, by their names.
 
-    @activity.defn
+        Not if the instance has one in use: an operator has handed that over since, or restored it.
+        """
+        found = await self._databases()
+        in_use = {
+            one.mark for one in found if not one.invalid and one.owner and one.owner.role is Role.CURRENT
+        }
+        half_dropped = (one for one in found if one.invalid and not one.staging and one.mark not in in_use)
+        return {one.name: one.mark for one in half_dropped if one.mark}
+
+    @step
     async def restart(self, job: InstanceJob) -> bool:
         """Put a stuck job back to waiting and start it; false if the instance had moved on.
 
@@ -170,18 +154,17 @@ class ReconcileActivities:
         its workflow was lost before it could end the job, which is not done again; or has called off a delete
         that has failed. While the server is away, these wait for the next pass.
         """
-        with as_application_error():
-            is_cancelled = partial(self._cancellations.is_cancelled, job)
-            if await is_cancelled():
-                cancel = partial(self._cancellations.cancel_lost, job)
-                follow = partial(CancelledDrops(self._job_store).follow, job=after_cancel(job))
-                await cancel_behind_fence(self._server, job.mark, is_cancelled, cancel, follow)
-                return False
-            is_running = await self._job_store.holds(job, InstanceStatus.IN_PROGRESS)
-            due = await self._job_store.release(job, {} if is_running else await self._half_dropped())
-        return due is not None and await accepted(self._start(due), due.job_id)
+        is_cancelled = partial(self.cancellations.is_cancelled, job)
+        if await is_cancelled():
+            cancel = partial(self.cancellations.cancel_lost, job)
+            follow = partial(CancelledDrops(self.job_store).follow, job=after_cancel(job))
+            await cancel_behind_fence(self.server, job.mark, is_cancelled, cancel, follow)
+            return False
+        is_running = await self.job_store.holds(job, InstanceStatus.IN_PROGRESS)
+        due = await self.job_store.release(job, {} if is_running else await self._half_dropped())
+        return due is not None and await accepted(self.start(due), due.job_id)
 
-    @activity.defn
+    @step
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         """Ended jobs, of instances with ids above `after`, that have left something on the server.
 
@@ -189,44 +172,41 @@ class ReconcileActivities:
         trash that a job has left open, and databases whose comments do not say yet that their renames were
         recorded. With the first page, what loads of templates have left is removed as well.
         """
-        with as_application_error():
-            if after is None:
-                await self._remove_template_leftovers()
-            found = await self._databases()
-            marks = {one.mark for one in found if one.mark is not None}
-            staged = {one.mark for one in found if one.mark is not None and _is_private(one)}
-            failed = [job for job in await self._job_store.failed_jobs(marks) if _is_left(job, found)]
-            failed += await self._job_store.jobs_to_undo()
-            staging = await self._job_store.ended_jobs(staged)
+        if after is None:
+            await self.remove_template_leftovers()
+        found = await self._databases()
+        marks = {one.mark for one in found if one.mark is not None}
+        staged = {one.mark for one in found if one.mark is not None and _is_private(one)}
+        failed = [job for job in await self.job_store.failed_jobs(marks) if _is_left(job, found)]
+        failed += await self.job_store.jobs_to_undo()
+        staging = await self.job_store.ended_jobs(staged)
         left = {job.instance_id: job for job in [*failed, *staging] if job.instance_id > (after or 0)}
         page = _fitting([left[number] for number in sorted(left)[:_MAX_RESULTS]])
         return Leftovers(page, more=len(left) > len(page))
 
     async def _databases(self) -> list[Database]:
-        async with self._server.session() as session:
+        async with self.server.session() as session:
             return await inspection.databases(session)
 
-    @activity.defn
+    @step
     async def report_drift(self) -> DriftReport:
         """Compare registry and server."""
-        with as_application_error():
-            found = await self._detect()
+        found = await self.detect()
         return DriftReport(found[:_MAX_RESULTS], len(found))
 
-    @activity.defn
+    @step
     async def claim_due_versions(self) -> VersionsDue:
         """Claim the databases that instances had before resets and whose time in the trash is over.
 
         As many as `purge_due` requests of instances, and none for the same reasons.
         """
-        with as_application_error():
-            if not await self._versions.is_purge_due():
-                return VersionsDue([])
-            if (suspicion := is_suspect(await self._detect())) is not None:
-                return VersionsDue([], f"{suspicion.kind} {suspicion.subject}")
-            return VersionsDue(await self._versions.claim_due(_PURGES_A_PASS))
+        if not await self.versions.is_purge_due():
+            return VersionsDue([])
+        if (suspicion := is_suspect(await self.detect())) is not None:
+            return VersionsDue([], f"{suspicion.kind} {suspicion.subject}")
+        return VersionsDue(await self.versions.claim_due(_PURGES_A_PASS))
 
-    @activity.defn
+    @step
     async def purge_due(self) -> PurgeReport:
         """Request and start the purges that are due, up to `_PURGES_A_PASS`, the oldest first.
 
@@ -235,21 +215,18 @@ class ReconcileActivities:
         backup that is to be made before each cannot be made. None of an instance whose own database is lost
         while one is there that it had before a reset: the purge would have that dropped, the last of it.
         """
-        with as_application_error():
-            if not await self._instances.is_purge_due():
-                return PurgeReport(0)
-            if (suspicion := is_suspect(await self._detect())) is not None:
-                _logger.warning(
-                    "Purges are due, but none is done: %s: %s", suspicion.kind, suspicion.explanation
-                )
-                return PurgeReport(0, f"{suspicion.kind} {suspicion.subject}")
-            if self._backup_obstacle and (obstacle := await self._backup_obstacle()) is not None:
-                _logger.warning("Purges are due, but none is done: %s", obstacle)
-                return PurgeReport(0, f"the backup before them: {obstacle}")
-            usable = [one.name for one in await self._databases() if not one.invalid]
-            requested = await self._instances.request_due_purges(_PURGES_A_PASS, usable)
+        if not await self.instances.is_purge_due():
+            return PurgeReport(0)
+        if (suspicion := is_suspect(await self.detect())) is not None:
+            _logger.warning("Purges are due, but none is done: %s: %s", suspicion.kind, suspicion.explanation)
+            return PurgeReport(0, f"{suspicion.kind} {suspicion.subject}")
+        if self.backup_obstacle and (obstacle := await self.backup_obstacle()) is not None:
+            _logger.warning("Purges are due, but none is done: %s", obstacle)
+            return PurgeReport(0, f"the backup before them: {obstacle}")
+        usable = [one.name for one in await self._databases() if not one.invalid]
+        requested = await self.instances.request_due_purges(_PURGES_A_PASS, usable)
         for purge in requested:  # one that is not started waits for the next sweep
-            await accepted(self._start(purge.job), purge.job.job_id)
+            await accepted(self.start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))
 
 
@@ -271,9 +248,9 @@ def _is_private(database: Database) -> bool:
 
 
 def _is_left(job: InstanceJob, found: Collection[Database]) -> bool:
-    """Whether a failed job has left a database as `after_failure` does not want it: its name, or closed."""
+    """Whether a failed job has left a database as `Rules.undo` does not want it: its name, or closed."""
     named = {one.name: one for one in found if one.mark == job.mark}
-    match after_failure(job.operation).undo:
+    match job.rules.undo:
         case Undo.REMOVE_STAGING:  # the instance follows a database that was published
             return job.database in named
         case Undo.RENAME_BACK:
@@ -284,7 +261,7 @@ def _is_left(job: InstanceJob, found: Collection[Database]) -> bool:
         case Undo.BACK_TO_TRASH:
             return job.final_database in named
         # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
-        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP | Undo.NOTHING:
+        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP:
             return False
         case Undo.CLOSE_TRASH:  # what is open is told from its comment
             return False

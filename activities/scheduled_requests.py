@@ -6,23 +6,25 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from functools import partial
 
 from sqlalchemy import exc
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.errors import as_application_error, is_locked, is_outage
-from activities.heartbeats import heartbeats
+from activities.errors import is_locked, is_outage, step
+from activities.following import heartbeats
 from activities.sweep import accepted
 from ods.backups.readiness import require_programs, require_restores
 from ods.observability.logs import fault_name
 from ods.registry.backups.rows import without_zone
+from ods.registry.backups.scheduled import ScheduledBackups
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import Requested
+from ods.registry.snapshots.scheduled import ScheduledSnapshots
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
+from ods.tenants.backup_store import is_unchanged
 from ods.tenants.known_store import require_backups
-from ods.tenants.scheduled_backups import is_unchanged
 from ods.tenants.tenant import Tenant
 
 _POLL_SECONDS = 1
@@ -36,95 +38,30 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScheduledReport:
-    """What was done at a time of a schedule.
-
-    Attributes:
-        requested: instances for which a job was requested.
-        unchanged: those that are as they were at the last backup.
-        refused: those for which none could be requested.
-    """
+    """What was done at a time of a schedule."""
 
     requested: int = 0
     unchanged: int = 0
     refused: int = 0
 
 
-class _Kind(Protocol):
-    """What a schedule makes of instances."""
+@dataclass(frozen=True)
+class _Kind:
+    """What a schedule makes of instances.
+
+    `limit` jobs of it are under way at once: others want places as well. `require_ready` checks that such
+    jobs can be done at all. `is_needless` tells whether an instance needs none, and records that.
+    """
 
     limit: int
-    """Jobs of the schedule at once: others want places as well."""
-
-    async def require_ready(self) -> None:
-        """Check that such jobs can be done at all."""
-
-    async def due(self, due_at: datetime) -> Sequence[int]:
-        """The ids of the instances."""
-
-    async def under_way(self) -> Sequence[InstanceJob]:
-        """Jobs of the schedule that wait or run."""
-
-    async def is_needless(self, instance_id: int, due_at: datetime) -> bool:
-        """Whether an instance needs none, which is recorded then."""
-
-    async def request(self, instance_id: int, due_at: datetime) -> Requested | None:
-        """Request the job; None if it was requested before."""
-
-
-class _Backups:
-    def __init__(self, tenant: Tenant) -> None:
-        self.limit = max(1, tenant.settings.backup_concurrency - 1)
-        self._tenant = tenant
-        self._scheduled = tenant.scheduled_backups
-
-    async def require_ready(self) -> None:
-        await require_backups(self._tenant)
-
-    async def due(self, due_at: datetime) -> Sequence[int]:
-        return await self._scheduled.due(due_at)
-
-    async def under_way(self) -> Sequence[InstanceJob]:
-        return await self._scheduled.under_way()
-
-    async def is_needless(self, instance_id: int, due_at: datetime) -> bool:
-        last = await self._scheduled.last_complete(instance_id)
-        if last is None or not await is_unchanged(self._tenant, last):
-            return False
-        return await self._scheduled.record_unchanged(instance_id, last.backup.id, due_at)
-
-    async def request(self, instance_id: int, due_at: datetime) -> Requested | None:
-        return await self._tenant.instances.request_scheduled_backup(instance_id, due_at)
-
-
-class _Snapshots:
-    def __init__(self, tenant: Tenant) -> None:
-        self.limit = max(1, tenant.settings.ddl_concurrency - 1)
-        self._tenant = tenant
-        self._scheduled = tenant.scheduled_snapshots
-
-    async def require_ready(self) -> None:
-        require_restores(self._tenant.server)
-        await require_programs(self._tenant.server)
-
-    async def due(self, due_at: datetime) -> Sequence[int]:
-        return await self._scheduled.due(due_at)
-
-    async def under_way(self) -> Sequence[InstanceJob]:
-        return await self._scheduled.under_way()
-
-    async def is_needless(self, instance_id: int, due_at: datetime) -> bool:  # noqa: ARG002 - as of backups
-        return False
-
-    async def request(self, instance_id: int, due_at: datetime) -> Requested | None:
-        return await self._tenant.instances.request_scheduled_snapshot(instance_id, due_at)
+    scheduled: ScheduledBackups | ScheduledSnapshots
+    require_ready: Callable[[], Awaitable[None]]
+    is_needless: Callable[[int, datetime], Awaitable[bool]]
+    request: Callable[[int, datetime], Awaitable[Requested | None]]
 
 
 class _Pass:
-    """A pass over the instances of which something is due.
-
-    Attributes:
-        report: what was done so far.
-    """
+    """A pass over the instances of which something is due."""
 
     def __init__(
         self, kind: _Kind, due_at: datetime, start: Callable[[InstanceJob], Awaitable[None]]
@@ -137,9 +74,11 @@ class _Pass:
     async def run(self) -> ScheduledReport:
         """Request all that is due; those that refuse are asked again for a while."""
         await self._kind.require_ready()
-        for job in await self._kind.under_way():  # an earlier try may have died before it started one
+        for (
+            job
+        ) in await self._kind.scheduled.under_way():  # an earlier try may have died before it started one
             await accepted(self._start(job), job.job_id)
-        refused = await self._serve(await self._kind.due(self._due_at))
+        refused = await self._serve(await self._kind.scheduled.due(self._due_at))
         ends = asyncio.get_running_loop().time() + _BUSY_SECONDS
         while refused and asyncio.get_running_loop().time() < ends:
             _require_going_on()
@@ -173,7 +112,7 @@ class _Pass:
         if await self._kind.is_needless(instance_id, self._due_at):
             self.report = replace(self.report, unchanged=self.report.unchanged + 1)
             return
-        while len(await self._kind.under_way()) >= self._kind.limit:
+        while len(await self._kind.scheduled.under_way()) >= self._kind.limit:
             _require_going_on()
             await asyncio.sleep(_POLL_SECONDS)
         with suppress(InstanceNotFoundError):
@@ -183,52 +122,66 @@ class _Pass:
                 self.report = replace(self.report, requested=self.report.requested + 1)
 
 
+@dataclass(frozen=True)
 class ScheduledRequests:
     """Requests what is due of one tenant's instances.
 
     Each activity ends when all is requested, and may be repeated: what was requested for a time of the
     schedule is not requested again. It leaves one place of those that a worker has to other requests, if it
     has several.
-
-    Args:
-        tenant: the tenant.
-        start: starts the workflow of a job.
     """
 
-    def __init__(self, tenant: Tenant, start: Callable[[InstanceJob], Awaitable[None]]) -> None:
-        self._tenant = tenant
-        self._start = start
+    tenant: Tenant
+    start: Callable[[InstanceJob], Awaitable[None]]
 
-    @activity.defn
+    @step
     async def request_scheduled_backups(self, due_at: datetime) -> ScheduledReport:
-        """Request a backup of each instance that has changed since its last one.
+        """Request a backup of each instance that has changed since its last one."""
+        tenant = self.tenant
 
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault.
-        """
-        return await self._run(_Backups(self._tenant), due_at)
+        async def is_needless(instance_id: int, due_at: datetime) -> bool:
+            last = await tenant.scheduled_backups.last_complete(instance_id)
+            if last is None or not await is_unchanged(tenant, last):
+                return False
+            return await tenant.scheduled_backups.record_unchanged(instance_id, last.backup.id, due_at)
 
-    @activity.defn
+        kind = _Kind(
+            max(1, tenant.settings.backup_concurrency - 1),
+            tenant.scheduled_backups,
+            partial(require_backups, tenant),
+            is_needless,
+            tenant.instances.request_scheduled_backup,
+        )
+        return await self._run(kind, due_at)
+
+    @step
     async def request_scheduled_snapshots(self, due_at: datetime) -> ScheduledReport:
-        """Request a snapshot of each instance.
+        """Request a snapshot of each instance."""
+        tenant = self.tenant
 
-        Raises:
-            ApplicationError: of type `Outage`, or of the type of the fault.
-        """
-        return await self._run(_Snapshots(self._tenant), due_at)
+        async def require_ready() -> None:
+            require_restores(tenant.server)
+            await require_programs(tenant.server)
+
+        async def is_needless(_: int, __: datetime) -> bool:
+            return False
+
+        kind = _Kind(
+            max(1, tenant.settings.ddl_concurrency - 1),
+            tenant.scheduled_snapshots,
+            require_ready,
+            is_needless,
+            tenant.instances.request_scheduled_snapshot,
+        )
+        return await self._run(kind, due_at)
 
     async def _run(self, kind: _Kind, due_at: datetime) -> ScheduledReport:
-        running = _Pass(kind, without_zone(due_at), self._start)
-        with as_application_error():
-            async with heartbeats(lambda: [running.report]):
-                return await running.run()
+        running = _Pass(kind, without_zone(due_at), self.start)
+        async with heartbeats(lambda: [running.report]):
+            return await running.run()
 
 
 def _require_going_on() -> None:
-    """Check that the worker goes on: another one takes over at once what waits.
-
-    Raises:
-        ApplicationError: it stops.
-    """
+    """Check that the worker goes on: another one takes over at once what waits."""
     if activity.is_worker_shutdown():
         raise ApplicationError("The worker stops; another one goes on.", type="WorkerStops")

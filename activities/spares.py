@@ -4,58 +4,38 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from temporalio import activity
 from temporalio.service import RPCError
 
 from activities.concurrency import ConcurrencyLimit
-from activities.errors import as_application_error
-from activities.heartbeats import heartbeats
+from activities.errors import step
+from activities.following import heartbeats
 from ods.databases.spare_pool import PruneResult, SpareOrder, SparePool
 
 _logger = logging.getLogger(__name__)
 
 
 class SpareActivities:
-    """The steps of a refill.
-
-    Args:
-        pool: the pool of spares.
-        limit: bounds how many databases are worked on at once.
-    """
+    """The steps of a refill."""
 
     def __init__(self, pool: SparePool, limit: ConcurrencyLimit) -> None:
         self._pool = pool
         self._limit = limit
 
-    @activity.defn
+    @step
     async def prune_spares(self) -> PruneResult:
-        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing.
-
-        Raises:
-            ApplicationError: the server is away, …
-        """
+        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing."""
         async with heartbeats(), self._limit.slot():
-            with as_application_error():
-                return await self._pool.prune()
+            return await self._pool.prune()
 
-    @activity.defn
+    @step
     async def replenish_spare(self, order: SpareOrder) -> None:
-        """Make one spare.
-
-        Raises:
-            ApplicationError: the template is open, missing or in use, the server is away, …
-        """
+        """Make one spare."""
         async with heartbeats(), self._limit.slot():
-            with as_application_error():
-                await self._pool.replenish(order)
+            await self._pool.replenish(order)
 
 
 class RefillRequests:
-    """Requests refills without being awaited: after each call one begins, and calls close together share one.
-
-    Args:
-        request: triggers the pass, right after the one that runs already.
-    """
+    """Requests refills and is not awaited: after each call one begins, and calls close together share one."""
 
     def __init__(self, request: Callable[[], Awaitable[None]]) -> None:
         self._request = request

@@ -31,10 +31,7 @@ class SweepPage:
 class SweepResult:
     """The result of one page.
 
-    Attributes:
-        dispatched: how many workflows were started.
-        last_id: the last id of the page; None if it was empty.
-        refused: jobs that Temporal has refused; the next sweep tries again.
+    `last_id` is None if it was empty. The next sweep tries again what Temporal has `refused`.
     """
 
     dispatched: int
@@ -42,38 +39,24 @@ class SweepResult:
     refused: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
 class SweepActivities:
-    """Starts the workflows of waiting rows.
+    """Starts the workflows of waiting rows."""
 
-    Args:
-        job_store: finds the jobs of those rows.
-        start: starts the workflow of a job, or hands the job to the workflow that is open under its id.
-        adopt: adopts the rows that an Admin API has added.
-    """
-
-    def __init__(
-        self,
-        job_store: JobStore,
-        start: Callable[[InstanceJob], Awaitable[None]],
-        adopt: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._job_store = job_store
-        self._start = start
-        self._adopt = adopt
+    job_store: JobStore
+    start: Callable[[InstanceJob], Awaitable[None]]
+    adopt: Callable[[], Awaitable[None]]
 
     @activity.defn
     async def dispatch_page(self, page: SweepPage) -> SweepResult:
         """Start the workflows of one page of rows in `Pending` and `Pending_Delete`.
 
         The first page also follows what an Admin API has changed, and adopts the rows that it has added.
-
-        Raises:
-            temporalio.service.RPCError: Temporal cannot be reached.
         """
         if page.after == 0:
-            await self._job_store.follow_admin_api()
-            await self._adopt()
-        jobs = await self._job_store.waiting_jobs(page.after, page.size)
+            await self.job_store.follow_admin_api()
+            await self.adopt()
+        jobs = await self.job_store.waiting_jobs(page.after, page.size)
         slots = asyncio.Semaphore(_STARTS_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as group:
@@ -87,17 +70,13 @@ class SweepActivities:
         """Start one workflow; false if Temporal refuses this one."""
         async with slots:
             try:
-                return await accepted(self._start(job), job.job_id)
+                return await accepted(self.start(job), job.job_id)
             finally:
                 activity.heartbeat(job.instance_id)
 
 
 async def accepted(start: Awaitable[None], job: str) -> bool:
-    """Whether Temporal accepts the start of `job`; if it refuses this one, others may still be accepted.
-
-    Raises:
-        temporalio.service.RPCError: Temporal would refuse any start, or cannot be reached.
-    """
+    """Whether Temporal accepts the start of `job`; if it refuses this one, others may still be accepted."""
     try:
         await start
     except RPCError as error:

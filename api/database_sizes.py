@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from ods.databases import inspection
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.free_space import free_space
+from ods.databases.inspection import free_space
 from ods.databases.server import Server
 
 _SERVER_SECONDS = 2

@@ -39,7 +39,7 @@ from ods.temporal.job_canceller import JobCanceller
 from ods.temporal.job_executions import JobExecutions
 from ods.temporal.verification_starter import VerificationStarter
 from ods.tenants.adoption import DatabaseAdoption
-from ods.tenants.cancelled_drops import CancelledDrops
+from ods.tenants.cancelling import CancelledDrops
 from ods.tenants.drift.detector import DriftDetector
 from ods.tenants.tenant import Tenant
 from ods.tenants.usage import InstanceUsage

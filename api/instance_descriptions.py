@@ -5,10 +5,11 @@ from typing import assert_never
 
 from api.schemas.base import Waiting, paced
 from api.schemas.instances import Instance, InstanceContext, Links, Progress, job_path
+from ods.model.arguments import job_kind
+from ods.model.operations import InstanceStatus, Operation
 from ods.registry.instances.deletes import drops_at_retry
 from ods.registry.instances.jobs import job_id
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import NOT_OF_TEMPLATE, InstanceStatus, Operation, traits
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import DbInstance, Wait
 
@@ -130,7 +131,7 @@ def _phase(row: DbInstance) -> str | None:
         case InstanceStatus.PENDING | InstanceStatus.PENDING_DELETE:
             return _WAITING
         case InstanceStatus.IN_PROGRESS:
-            return traits(Operation(row.operation)).work
+            return job_kind(Operation(row.operation), row.arguments).work
         case (
             InstanceStatus.COMPLETED
             | InstanceStatus.ERROR
@@ -144,17 +145,16 @@ def _phase(row: DbInstance) -> str | None:
 
 def _kind(row: DbInstance) -> tuple[str, str] | None:
     """Which jobs take about as long as the row's; None if that depends on another database."""
-    operation = Operation(row.operation)
-    if operation in NOT_OF_TEMPLATE:
+    if not job_kind(Operation(row.operation), row.arguments).is_of_template:
         return None
-    return traits(operation).word, row.database_template
+    return row.word, row.database_template
 
 
 def _job_id(row: DbInstance) -> str | None:
     """The row's last job; rows that an Admin API has added or left behind may have none."""
     if row.ods_instance_id is None or not row.is_adopted:
         return None
-    return job_id(Operation(row.operation), row.ods_instance_id, row.job_number)
+    return job_id(row.word, row.ods_instance_id, row.job_number)
 
 
 def _rounded(seconds: float | None) -> float | None:

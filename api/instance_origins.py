@@ -14,9 +14,10 @@ from api.http.parsing import MAX_INT32, Properties, unknown_members, whole_numbe
 from api.http.problems import in_words, pascal
 from ods.backups.errors import RestoreRefusedError
 from ods.backups.readiness import require_restores
-from ods.databases.copy_rights import online_copy_obstacle
 from ods.databases.errors import DatabaseFaultError
-from ods.registry.instances.origins import (
+from ods.databases.rights import online_copy_obstacle
+from ods.model.operations import Template
+from ods.model.origins import (
     FROM_TEMPLATE,
     BackupOrigin,
     CopyMode,
@@ -24,7 +25,6 @@ from ods.registry.instances.origins import (
     Origin,
     TemplateOrigin,
 )
-from ods.registry.instances.status import Template
 from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError, FieldErrors
 from ods.registry.storage.models import DbInstance
 

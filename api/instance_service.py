@@ -47,12 +47,13 @@ from api.instance_origins import (
 from api.schemas.base import paced
 from api.schemas.instances import Instance
 from api.schemas.usage import ListedInstance
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, Template
+from ods.model.origins import FROM_TEMPLATE, Origin
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.instance_list import INSTANCES, InstanceFilter
 from ods.registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from ods.registry.instances.origins import FROM_TEMPLATE, Origin
-from ods.registry.instances.status import InstanceStatus, Operation, Template
 from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import FieldErrors, InvalidError, require_valid
 from ods.registry.storage.listing import Page
@@ -300,7 +301,7 @@ class InstanceService:
     async def rename(self, instance_id: int, body: Properties[Any]) -> Requested:
         """Request that the instance gets the name in `body`."""
         self._audit.instance = instance_id
-        # Before the body is judged: that there is no such instance counts for more.
+        # 404 is checked before the body.
         instance = await self._queries.instance(instance_id)
         await self._require_attributes(instance, body)
         name, template = body.get("name"), instance.database_template
@@ -335,7 +336,7 @@ class InstanceService:
     async def change_attributes(self, instance_id: int, body: Properties[Any]) -> Instance:
         """Change what clients say about the instance, as `body` says."""
         self._audit.instance = instance_id
-        await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
+        await self._queries.instance(instance_id)  # 404 is checked before the body
         reader = AttributesReader(body)
         changes = reader.changes()
         require_valid(reader.errors)
@@ -344,7 +345,7 @@ class InstanceService:
         )
 
     async def delete(
-        self, instance_id: int, way: Operation | None = None, *, final_backup: bool = False
+        self, instance_id: int, way: Way | None = None, *, final_backup: bool = False
     ) -> Requested:
         """Request that the instance is deleted in this way, by default to the trash if there is one.
 
@@ -361,9 +362,7 @@ class InstanceService:
         Raises:
             BackupFaultError: it is to be backed up before, and cannot be.
         """
-        await self._final_backups.require_possible(
-            instance_id, Delete(Operation.DELETE, final_backup=final_backup)
-        )
+        await self._final_backups.require_possible(instance_id, Delete(Way.DROP, final_backup=final_backup))
         return await self.change(
             instance_id, partial(self._instances.request_purge, final_backup=final_backup)
         )
@@ -373,7 +372,7 @@ class InstanceService:
         self._audit.instance = instance_id
         name = body.get("name")
         instance = await self._queries.any_instance(instance_id)
-        if instance is not None:  # that there is none counts for more than a wrong body
+        if instance is not None:  # 404 is checked before the body
             errors = unknown_members(body, ("name",))
             if name is not None:
                 errors["Name"] = _name_errors(name, instance.database_template)
@@ -391,7 +390,7 @@ class InstanceService:
                 "'Database' must be text. Without it, the one that was replaced last comes back."
             ]
         if errors:
-            await self._queries.instance(instance_id)  # that there is none counts for more than a wrong body
+            await self._queries.instance(instance_id)  # 404 is checked before the body
             require_valid(errors)
         return await self.change(
             instance_id,

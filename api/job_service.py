@@ -23,11 +23,11 @@ from api.http.paging import words_of
 from api.http.parsing import Count
 from api.http.problems import ProblemError, found, in_words
 from ods.databases.errors import DatabaseFaultError
+from ods.model.operations import JOB_WORDS, REFRESH, JobStatus
 from ods.registry.education_organizations.refreshes import Scope
 from ods.registry.instances.cancelling import refusal
 from ods.registry.instances.job_list import JobFilter
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JOB_WORDS, REFRESH, JobStatus
 from ods.registry.storage.errors import JobRefusedError
 from ods.registry.storage.models import Job
 from ods.registry.storage.rules import is_storable
@@ -176,7 +176,7 @@ class JobService:
         outcome = await _answer_of(self._canceller.abandon(attempt))
         if is_given_up:
             return job
-        if await self._cancellations.was_tried_again(job, attempt):  # a pass was sooner, or an operator
+        if await self._cancellations.was_tried_again(job, attempt):  # by a pass or an operator
             raise JobRefusedError(
                 job.status,
                 "The job was tried again at this very moment.",
@@ -300,7 +300,8 @@ async def _answer_of(call: Awaitable[_Result], done: str = _NOTHING_DONE) -> _Re
     except UnreadableJobError:
         raise ProblemError.unavailable(
             "The job's workflow cannot be read",
-            "Give the API the keys that the workers have: ODS_PAYLOAD_KEY, ODS_PAYLOAD_KEY_PREVIOUS.",
+            "Give the API the release and the keys that the workers have: ODS_PAYLOAD_KEY,"
+            " ODS_PAYLOAD_KEY_PREVIOUS.",
         ) from None
     except temporal_calls.FAULTS:
         raise ProblemError.unavailable(

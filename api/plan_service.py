@@ -17,10 +17,11 @@ from api.instance_origins import WantedOrigin
 from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
 from ods.backups.errors import BackupFaultError
+from ods.model.arguments import Way, rules_of_way
+from ods.model.operations import RULES, Operation, Rules
+from ods.model.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
-from ods.registry.instances.status import Operation, drops_database, traits
 from ods.registry.storage.errors import RefusedError
 from ods.registry.storage.models import DbInstance
 
@@ -78,7 +79,7 @@ class PlanService:
         sizes = await database_sizes(self._server, {name for name, _ in sources if name})
         jobs = [
             PlannedJob(
-                operation=Operation.CREATE,
+                operation=RULES[Operation.CREATE].name,
                 name=one.name,
                 database_name=database_name(one.name, one.template),
                 database_template=one.template,
@@ -86,7 +87,7 @@ class PlanService:
                 copy_of=one.origin.instance_id if isinstance(one.origin, CopyOrigin) else None,
                 backup_id=one.origin.backup_id if isinstance(one.origin, BackupOrigin) else None,
                 size_bytes=sizes.get(name) if name else size,
-                estimated_seconds=await self._seconds(Operation.CREATE, one.template),
+                estimated_seconds=await self._seconds(RULES[Operation.CREATE], one.template),
             )
             for one, (name, size) in zip(new, sources, strict=True)
         ]
@@ -129,7 +130,7 @@ class PlanService:
         sizes = await database_sizes(self._server, {name} if name else set())
         is_clone = isinstance(origin, TemplateOrigin)
         return PlannedJob(
-            operation=Operation.RESET,
+            operation=RULES[Operation.RESET].name,
             id=row.id,
             name=row.name,
             database_name=row.database_name,
@@ -138,7 +139,7 @@ class PlanService:
             copy_of=origin.instance_id if isinstance(origin, CopyOrigin) else None,
             backup_id=origin.backup_id if isinstance(origin, BackupOrigin) else None,
             size_bytes=sizes.get(name) if name else size,
-            estimated_seconds=await self._seconds(Operation.RESET, template) if is_clone else None,
+            estimated_seconds=await self._seconds(RULES[Operation.RESET], template) if is_clone else None,
         )
 
     async def _source(self, origin: Origin, template: str) -> tuple[str | None, int | None]:
@@ -193,21 +194,21 @@ class PlanService:
         versions = await self._queries.kept_versions(names)
         jobs = [
             PlannedJob(
-                operation=way,
+                operation=rules.name,
                 id=row.id,
                 name=row.name,
                 database_name=names[row.id],
                 database_template=row.database_template,
-                drops_database=drops_database(way, purge_follows=False),
-                drops_versions=() if way is Operation.TRASH else versions.get(row.id, ()),
+                drops_database=rules.drops,
+                drops_versions=() if rules.to_trash else versions.get(row.id, ()),
                 size_bytes=sizes.get(names[row.id] or ""),
-                estimated_seconds=None if backs_up else await self._seconds(way, row.database_template),
+                estimated_seconds=None if backs_up else await self._seconds(rules, row.database_template),
                 final_backup=await self._final_backups.plan(row, sizes.get(names[row.id] or ""))
                 if backs_up
                 else None,
             )
             for row in rows
-            for way, backs_up in [(self._way(row, delete), self._instances.deletes.backs_up(row, delete))]
+            for rules, backs_up in [(self._rules(row, delete), self._instances.deletes.backs_up(row, delete))]
         ]
         return Plan(
             status=_status(errors, refused),
@@ -217,15 +218,15 @@ class PlanService:
             free_bytes=await free_bytes(self._server),
         )
 
-    def _way(self, row: DbInstance, delete: Delete) -> Operation:
-        """The operation as a client sees it: what is backed up and dropped goes to the trash on the way."""
+    def _rules(self, row: DbInstance, delete: Delete) -> Rules:
+        """What the job does as a client sees it: what is backed up goes to the trash before it is dropped."""
         if row.is_in_trash:
-            return Operation.PURGE
+            return RULES[Operation.PURGE]
         way = self._instances.deletes.way(row, delete)
-        return Operation.DELETE if self._instances.deletes.backs_up(row, delete) else way
+        return rules_of_way(Way.DROP if self._instances.deletes.backs_up(row, delete) else way)
 
-    async def _seconds(self, operation: Operation, template: str) -> float | None:
-        seconds = await self._queries.usual_duration(traits(operation).word, template)
+    async def _seconds(self, rules: Rules, template: str) -> float | None:
+        seconds = await self._queries.usual_duration(rules.word, template)
         return None if seconds is None else round(seconds, 3)
 
 

@@ -47,7 +47,7 @@ class ResetService:
             RefusedError: the instance cannot be reset, or the other one that it names not be copied.
         """
         self._audit.instance = instance_id
-        # That there is no such instance counts for more than a wrong body.
+        # 404 is checked before the body.
         row = await self._queries.instance(instance_id)
         wanted = await self._origins.read_for_reset(body, row.database_template)
         require_valid(wanted.errors)

@@ -11,9 +11,9 @@ import asyncpg
 import httpx
 
 from ods.embedded.data_folder import ClientEntry, StackFile
+from ods.model.operations import Template
+from ods.model.origins import CopyMode
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.origins import CopyMode
-from ods.registry.instances.status import Template
 
 _POLL_SECONDS = 0.005
 _TIMEOUT_SECONDS = 120

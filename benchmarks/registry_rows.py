@@ -5,12 +5,14 @@ import asyncpg
 _INSERT = """
 WITH instances AS (
     INSERT INTO adminapi.dbinstances
-        (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, jobnumber,
-         attempt, publishedat, lastmodifieddate)
+        (name, odsinstanceid, odsinstancename, status, databasetemplate, databasename, operation, arguments,
+         jobnumber, attempt, publishedat, lastmodifieddate)
     SELECT format('Listed %s', row), nextval(pg_get_serial_sequence('dbo.odsinstances', 'odsinstanceid')),
            format('Listed %s', row), CASE WHEN row % $2::int = 0 THEN 'Completed' ELSE 'Deleted' END,
            'Minimal', format('EdFi_Ods_Listed_%s_Minimal', row),
-           CASE WHEN row % $2::int = 0 THEN 'Create' ELSE 'Delete' END, 1, 1, now(), now()
+           CASE WHEN row % $2::int = 0 THEN 'Create' ELSE 'Delete' END,
+           CASE WHEN row % $2::int = 0 THEN '{}' ELSE '{"keep": false, "backup_first": false}' END::jsonb,
+           1, 1, now(), now()
     FROM generate_series(1, $1::int) AS row
     RETURNING id, odsinstanceid, operation
 )

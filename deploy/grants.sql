@@ -18,6 +18,7 @@ DO $$ BEGIN IF to_regclass('adminapi.dbinstances_id_seq') IS NOT NULL THEN GRANT
 DO $$ BEGIN IF to_regclass('adminapi.odsinstancemanages_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.odsinstancemanages_id_seq TO ods_service; END IF; END $$;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.instanceversions TO ods_service;
 DO $$ BEGIN EXECUTE 'GRANT USAGE ON SEQUENCE ' || pg_get_serial_sequence('adminapi.instanceversions', 'id') || ' TO ods_service'; END $$;
+GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.databaserevisions TO ods_service;
 GRANT SELECT, INSERT, UPDATE ON adminapi.jobstatuses TO ods_service;
 DO $$ BEGIN EXECUTE 'GRANT USAGE ON SEQUENCE ' || pg_get_serial_sequence('adminapi.jobstatuses', 'id') || ' TO ods_service'; END $$;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.backups TO ods_service;

@@ -48,7 +48,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/registry/instances/final_backups.py": _BACKUP_ROWS,
     "ods/registry/instances/steps.py": _TRASH_ROWS,
     "ods/registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
-    "ods/registry/instances/status.py": ("tests/unit/test_status.py", "tests/postgres/test_life_cycle.py"),
+    "ods/model/operations.py": ("tests/unit/test_operations.py", "tests/postgres/test_life_cycle.py"),
     "ods/registry/instances/set_aside.py": (
         "tests/postgres/test_trash_rows.py",
         "tests/end_to_end/test_trash.py",
@@ -70,7 +70,15 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/cli/fetched_files.py": ("tests/unit/test_fetched_files.py",),
     "ods/databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
     "ods/databases/analysis.py": ("tests/postgres/test_analysis.py",),
+    "ods/databases/changing.py": (
+        *("tests/postgres/test_renaming.py", "tests/postgres/test_dropping.py"),
+        "tests/postgres/test_trash.py",
+    ),
     "ods/databases/copying.py": ("tests/postgres/test_copies.py", "tests/end_to_end/test_likeness.py"),
+    "ods/databases/droppable.py": (
+        *("tests/postgres/test_dropping.py", "tests/postgres/test_trash.py"),
+        *("tests/postgres/test_trash_backup.py", "tests/postgres/test_replacing.py"),
+    ),
     "ods/databases/dropping.py": ("tests/postgres/test_dropping.py", "tests/postgres/test_lookup.py"),
     "ods/databases/education_organizations.py": ("tests/postgres/test_education_organizations.py",),
     "ods/databases/errors.py": ("tests/unit/test_database_errors.py", "tests/postgres/test_provisioning.py"),
@@ -87,7 +95,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
         *("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
         "tests/postgres/test_spares.py",
     ),
-    "ods/databases/renaming.py": ("tests/postgres/test_renaming.py",),
+    "ods/databases/activating.py": ("tests/postgres/test_renaming.py", "tests/postgres/test_trash.py"),
     "ods/databases/scratch.py": ("tests/end_to_end/test_backups.py", "tests/faults/test_backups.py"),
     "ods/databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
     "ods/databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
@@ -95,15 +103,14 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/databases/template_leftovers.py": _TEMPLATES,
     "ods/databases/template_loading.py": _TEMPLATES,
     "ods/databases/template_marks.py": _TEMPLATES,
-    "ods/databases/template_replacement.py": _TEMPLATES,
-    "ods/databases/trash.py": ("tests/postgres/test_trash.py",),
+    "ods/databases/retiring.py": ("tests/postgres/test_trash.py",),
     "ods/databases/spares.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "activities/concurrency.py": ("tests/postgres/test_database_activities.py",),
     "activities/compensation.py": _ACTIVITIES,
     "activities/databases.py": _ACTIVITIES,
     "activities/education_organizations.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/errors.py": ("tests/unit/test_activity_errors.py",),
-    "activities/heartbeats.py": _ACTIVITIES,
+    "activities/following.py": _ACTIVITIES,
     "activities/job_fence.py": _ACTIVITIES,
     "activities/provisioner.py": _ACTIVITIES,
     "activities/reconcile.py": (
@@ -111,7 +118,6 @@ _TESTS: dict[str, tuple[str, ...]] = {
         "tests/end_to_end/test_passes.py",
         "tests/end_to_end/test_trash.py",
     ),
-    "activities/refreshes.py": ("tests/end_to_end/test_education_organizations.py",),
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
     "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
     "activities/sweep.py": ("tests/postgres/test_sweep.py", "tests/end_to_end/test_passes.py"),
@@ -124,7 +130,6 @@ _TESTS: dict[str, tuple[str, ...]] = {
         "tests/postgres/test_known_store.py",
         "tests/postgres/test_store_claims.py",
     ),
-    "ods/tenants/store_claims.py": ("tests/postgres/test_store_claims.py",),
 }
 """The tests that must notice a change of each module."""
 

@@ -10,7 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -26,28 +26,38 @@ from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.concurrency import SLOT_MISSED
+    from activities.databases import DatabaseActivities
     from activities.errors import OUTAGE
     from activities.statuses import StatusActivities
+    from ods.model.operations import InstanceStatus, Operation
     from ods.registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
-    from ods.registry.instances.status import BEGIN, CANCEL_RUNNING, FAIL, FINISH, InstanceStatus, Operation
     from workflows import options, search_attributes
 
 WORKFLOW_TYPES = {operation: f"{operation}Instance" for operation in Operation}
 """The workflow of each operation, as Temporal knows it: `CreateInstance`."""
 
 _CANCELLED = "The job was cancelled."
+_OF_OTHER_RELEASE = (
+    "A worker of another release has got a step of the job, and cannot read it. Check that all workers are of"
+    " one release, then retry."
+)
 
 _OUTAGE_TYPES = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "ActivityReset"}
 """Types of errors that say nothing about the job; the last three are Temporal's own."""
 
+_OTHER_RELEASE = "OtherReleaseError"
+"""Type of the cause if a worker cannot read the argument of a step: see `ods.temporal.strict_json`."""
+
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
+_Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
 
 class JobWorkflow(ABC):
     """The life of a job; a subclass defines the work between its beginning and its end."""
 
+    @workflow.init
     def __init__(self, job: InstanceJob) -> None:
         self.job = job
         self._retry = False
@@ -58,10 +68,6 @@ class JobWorkflow(ABC):
     @abstractmethod
     async def do_work(self) -> bool:
         """Do the job's work, and record that it is done; false if the instance has another job by now."""
-
-    @abstractmethod
-    async def clean_up(self) -> bool:
-        """Undo what the failed work has done; true if the instance turns out to be `Completed`."""
 
     @workflow.signal
     def retry(self) -> None:
@@ -85,7 +91,7 @@ class JobWorkflow(ABC):
         begun = await self._begin()
         if not begun.held:
             return await self._moved_on()
-        self._publish_status(BEGIN[self.job.operation].target, "The job has begun.")
+        self._publish_status(self.job.rules.begin.target, "The job has begun.")
         if begun.refusal is not None:
             return await self._give_up(begun.refusal)
         try:
@@ -99,9 +105,23 @@ class JobWorkflow(ABC):
             if self._cancelled and not _is_final(error):  # an outage would have a delete tried again
                 return await self._give_up(_CANCELLED)
             return await self._give_up(_reason(error), outage=_is_outage(error))
-        self._publish_status(FINISH[self.job.operation].target, "The job is done.")
+        self._publish_status(self.job.rules.finish.target, "The job is done.")
         await self._continue_as_handed_over()
         return f"{self.job.job_id} is done."
+
+    async def record(
+        self, activity: Callable[[Any, _Argument], Awaitable[_Result]], argument: _Argument, summary: str
+    ) -> _Result:
+        """Run an activity that records how far the job is, until the registry has it.
+
+        Raises:
+            ActivityError: the registry refuses it.
+        """
+        return await self.run_to_completion(
+            workflow.execute_activity_method(
+                activity, argument, **options.status_write(self.job.policy, summary)
+            )
+        )
 
     async def run_to_completion(self, step: Coroutine[Any, Any, _Result]) -> _Result:
         """Await `step` to its end: a cancellation that arrives before is acted on afterwards."""
@@ -172,7 +192,7 @@ class JobWorkflow(ABC):
         """Publish what the job waits for: in the Web UI, and in the registry if the outage lasts."""
         until = outage.since + timedelta(seconds=self.job.policy.outage_timeout)
         self._set_details(
-            BEGIN[self.job.operation].target,
+            self.job.rules.begin.target,
             f"{outage.reason}\n\nThe job waits for that since {outage.since:%Y-%m-%d %H:%M:%S} UTC, until"
             f" {until:%Y-%m-%d %H:%M:%S} UTC at the latest. Signal `retry` to try at once.",
         )
@@ -195,38 +215,36 @@ class JobWorkflow(ABC):
                     StatusActivities.begin, self.job, **options.quick_write("Take the instance")
                 )
             )
-        return await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.begin,
-                self.job,
-                **options.status_write(self.job.policy, "Take the instance"),
-            )
-        )
+        return await self.record(StatusActivities.begin, self.job, "Take the instance")
 
     async def _give_up(self, reason: str, *, outage: bool = False) -> str:
         # What was signalled until now was not meant for this failure.
         self._retry = self._abandon = False
         cancelled = self._cancelled
-        recorded = await self.run_to_completion(
-            workflow.execute_activity_method(
-                StatusActivities.fail,
-                JobFailure(self.job, reason, outage, cancelled),
-                **options.status_write(self.job.policy, "Record the failure"),
-            )
-        )
+        failure = JobFailure(self.job, reason, outage, cancelled)
+        recorded = await self.record(StatusActivities.fail, failure, "Record the failure")
         if not recorded:
             return await self._moved_on()
         self._publish_status(
-            (CANCEL_RUNNING if cancelled else FAIL)[self.job.operation].target,
+            (self.job.rules.cancel_running if cancelled else self.job.rules.fail).target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
         try:
-            if await self.run_to_completion(self.clean_up()):
+            if await self.run_to_completion(self._clean_up()):
                 return await self._completed_after_all()
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
         await self._wait_for_decision()
         raise ApplicationError(reason, type="JobFailed")
+
+    async def _clean_up(self) -> bool:
+        """Undo what the failed work has done; true if it turns out to be done."""
+        undo = str(self.job.rules.undo).capitalize()
+        return bool(
+            await workflow.execute_activity_method(
+                DatabaseActivities.compensate, self.job, **options.clean_up(self.job.policy, undo)
+            )
+        )
 
     async def _wait_for_decision(self) -> None:
         ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
@@ -246,7 +264,12 @@ class JobWorkflow(ABC):
             await self._continue_as_due()
         self._act_on_cancellation()  # no `retry` outranks it
         if self._retry:
-            self._continue_as(replace(self.job, attempt=self.job.attempt + 1))
+            # Adopting a database gives the job another request: what is late of this one does not touch that.
+            attempt = await self.record(StatusActivities.next_attempt, self.job, "Ask for the next attempt")
+            await self._continue_as_due()
+            self._act_on_cancellation()
+            if attempt is not None:
+                self._continue_as(attempt)
 
     async def _continue_as_handed_over(self) -> None:
         """Continue as the job that was handed over, without a question: it begins if it is due.
@@ -264,14 +287,7 @@ class JobWorkflow(ABC):
         """Continue as the job for which the instance waits, if it was handed over; forget the others."""
         while self._handed_over:
             job = self._handed_over.pop(0)
-            is_due = await self.run_to_completion(
-                workflow.execute_activity_method(
-                    StatusActivities.is_due,
-                    job,
-                    **options.status_write(self.job.policy, "Ask whether the next job is due"),
-                )
-            )
-            if is_due:
+            if await self.record(StatusActivities.is_due, job, "Ask whether the next job is due"):
                 self._continue_as(job)
 
     def _act_on_cancellation(self) -> None:
@@ -305,13 +321,12 @@ class JobWorkflow(ABC):
 
     def _set_details(self, status: str, details: str) -> None:
         workflow.set_current_details(
-            f"**{status}**: {self.job.operation.lower()} instance **{self.job.name}**{self._target()}"
+            f"**{status}**: {self.job.kind.name.lower()} instance **{self.job.name}**{self._target()}"
             f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"
         )
 
     def _target(self) -> str:
-        renames = self.job.operation == Operation.RENAME
-        return f" to **{self.job.new_name}**" if renames else ""
+        return f" to **{self.job.new_name}**" if self.job.rules.renames else ""
 
 
 @dataclass(frozen=True)
@@ -341,11 +356,18 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _is_outage(error: BaseException) -> bool:
-    """Whether a step has failed without an answer about the job: an outage, or a worker that has died."""
+    """Whether a step has failed without an answer about the job.
+
+    That is an outage, a worker that has died, or one of another release.
+    """
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError):
-        return cause.type in _OUTAGE_TYPES
+        return cause.type in _OUTAGE_TYPES or _is_of_other_release(cause)
     return isinstance(cause, TemporalTimeoutError)
+
+
+def _is_of_other_release(cause: ApplicationError) -> bool:
+    return isinstance(cause.cause, ApplicationError) and cause.cause.type == _OTHER_RELEASE
 
 
 def _reason(error: BaseException) -> str:
@@ -354,5 +376,5 @@ def _reason(error: BaseException) -> str:
         return _CANCELLED
     cause = error.cause if isinstance(error, ActivityError) else error
     if isinstance(cause, ApplicationError):
-        return cause.message
+        return _OF_OTHER_RELEASE if _is_of_other_release(cause) else cause.message
     return "No worker could finish the step in time. Check the workers, then retry."

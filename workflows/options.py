@@ -12,9 +12,9 @@ from temporalio.workflow import (
     LocalActivityConfig,
 )
 
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.registry.education_organizations.refreshes import RefreshPolicy
 from ods.registry.instances.jobs import ExecutionPolicy
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 
 WORKFLOW_TASK_TIMEOUT = timedelta(seconds=3)
 """A workflow task takes milliseconds; after this, Temporal gives that of a killed worker to another."""

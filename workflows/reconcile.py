@@ -8,9 +8,8 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from activities.backup_cleaning import BackupCleaning
     from activities.databases import DatabaseActivities
-    from activities.idempotency_keys import IdempotencyKeyActivities
+    from activities.housekeeping import Housekeeping
     from activities.reconcile import ReconcileActivities
-    from activities.snapshots import SnapshotActivities
     from activities.sweep import SweepPage
     from activities.versions import VersionActivities
     from ods.registry.instances.jobs import InstanceJob
@@ -40,7 +39,7 @@ class Reconcile:
         restarted = await self._restart_stuck_jobs(progress)
         await dispatch_refreshes()
         await workflow.execute_activity_method(
-            IdempotencyKeyActivities.remove_old_answers, **options.comparison("Remove answers of yesterday")
+            Housekeeping.remove_old_answers, **options.comparison("Remove answers of yesterday")
         )
         removed = await self._remove_leftovers() + await _removed_snapshots()
         report = await workflow.execute_activity_method(
@@ -148,7 +147,7 @@ async def _removed(job: InstanceJob) -> bool:
 async def _removed_snapshots() -> int:
     try:
         return await workflow.execute_activity_method(
-            SnapshotActivities.remove_snapshots, **options.snapshot_removal("Drop snapshots that are due")
+            Housekeeping.remove_snapshots, **options.snapshot_removal("Drop snapshots that are due")
         )
     except ActivityError:
         return 0  # what else there is to do comes first; the next pass tries again

@@ -3,7 +3,7 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.sizes import SizeActivities
+    from activities.housekeeping import Housekeeping
     from workflows import options
 
 
@@ -15,6 +15,6 @@ class RecordSizes:
     async def run(self) -> str:
         """Record them; returns what was done, in words."""
         recorded = await workflow.execute_activity_method(
-            SizeActivities.record_sizes, **options.daily_record("Record the sizes of the databases")
+            Housekeeping.record_sizes, **options.daily_record("Record the sizes of the databases")
         )
         return f"{recorded} sizes recorded."

@@ -7,10 +7,15 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
-    from activities.refreshes import RefreshActivities, RefreshResult
+    from activities.education_organizations import (
+        EducationOrganizationActivities,
+        PageRead,
+        PageToRead,
+        RefreshActivities,
+        RefreshResult,
+    )
+    from ods.model.operations import JobStatus
     from ods.registry.education_organizations.refreshes import CANCELLED, RefreshPolicy, Scope
-    from ods.registry.instances.status import JobStatus
     from workflows import options, search_attributes
 
 _PAGE_SIZE = 50

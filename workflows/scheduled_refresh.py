@@ -3,7 +3,7 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from activities.refreshes import RefreshActivities
+    from activities.education_organizations import RefreshActivities
     from workflows import options
 
 

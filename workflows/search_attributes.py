@@ -7,9 +7,9 @@ from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
+from ods.model.operations import REFRESH, InstanceStatus, JobStatus
 from ods.registry.education_organizations.refreshes import Scope
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import REFRESH, InstanceStatus, JobStatus
 
 TENANT = SearchAttributeKey.for_keyword("OdsTenant")
 INSTANCE_ID = SearchAttributeKey.for_int("OdsInstanceId")
@@ -27,7 +27,7 @@ def of(job: InstanceJob, status: InstanceStatus) -> TypedSearchAttributes:
             SearchAttributePair(INSTANCE_ID, job.ods_instance_id),
             SearchAttributePair(NAME, job.name),
             SearchAttributePair(TEMPLATE, job.template),
-            SearchAttributePair(OPERATION, job.operation),
+            SearchAttributePair(OPERATION, job.kind.name),
             SearchAttributePair(STATUS, status),
         ]
     )

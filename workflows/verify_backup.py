@@ -4,12 +4,8 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.backup_verification import (
-        Verdict,
-        VerdictActivities,
-        Verification,
-        VerificationActivities,
-    )
+    from activities.backup_verification import Verdict, Verification, VerificationActivities
+    from activities.statuses import FollowUps
     from workflows import options
 
 _GIVEN_UP = "The backup could not be read or restored in time. Verify it again when store and server answer."
@@ -49,7 +45,7 @@ class VerifyBackup:
             is_verdict = isinstance(cause, ApplicationError) and cause.non_retryable
             error = cause.message if is_verdict and isinstance(cause, ApplicationError) else _GIVEN_UP
         await workflow.execute_activity_method(
-            VerdictActivities.finish_verification,
+            FollowUps.finish_verification,
             Verdict(verification.backup_id, error),
             **options.status_write(policy, "Record the verdict"),
         )

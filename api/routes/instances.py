@@ -37,9 +37,9 @@ from api.schemas.base import list_response, paced
 from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
 from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
+from ods.model.arguments import Way
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.final_backups import following_purge
-from ods.registry.instances.status import Operation
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -137,14 +137,14 @@ async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and para
         raise ProblemError.invalid({"Detach": ["'Detach' and 'Purge' exclude each other."]})
     if final_backup and not purge:
         raise ProblemError.invalid({"FinalBackup": ["'Final Backup' is made before a purge: purge=true."]})
-    way = Operation.DELETE if purge else Operation.DETACH if detach else None
+    way = Way.DROP if purge else Way.LEAVE if detach else None
     if dry_run:
         return plan_response(await plans.of_delete(instance_id, Delete(way, final_backup=final_backup)))
     requested = await service.delete(instance_id, way, final_backup=final_backup)
     deletion = Deletion.model_validate(requested)
     follows = following_purge(requested.job)
     # What never had a database has nothing to come back, unless the registry is wrong about that.
-    stays = requested.job.operation is Operation.TRASH and requested.job.published and follows is None
+    stays = requested.job.rules.to_trash and requested.job.published and follows is None
     outcome = {"purge_job_id": follows} if stays else {"purge_job_id": follows, "purge_after": None}
     return deletion.model_copy(update=outcome)
 

@@ -7,8 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, AliasPath, BeforeValidator, Field
 
 from api.schemas.base import ResponseModel, UtcTime, Waiting
-from ods.registry.instances.origins import CopyMode
-from ods.registry.instances.status import Operation, traits
+from ods.model.origins import CopyMode
 
 
 def job_path(job: str) -> str:
@@ -144,7 +143,7 @@ class InstanceContext(ResponseModel):
 class Instance(ManagedInstance):
     """One instance: its row and, in the fields that have defaults, its contexts and its last job."""
 
-    operation: Annotated[str, AfterValidator(lambda operation: traits(Operation(operation)).word)]
+    operation: str = Field(validation_alias="word")
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
     template_generation: int | None = Field(

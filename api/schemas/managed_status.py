@@ -9,7 +9,7 @@ either: whether that waits, runs or has failed, the instance exists, and is `Cre
 from enum import StrEnum
 from typing import assert_never
 
-from ods.registry.instances.status import InstanceStatus, Operation, traits
+from ods.model.operations import RULES, InstanceStatus, Operation
 
 
 class ManagedStatus(StrEnum):
@@ -29,14 +29,14 @@ class ManagedStatus(StrEnum):
 
 def managed_status(status: str, operation: str) -> ManagedStatus:
     """The word for an instance in `status` whose last job is an `operation`."""
-    kind, known = traits(Operation(operation)), InstanceStatus(status)
-    if kind.keeps_instance:
+    rules, known = RULES[Operation(operation)], InstanceStatus(status)
+    if rules.keeps_instance:
         return ManagedStatus.CREATED
     match known:
         case InstanceStatus.PENDING:
             word = ManagedStatus.PENDING_CREATE
         case InstanceStatus.IN_PROGRESS:
-            word = ManagedStatus.CREATE_IN_PROGRESS if kind.publishes else ManagedStatus.DELETE_IN_PROGRESS
+            word = ManagedStatus.CREATE_IN_PROGRESS if rules.publishes else ManagedStatus.DELETE_IN_PROGRESS
         case InstanceStatus.COMPLETED:
             word = ManagedStatus.CREATED
         case InstanceStatus.ERROR:

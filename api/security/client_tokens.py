@@ -18,8 +18,9 @@ _CLOCK_DIFFERENCE_SECONDS = 10
 class ClientTokens:
     """Checks our own tokens, and that their client may still have them.
 
-    A token names the generation that its client had; disabling and rotating a client give it another. A token
-    without one was issued before there were generations, and counts as long as the client has none.
+    A token names the generation that its client had; disabling and rotating a client give it another. Clients
+    that an Admin API added before the first `ods migrate` have none: their tokens name none, and count until
+    the client gets one.
 
     Args:
         tokens: verifies our own tokens.

@@ -15,8 +15,8 @@ from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
 from ods.embedded.data_folder import StackFile
+from ods.model.operations import Template
 from ods.programs.postgres import client_program
-from ods.registry.instances.status import Template
 
 _MOST = 1.2
 _LARGE_MB = 800

@@ -17,7 +17,7 @@ from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from ods.embedded.data_folder import StackFile
 from ods.embedded.polling import wait_until
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 
 _LIMIT = 1.3
 _CONCURRENCIES = (1, 2, 3, 4, 8)

@@ -16,8 +16,8 @@ from benchmarks.measurement import Findings, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
 from ods.embedded.data_folder import StackFile
+from ods.model.origins import CopyMode
 from ods.programs.postgres import client_program
-from ods.registry.instances.origins import CopyMode
 
 _OVERHEAD_LIMIT_MS = 300
 _MOST = 1.1

@@ -14,7 +14,7 @@ from benchmarks.measurement import Findings, Measurement, at_least, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from ods.embedded.data_folder import StackFile
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 
 _OVERHEAD_LIMIT_MS = 100
 _ACCEPTED_LIMIT_MS = 25

@@ -11,7 +11,7 @@ from benchmarks.measurement import Findings, Limit, Measurement, at_most
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec
 from ods.embedded.data_folder import StackFile
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 
 _LIMIT_MS = 150
 _SIZES_MB = (8, 80, 476)

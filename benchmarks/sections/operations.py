@@ -12,7 +12,7 @@ from benchmarks.measurement import Findings, Measurement
 from benchmarks.subprocesses import run_in_process
 from benchmarks.templates import TemplateSpec, give_tables
 from ods.embedded.data_folder import StackFile
-from ods.registry.instances.origins import CopyMode
+from ods.model.origins import CopyMode
 
 _Result = TypeVar("_Result")
 

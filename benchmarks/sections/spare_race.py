@@ -21,8 +21,8 @@ from benchmarks.measurement import Chart, Findings, Measurement, at_least, at_mo
 from benchmarks.subprocesses import run_beside, run_in_process
 from ods.embedded.data_folder import DataFolder, StackFile
 from ods.embedded.polling import wait_until
+from ods.model.operations import Template
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.status import Template
 from ods.settings.settings import Settings
 
 _SPARES = 8

@@ -1,6 +1,6 @@
 -- The role that owns the registry's tables, as which `ods migrate` alone connects. For psql 14 or newer, as a
--- superuser, after 10-ods.sql, with the role's password in POSTGRES_ODS_OWNER_PASSWORD. On a server of an earlier
--- release, too, with API and worker stopped: what ods_service owns in the registry is handed over.
+-- superuser, after 10-ods.sql, with the role's password in POSTGRES_ODS_OWNER_PASSWORD. With API and
+-- worker stopped, also later: what ods_service owns in the registry is handed over.
 --
 -- So API and worker can add to the audit trail, and neither change nor delete what is in it. `ods migrate --grant-to
 -- ods_service` gives them what they need.

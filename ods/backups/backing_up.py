@@ -43,14 +43,7 @@ SELECT pg_export_snapshot() AS snapshot, split_part(current_setting('server_vers
 class _Moment:
     """What is known of a database at the moment that a dump shows.
 
-    Attributes:
-        snapshot: the transaction that sees this moment.
-        exported: the name under which pg_dump sees it.
-        at: when it was.
-        version: of the server.
-        size_bytes: of the database.
-        sequences: the last value of each.
-        form: what had a form.
+    pg_dump sees it under the name `exported`. `form` is what had a form.
     """
 
     snapshot: Snapshot
@@ -75,12 +68,7 @@ async def back_up(
     that happens during the last step, there may be one, which is whole: a store can carry out the request for
     the manifest later. A backup has one writer at a time.
 
-    Args:
-        database: what is backed up.
-        store: where the backup goes.
-        request: which backup it is, and what else is known of it.
-        monitor: where messages and progress go.
-        recipients: public keys of age; without one, the backup is not encrypted.
+    Without `recipients`, public keys of age, the backup is not encrypted.
 
     Raises:
         BackupFaultError: pg_dump is missing, older than the server, or has failed; a recipient is no public
@@ -123,9 +111,6 @@ async def _require_dump(store: BackupStore, manifest: Manifest) -> None:
     """Take the manifest back if the dump is not there any more.
 
     If the clock of the store was set ahead meanwhile, a pass may have taken it for a dead writer's.
-
-    Raises:
-        BackupFaultError: it is not there; or the store is away or refuses.
     """
     if not await has_dump(store, manifest):
         await store.delete(manifest_of(manifest.key))

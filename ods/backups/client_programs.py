@@ -15,22 +15,13 @@ _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)(\S*)")
 
 @dataclass(frozen=True)
 class ClientProgram:
-    """A client program of PostgreSQL.
-
-    Attributes:
-        path: where it is.
-        version: such as `18.6`.
-    """
+    """A client program of PostgreSQL."""
 
     path: str
     version: str
 
     def require_suits(self, server: str) -> None:
-        """Check that what the program writes and reads suits a server of this version.
-
-        Raises:
-            UnsuitableProgramError: it does not; the reason says what to install.
-        """
+        """Check that what the program writes and reads suits a server of this version."""
         if major(self.version) < major(server):
             raise UnsuitableProgramError(
                 f"{self.path} is of PostgreSQL {self.version}, older than the server: {server}. Install the"
@@ -43,11 +34,7 @@ class ClientProgram:
             )
 
     def require_reads(self, dump: str) -> None:
-        """Check that the program reads what a pg_dump of this version has written.
-
-        Raises:
-            UnsuitableProgramError: it may not; the reason says what to install.
-        """
+        """Check that the program reads what a pg_dump of this version has written."""
         if major(self.version) < major(dump):
             raise UnsuitableProgramError(
                 f"{self.path} is of PostgreSQL {self.version}, older than the pg_dump that made the backup:"

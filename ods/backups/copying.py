@@ -13,11 +13,11 @@ from typing import Any
 
 from ods.backups import dumping, restoring
 from ods.backups.client_programs import find_program, major
+from ods.backups.dumping import TableProgress
 from ods.backups.errors import explained_by, translate_database_faults
 from ods.backups.forms import read_form, require_same_form
 from ods.backups.monitoring import Monitor, Progress
 from ods.backups.snapshots import Database, snapshot
-from ods.backups.table_progress import TableProgress
 from ods.databases.constants import program_name
 from ods.databases.statements import fetch_value
 from ods.programs import process
@@ -40,17 +40,10 @@ async def copy_contents(
     If this raises or is cancelled, `target` may hold a part of it: drop it. Both programs have ended then.
     The name of `target` is their label, by which `ods.databases.dropping.end_programs` knows them.
 
-    Args:
-        source: a database, which goes on being used.
-        target: an empty one.
-        monitor: where the messages of both programs go, and the percent of the tables, by their sizes, that
-            are done.
-        with_owners: whether what it holds belongs to the same roles afterwards, unless a login of its own
-            restores.
+    With `with_owners`, what it holds belongs to the same roles afterwards, unless a login of its own
+    restores.
 
     Raises:
-        ProgramFailedError: one of the programs has failed.
-        RestoreRefusedError: no login restores.
         BackupFaultError: a program is missing, or older than the server; a server is away; the form of
             `source` has changed meanwhile.
     """
@@ -123,11 +116,7 @@ async def _command(  # noqa: PLR0913, PLR0917 - the parts of a command
 
 
 async def _pipe(first: Command, second: Command, monitor: Monitor, progress: TableProgress) -> None:
-    """Run pg_dump and what reads what it writes.
-
-    Raises:
-        ProgramFailedError: one of them has failed.
-    """
+    """Run pg_dump and what reads what it writes."""
     async with AsyncExitStack() as stack:
         reading, writing = os.pipe()
         try:

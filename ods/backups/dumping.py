@@ -1,18 +1,19 @@
 """pg_dump as a child process: what it writes, as it comes, and how far it is."""
 
 import asyncio
+import re
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from types import MappingProxyType
 
 from ods.backups.channels import Channel, Transform, channel
 from ods.backups.client_programs import ClientProgram
 from ods.backups.monitoring import Monitor, Progress
 from ods.backups.snapshots import Database, Table
-from ods.backups.table_progress import TableProgress
 from ods.databases.constants import program_name
 from ods.programs import process
 from ods.programs.postgres import ENDS_WITH_PROGRAM, MONEY_SETTINGS, client_address, client_environment
@@ -67,9 +68,6 @@ def session_settings(*, read_only: bool) -> Mapping[str, str]:
 
     libpq wants a host that takes writes: a database that is read-only would seem to be on none. For other
     databases it must not be told so, or it takes a former primary that an operator has made read-only.
-
-    Args:
-        read_only: whether a setting of the database itself makes its sessions read-only.
     """
     return {**_SESSION_SETTINGS, **({"default_transaction_read_only": "off"} if read_only else {})}
 
@@ -77,9 +75,7 @@ def session_settings(*, read_only: bool) -> Mapping[str, str]:
 class Dump:
     """A dump that is being made.
 
-    Attributes:
-        version: of pg_dump.
-        size_bytes: what `chunks` has given so far.
+    `size_bytes` is what `chunks` has given so far.
     """
 
     def __init__(
@@ -132,14 +128,7 @@ async def dumping(
     transform: Transform,
     monitor: Monitor,
 ) -> AsyncIterator[Dump]:
-    """Run pg_dump; at the end of the body it has ended, or is killed. It pauses for steps that go first.
-
-    Args:
-        program: pg_dump.
-        source: what is dumped.
-        transform: changes what pg_dump writes.
-        monitor: where messages and progress go.
-    """
+    """Run pg_dump; at the end of the body it has ended, or is killed. It pauses for steps that go first."""
     dsn = source.database.server.dsn
     arguments = (
         *(program.path, *OPTIONS, f"--snapshot={source.snapshot}", f"--encoding={source.encoding}"),
@@ -170,3 +159,33 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
             piece, ended = error.partial, True
         if piece:
             yield piece
+
+
+_TABLE = re.compile(rb'dumping contents of table "(.+)"')
+_CHUNK_BYTES = 1024 * 1024
+
+
+class TableProgress:
+    """The progress of one pg_dump with `--verbose`."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._sizes = {table.name: table.size_bytes for table in tables}
+        self._total = sum(self._sizes.values())
+        self._begun: list[str] = []
+
+    @property
+    def percent(self) -> int:
+        """Of the sizes of all tables, those of the tables that are done."""
+        done = sum(self._sizes.get(table, 0) for table in self._begun[:-1])
+        return 100 * done // self._total if self._total else 0
+
+    async def follow(self, messages: asyncio.StreamReader, log: Path) -> None:
+        """Append what pg_dump says to `log`, and note which table it has come to."""
+        rest = b""
+        with log.open("ab") as file:
+            while piece := await messages.read(_CHUNK_BYTES):
+                file.write(piece)
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if found := _TABLE.search(line):
+                        self._begun.append(found[1].decode(errors="replace"))

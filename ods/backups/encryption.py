@@ -14,8 +14,7 @@ from ods.backups.errors import BackupFaultError
 def encrypting(recipients: Sequence[str]) -> Transform:
     """Encrypts to each of the recipients; any one of their identities decrypts.
 
-    Args:
-        recipients: public keys, `age1…`.
+    They are public keys, `age1…`.
 
     Raises:
         BackupFaultError: one of them is no public key.
@@ -32,8 +31,7 @@ def encrypting(recipients: Sequence[str]) -> Transform:
 def decrypting(identities: Sequence[str]) -> Transform:
     """Decrypts what was encrypted to one of the identities.
 
-    Args:
-        identities: private keys, `AGE-SECRET-KEY-1…`.
+    They are private keys, `AGE-SECRET-KEY-1…`.
 
     Raises:
         BackupFaultError: there is none, or one of them is no private key.

@@ -83,8 +83,7 @@ def translate_database_faults() -> Iterator[None]:
 async def explained_by(*proofs: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     """If the body fails, and what it needs of the database is not as it must be, that is why.
 
-    Args:
-        proofs: each raises a `DatabaseFaultError` if something is not; the first one that tells why counts.
+    Each of `proofs` raises a `DatabaseFaultError` if something is not; the first one that tells why counts.
 
     Raises:
         BackupFaultError: what is not as it must be may be so later.

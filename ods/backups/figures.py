@@ -47,11 +47,7 @@ async def verify(database: Database, expected: Figures) -> list[str]:
     Partitions by hash are compared together: the hash of an enum is that of an OID, which a copy has anew, so
     that rows are in other partitions there.
 
-    Returns:
-        Each difference, as a sentence; none if the database is as expected.
-
-    Raises:
-        BackupFaultError: the server is away, …
+    Returns each difference, as a sentence; none if the database is as expected.
     """
     with translate_database_faults():
         async with snapshot(database) as moment:
@@ -64,12 +60,7 @@ async def verify(database: Database, expected: Figures) -> list[str]:
 async def read_figures(database: Database, also: Collection[str] = ()) -> Figures:
     """Count what is in a database, at one moment.
 
-    Args:
-        database: the database.
-        also: which tables of extensions are counted as well.
-
-    Raises:
-        BackupFaultError: the server is away, …
+    `also` says which tables of extensions are counted as well.
     """
     with translate_database_faults():
         async with snapshot(database) as moment:
@@ -83,11 +74,7 @@ async def _figures_of(moment: Snapshot, also: Collection[str]) -> Figures:
 
 
 async def read_sequences(moment: Snapshot) -> Mapping[str, int | None]:
-    """The last value of each sequence that ascends, now: sequences are in no snapshot.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The last value of each sequence that ascends, now: sequences are in no snapshot."""
     async with moment.session() as session:
         return {row["name"]: row["last_value"] for row in await fetch_rows(session, _SEQUENCES)}
 
@@ -104,9 +91,6 @@ async def count_rows(moment: Snapshot, tables: Iterable[Table]) -> Mapping[str, 
 
     Not by a query: to plan one, PostgreSQL calls functions of indexes on the table, which its owner has
     made, with the rights of the session.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     counts: dict[str, int] = {}
     for table in tables:

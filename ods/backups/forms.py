@@ -88,11 +88,7 @@ Form = Mapping[str, _Written]
 
 
 async def read_form(session: asyncpg.Connection) -> Form:
-    """The form as the session sees it.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The form as the session sees it."""
     rows = await fetch_rows(session, _FORM)
     return {row["object"]: _Written(row["version"], row["rights"]) for row in rows}
 

@@ -11,11 +11,7 @@ _TRIES = 10
 
 
 def prepare(root: Path, file: Path) -> None:
-    """Make the folders between `root` and `file`, which the account of this process alone may enter.
-
-    Raises:
-        OSError: one of them cannot be made.
-    """
+    """Make the folders between `root` and `file`, which the account of this process alone may enter."""
     folders = [it for it in file.parents if it.is_relative_to(root) and it != root]
     for left in reversed(range(_TRIES)):
         try:
@@ -29,22 +25,14 @@ def prepare(root: Path, file: Path) -> None:
 
 
 def read_piece(file: Path, start: int, size: int) -> bytes:
-    """So many bytes of a file from `start` on; fewer at its end.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """So many bytes of a file from `start` on; fewer at its end."""
     with file.open("rb") as opened:
         opened.seek(start)
         return opened.read(size)
 
 
 def make_durable(root: Path, file: Path) -> None:
-    """Have the disk write the file and the folders that lead to it from `root`.
-
-    Raises:
-        OSError: the disk could not.
-    """
+    """Have the disk write the file and the folders that lead to it from `root`."""
     for path in (file, *(it for it in file.parents if it.is_relative_to(root))):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -54,11 +42,7 @@ def make_durable(root: Path, file: Path) -> None:
 
 
 def remove(root: Path, folder: Path) -> None:
-    """Remove the folder with all that is in it, and those above it that are empty then, up to `root`.
-
-    Raises:
-        OSError: something cannot be removed.
-    """
+    """Remove the folder with all that is in it, and those above it that are empty then, up to `root`."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder)
     for above in folder.parents:

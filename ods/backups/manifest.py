@@ -50,13 +50,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class BackupKey:
-    """Which backup, and of which instance.
-
-    Attributes:
-        tenant: the tenant's name.
-        ods_instance_id: the OdsInstanceId that the instance had.
-        backup_id: never given again.
-    """
+    """Which backup, and of which instance."""
 
     tenant: str
     ods_instance_id: int
@@ -76,13 +70,8 @@ class BackupKey:
 class BackupRequest:
     """What is known of a backup before it is made.
 
-    Attributes:
-        key: which backup it will be.
-        mark: the instance's mark.
-        name: the instance's name at this time.
-        kind: why it is made.
-        template: the template that the instance was made of; None if that is not known.
-        details: contexts, labels, a description: what the caller wants to have back; nothing here reads that.
+    `details` are contexts, labels, a description: what the caller wants to have back; nothing here reads
+    that.
     """
 
     key: BackupKey

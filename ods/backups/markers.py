@@ -29,11 +29,7 @@ class Marker:
         self._renewed = 0.0
 
     async def renew(self) -> None:
-        """Write the marker, now.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """Write the marker, now."""
         began = time.clock_gettime(_CLOCK)
         await self._store.write(self._path, _CONTENT)
         self._renewed = began
@@ -63,9 +59,6 @@ async def marked(store: BackupStore, key: BackupKey) -> AsyncIterator[Marker]:
     """Mark the backup as being written for as long as the body runs.
 
     The marker stays: with the manifest it says nothing, and without, that a writer was there.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     marker = Marker(store, key)
     await marker.renew()

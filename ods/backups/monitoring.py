@@ -42,11 +42,7 @@ class Monitor:
     kept: Path | None = None
 
     def require_success(self, program: str, code: int | None) -> None:
-        """Check with which code a program that has ended did so.
-
-        Raises:
-            ProgramFailedError: it is not 0.
-        """
+        """Check with which code a program that has ended did so."""
         if code:
             raise ProgramFailedError(f"{program} has failed; {self.kept or self.log} says why.")
 

@@ -12,11 +12,7 @@ _NO_LOGIN = (
 
 
 def require_restores(server: Server) -> None:
-    """Check that a login restores, or that the settings accept that the service's role does.
-
-    Raises:
-        RestoreRefusedError: neither.
-    """
+    """Check that a login restores, or that the settings accept that the service's role does."""
     if server.restore_login is None and not server.restores_as_service:
         raise RestoreRefusedError(_NO_LOGIN)
 
@@ -24,11 +20,7 @@ def require_restores(server: Server) -> None:
 async def require_programs(server: Server) -> str:
     """Check that pg_dump and pg_restore are here and suit the server.
 
-    Returns:
-        The version of pg_dump.
-
-    Raises:
-        BackupFaultError: one is missing, or does not suit the server; the server is away.
+    Returns the version of pg_dump.
     """
     with translate_database_faults():
         async with server.session() as session:

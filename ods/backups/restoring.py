@@ -76,17 +76,11 @@ async def restore(
     The stored bytes are checked while they are read. If this raises, the database may hold a part of the
     backup, or something else: drop it.
 
-    Args:
-        store: where the backup is.
-        manifest: of the backup.
-        database: it is empty, and private until it was filled.
-        monitor: where messages and progress go.
-        identities: private keys of age, of which one decrypts the backup.
+    The database is private until it was filled. One of the `identities`, private keys of age, decrypts the
+    backup.
 
     Raises:
-        ProgramFailedError: pg_restore has failed.
         UnsuitableProgramError: pg_restore is missing, or older than the server or the dump.
-        RestoreRefusedError: no login restores.
         BackupFaultError: the backup cannot be read or decrypted, or is damaged; the database is not empty;
             the store or the server is away.
     """

@@ -74,10 +74,7 @@ _HAS_GONE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncp
 class Database:
     """A database that is backed up, or restored into.
 
-    Attributes:
-        server: where it is.
-        name: its name there.
-        oid: its OID; None if the name is a private one, which no other database gets.
+    `oid` is None if the name is a private one, which no other database gets.
     """
 
     server: Server
@@ -141,11 +138,7 @@ class Snapshot:
             yield self.connection
 
     async def require_open(self) -> None:
-        """Check that the transaction is open: the server ends all sessions when it stops or crashes.
-
-        Raises:
-            DatabaseFaultError: it is not.
-        """
+        """Check that the transaction is open: the server ends all sessions when it stops or crashes."""
         async with self.session() as session:
             await fetch_value(session, "SELECT 1")
 

@@ -76,10 +76,7 @@ class StoreTimeouts:
 class StoredObject:
     """One object of a store.
 
-    Attributes:
-        path: below the URL of the store.
-        modified: when it was written last, by the clock of the store.
-        size_bytes: how much it holds.
+    Its `path` is below the URL of the store, and `modified` by the clock of the store.
     """
 
     path: str
@@ -110,11 +107,7 @@ class BackupStore:
 
     @classmethod
     async def open(cls, url: str, timeouts: StoreTimeouts | None = None) -> Self:
-        """The store of these arguments; the event loop goes on while a network file system is away.
-
-        Raises:
-            BackupFaultError: as for the class; as an outage, the folder does not answer.
-        """
+        """The store of these arguments; the event loop goes on while a network file system is away."""
         async with _answered_within((timeouts or StoreTimeouts()).stall, url):
             return await _in_thread(cls, url, timeouts)
 
@@ -123,11 +116,7 @@ class BackupStore:
         return f"{self._url}/{path}" if path else self._url
 
     async def write(self, path: str, content: bytes) -> None:
-        """Write an object that is small, in place of one that may be there.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """Write an object that is small, in place of one that may be there."""
         async with self._translated(path):
             await self._prepare(path)
             await obstore.put_async(self._store, path, content, use_multipart=False)
@@ -141,9 +130,6 @@ class BackupStore:
             chunks: its content. If it raises, or this is cancelled, what was written is removed again. It is
                 closed before, so that what makes it need not wait for that.
             expected_bytes: about how much it is.
-
-        Raises:
-            BackupFaultError: the store is away, refuses, or takes nothing for too long.
         """
         part = part_bytes(expected_bytes)
         source = _Stoppable(chunks, self._timeouts.stall)
@@ -160,11 +146,7 @@ class BackupStore:
             ) from None
 
     async def read(self, path: str) -> bytes | None:
-        """The content of an object that is small; None if it is not there.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """The content of an object that is small; None if it is not there."""
         try:
             async with self._translated(path):
                 result = await obstore.get_async(self._store, path)
@@ -173,11 +155,7 @@ class BackupStore:
             return None
 
     async def read_stream(self, path: str, piece_bytes: int = READ_BYTES) -> AsyncGenerator[bytes, None]:
-        """The content of an object, in pieces of about `piece_bytes`.
-
-        Raises:
-            BackupFaultError: it is not there; the store is away, refuses, or gives nothing for too long.
-        """
+        """The content of an object, in pieces of about `piece_bytes`."""
         async with self._translated(path):
             chunks = self._chunks(path, await obstore.get_async(self._store, path), piece_bytes)
             while True:
@@ -201,21 +179,13 @@ class BackupStore:
             yield await _in_thread(local_folder.read_piece, self._folder / path, start, piece_bytes)
 
     async def list_objects(self, folder: str = "") -> list[StoredObject]:
-        """All objects below a folder; what is only being written is none yet.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """All objects below a folder; what is only being written is none yet."""
         async with self._translated(folder):
             found = await obstore.list(self._store, folder or None).collect_async()
             return [StoredObject(it["path"], it["last_modified"], it["size"]) for it in found]
 
     async def delete(self, path: str) -> None:
-        """Delete an object; one that is not there counts as deleted.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """Delete an object; one that is not there counts as deleted."""
         try:
             async with self._translated(path):
                 await obstore.delete_async(self._store, path)
@@ -223,11 +193,7 @@ class BackupStore:
             return
 
     async def delete_folder(self, folder: str) -> None:
-        """Delete all objects below a folder, and in folders the files whose writer has died.
-
-        Raises:
-            BackupFaultError: the store is away or refuses.
-        """
+        """Delete all objects below a folder, and in folders the files whose writer has died."""
         if self._folder is not None:
             async with self._translated(folder):
                 await _in_thread(local_folder.remove, self._folder, self._folder / folder)
@@ -270,11 +236,7 @@ def part_bytes(expected_bytes: int) -> int:
 
 @contextmanager
 def _stalls_told(location: str) -> Iterator[None]:
-    """Turn the end of the time for a store that takes or gives nothing into words.
-
-    Raises:
-        BackupFaultError: that time is over.
-    """
+    """Turn the end of the time for a store that takes or gives nothing into words."""
     try:
         yield
     except TimeoutError:
@@ -286,11 +248,7 @@ def _stalls_told(location: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def _answered_within(seconds: float, location: str) -> AsyncIterator[None]:
-    """The body ends within this time.
-
-    Raises:
-        BackupFaultError: as an outage, it has not.
-    """
+    """The body ends within this time."""
     with _stalls_told(location):
         async with asyncio.timeout(seconds):
             yield

@@ -33,9 +33,6 @@ _SERVER_ERRORS = 500
 def translate_store_errors(location: str) -> Iterator[None]:
     """Turn errors of the store into `BackupFaultError`.
 
-    Args:
-        location: what is worked on, for the reason.
-
     Raises:
         MissingObjectError: the object is not there, but the store is.
         StoreRefusedError: the store refuses the credentials.

@@ -20,9 +20,6 @@ async def list_backups(store: BackupStore, folder: str = "") -> dict[BackupKey, 
     """The backups of a store, or below one of its folders, and how many bytes the dump of each has.
 
     One without a manifest does not exist; that of one without a dump, which cannot be used, has none.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     objects = await store.list_objects(folder)
     parts = [(part, it.size_bytes) for it in objects if (part := part_at(it.path)) is not None]
@@ -54,11 +51,7 @@ async def load_manifest(store: BackupStore, key: BackupKey) -> Manifest:
 
 
 async def load_if_readable(store: BackupStore, key: BackupKey) -> Manifest | None:
-    """The same; None if it is gone, damaged, of a newer release, or may not be read.
-
-    Raises:
-        BackupFaultError: the store is away.
-    """
+    """The same; None if it is gone, damaged, of a newer release, or may not be read."""
     try:
         return await load_manifest(store, key)
     except BackupFaultError as fault:
@@ -71,9 +64,6 @@ async def has_dump(store: BackupStore, manifest: Manifest) -> bool:
     """Whether the dump of a backup is stored, with the size that its manifest tells.
 
     A store may have written the manifest late, after the dump was deleted; or the dump was deleted by hand.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     wanted = (dump_of(manifest.key, encrypted=manifest.encrypted), manifest.size_bytes)
     found = await store.list_objects(folder_of(manifest.key))
@@ -85,9 +75,6 @@ async def delete_backup(store: BackupStore, key: BackupKey) -> None:
 
     Its manifest goes first, so that what is left is no backup; the marker of its writer last, so that what is
     left of an unfinished one is known to be that.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     await store.delete(manifest_of(key))
     for found in await store.list_objects(folder_of(key)):
@@ -125,7 +112,6 @@ async def remove_unfinished(
 
     Raises:
         ValueError: `older_than` is too short.
-        BackupFaultError: the store is away or refuses.
     """
     if older_than < 3 * LEASE:
         raise ValueError(f"older_than must be {3 * LEASE} at least")

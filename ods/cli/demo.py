@@ -16,7 +16,7 @@ from ods.embedded.data_folder import DataFolder, StackFile
 from ods.embedded.errors import CommandError
 from ods.embedded.ports import Ports
 from ods.embedded.stack_server import PostgresChoice
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 
 
 def demonstrate(folder: DataFolder, ports: Ports, postgres: PostgresChoice, *, keep: bool) -> None:

@@ -35,6 +35,7 @@ class _Report:
         others: other installations that have databases on the server.
         obstacle: why nothing may be changed; None if it may.
         same: another tenant whose registry has the same id.
+        unasked: other tenants whose registry has not said which installation it is.
     """
 
     state: "InstallationState"
@@ -43,6 +44,7 @@ class _Report:
     others: list[str]
     obstacle: str | None
     same: "SameInstallation | None"
+    unasked: list[str]
 
     @property
     def may_be_copy(self) -> bool:
@@ -88,6 +90,11 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     show_members(found.row)
     if found.same is not None:
         raise CommandError(found.same.obstacle)
+    if found.unasked:
+        say(
+            f"The registry of {', '.join(found.unasked)} is away: whether it is this installation as well is"
+            " not known. Workers ask it until it answers."
+        )
     if not yes:
         question = "Is there no other service on the original of this registry, and may this one go on?"
         typer.confirm(question, abort=True, err=True)
@@ -213,7 +220,14 @@ async def _hold_drops(
     from ods.registry.instances.steps import JobFactory  # noqa: PLC0415 - as above
 
     # No job is carried out here.
-    policy = ExecutionPolicy(ddl_queue="", ddl_attempts=0, heartbeat_timeout=0, decision_window=0)
+    policy = ExecutionPolicy(
+        ddl_queue="",
+        ddl_attempts=0,
+        heartbeat_timeout=0,
+        decision_window=0,
+        outage_timeout=0,
+        backup_queue="",
+    )
     return await JobCancellations(engine, JobFactory(store, policy, tenant)).hold_drops()
 
 
@@ -228,8 +242,7 @@ async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
     from ods.databases.errors import DatabaseFaultError  # noqa: PLC0415 - as above
     from ods.databases.server import Server  # noqa: PLC0415 - as above
     from ods.registry.installation import InstallationStore  # noqa: PLC0415 - as above
-    from ods.tenants.installation_check import InstallationCheck  # noqa: PLC0415 - as above
-    from ods.tenants.siblings import opened_siblings  # noqa: PLC0415 - as above
+    from ods.tenants.installation_check import InstallationCheck, opened_siblings  # noqa: PLC0415 - as above
 
     store = InstallationStore(engine)
     server = Server(access.master_dsn)
@@ -245,9 +258,10 @@ async def _inspect(engine: "AsyncEngine", access: "RegistryAccess") -> _Report:
                     sorted(await check.others(session)),
                     await check.obstacle(session),
                     same,
+                    check.unasked,
                 )
         except DatabaseFaultError:
             known = same.obstacle if same is not None else None
-            return _Report(state, None, 0, [], state.obstacle or known, same)
+            return _Report(state, None, 0, [], state.obstacle or known, same, check.unasked)
         finally:
             await server.close()

@@ -41,8 +41,8 @@ from ods.cli.output import say, show_ids, show_members
 from ods.cli.progress_bar import Show, progress_bar
 from ods.cli.several import for_each
 from ods.embedded.errors import CommandError
-from ods.registry.instances.origins import CopyMode
-from ods.registry.instances.status import InstanceStatus, Template
+from ods.model.operations import InstanceStatus, Template
+from ods.model.origins import CopyMode
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -9,7 +9,7 @@ from ods.cli.following import follow_to_end
 from ods.cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, require_given
 from ods.cli.output import show_json, show_list, show_members
 from ods.embedded.errors import CommandError
-from ods.registry.instances.status import JOB_WORDS, JobStatus
+from ods.model.operations import JOB_WORDS, JobStatus
 
 app = typer.Typer(no_args_is_help=True)
 

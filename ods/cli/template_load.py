@@ -12,9 +12,8 @@ from ods.cli.registry_access import RegistryAccess, has_settings, operator, sett
 from ods.cli.restore_programs import Destination, needed_extensions, restore
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
-from ods.databases.template_loading import TemplateLoad, loading
+from ods.databases.template_loading import LoadTarget, TemplateLoad, loading, require_loadable
 from ods.databases.template_marks import TemplateMark
-from ods.databases.template_replacement import LoadTarget, require_loadable
 from ods.embedded.data_folder import DataFolder
 from ods.embedded.errors import CommandError
 from ods.embedded.seeding import SERVICE_ROLE
@@ -24,8 +23,7 @@ from ods.registry.installation import InstallationStore
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import Address
-from ods.tenants.installation_check import InstallationCheck
-from ods.tenants.siblings import opened_siblings
+from ods.tenants.installation_check import InstallationCheck, opened_siblings
 
 _MEGABYTE = 1024 * 1024
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from api.services import Services
+from ods.model.operations import InstanceStatus
 from ods.registry.instances.instance_list import InstanceFilter
-from ods.registry.instances.status import InstanceStatus
 from ods.tenants.drift.findings import is_suspect
 
 FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)

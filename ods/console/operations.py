@@ -1,7 +1,7 @@
 """What a job does, in words."""
 
 from ods.console.texts import t
-from ods.registry.instances.status import JOB_WORDS
+from ods.model.operations import JOB_WORDS
 
 
 def operation_word(operation: str | None) -> str | None:

@@ -27,8 +27,8 @@ _TEXTS = {
     "menu.health": "Health",
     "live.broken": "Not live since {{time}}, trying again.",
     "live.ended": "You are signed out. What you have typed stays, also when you send it and sign in again.",
-    "live.ended_in": "You are signed out of the tenant {tenant}. What this page shows is of before that. What"
-    " you have typed stays here: sign in to that tenant again, in another tab.",
+    "live.ended_in": "You are signed out of the tenant {tenant}. This page is out of date. What you have"
+    " typed stays here: sign in to that tenant again, in another tab.",
     "error.back": "Go to the instances",
     "unknown.title": "There is no such page",
     "unknown.detail": "The address may be mistyped, or the page may have moved.",

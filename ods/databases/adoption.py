@@ -1,4 +1,4 @@
-"""Handing a database over to an instance that did not make it: inspecting it, and writing the mark on it."""
+"""Adopting a database that an instance did not make, and releasing one: the mark is written, or removed."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -6,20 +6,18 @@ from datetime import datetime
 
 import asyncpg
 
-from ods.databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
-from ods.databases.errors import DatabaseFaultError, NameLeftError, translate_postgres_errors
+from ods.databases.changing import MARK, OPEN, change, change_name
+from ods.databases.constants import INVALID_CONNECTION_LIMIT
+from ods.databases.droppable import deletable
+from ods.databases.dropping import drop_found_staging, drop_obstacle
+from ods.databases.errors import DisagreementError, NameLeftError, NotOursError, translate_postgres_errors
 from ods.databases.left_names import require_not_left
-from ods.databases.lookup import (
-    changed_meanwhile,
-    find,
-    handing_back,
-    is_invalid,
-    shares_instance,
-    still_the_same,
-)
-from ods.databases.ownership import Owner, trashed_at
-from ods.databases.snapshot_marks import SnapshotMark
-from ods.databases.statements import execute, fetch_row, fetch_value, server_clock
+from ods.databases.lookup import DatabaseRows, find, handing_back
+from ods.databases.ownership import KnownOwner, Owner, trashed_at
+from ods.databases.remains import require_no_staging, require_no_version, what_is_left
+from ods.databases.server import Server
+from ods.databases.snapshots import SnapshotMark
+from ods.databases.statements import fetch_row, fetch_value, server_clock
 from ods.registry.instances.naming import is_reset_name, is_trash_name
 
 _INSPECT = """
@@ -41,17 +39,12 @@ class Candidate:
     """A database that an instance shall get.
 
     Attributes:
-        name: its name.
-        owner: the role that owns it.
         size_bytes: its size; None if our role may not see it.
-        sessions: how many there are on it.
-        comment: its comment.
         adopted: whether it carries the instance's mark, and is the one of its databases that was asked for.
         is_of_instance: whether it carries the instance's mark, be it the one that the registry knows or not.
         is_foreign: whether it is no instance's to get: it is another one's, of another role or product, or
             needed by the service itself.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
-        oid: its OID.
     """
 
     name: str
@@ -72,13 +65,7 @@ async def inspect(
     """The database of that name as `owner`'s instance would get it; None if there is none.
 
     Args:
-        session: a session on the maintenance database.
-        owner: the instance.
-        database: the database's name.
         needed: databases that no instance may get, such as templates.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     if found is None:
@@ -110,9 +97,9 @@ async def _own_obstacle(session: asyncpg.Connection, owner: Owner, database: str
     That may be the only one with its data, and would pass for a copy of the other afterwards.
     """
     for name, row in (await find(session, owner)).items():
-        if name == database or is_trash_name(name) or is_reset_name(name) or is_invalid(row):
+        if name == database or is_trash_name(name) or is_reset_name(name) or row.is_invalid:
             continue
-        if shares_instance(row, owner):
+        if row.is_of(owner):
             return (
                 f"The database '{name}' carries the mark of the instance, and may have its data."
                 f" {handing_back(owner, name)} If it is a copy, or the instance shall have '{database}'"
@@ -137,9 +124,6 @@ async def adopt(
     A mark that is there is written anew: it may name a publication that the registry does not know of.
 
     Safe to repeat.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     with translate_postgres_errors({}):
         async with session.transaction():
@@ -148,31 +132,16 @@ async def adopt(
             if candidate is None or candidate.obstacle:
                 return candidate
             marked = await _to_mark(session, owner, candidate)
-            await _mark(session, candidate, marked)
+            comment = marked.comment_at(await server_clock(session))
+            await change(session, candidate.name, candidate.oid, MARK, comment=comment)
         return await inspect(session, marked, database, needed)
-
-
-async def _mark(session: asyncpg.Connection, candidate: Candidate, marked: Owner) -> None:
-    """Write the mark, unless another database has got the name: it may be that of another instance.
-
-    Raises:
-        DatabaseFaultError: one has, the server is away, …
-    """
-    statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
-    try:
-        comment = marked.comment_at(await server_clock(session))
-        await execute(session, statements, candidate.name, comment, candidate.oid)
-    except DatabaseFaultError as fault:
-        if fault.sqlstate != DIVISION_BY_ZERO:
-            raise
-        raise changed_meanwhile(candidate.name) from None
 
 
 async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candidate) -> Owner:
     """The owner that an adopted database is marked with.
 
-    It keeps its own mark, and the row follows, unless one in the trash has the same: then a worker of a
-    release without such marks has written the comment, and the row still knows the right one.
+    It keeps its own mark, and the row follows, unless one in the trash has the same: then the comment was
+    copied, and the mark stays with that one.
     """
     known = Owner.read(candidate.comment)
     if known is None:
@@ -180,28 +149,22 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
     marked = replace(
         owner,
         template_generation=known.template_generation,
-        database_mark=known.database_mark,
+        database_id=known.database_id,
         left=(*known.left, *owner.left),
     )
     for name, row in (await find(session, owner)).items():
-        if name != candidate.name and is_trash_name(name) and marked.owns(row["comment"]):
-            return replace(marked, database_mark=owner.database_mark)
+        if name != candidate.name and is_trash_name(name) and marked.owns(row.comment):
+            return replace(marked, database_id=owner.database_id)
     return marked
 
 
 @dataclass(frozen=True)
 class InTrash:
-    """A database in the trash, as its comment describes it.
-
-    Attributes:
-        name: its name.
-        owner: the instance, and the attempt at a job that has put it there.
-        since: when that was; None if the comment does not say.
-    """
+    """A database in the trash, as its comment describes it."""
 
     name: str
     owner: Owner
-    since: datetime | None
+    since: datetime
 
 
 async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> list[InTrash]:
@@ -210,31 +173,22 @@ async def replaced_databases(session: asyncpg.Connection, owner: Owner, database
     Those that were opened, or that a DROP has begun to remove, are left out.
 
     Args:
-        session: a session on the maintenance database.
         owner: the instance, with the mark of the database that it has.
-        database: the name of that.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     replaced = []
     for name, row in (await find(session, owner)).items():
-        marked = Owner.read(row["comment"])
-        closed = not row["datallowconn"] and not is_invalid(row)
+        marked = row.marked
+        closed = not row.is_open and not row.is_invalid
         if name == database or not is_trash_name(name) or not closed or marked is None:
             continue
-        is_other = owner.shares_instance(marked) and marked.database_mark != owner.database_mark
-        if is_other and marked.trashed_name is not None:
-            replaced.append(InTrash(name, marked, trashed_at(row["comment"])))
-    return sorted(replaced, key=lambda one: one.owner.publication)
+        is_other = owner.shares_instance(marked) and marked.database_id != owner.database_id
+        if is_other and (since := trashed_at(row.comment)) is not None:
+            replaced.append(InTrash(name, marked, since))
+    return sorted(replaced, key=lambda one: (one.since, one.owner.number))
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:
-    """The owner that the comment of that database names; None if there is no such database or comment.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The owner that the comment of that database names; None if there is no such database or comment."""
     found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     return Owner.read(found["comment"]) if found else None
 
@@ -261,3 +215,45 @@ def _obstacle(found: asyncpg.Record, database: str, needed: Collection[str], *, 
             " Change that (ALTER DATABASE … OWNER TO …), then adopt the database."
         )
     return None
+
+
+async def let_go(
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, names: list[str], *, published: bool
+) -> None:
+    """Remove the mark of the instance's database, which stays, open, under the first of `names`.
+
+    Refuses if the database is lost, and what the instance had before a reset, or was to become it, is not.
+    """
+    found = await find(session, owner, *names, owner.staging_name)
+    if _is_let_go(found, owner, names[0]):
+        return  # by an earlier try
+    database = deletable(found, owner, names, published=published)
+    if database is None:
+        require_no_version(found, owner)
+        if published:
+            require_no_staging(found, owner)
+    await drop_found_staging(session, owner, found)
+    if database is None:
+        return
+    if found[database].is_invalid:
+        raise DisagreementError(
+            database,
+            f"A DROP of the database '{database}' was interrupted:"
+            f" {what_is_left(found, owner) or 'delete the instance with it.'}",
+        )
+    if database != names[0] and names[0] in found:
+        raise NotOursError(names[0])
+    await change_name(server, session, found[database], names[0], OPEN, "COMMENT ON DATABASE %2$I IS NULL")
+
+
+async def let_go_obstacle(session: asyncpg.Connection, owner: KnownOwner, names: list[str]) -> str | None:
+    """Why `let_go` would refuse the published database of these names; None if it would not."""
+    if _is_let_go(await find(session, owner, *names), owner, names[0]):
+        return None
+    return await drop_obstacle(session, owner, names)
+
+
+def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
+    """Whether an earlier try has removed the mark: no database carries it, and that one has no comment."""
+    is_marked = any(owner.owns(row.comment) for row in found.values())
+    return not is_marked and database in found and found[database].comment is None

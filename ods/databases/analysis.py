@@ -25,9 +25,6 @@ async def analyze(session: asyncpg.Connection) -> None:
     Extended statistics have expressions, and indexes as well, which may fail for rows that the table has: by
     a division by zero, or as they call a function without its schema. Clients of the table notice nothing of
     that, and no data are missing without its statistics.
-
-    Raises:
-        DatabaseFaultError: as an outage, the server is away, full, …
     """
     try:
         await execute(session, f"{_NO_LIMIT}; ANALYZE")  # in one transaction: none of it stays if it fails

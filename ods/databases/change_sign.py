@@ -101,9 +101,7 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
 
     So it is if PostgreSQL does not count changes, or does not tell the state of a sequence.
 
-    Raises:
-        DatabaseFaultError: the server is away, or a sequence may not be read; as an outage, another session
-            has locked one.
+    A sequence that another session has locked is an outage.
     """
     counters = await fetch_value(session, _COUNTERS)
     await execute(session, "SET lock_timeout = %L", _LOCK_TIMEOUT)
@@ -116,11 +114,7 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
 
 
 async def is_quiet(session: asyncpg.Connection) -> bool:
-    """Whether all that was committed in the session's database is in the sign that is read after this.
-
-    Raises:
-        DatabaseFaultError: the server is away.
-    """
+    """Whether all that was committed in the session's database is in the sign that is read after this."""
     return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
 
 

@@ -3,9 +3,7 @@
 A closed copy closes nothing that must be opened again. While PostgreSQL copies the files of a database, it
 holds a lock on it, by which sessions that want to begin there wait, and which ends with the copy, with the
 session that makes it, or with the server: whatever dies, the source is open then as it was before.
-
-Everything here runs on a session that holds the fence of the copy, and is safe to repeat after any
-interruption. Nothing is ever changed at the source.
+Nothing is ever changed at the source; the fence is that of the copy.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from ods.databases.changing import end_sessions, end_sessions_until_done
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from ods.databases.dropping import drop_staging
 from ods.databases.errors import DatabaseFaultError
@@ -30,9 +29,8 @@ from ods.databases.provisioning import (
     size_of,
     strategy_for,
 )
-from ods.databases.renaming import END_SESSIONS, end_sessions_until_done
 from ods.databases.server import Server
-from ods.databases.statements import execute, fetch_row, fetch_rows, fetch_value
+from ods.databases.statements import execute, fetch_row, fetch_rows
 
 _LONGEST_WAIT = "5s"
 """How long a session that wants to begin on the source waits for the end of the copy.
@@ -59,21 +57,10 @@ FROM pg_database JOIN pg_tablespace AS ts ON ts.oid = dattablespace WHERE datnam
 
 @dataclass(frozen=True)
 class Source:
-    """The instance that is copied.
-
-    Attributes:
-        owner: the instance.
-        database: the name of its database.
-    """
+    """The instance that is copied."""
 
     owner: Owner
     database: str
-
-
-@dataclass(frozen=True)
-class _Found:
-    oid: int
-    template_generation: int | None
 
 
 async def provision_copy(
@@ -87,16 +74,8 @@ async def provision_copy(
     It gets the privileges and settings that the source has.
 
     Args:
-        session: a fenced session.
         request: what is made; its template is the database of the source.
-        source: what is copied.
         make_staging: makes the staging database, with what the source holds.
-
-    Raises:
-        NotOursError: a database has the wanted name and is not the instance's.
-        DisagreementError: the copy or the source has a database of another name, or one that is closed or
-            half dropped.
-        DatabaseFaultError: the source has no database, a right is missing, the server is away, …
     """
     if (made := await already_made(session, request)) is not None:
         return made
@@ -109,18 +88,15 @@ async def provision_copy(
             f"Another database was named '{source.database}' while it was copied: nothing was published.",
             retryable=True,
         )
-    await fetch_rows(session, END_SESSIONS, [staging])
-    await publish_made(session, request, staging, found.template_generation)
+    await end_sessions(session, staging)
+    _, generation = found
+    await publish_made(session, request, staging, generation)
     size = await size_of(session, request.database) or 0
-    return ProvisionedDatabase(size, found.template_generation)
+    return ProvisionedDatabase(size, generation)
 
 
 async def copy_closed(server: Server, session: asyncpg.Connection, request: CloneRequest) -> None:
-    """Make the staging database by copying the files of the source, whose sessions are ended.
-
-    Raises:
-        DatabaseFaultError: sessions cannot be ended, a right is missing, the server is away, …
-    """
+    """Make the staging database by copying the files of the source, whose sessions are ended."""
     source = request.template
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{source}' do not end. Close them, or copy it online; then"
@@ -133,7 +109,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
     async with server.session() as other, name_holder(other, source):
 
         async def keep_out() -> None:
-            await fetch_rows(other, END_SESSIONS, [source], reasons=reasons)
+            await end_sessions(other, source, reasons=reasons)
             with suppress(DatabaseFaultError):  # some of them only a superuser may end
                 await fetch_rows(other, _END_WAITING, source)
 
@@ -149,13 +125,7 @@ async def create_like(
     If rights on the other one are restricted, only the session's role may connect to this one.
 
     Args:
-        session: a session on the maintenance database.
-        source: the other one.
-        database: the name of the new one.
         locale: what it gets instead of the encoding and the locale of the other one.
-
-    Raises:
-        DatabaseFaultError: there is no such database, a right is missing, the server is away, …
     """
     situation = await fetch_row(session, _SITUATION, source, database)
     locale = locale or await read_locale(session, source)
@@ -166,13 +136,8 @@ async def create_like(
     await execute(session, "%s", situation["open"])
 
 
-async def _found(session: asyncpg.Connection, source: Source) -> _Found:
-    """The database of the source.
-
-    Raises:
-        DisagreementError: it has another name, is closed, or a DROP of it has begun.
-        DatabaseFaultError: there is none, the server is away, …
-    """
+async def _found(session: asyncpg.Connection, source: Source) -> tuple[str, int | None]:
+    """The OID of the database of the source, and which generation of its template it is a copy of."""
     rows = await find(session, source.owner, source.database)
     if choose(rows, source.owner, [source.database]) is None:
         raise DatabaseFaultError(
@@ -181,6 +146,5 @@ async def _found(session: asyncpg.Connection, source: Source) -> _Found:
         )
     row = rows[source.database]
     require_usable(row)
-    owner = Owner.read(row["comment"])
-    oid = await fetch_value(session, "SELECT oid::int8 FROM pg_database WHERE datname = $1", source.database)
-    return _Found(oid or 0, owner.template_generation if owner else None)
+    owner = row.marked
+    return row.oid, owner.template_generation if owner else None

@@ -1,6 +1,6 @@
 """Reading the education organizations of an ODS database, of any version of the Ed-Fi Data Standard.
 
-Errors say what the operator must mend, and contain nothing of the connection string.
+Errors (`UnreadableError`) say what the operator must mend, and contain nothing of the connection string.
 """
 
 import asyncio
@@ -101,9 +101,6 @@ class Address:
 
     Attributes:
         servers: hosts and ports, which are tried in their order.
-        database: the database's name.
-        user: the role to log in as.
-        password: its password.
         ssl_mode: as Npgsql writes it, such as `VerifyFull`; None for its default.
     """
 
@@ -116,11 +113,7 @@ class Address:
 
 @asynccontextmanager
 async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
-    """A session on the database, in a transaction that can only read.
-
-    Raises:
-        UnreadableError: the database cannot be connected to.
-    """
+    """A session on the database, in a transaction that can only read."""
     with _translate_errors():
         session = await asyncpg.connect(
             host=[host for host, _ in address.servers],
@@ -152,12 +145,7 @@ async def reading(address: Address) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def education_organizations(session: asyncpg.Connection) -> Sequence[asyncpg.Record]:
-    """Every education organization: its id, name, short name, discriminator and the id of its parent.
-
-    Raises:
-        UnreadableError: there are none, or too many, the role may not read them, the database does not answer
-            in time.
-    """
+    """Every education organization: its id, name, short name, discriminator and the id of its parent."""
     with _translate_errors():
         async with asyncio.timeout(_READ_TIMEOUT):
             tables = [_ORGANIZATION, *(kind.table for kind in _KINDS)]
@@ -169,11 +157,7 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
 
 
 async def _fetch_bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Everything the cursor yields.
-
-    Raises:
-        UnreadableError: there are too many organizations, or too many bytes of them.
-    """
+    """Everything the cursor yields."""
     organizations: list[asyncpg.Record] = []
     size = 0
     while batch := await session.fetch(f"FETCH {_BATCH} FROM organizations"):
@@ -187,11 +171,7 @@ async def _fetch_bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
 
 
 def _size(organization: asyncpg.Record) -> int:
-    """Bytes that PostgreSQL has sent for it, about.
-
-    Raises:
-        UnreadableError: it has no id, or is not what was asked for: the server need not be PostgreSQL.
-    """
+    """Bytes that PostgreSQL has sent for it, about."""
     if organization["id"] is None:
         raise UnreadableError("an education organization has no id")
     identifier, name, short_name, discriminator, parent_id = organization

@@ -31,7 +31,6 @@ class DatabaseFaultError(Exception):
     """A step on a database failed.
 
     Attributes:
-        reason: what is wrong and what to do about it.
         retryable: whether the same step may succeed later by itself.
         outage: whether this says nothing about the step: the server is away, full, locked, or read-only. The
             job waits for its end, which uses up none of the job's attempts.
@@ -52,7 +51,6 @@ class NotOursError(DatabaseFaultError):
     """A database of the wanted name does not carry the instance's mark.
 
     Args:
-        database: the name.
         registered_for: the OdsInstanceId of the instance whose database has that name by the registry: then
             it may be the instance's own, without its comment. None if it is in the way of another one.
         in_trash: whether it has the name of the database that the instance has in the trash.
@@ -86,7 +84,6 @@ class NameLeftError(DatabaseFaultError):
     """Another instance's database had the wanted name until a rename, and the ODS/API may not know that yet.
 
     Args:
-        name: the wanted name.
         database: the name that the other database has now.
         wait: until when the name is reserved, in words.
     """
@@ -103,7 +100,6 @@ class FormerNameTakenError(DatabaseFaultError):
     """Another database has the name that an instance's had until its delete, and the ODS/API may cache it.
 
     Args:
-        name: the name.
         wait: for how long the ODS/API may, in words.
     """
 
@@ -135,14 +131,7 @@ def means_outage(sqlstate: str) -> bool:
 
 @contextmanager
 def translate_postgres_errors(reasons: Mapping[str, str]) -> Iterator[None]:
-    """Turn errors of PostgreSQL and of the connection to it into `DatabaseFaultError`.
-
-    Args:
-        reasons: what a SQLSTATE means for this step, and what the operator can do about it.
-
-    Raises:
-        DatabaseFaultError: PostgreSQL refused, or the connection broke.
-    """
+    """Turn errors of PostgreSQL and of the connection to it into `DatabaseFaultError`."""
     try:
         yield
     except asyncpg.PostgresError as error:

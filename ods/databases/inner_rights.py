@@ -133,11 +133,7 @@ async def read_rights(session: asyncpg.Connection, restored_owner: str | None = 
     """The rights of roles other than that of the session, in its database.
 
     Args:
-        session: a session on the database.
         restored_owner: the role that what is restored belongs to, unless that is the session's.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     return [dict(row) for row in await fetch_rows(session, _RIGHTS, restored_owner)]
 
@@ -146,9 +142,6 @@ async def give_rights(session: asyncpg.Connection, rights: Rights) -> None:
     """Give these rights in the database of the session, as far as roles and objects are there: all or none.
 
     What new objects of another role have is set only if the session's role may act as that role.
-
-    Raises:
-        DatabaseFaultError: one cannot be given, the server is away, …
     """
     statements = await fetch_value(session, _GRANTS, json.dumps(rights))
     if statements:

@@ -1,18 +1,21 @@
 """What is on the ODS server: databases and what their comments say, and directories without a database."""
 
+import asyncio
 import re
+import shutil
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import asyncpg
 
 from ods.databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
 from ods.databases.ownership import Owner, opened_by, published_at
-from ods.databases.snapshot_marks import SnapshotMark
+from ods.databases.snapshots import SnapshotMark
 from ods.databases.spares import is_spare
-from ods.databases.statements import fetch_rows, fetch_value
+from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 from ods.registry.instances.naming import is_reset_name, is_trash_name
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
@@ -38,6 +41,17 @@ _UNKNOWN_DIRECTORIES = """
 SELECT name FROM pg_ls_dir('base') AS name
 WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
 """
+# Asked only if the role may see it, so that a role without the right leaves no error in the server's log.
+_SERVER = """
+SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
+            THEN current_setting('data_directory') END AS directory,
+       extract(epoch FROM pg_postmaster_start_time())::bigint AS started
+"""
+_PID_FILE = "postmaster.pid"
+_START_LINE = 2
+"""The line of that file, counted from 0, with the time at which the server was started."""
+_CLOCKS_DIFFER = 2
+"""Seconds between the time in that file and the one that the server tells."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +59,13 @@ class Database:
     """One database of the server.
 
     Attributes:
-        name: its name.
         owner: what its comment says; None if that is not one of ours.
         published_at: when that comment was written; None if it does not say.
         mark: the mark of the instance that it belongs to, by its private name or its comment.
         staging: whether it has the private name of a database that is not published.
-        spare: whether it has the name of a spare, of any installation.
+        spare: whether it is a spare, of any installation, by its name and comment.
         trash: whether it has a name of the trash, of any installation.
-        snapshot: what its comment says as that of a snapshot; None if it is none.
         reset: whether it has the private name of a database that shall take the place of another.
-        open: whether it accepts connections.
-        template: whether it is marked as a template.
-        invalid: whether a DROP of it was interrupted.
         opened_by: of one in the trash, the job that has opened it to back it up; None if none has.
     """
 
@@ -76,11 +85,7 @@ class Database:
 
 
 async def databases(session: asyncpg.Connection) -> list[Database]:
-    """All databases of the server.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """All databases of the server."""
     return [_database(row) for row in await fetch_rows(session, _DATABASES, INVALID_CONNECTION_LIMIT)]
 
 
@@ -95,35 +100,27 @@ def published_last(databases: Collection[Database]) -> Database | None:
     return last[0] if last and not any(_may_be_later(one, last[0]) for one in others) else None
 
 
-def _rank(database: Database) -> tuple[int, int, bool]:
-    number, attempt = database.owner.publication if database.owner else (0, 0)
-    return number, attempt, not database.trash
+def _rank(database: Database) -> tuple[int, bool]:
+    number = database.owner.number if database.owner else 0
+    return number, not database.trash
 
 
 def _may_be_later(one: Database, last: Database) -> bool:
     """Whether it may have been published later than the one whose number is the last."""
     if _rank(one) == _rank(last):
         return True
-    if _rank(one)[:2] == _rank(last)[:2] or one.published_at is None or last.published_at is None:
+    if _rank(one)[0] == _rank(last)[0] or one.published_at is None or last.published_at is None:
         return False
     return one.published_at > last.published_at
 
 
 async def sizes(session: asyncpg.Connection, names: Sequence[str]) -> dict[str, int | None]:
-    """Sizes in bytes of those of these databases that exist; None if our role may not see it.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """Sizes in bytes of those of these databases that exist; None if our role may not see it."""
     return {row["datname"]: row["size"] for row in await fetch_rows(session, _SIZES, names)}
 
 
 async def orphan_directories(session: asyncpg.Connection) -> list[str]:
-    """Directories of databases that do not exist; none if the role may not list them, or DDL is running.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """Directories of databases that do not exist; none if the role may not list them, or DDL is running."""
     if not await fetch_value(session, _MAY_LIST_DIRECTORIES) or await fetch_value(session, _DDL_IS_RUNNING):
         return []
     return [row["name"] for row in await fetch_rows(session, _UNKNOWN_DIRECTORIES)]
@@ -136,9 +133,9 @@ def _database(row: asyncpg.Record) -> Database:
         name=row["datname"],
         owner=owner,
         published_at=published_at(row["comment"]),
-        mark=_mark(staging[1] if staging else owner and owner.mark),
+        mark=str(uuid.UUID(staging[1])) if staging else None if owner is None else owner.mark,
         staging=staging is not None,
-        spare=is_spare(row["datname"]),
+        spare=is_spare(row["datname"], row["comment"]),
         trash=is_trash_name(row["datname"]),
         snapshot=SnapshotMark.read(row["comment"]),
         reset=is_reset_name(row["datname"]),
@@ -149,9 +146,19 @@ def _database(row: asyncpg.Record) -> Database:
     )
 
 
-def _mark(text: object) -> str | None:
-    """A mark as the registry writes it; a comment may hold anything."""
+async def free_space(session: asyncpg.Connection) -> int | None:
+    """Bytes that are free where the server makes databases; None if that cannot be known from here."""
+    server = await fetch_row(session, _SERVER)
+    if server is None or server["directory"] is None:
+        return None
+    return await asyncio.to_thread(_free_in, Path(server["directory"]), server["started"])
+
+
+def _free_in(directory: Path, started: int) -> int | None:
+    """Free bytes in the data directory of the server that was started then; None if it is not there."""
     try:
-        return str(uuid.UUID(text)) if isinstance(text, str) else None
-    except ValueError:
+        lines = (directory / _PID_FILE).read_text(encoding="ascii").splitlines()
+        is_the_server = abs(int(lines[_START_LINE]) - started) <= _CLOCKS_DIFFER
+        return shutil.disk_usage(directory).free if is_the_server else None
+    except (OSError, ValueError, IndexError):
         return None

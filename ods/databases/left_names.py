@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from ods.databases.changing import MARK, change
 from ods.databases.errors import FormerNameTakenError, NameLeftError
-from ods.databases.lookup import find_own, is_invalid, oid_of, still_the_same
+from ods.databases.lookup import find_own
 from ods.databases.ownership import LeftName, Owner, with_left
-from ods.databases.statements import execute, fetch_rows, server_clock
+from ods.databases.statements import fetch_rows, server_clock
 from ods.registry.ods_api_cache import CACHED, in_minutes
 
 _IS_NAMED = """
@@ -22,7 +23,7 @@ classoid = 'pg_database'::regclass AND position({name}::text IN description) > 0
     AND position({mark}::text IN description) = 0
 """
 """Comments that contain a name, as JSON has it, and not a mark: parsing them is left to `Owner`."""
-# By a division by zero, like `still_the_same`.
+# By a division by zero.
 _NO_OTHERS = f"""
 SELECT 1 / (1 - least(count(*), 1)) FROM pg_shdescription
 WHERE {_IS_NAMED.format(name="%1$L", mark="%2$L")} AND objoid || ' ' || xmin <> ALL (%3$L::text[])
@@ -49,13 +50,7 @@ async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str)
     message that gives the name to a database, after that: then a rename that takes it away has ended.
 
     Args:
-        session: a session on the maintenance database.
         owner: the instance that shall have the name.
-        name: the name.
-
-    Raises:
-        NameLeftError: a database with another mark has left it, and the ODS/API may not know that yet.
-        DatabaseFaultError: the server is away, …
     """
     (read,) = await fetch_rows(session, _READ, json.dumps(name), owner.mark, _NO_OTHERS)
     for database, comment in zip(read["databases"], read["comments"], strict=True):
@@ -72,15 +67,6 @@ async def require_not_taken(session: asyncpg.Connection, former: str, trashed: d
     It comes back from the trash under another name, and the ODS/API may have the former one in its cache.
 
     Returns the statement that fails, by a division by zero, if a database has got the name since.
-
-    Args:
-        session: a session on the maintenance database.
-        former: the name that the database had until the delete.
-        trashed: when that was, by the clock of the server.
-
-    Raises:
-        FormerNameTakenError: a database has that name, and the ODS/API may not know that yet.
-        DatabaseFaultError: the server is away, …
     """
     (read,) = await fetch_rows(session, _READ_TAKEN, former, _NOT_TAKEN)
     remaining = timedelta() if trashed is None else trashed + CACHED - read["now"]
@@ -121,22 +107,18 @@ async def record_left(session: asyncpg.Connection, owner: Owner, database: str |
 
     Args:
         session: a fenced session, so that no other session writes the comment.
-        owner: the instance.
         database: the name of its database by the registry; the time of that name does not begin. None if the
             instance is deleted, and the ODS/API is led to none.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     for row in await find_own(session, owner):
-        marked = Owner.read(row["comment"])
-        if marked is None or not marked.left or is_invalid(row):
+        marked = row.marked
+        if marked is None or not marked.left or row.is_invalid:
             continue
         now = await server_clock(session)
-        left = recorded(marked.left, row["datname"], database, now)
+        left = recorded(marked.left, row.name, database, now)
         if left != marked.left:
-            statements = f"COMMENT ON DATABASE %1$I IS %2$L; {still_the_same('%1$L', '%3$L')}"
-            await execute(session, statements, row["datname"], with_left(row["comment"], left), oid_of(row))
+            comment = with_left(row.comment, left)
+            await change(session, row.name, row.oid, MARK, comment=comment)
 
 
 def recorded(
@@ -146,7 +128,6 @@ def recorded(
 
     Args:
         left: what it has left by its comment.
-        name: its name.
         registered: its name by the registry, whose time does not begin; None if the ODS/API is led to none.
         now: when the time begins of those that have none, by the clock of the server.
     """

@@ -49,12 +49,9 @@ class Locale:
     """The encoding and the locale of a database, as `CREATE DATABASE` takes them.
 
     Attributes:
-        encoding: its encoding.
         collate: the locale of the operating system for sorting.
-        ctype: that for the kinds of characters.
         provider: what compares texts.
         name: the locale of a provider other than the operating system.
-        rules: further rules of ICU.
     """
 
     encoding: str
@@ -75,11 +72,7 @@ _ADAPTER = TypeAdapter(Locale)
 
 
 async def read_locale(session: asyncpg.Connection, database: str) -> Locale:
-    """The encoding and the locale of a database.
-
-    Raises:
-        DatabaseFaultError: there is none of that name, the server is away, …
-    """
+    """The encoding and the locale of a database."""
     row = await fetch_row(session, _LOCALE, database)
     if row is None:
         raise DatabaseFaultError(f"There is no database '{database}'.", retryable=True)
@@ -90,9 +83,6 @@ async def sorted_anew(session: asyncpg.Connection) -> list[str]:
     """The databases whose texts the operating system sorts otherwise than when their indexes were made.
 
     PostgreSQL makes no copy of them (its documentation of `ALTER DATABASE … REFRESH COLLATION VERSION`).
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     return [row["datname"] for row in await fetch_rows(session, _SORTED_ANEW, INVALID_CONNECTION_LIMIT)]
 
@@ -112,13 +102,8 @@ async def create_empty(
     """Make an empty database.
 
     Args:
-        session: a session on the maintenance database.
-        database: its name.
         locale: its encoding and locale; None for those of the server.
         options: more clauses of `CREATE DATABASE`, with a space before them.
-
-    Raises:
-        DatabaseFaultError: the server has not that locale, the database is there, a right is missing, …
     """
     clauses, names, reasons = "", [database], {}
     if locale is not None:

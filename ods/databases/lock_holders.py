@@ -51,13 +51,10 @@ LIMIT 1
 async def name_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
     """Name what keeps the statements in the body from being done, if something on `database` does.
 
+    The lock of another session is an outage.
+
     Args:
         session: a session that may be used while the body has failed.
-        database: the database that the statements change.
-
-    Raises:
-        DatabaseFaultError: an outage: another session holds a lock. Or the database is in use, by a prepared
-            transaction or a subscription if there is one.
     """
     try:
         yield

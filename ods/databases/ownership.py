@@ -1,29 +1,74 @@
 """The mark: the comment on a database that says which instance it belongs to.
 
-A published database carries a comment that names its instance, the instance's mark (a UUID that is never
-given again), the installation that manages it, and the attempt at a job that published it last. Until it is
-published, a database has a private name made of the mark. A database with neither the comment nor such a name
-is not ours: it is never dropped, renamed or written to.
+A published database carries a comment that names its instance, the instance's mark, the database itself and
+its revision (UUIDs that are never given again), and the installation that manages it. Until it is published,
+a database has a private name made of a mark. A database with neither the comment nor such a name is not ours:
+it is never dropped, renamed or written to.
 """
 
 import json
-import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic.alias_generators import to_camel
 
 from ods.databases.constants import STAGING_PREFIX
-from ods.databases.template_marks import generation_in
+from ods.databases.template_marks import HIGHEST_GENERATION
+from ods.model.revisions import KnownRevisions, RevisionState, Role, revision_by
 
-_VERSION = 2
+_PUBLISHED_AT = "publishedAt"
 _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
 _PUT_BACK = "putBack"
 _LEFT = "left"
-_HIGHEST_COUNT = 999_999_999
-_JOB_NUMBER = re.compile(r"-(\d{1,9})\Z")
+_FORGOTTEN_ATTEMPTS = 10
+"""So many attempts at a job, at most, has a registry forgotten that was restored since."""
+
+
+def _time(value: object) -> datetime:
+    if (at := _as_time(value)) is None:
+        raise ValueError(value)
+    return at
+
+
+def _as_time(value: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return at if at is not None and at.tzinfo else None
+
+
+_Uuid = Annotated[str, AfterValidator(lambda text: str(uuid.UUID(text)))]
+_Time = Annotated[datetime, PlainValidator(_time)]
+
+
+class _Comment(BaseModel):
+    """What a comment of ours says. If the registry could not have it, it was written by hand."""
+
+    model_config = ConfigDict(strict=True, alias_generator=to_camel)
+
+    version: int = Field(ge=1, le=1)
+    """A comment of another version may mean something else: it is none of ours."""
+    installation: _Uuid
+    tenant: str
+    ods_instance_id: int
+    mark: _Uuid
+    database: _Uuid
+    revision: _Uuid | None
+    role: str
+    job: str
+    number: int = Field(ge=0, le=999_999_999)
+    template_generation: int | None = Field(ge=0, le=HIGHEST_GENERATION)
+    published_at: _Time
+    trashed_at: _Time | None = None
+    name: str | None = None
+    put_back: Literal[True] | None = None
+    left: Mapping[str, _Time | None] = {}
 
 
 @dataclass(frozen=True)
@@ -31,7 +76,6 @@ class LeftName:
     """A name that a database had until it was renamed.
 
     Attributes:
-        name: the name.
         since: when it was known that the registry has the new name, by the clock of the server; None: as long
             as that is not known, the ODS/API may be led to the name.
     """
@@ -42,23 +86,18 @@ class LeftName:
 
 @dataclass(frozen=True)
 class Owner:
-    """The instance a database belongs to, and the attempt at a job that works on it, or published it.
+    """The instance a database belongs to, and the revision that it has, or gets.
 
     Attributes:
-        tenant: the instance's tenant.
         ods_instance_id: the instance's OdsInstanceId; a restored registry may give it again.
         job_id: the job that published the database, or works on it now.
         mark: the instance's UUID; it is never given again.
-        number: counts the jobs of the instance; of a delete, it is that of the job before it.
-        attempt: counts the times that the job has begun; 0 in comments of version 1, which do not say it.
-        installation: the installation that manages the instance; None in comments of version 1.
+        database_id: the UUID of the database, which tells it from the others that the instance has had.
         template_generation: which generation of its template the database is a copy of; None if that is not
             known.
         trashed_name: of a database in the trash, the name that it had before; None if it is not there.
-        database_mark: the UUID of the database alone, which tells it from the others that the instance has
-            had; None if it is the one that the instance was created with.
-        request: the UUID of the request whose job published the database, or of the adoption; it is never
-            given again, as numbers are. None if that was a create, or a job of an earlier release.
+        revision: the UUID of the state that the database has, see `ods.model.revisions`; None of one that is
+            being made, and of an instance alone.
         put_back: of a database in the trash, whether an undelete that did not end has published it before: by
             a registry that has forgotten that end, it may have been in use since.
         left: the names that renames of the instance have taken from its database.
@@ -68,13 +107,12 @@ class Owner:
     ods_instance_id: int
     job_id: str
     mark: str
+    installation: str
+    database_id: str = field(kw_only=True)
     number: int = 0
-    attempt: int = 0
-    installation: str | None = None
     template_generation: int | None = None
     trashed_name: str | None = None
-    database_mark: str | None = None
-    request: str | None = None
+    revision: str | None = None
     put_back: bool = False
     left: tuple[LeftName, ...] = ()
 
@@ -84,24 +122,25 @@ class Owner:
         return f"{STAGING_PREFIX}{uuid.UUID(self.mark).hex}"
 
     @property
-    def publication(self) -> tuple[int, int]:
-        """Grows with every attempt at a job of the instance, as long as its registry is not restored."""
-        return (self.number, self.attempt)
+    def role(self) -> Role:
+        """What the database is to its instance."""
+        if self.trashed_name is not None:
+            return Role.RETAINED
+        return Role.STAGING if self.revision is None else Role.CURRENT
 
     def is_unknown_to(self, known: "KnownOwner") -> bool:
-        """Whether the registry knows nothing of the publication that this comment tells.
+        """Whether the registry knows nothing of the revision that this comment has.
 
-        Then the registry was restored to an earlier state: it may be wrong about everything that cannot be
-        undone. It gives numbers of jobs again, so that an earlier publication may be another job's as well.
-
-        Args:
-            known: the instance, and the publications that the registry knows.
+        Then it was restored to an earlier state, and may be wrong about everything that cannot be undone.
         """
-        return self.publication > known.publication or not self.has_request_among(known.requests)
+        return known.state_of(self) is None
 
-    def has_request_among(self, requests: Collection[str]) -> bool:
-        """Whether one of these requests, or none that has a mark, has published the database."""
-        return self.request in {None, *requests}
+    def agrees_with(self, known: "KnownOwner") -> bool:
+        """Whether the database has, or may have, this revision by the registry.
+
+        If not, registry or server was restored to an earlier state: what cannot be undone is not done.
+        """
+        return known.state_of(self) in {RevisionState.INTENDED, RevisionState.CONFIRMED}
 
     @property
     def comment(self) -> str:
@@ -113,26 +152,29 @@ class Owner:
 
         Args:
             time: when that is; by the clock of the server, with which the time in the trash is compared.
+
+        Raises:
+            ValueError: it is put into the trash, and has no revision.
         """
+        if self.trashed_name is not None and self.revision is None:
+            raise ValueError("a database in the trash has a revision")
         now = time.isoformat(timespec="seconds")
-        own_mark = {"databaseMark": self.database_mark} if self.database_mark else {}
-        request = {"request": self.request} if self.request else {}
         in_trash = {_TRASHED_AT: now, "name": self.trashed_name} if self.trashed_name else {}
         put_back = {_PUT_BACK: True} if self.put_back else {}
         return json.dumps(
             {
-                "version": _VERSION,
+                "version": 1,
                 "installation": self.installation,
                 "tenant": self.tenant,
                 "odsInstanceId": self.ods_instance_id,
                 "mark": self.mark,
+                "database": self.database_id,
+                "revision": self.revision,
+                "role": self.role,
                 "job": self.job_id,
                 "number": self.number,
-                "attempt": self.attempt,
                 "templateGeneration": self.template_generation,
-                "publishedAt": now,
-                **own_mark,
-                **request,
+                _PUBLISHED_AT: now,
                 **in_trash,
                 **put_back,
                 **_left_fields(self.left),
@@ -145,59 +187,97 @@ class Owner:
         Not if it names another installation: a copy of a registry has the marks of the original.
         """
         other = Owner.read(comment)
-        return other is not None and self.shares_instance(other) and other.database_mark == self.database_mark
+        return other is not None and self.shares_instance(other) and other.database_id == self.database_id
 
     def shares_instance(self, other: "Owner") -> bool:
         """Whether the other database is one that the same instance has, had, or shall have."""
-        return other.mark == self.mark and self._shares_installation(other)
+        return (other.mark, other.installation) == (self.mark, self.installation)
 
-    def _shares_installation(self, other: "Owner") -> bool:
-        return None in (other.installation, self.installation) or other.installation == self.installation
+    def knowing(
+        self,
+        known: KnownRevisions,
+        request: str | None = None,
+        attempt: int = 0,
+        *,
+        is_running: bool = False,
+    ) -> "KnownOwner":
+        """This instance, of whose databases the registry knows these revisions.
 
-    def knowing(self, requests: Collection[str]) -> "KnownOwner":
-        """This instance, of which the registry knows these requests now, the latest last."""
+        Args:
+            request: the request whose job works on the databases now; None if none does.
+            is_running: whether the job works on them; if not, what it has done is undone.
+        """
         values = {one.name: getattr(self, one.name) for one in fields(Owner)}
-        latest = next(reversed([*requests]), None)
-        return KnownOwner(**{**values, "request": latest}, requests=tuple(requests))
+        owner = KnownOwner(**values, known=known, request=request, attempt=attempt, is_running=is_running)
+        return owner.of_database(self.database_id)
 
     @staticmethod
     def read(comment: str | None) -> "Owner | None":
-        """The owner that `comment` names; None if it is not one of ours."""
-        fields = _fields(comment)
+        """The owner that `comment` names; None if it is not one of ours, as this release writes them.
+
+        What has such a comment is never dropped, renamed or written to, nor given to an instance.
+        """
         try:
-            job = fields["job"]
-            return Owner(
-                tenant=fields["tenant"],
-                ods_instance_id=fields["odsInstanceId"],
-                job_id=job,
-                mark=str(uuid.UUID(str(fields["mark"]))),
-                number=_count(fields.get("number", _number(job))),
-                attempt=_count(fields.get("attempt", 0)),
-                installation=_text(fields.get("installation")),
-                template_generation=generation_in(fields.get("templateGeneration")),
-                trashed_name=_text(fields.get("name")) if _TRASHED_AT in fields else None,
-                database_mark=_uuid(fields, "databaseMark"),
-                request=_uuid(fields, "request"),
-                put_back=_PUT_BACK in fields,
-                left=_left_names(fields.get(_LEFT)),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError):
+            its = _Comment.model_validate_json(comment or "")
+        except ValidationError:
             return None
+        is_trashed = its.trashed_at is not None
+        if is_trashed and None in {its.name, its.revision}:
+            return None
+        owner = Owner(
+            tenant=its.tenant,
+            ods_instance_id=its.ods_instance_id,
+            job_id=its.job,
+            mark=its.mark,
+            database_id=its.database,
+            installation=its.installation,
+            number=its.number,
+            template_generation=its.template_generation,
+            trashed_name=its.name if is_trashed else None,
+            revision=its.revision,
+            put_back=bool(its.put_back),
+            left=tuple(LeftName(name, since) for name, since in its.left.items()),
+        )
+        return owner if its.role == owner.role else None
 
 
 @dataclass(frozen=True)
 class KnownOwner(Owner):
-    """An instance with what the registry knows of it at one moment.
+    """An instance, with what its registry knows of its databases at one moment.
 
-    Whatever decides whether a comment is known needs one: an `Owner` alone does not have the marks, and would
-    refuse each database that was published by a request. Nothing keeps them: they are read from the
-    instance's row, behind the fence wherever something is done to a database.
+    It is read behind the fence wherever something is done to a database.
 
     Attributes:
-        requests: the UUIDs of the requests that the registry knows of the instance.
+        request: the request whose job works on them now; None if none does.
+        is_running: whether the job works on them; if not, what it has done is undone.
     """
 
-    requests: tuple[str, ...] = field(kw_only=True, compare=False)
+    known: KnownRevisions = field(kw_only=True, compare=False)
+    request: str | None = field(kw_only=True, compare=False)
+    attempt: int = field(kw_only=True, compare=False)
+    is_running: bool = field(kw_only=True, compare=False)
+
+    def of_database(self, database_id: str) -> "KnownOwner":
+        """The same for that database, with the revision that the job gives it."""
+        revision = None if self.request is None else revision_by(self.request, self.attempt, database_id)
+        return replace(self, database_id=database_id, revision=revision)
+
+    def as_confirmed(self) -> "KnownOwner":
+        """The same with the revision that the registry knows the database to have: its job is undone."""
+        return replace(self, revision=self.known.confirmed(self.database_id))
+
+    def state_of(self, marked: Owner) -> RevisionState | None:
+        """What the registry knows of the revision in a comment; None: nothing.
+
+        While a job runs, also a later attempt at it may have given that: the registry has forgotten the
+        attempt if it was restored since.
+        """
+        state = self.known.state_of(marked.database_id, marked.revision)
+        if state is None and self.request is not None:
+            attempts = range(1, self.attempt + _FORGOTTEN_ATTEMPTS + 1) if self.is_running else ()
+            given = {revision_by(self.request, one, marked.database_id) for one in attempts}
+            return RevisionState.INTENDED if marked.revision in given else None
+        return state
 
 
 def opened_by(comment: str | None) -> str | None:
@@ -206,13 +286,13 @@ def opened_by(comment: str | None) -> str | None:
     return job if isinstance(job, str) else None
 
 
-def with_opening(comment: str, job_id: str | None) -> str:
+def with_opening(comment: str | None, job_id: str | None) -> str:
     """The comment of a database in the trash that the job has opened; None: that is closed again."""
     fields = {name: value for name, value in _fields(comment).items() if name != _OPENED_BY}
     return json.dumps(fields | ({_OPENED_BY: job_id} if job_id else {}))
 
 
-def with_left(comment: str, left: Collection[LeftName]) -> str:
+def with_left(comment: str | None, left: Collection[LeftName]) -> str:
     """The comment with these names that the database has left, and otherwise as it is."""
     fields = {name: value for name, value in _fields(comment).items() if name != _LEFT}
     return json.dumps(fields | _left_fields(left))
@@ -220,64 +300,17 @@ def with_left(comment: str, left: Collection[LeftName]) -> str:
 
 def published_at(comment: str | None) -> datetime | None:
     """When the database with this comment was published; None if the comment does not say."""
-    return _time(comment, "publishedAt")
+    return _as_time(_fields(comment).get(_PUBLISHED_AT))
 
 
 def trashed_at(comment: str | None) -> datetime | None:
-    """When the database with this comment was put into the trash; None if the comment does not say."""
-    return _time(comment, _TRASHED_AT)
-
-
-def _count(value: Any) -> int:  # noqa: ANN401 - of JSON
-    """A number of a job, or of attempts at it.
-
-    Raises:
-        ValueError: no instance comes to that: it was written by hand, and the registry cannot have it.
-    """
-    number = int(value)
-    if not 0 <= number <= _HIGHEST_COUNT:
-        raise ValueError(value)
-    return number
-
-
-def _time(comment: str | None, field: str) -> datetime | None:
-    return _as_time(_fields(comment).get(field))
-
-
-def _as_time(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.tzinfo else None
+    """When the database with this comment was put into the trash; None if it is not there by it."""
+    return _as_time(_fields(comment).get(_TRASHED_AT))
 
 
 def _left_fields(left: Collection[LeftName]) -> dict[str, object]:
     names = {one.name: None if one.since is None else one.since.isoformat() for one in left}
     return {_LEFT: names} if names else {}
-
-
-def _left_names(value: object) -> tuple[LeftName, ...]:
-    if not isinstance(value, dict):
-        return ()
-    return tuple(LeftName(name, _as_time(since)) for name, since in value.items())
-
-
-def _text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise TypeError
-
-
-def _uuid(fields: Mapping[str, Any], field_name: str) -> str | None:
-    """The UUID of this field, if the comment has one."""
-    return str(uuid.UUID(str(fields[field_name]))) if field_name in fields else None
-
-
-def _number(job: str) -> int:
-    """The number of a job, from its id (`CreateInstanceJob-42-1`): comments of version 1 do not say it."""
-    found = _JOB_NUMBER.search(job)
-    return int(found[1]) if found else 0
 
 
 def _fields(comment: str | None) -> Mapping[str, Any]:

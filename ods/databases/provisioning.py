@@ -1,8 +1,7 @@
 """Making an instance's database: clone the template or claim a spare, publish, verify.
 
-Everything here runs on a session that holds the instance's fence, and is safe to repeat after any
-interruption. A clone is made under a private name; then it is published: in one transaction, it is marked as
-the instance's, gets the privileges and settings of its template, and is opened and renamed.
+A clone is made under a private name; then it is published: in one transaction, it is marked as the
+instance's, gets the privileges and settings of its template, and is opened and renamed.
 """
 
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from types import MappingProxyType
 import asyncpg
 
 from ods.databases import spares
+from ods.databases.changing import is_marked, mark_anew
 from ods.databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -26,13 +26,13 @@ from ods.databases.errors import DatabaseFaultError, NotOursError
 from ods.databases.left_names import require_not_left
 from ods.databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from ods.databases.lookup import changed_meanwhile, choose, find, require_usable
-from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.ownership import KnownOwner
 from ods.databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
 from ods.databases.rights import grants_named
 from ods.databases.server import Server
 from ods.databases.spares import Fingerprint, Spare, SpareMark
 from ods.databases.statements import execute, fetch_value
-from ods.databases.template_generations import generation_copied, generation_of
+from ods.databases.template_marks import generation_copied, generation_of
 from ods.observability.metrics.job_phases import phase
 from ods.settings.settings import CloneStrategy
 
@@ -79,22 +79,15 @@ class CloneRequest:
 
 @dataclass(frozen=True)
 class ProvisionedDatabase:
-    """A published database, its size in bytes, and which generation of its template it is a copy of.
+    """A database that was made, its size in bytes, and which generation of its template it is a copy of.
 
-    If it was `claimed`, it was a spare, which had accepted a connection before it became one.
+    The generation is None if that is not known. If it was `claimed`, it was a spare, which had accepted a
+    connection before it became one.
     """
 
     size_bytes: int
     template_generation: int | None
     claimed: bool = False
-
-
-@dataclass(frozen=True)
-class Cloned:
-    """The size of a copy in bytes, and the generation of the template that was copied; None if not known."""
-
-    size_bytes: int
-    template_generation: int | None
 
 
 class TemplateSizes:
@@ -107,11 +100,7 @@ class TemplateSizes:
         self._known: dict[str, tuple[Fingerprint, int]] = {}
 
     async def of(self, session: asyncpg.Connection, template: str) -> int:
-        """Bytes that a copy of the template takes.
-
-        Raises:
-            DatabaseFaultError: the template is missing, or may not be read.
-        """
+        """Bytes that a copy of the template takes."""
         state = await spares.fingerprint(session, template)
         known_state, size = self._known.get(template, (None, 0))
         if state is None or state != known_state:
@@ -124,13 +113,7 @@ class TemplateSizes:
 async def provision(
     session: asyncpg.Connection, request: CloneRequest, sizes: TemplateSizes
 ) -> ProvisionedDatabase:
-    """Make the database, or find that an earlier attempt has made it.
-
-    Raises:
-        NotOursError: a database has the wanted name and is not the instance's.
-        DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
-        DatabaseFaultError: the template is missing or in use, a right is missing, the server is away, …
-    """
+    """Make the database, or find that an earlier attempt has made it."""
     if (made := await already_made(session, request)) is not None:
         return made
     if (claimed := await _claim(session, request)) is not None:
@@ -138,23 +121,19 @@ async def provision(
     with phase("clone"):
         copy = await clone(session, request.copy, sizes)
     await publish_made(session, request, request.owner.staging_name, copy.template_generation)
-    return ProvisionedDatabase(copy.size_bytes, copy.template_generation)
+    return copy
 
 
 async def already_made(session: asyncpg.Connection, request: CloneRequest) -> ProvisionedDatabase | None:
-    """The database, if an earlier attempt has made it; if not, what such an attempt has left is dropped.
-
-    Raises:
-        NotOursError: a database has the wanted name and is not the instance's.
-        NameLeftError: another instance's database has left that name just now.
-        DisagreementError: the instance has a database of another name, or one that is closed or half dropped.
-        DatabaseFaultError: the server is away, …
-    """
+    """The database, if an earlier attempt has made it; if not, what such an attempt has left is dropped."""
     owner = request.owner
     found = await find(session, owner, request.database, owner.staging_name)
     if choose(found, owner, [request.database]) is not None:
-        require_usable(found[request.database])
-        published = Owner.read(found[request.database]["comment"])
+        row = found[request.database]
+        require_usable(row)
+        if not is_marked(row, owner):  # another request has published it
+            await mark_anew(session, owner, row)
+        published = row.marked
         return ProvisionedDatabase(
             await size_of(session, request.database) or 0,
             published.template_generation if published else None,
@@ -167,21 +146,13 @@ async def already_made(session: asyncpg.Connection, request: CloneRequest) -> Pr
 
 
 async def verify(server: Server, database: str) -> None:
-    """Prove that `database` accepts a connection and answers.
-
-    Raises:
-        DatabaseFaultError: it does not.
-    """
+    """Prove that `database` accepts a connection and answers."""
     async with server.connected(database):
         pass  # it has answered by now
 
 
-async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -> Cloned:
-    """Copy the template; the copy has about its size.
-
-    Raises:
-        DatabaseFaultError: the template is missing or in use, a right is missing, …
-    """
+async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -> ProvisionedDatabase:
+    """Copy the template; the copy has about its size."""
     async with grants_named(session, copy.template):
         expected = await sizes.of(session, copy.template)
         before = await generation_of(session, copy.template)
@@ -196,7 +167,7 @@ async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -
             f"The clone has {actual} bytes, the template '{copy.template}' {expected}: it was not published.",
             retryable=True,
         )
-    return Cloned(actual, generation)
+    return ProvisionedDatabase(actual, generation)
 
 
 async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMark | None:
@@ -232,11 +203,7 @@ async def _claimed(
 async def copy_files(
     session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy, reasons: Mapping[str, str]
 ) -> None:
-    """Make the copy, closed, of a database that no session uses; `reasons` are as those of `execute`.
-
-    Raises:
-        DatabaseFaultError: the database that is copied is missing or in use, a right is missing, …
-    """
+    """Make the copy, closed, of a database that no session uses; `reasons` are as those of `execute`."""
     try:
         await execute(
             session,
@@ -281,13 +248,7 @@ def strategy_for(copy: Copy, template_bytes: int) -> CloneStrategy:
 async def publish_made(
     session: asyncpg.Connection, request: CloneRequest, private_name: str, generation: int | None
 ) -> None:
-    """Publish what was made under a private name as the wanted database.
-
-    Raises:
-        NotOursError: another session has made a database of that name meanwhile.
-        NameLeftError: another instance's database has left that name meanwhile.
-        DatabaseFaultError: a right or a role is missing, the server is away, …
-    """
+    """Publish what was made under a private name as the wanted database."""
     owner = replace(request.owner, template_generation=generation)
     publication = Publication(request.template, private_name, owner.comment, request.database, request.access)
     try:
@@ -320,11 +281,7 @@ async def _template_size(session: asyncpg.Connection, template: str) -> int:
 async def size_of(
     session: asyncpg.Connection, database: str, reasons: Mapping[str, str] = MappingProxyType({})
 ) -> int | None:
-    """The size of a database in bytes; None if there is none of that name.
-
-    Raises:
-        DatabaseFaultError: the role may not see it, the server is away, …
-    """
+    """The size of a database in bytes; None if there is none of that name."""
     size: int | None = await fetch_value(
         session,
         "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1",

@@ -101,15 +101,7 @@ AS_TEMPLATE = DatabaseAccess()
 
 @dataclass(frozen=True)
 class Publication:
-    """A clone with a private name, and what it becomes.
-
-    Attributes:
-        template: what it is a copy of.
-        private_name: its name so far.
-        comment: its mark.
-        name: its final name.
-        access: what it gets beyond what the template has.
-    """
+    """A clone with a private name, and what it becomes."""
 
     template: str
     private_name: str
@@ -122,12 +114,7 @@ async def publish(session: asyncpg.Connection, publication: Publication, guard: 
     """Mark the clone, let roles use it as they may use its template, open and rename it: all or nothing.
 
     Args:
-        session: a session on the maintenance database.
-        publication: the clone, and what it becomes.
         guard: a statement that is run after all that, and undoes it if it fails.
-
-    Raises:
-        DatabaseFaultError: the name is in use, a right or a role is missing, the server is away, …
     """
     access = publication.access
     statements = await fetch_value(
@@ -154,19 +141,12 @@ async def access_statements(session: asyncpg.Connection, template: str, database
     """The statements that give `database` the privileges and settings that `template` has; none without it.
 
     Those settings are left out that the session's role may not set.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     return await fetch_value(session, _ACCESS, template, database) or ""
 
 
 async def settings_statements(session: asyncpg.Connection, source: str, database: str) -> str:
-    """The statements that give `database` the settings of `source`, but for read-only; none without it.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The statements that give `database` the settings of `source`, but for read-only; none without it."""
     return await fetch_value(session, _OWN_SETTINGS, source, database) or ""
 
 

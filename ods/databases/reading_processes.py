@@ -27,11 +27,7 @@ _ENDED = "the process that reads it ended without an answer: it had no memory or
 
 
 class ReadingProcesses:
-    """Has databases read, each by a process of its own.
-
-    Args:
-        control: leads to the program that makes these processes.
-    """
+    """Has databases read, each by a process of its own."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -40,11 +36,7 @@ class ReadingProcesses:
         """The education organizations of a database: id, name, short name, discriminator, id of the parent.
 
         Args:
-            address: of the database.
             allowed: which servers it may lead to, as of `AllowedHosts`; None if it names our own.
-
-        Raises:
-            UnreadableError: it cannot be read; the message says why.
         """
         request = json.dumps({"address": asdict(address), "allowed": allowed}).encode() + b"\n"
         try:

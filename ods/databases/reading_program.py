@@ -128,11 +128,7 @@ async def _organizations(address: Address, connection: socket.socket | None) -> 
 def _resolved(
     servers: Sequence[tuple[str, int]], allowed: AllowedHosts
 ) -> Mapping[tuple[str, int], Sequence[str]]:
-    """The addresses of allowed servers.
-
-    Raises:
-        UnreadableError: one has none, or one that it may not lead to.
-    """
+    """The addresses of allowed servers."""
     addresses = {}
     for host, port in servers:
         try:

@@ -4,9 +4,6 @@ Each of the two has a mark of its own, beside that of the instance, in its comme
 a private name, or in the trash; then both are renamed in one message, which is one transaction: the
 instance's database into the trash, the other one to its name. The registry records it afterwards. Until then
 the comments tell how far it is (`Stage`), and nothing here drops a database that was ever the instance's.
-
-Everything here runs on a session that holds the fence of the instance, and is safe to repeat after any
-interruption.
 """
 
 import json
@@ -17,22 +14,24 @@ from functools import partial
 
 import asyncpg
 
-from ods.databases.constants import (
-    DIVISION_BY_ZERO,
-    INSUFFICIENT_PRIVILEGE,
-    NAME_IN_USE,
-    OBJECT_IN_USE,
-    UNDEFINED_DATABASE,
+from ods.databases.changing import (
+    end_sessions,
+    end_sessions_until_done,
+    is_marked,
+    mark_anew,
+    renaming_reasons,
 )
+from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DATABASE
+from ods.databases.droppable import made_for_forgotten_resets, require_never_used
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.lock_holders import name_holder
-from ods.databases.lookup import DatabaseRows, choose, find, is_invalid, oid_of, refusal, require_usable
+from ods.databases.lookup import DatabaseRows, FoundDatabase, choose, find, refusal, require_usable
 from ods.databases.ownership import KnownOwner, LeftName, Owner
-from ods.databases.renaming import END_SESSIONS, end_sessions_until_done
 from ods.databases.server import Server
-from ods.databases.statements import execute, fetch_rows, server_clock
-from ods.registry.instances.naming import is_reset_name, is_trash_name
+from ods.databases.statements import execute, server_clock
+from ods.model.revisions import Role
+from ods.registry.instances.naming import is_trash_name
 
 _CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
 """SQLSTATEs of an exchange with databases that are not those that were examined."""
@@ -79,39 +78,35 @@ class Exchange:
     """Which database takes the place of which.
 
     Attributes:
-        current: the instance with the mark of its database, and the latest attempt that the registry knows to
-            have published that before.
-        successor: the instance with the mark of the database that takes the place; of one that comes from the
-            trash, the attempt that has put it there, otherwise none.
-        job_id: the job that exchanges them.
-        number: its number.
-        attempt: the attempt at it.
+        current: the instance with its database, and the revision that this gets in the trash.
+        successor: the same with the database that takes the place.
         database: the name of the instance's database.
         other: the name of the one that takes its place.
         replaced: the name that the instance's database gets in the trash.
-        from_trash: whether the other one comes from the trash.
     """
 
     current: KnownOwner
     successor: KnownOwner
     job_id: str
     number: int
-    attempt: int
     database: str
     other: str
     replaced: str
     from_trash: bool
 
     def marked(
-        self, owner: Owner, comment: str, trashed_name: str | None = None, left: tuple[LeftName, ...] = ()
-    ) -> Owner:
-        """The owner that one of both databases, with this comment so far, is marked with."""
-        known = Owner.read(comment)
+        self,
+        owner: KnownOwner,
+        found: FoundDatabase,
+        trashed_name: str | None = None,
+        left: tuple[LeftName, ...] = (),
+    ) -> KnownOwner:
+        """The owner that one of both databases is marked with."""
+        known = found.marked
         return replace(
             owner,
             job_id=self.job_id,
             number=self.number,
-            attempt=self.attempt,
             template_generation=known.template_generation if known else None,
             trashed_name=trashed_name,
             left=left,
@@ -126,40 +121,21 @@ class Exchanged:
 
 
 async def stage(session: asyncpg.Connection, exchange: Exchange) -> Stage:
-    """How far it is.
-
-    Raises:
-        DisagreementError: the database that takes the place has another name than it can have.
-        DatabaseFaultError: the server is away, …
-    """
+    """How far it is."""
     return _stage(await _found(session, exchange), exchange)
 
 
 async def require_current(session: asyncpg.Connection, exchange: Exchange) -> None:
-    """Refuse, before anything is made to take its place, if the instance's database cannot be replaced.
-
-    Raises:
-        NotOursError: a database of its name is not the instance's.
-        DisagreementError: it is missing, was published later than the registry knows, is closed or half
-            dropped; or the name in the trash is in use.
-        DatabaseFaultError: the server is away, …
-    """
+    """Refuse, before anything is made to take its place, if the instance's database cannot be replaced."""
     _require_current(await _found(session, exchange), exchange)
 
 
 async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Exchanged:
-    """Exchange the databases, unless that is done; the sessions on the instance's database are ended.
-
-    Raises:
-        NotOursError: a database of one of the names is not the instance's.
-        DisagreementError: one of both was published later than the registry knows, is closed or half dropped,
-            or has another name; or the name in the trash is in use.
-        DatabaseFaultError: there is nothing to take the place, sessions cannot be ended, the server is
-            away, …
-    """
+    """Exchange the databases, unless that is done; the sessions on the instance's database are ended."""
     found = await _found(session, exchange)
     match _stage(found, exchange):
         case Stage.EXCHANGED:
+            await _mark_exchanged(session, exchange, found)
             return _exchanged(found, exchange)
         case Stage.READY:
             _require_exchangeable(found, exchange)
@@ -180,10 +156,6 @@ async def discard_other(
     A database that comes from the trash stays there, and so does any that was the instance's: only one with
     the private name is dropped, and only while the instance's own is there, unless the instance is `deleted`:
     another product may have dropped its own.
-
-    Raises:
-        DisagreementError: the other one has another name than it can have, or the instance's own is missing.
-        DatabaseFaultError: sessions cannot be ended, the server is away, …
     """
     found = await _found(session, exchange)
     match _stage(found, exchange):
@@ -193,40 +165,18 @@ async def discard_other(
             return None
         case Stage.READY:
             if not exchange.from_trash:
-                await _drop_private(session, exchange, found, deleted=deleted)
+                require_never_used(found, exchange.current, exchange.other, deleted=deleted)
+                await drop_database(session, exchange.other, invalid=found[exchange.other].is_invalid)
             return None
 
 
 async def drop_unknown(
     session: asyncpg.Connection, owner: Owner, versions: Collection[str | None], *, deleted: bool = False
 ) -> None:
-    """Drop databases that were made for resets of the instance of which the registry knows nothing.
-
-    It was restored to before the request. Such a database has never had another name than its private one;
-    the registry says that no reset is under way, and the instance's own database must be there, unless the
-    instance is `deleted`. What the registry calls the instance's, or what it had before a reset, stays: the
-    server was restored to before the exchange.
-
-    Args:
-        session: a fenced session.
-        owner: the instance.
-        versions: the marks of the databases that it had before resets, as its owners have them.
-        deleted: whether the instance is.
-
-    Raises:
-        DatabaseFaultError: sessions cannot be ended, the server is away, …
-    """
+    """Drop databases that were made for resets of the instance of which the registry knows nothing."""
     found = await find(session, owner)
-    own = {name for name, row in found.items() if owner.owns(row["comment"])}
-    if not deleted and all(is_reset_name(name) for name in own):
-        return
-    for name, row in found.items():
-        marked = Owner.read(row["comment"])
-        if marked is None or name in own or not is_reset_name(name):
-            continue
-        is_unknown = owner.shares_instance(marked) and marked.database_mark not in versions
-        if is_unknown and marked.number == 0:
-            await drop_database(session, name, invalid=is_invalid(row))
+    for row in made_for_forgotten_resets(found, owner, versions, deleted=deleted):
+        await drop_database(session, row.name, invalid=row.is_invalid)
 
 
 async def _found(session: asyncpg.Connection, exchange: Exchange) -> DatabaseRows:
@@ -234,7 +184,7 @@ async def _found(session: asyncpg.Connection, exchange: Exchange) -> DatabaseRow
 
 
 def _stage(found: DatabaseRows, exchange: Exchange) -> Stage:
-    names = [name for name, row in found.items() if exchange.successor.owns(row["comment"])]
+    names = [name for name, row in found.items() if exchange.successor.owns(row.comment)]
     if exchange.other in names:  # first: an exchange leaves no database of this name, whatever comments say
         return Stage.READY
     if exchange.database in names:
@@ -261,7 +211,7 @@ def _has_another_name(name: str, exchange: Exchange) -> DisagreementError:
 
 
 def _exchanged(found: DatabaseRows, exchange: Exchange) -> Exchanged:
-    marked = Owner.read(found[exchange.database]["comment"])
+    marked = found[exchange.database].marked
     return Exchanged(marked.template_generation if marked else None)
 
 
@@ -278,13 +228,12 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
             " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`,"
             " with the id of this one).",
         )
-    if not exchange.current.owns(found[database]["comment"]):
+    if not exchange.current.owns(found[database].comment):
         raise refusal(found[database], exchange.current, registered=True)
     require_usable(found[database])
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)
-    now = Owner.read(found[database]["comment"])
-    if now is None or now.is_unknown_to(exchange.current):
+    if found[database].is_unknown_to(exchange.current):
         raise _is_outdated(database)
 
 
@@ -292,17 +241,27 @@ def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
     """Refuse an exchange if registry and server do not agree about each of both databases."""
     _require_current(found, exchange)
     other = exchange.other
-    if is_invalid(found[other]):
+    if found[other].is_invalid:
         raise DisagreementError(
             other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
         )
-    back = Owner.read(found[other]["comment"])
-    if back is None or back.is_unknown_to(exchange.successor):
+    is_new = found[other].role is Role.STAGING and not exchange.from_trash
+    if not is_new and found[other].is_unknown_to(exchange.successor):
         raise _is_outdated(other)
-    if exchange.from_trash and back.trashed_name is None:
+    if exchange.from_trash and found[other].role is not Role.RETAINED:
         raise DisagreementError(
             other, f"The comment of '{other}' does not say that it is in the trash. Nothing was done to it."
         )
+
+
+async def _mark_exchanged(session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows) -> None:
+    """Give databases that an earlier attempt has exchanged the revisions of this one."""
+    for owner, name in ((exchange.successor, exchange.database), (exchange.current, exchange.replaced)):
+        row = found.get(name)
+        if row is not None and owner.owns(row.comment) and not is_marked(row, owner):
+            known = row.marked
+            trashed_name = known.trashed_name if known else None
+            await mark_anew(session, exchange.marked(owner, row, trashed_name), row)
 
 
 async def _exchange(
@@ -310,30 +269,25 @@ async def _exchange(
 ) -> None:
     database, other, replaced = exchange.database, exchange.other, exchange.replaced
     now, later = found[database], found[other]
-    marked = Owner.read(now["comment"])
+    marked = now.marked
     at = await server_clock(session)
     left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
-    oids = {replaced: int(oid_of(now)), database: int(oid_of(later))}
-    reasons = {
-        OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
-        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
-        f" '{database}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
-        " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
-    }
+    oids = {replaced: int(now.oid), database: int(later.oid)}
+    reasons = renaming_reasons(database)
     try:
         async with server.session() as watcher, name_holder(watcher, database):
             exchanging = execute(
                 session,
                 "; ".join(_EXCHANGE),
                 *(database, other, replaced),
-                *(now["state"], later["state"], now["comment"], later["comment"]),
-                exchange.marked(exchange.current, now["comment"], database).comment_at(at),
-                exchange.marked(exchange.successor, later["comment"], left=left).comment_at(at),
+                *(now.state, later.state, now.comment or "", later.comment or ""),
+                exchange.marked(exchange.current, now, database).comment_at(at),
+                exchange.marked(exchange.successor, later, left=left).comment_at(at),
                 json.dumps(oids),
                 reasons=reasons,
             )
             await end_sessions_until_done(
-                exchanging, partial(fetch_rows, watcher, END_SESSIONS, [database, other], reasons=reasons)
+                exchanging, partial(end_sessions, watcher, database, other, reasons=reasons)
             )
     except DatabaseFaultError as fault:
         if fault.sqlstate not in _CHANGED:
@@ -343,22 +297,6 @@ async def _exchange(
             retryable=True,
             sqlstate=fault.sqlstate,
         ) from None
-
-
-async def _drop_private(
-    session: asyncpg.Connection, exchange: Exchange, found: DatabaseRows, *, deleted: bool
-) -> None:
-    other = exchange.other
-    marked = Owner.read(found[other]["comment"])
-    is_private = is_reset_name(other) and marked is not None and marked.number == 0
-    can_go = deleted or any(exchange.current.owns(row["comment"]) for row in found.values())
-    if not is_private or not can_go:
-        raise DisagreementError(
-            other,
-            f"No database carries the mark of the instance's own, so '{other}', which was made to take its"
-            " place, was not dropped. Restore the one that is missing.",
-        )
-    await drop_database(session, other, invalid=is_invalid(found[other]))
 
 
 def _is_outdated(database: str) -> DisagreementError:

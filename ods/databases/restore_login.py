@@ -92,11 +92,7 @@ so many locks."""
 
 
 async def missing_for_restores(session: asyncpg.Connection, role: str, owner: str) -> list[str]:
-    """The statements after which the login `role` may be used, and `owner` may own what it has restored.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The statements after which the login `role` may be used, and `owner` may own what it has restored."""
     return await fetch_value(session, _MISSING, role, owner) or []
 
 
@@ -105,7 +101,6 @@ class RestoreLogin:
     """A login without rights, which gets some in one database while it fills that.
 
     Attributes:
-        source: the address of the server with the login.
         owner: the role without a login that what it has made belongs to afterwards.
     """
 
@@ -129,28 +124,14 @@ class RestoreLogin:
     async def lend(self, inside: asyncpg.Connection, database: str) -> None:
         """Let the login fill an empty database.
 
-        Args:
-            inside: a session on it, of its owner.
-            database: its name.
-
-        Raises:
-            DatabaseFaultError: the server is away; also as an outage, the login has rights of its own, or
-                another password, or a right is missing: nothing of the database is the cause.
+        What is wrong with the login or a right is an outage: nothing of the database is the cause.
         """
         await self._require_confined(inside, outage=True)
         await execute(inside, _LEND, database, self.role, self.owner)
         await self._require_password(database, outage=True)
 
     async def take_back(self, inside: asyncpg.Connection, database: str) -> None:
-        """Give what the login has made to the owner, and leave the login without rights there.
-
-        Args:
-            inside: a session on it, of its owner.
-            database: its name.
-
-        Raises:
-            DatabaseFaultError: what was restored has changed the login; the server is away, …
-        """
+        """Give what the login has made to the owner, and leave the login without rights there."""
         await self._require_confined(inside, outage=False)
         role = self.role
         for query in (_SCHEMAS, _TABLES):
@@ -162,11 +143,7 @@ class RestoreLogin:
         await self._require_password(database, outage=False)
 
     async def _require_password(self, database: str, *, outage: bool) -> None:
-        """Check that the login has its password: who knows another one could have changed the database.
-
-        Raises:
-            DatabaseFaultError: it has not; the server is away, …
-        """
+        """Check that the login has its password: who knows another one could have changed the database."""
         try:
             with translate_postgres_errors({}):
                 proof = await connect(self.dsn, database=database, timeout=_CONNECT_TIMEOUT)

@@ -46,13 +46,8 @@ async def scratch_database(
     suspended. So what may go on at the same time needs subjects of its own.
 
     Args:
-        server: where it is made.
-        installation: the id of the installation.
         subject: what it is made for, one at a time; its first half is in the name.
         locale: its encoding and locale; None for those of the server.
-
-    Raises:
-        DatabaseFaultError: the server is away, a right is missing, …
     """
     name = _name(installation, subject)
     async with server.locked(name) as session:
@@ -68,31 +63,19 @@ async def scratch_database(
 
 
 async def end_scratch_programs(session: asyncpg.Connection, installation: str, subject: uuid.UUID) -> None:
-    """End the programs of an earlier use for this subject, which nothing waits for any more.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """End the programs of an earlier use for this subject, which nothing waits for any more."""
     await end_programs(session, _name(installation, subject))
 
 
 async def find_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
-    """The names of such databases of the installation.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The names of such databases of the installation."""
     prefix = _prefix(installation)
     names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
     return [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
 
 
 async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
-    """Drop such a database, unless a session uses it; returns whether it is gone.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """Drop such a database, unless a session uses it; returns whether it is gone."""
     async with spares.locked(session, name) as acquired:
         if acquired:
             await execute(session, _DROP, name, reasons=_REASONS)

@@ -127,31 +127,16 @@ class Server:
 
         When the body has ended, PostgreSQL releases its locks and resets its settings, and it is pooled. If
         the body raised anything, a cancellation included, the session is closed.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached or refuses.
         """
         async with self._pooled() as session:
             await _first_statement(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
             yield session
-
-    async def require_session(self) -> None:
-        """Check that the server accepts sessions on which databases can be created and dropped.
-
-        Raises:
-            DatabaseFaultError: it cannot be reached, refuses, or is a standby.
-        """
-        async with self.session():
-            pass
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
         """A session on `database`, which is not pooled. Names of objects in it need their schemas.
 
         A database that a setting of its own makes read-only can be read.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached or refuses.
         """
         with translate_postgres_errors({}):
             connection = await connect(
@@ -174,12 +159,8 @@ class Server:
         """A session that alone may work on the databases of `owner`'s instance.
 
         Args:
-            owner: the instance.
             before_waiting: awaited if another session holds the fence, before that session is waited for and,
                 after some seconds, ended. If it raises, the other session is left alone.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
         async with self.locked(owner.mark, before_waiting) as session:
             yield session
@@ -194,12 +175,7 @@ class Server:
         """A session that holds the advisory lock of `key`; another session that holds it for long is ended.
 
         Args:
-            key: what is locked.
-            before_waiting: as for `fenced`.
             longest_wait: how long another session may go on holding it; None: as long as a fence.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or an older attempt cannot be ended.
         """
         async with self._pooled() as session:
             if not await _first_statement(session, _try_fence(session, key)):
@@ -258,11 +234,7 @@ async def _first_statement(session: asyncpg.Connection, statement: Awaitable[_Re
 
 
 async def leave_to_job() -> None:
-    """Do not end the session of a job that works on the instance, as waiting for its fence would.
-
-    Raises:
-        DatabaseFaultError: always.
-    """
+    """Do not end the session of a job that works on the instance, as waiting for its fence would."""
     raise DatabaseFaultError("A job works on the instance.", retryable=True)
 
 

@@ -1,13 +1,14 @@
 """Snapshots: read-only copies of the databases of instances, for the readers of the ODS/API.
 
 Until it is published, a snapshot has the private name of its instance's staging database, and is removed as
-such; then it carries a mark of its own.
-
-Everything here that changes something runs on a session that holds the fence of the instance, and is safe to
-repeat after any interruption.
+such; then it carries a mark of its own: to everything that looks for the database of an instance, it is none.
 """
 
+import json
+import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
 
 import asyncpg
 
@@ -21,13 +22,13 @@ from ods.databases.constants import (
 from ods.databases.copying import create_like
 from ods.databases.dropping import drop_database, drop_staging
 from ods.databases.errors import DatabaseFaultError, NotOursError
-from ods.databases.lookup import choose, find, oid_of, require_usable
+from ods.databases.lookup import choose, find, require_usable
 from ods.databases.ownership import Owner
 from ods.databases.publishing import settings_statements
 from ods.databases.server import Server
-from ods.databases.snapshot_marks import SnapshotMark
 from ods.databases.statements import execute, fetch_row, fetch_value
 
+_KIND = "snapshot"
 _UNDEFINED_ROLE = "42704"
 
 # What a table of an extension shows, the extension decides. The version of the last change is read of a
@@ -76,14 +77,69 @@ can load neither this database nor those after it.
 
 
 @dataclass(frozen=True)
+class SnapshotMark:
+    """What the comment of a snapshot says.
+
+    Attributes:
+        instance: the mark of its instance.
+        mark: its own.
+    """
+
+    tenant: str
+    ods_instance_id: int
+    instance: str
+    mark: str
+    installation: str
+
+    @property
+    def comment(self) -> str:
+        """The comment that a snapshot is published with."""
+        return json.dumps(
+            {
+                "kind": _KIND,
+                "installation": self.installation,
+                "tenant": self.tenant,
+                "odsInstanceId": self.ods_instance_id,
+                "instance": self.instance,
+                "snapshot": self.mark,
+                "publishedAt": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+
+    def owns(self, comment: str | None) -> bool:
+        """Whether `comment` is that of this very snapshot.
+
+        Not if it names another installation: a copy of a registry has the marks of the original.
+        """
+        other = self.read(comment)
+        its = (self.mark, self.instance, self.installation)
+        return other is not None and (other.mark, other.instance, other.installation) == its
+
+    @classmethod
+    def read(cls, comment: str | None) -> Self | None:
+        """What `comment` says; None if it is not that of a snapshot."""
+        try:
+            fields: Any = json.loads(comment or "")
+            if fields["kind"] != _KIND:
+                return None
+            return cls(
+                tenant=str(fields["tenant"]),
+                ods_instance_id=int(fields["odsInstanceId"]),
+                instance=str(uuid.UUID(fields["instance"])),
+                mark=str(uuid.UUID(fields["snapshot"])),
+                installation=str(uuid.UUID(fields["installation"])),
+            )
+        # The last: a comment may be as deep as it likes.
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            return None
+
+
+@dataclass(frozen=True)
 class SnapshotRequest:
     """A snapshot that is to be made.
 
     Attributes:
-        owner: its instance.
         source: the database of the instance.
-        name: its name.
-        mark: what its comment says.
         reader: the role that reads it, which the ODS/API connects with.
     """
 
@@ -98,18 +154,13 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str |
     """Make an empty private database for the copy; None if an earlier try has published the snapshot.
 
     Returns the OID of the instance's database, which is to be copied.
-
-    Raises:
-        NotOursError: a database has the snapshot's name and is another one.
-        DisagreementError: the instance's database has another name, is closed or half dropped.
-        DatabaseFaultError: the instance has no database, a right is missing, the server is away, …
     """
     owner = wanted.owner
     if not wanted.reader:
         raise DatabaseFaultError("ODS_INSTANCE_CONNECTION_STRING names no user that could read a snapshot.")
     found = await find(session, owner, wanted.source, wanted.name)
     if wanted.name in found:
-        if not wanted.mark.owns(found[wanted.name]["comment"]):
+        if not wanted.mark.owns(found[wanted.name].comment):
             raise NotOursError(wanted.name)
         return None
     if choose(found, owner, [wanted.source]) is None:
@@ -119,16 +170,11 @@ async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str |
     await drop_staging(session, owner)
     await create_like(session, wanted.source, private)
     await execute(session, "REVOKE ALL ON DATABASE %I FROM PUBLIC", private)
-    return oid_of(found[wanted.source])
+    return found[wanted.source].oid
 
 
 async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotRequest) -> None:
-    """Let the reader read the private database and no more, then mark it and name it: all or nothing.
-
-    Raises:
-        NotOursError: another session has made a database of the snapshot's name.
-        DatabaseFaultError: the role of the ODS/API does not exist, the server is away, …
-    """
+    """Let the reader read the private database and no more, then mark it and name it: all or nothing."""
     private = wanted.owner.staging_name
     reasons = {
         _UNDEFINED_ROLE: f"The role '{wanted.reader}' of ODS_INSTANCE_CONNECTION_STRING does not exist on the"
@@ -158,13 +204,7 @@ async def remove(session: asyncpg.Connection, name: str, mark: SnapshotMark, *, 
     Nothing is done to a database of that name that is another one: the snapshot is gone then.
 
     Args:
-        session: a session that holds the fence of the instance.
-        name: its name.
-        mark: what its comment says.
         by_force: whether the sessions that use it are ended.
-
-    Raises:
-        DatabaseFaultError: sessions cannot be ended, a right is missing, the server is away, …
     """
     found = await fetch_row(session, _FIND, name, INVALID_CONNECTION_LIMIT)
     if found is None or not mark.owns(found["comment"]):

@@ -49,7 +49,6 @@ class TemplatePool:
     """The spares of one template.
 
     Attributes:
-        template: name of the template database.
         wanted: how many the limits allow.
         ready: how many are copies of the template as it is now.
         stale: how many are copies of an earlier state of the template.
@@ -77,15 +76,7 @@ class PoolReport:
 
 
 class SparePool:
-    """The spares of one installation on one server.
-
-    Args:
-        server: the server that holds them.
-        installation: reads the installation's id.
-        templates: names of the template databases.
-        strategy: how templates are copied.
-        limits: how many spares are wanted.
-    """
+    """The spares of one installation on one server."""
 
     def __init__(
         self,
@@ -112,11 +103,7 @@ class SparePool:
         return cls(server, installation, set(templates), settings.clone_strategy, limits)
 
     async def report(self) -> PoolReport:
-        """How many spares there are, and how many are wanted.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """How many spares there are, and how many are wanted."""
         async with self._server.session() as session:
             listed, wanted = await self._list_with_allotment(session)
         marked = {spare.mark.template for spare in listed.spares if spare.mark}
@@ -129,11 +116,7 @@ class SparePool:
         )
 
     async def prune(self) -> PruneResult:
-        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """Remove spares that are stale, unfinished or beyond the limits, and find out which are missing."""
         async with self._server.session() as session:
             installation = await self._installation()
             listed = await self._list(session)
@@ -151,11 +134,7 @@ class SparePool:
         )
 
     async def replenish(self, order: SpareOrder) -> None:
-        """Make a spare, or find that an earlier attempt has made it.
-
-        Raises:
-            DatabaseFaultError: the template is open, missing or in use, the server is away, …
-        """
+        """Make a spare, or find that an earlier attempt has made it."""
         async with self._server.locked(order.name) as session:
             listed = await self._list(session)
             if order.name in [spare.name for spare, _ in listed.ready(order.template)]:
@@ -240,9 +219,7 @@ def allot(
     Slots are given to the templates round-robin, so that the limits do not leave one of them without any.
 
     Args:
-        listed: the spares that there are.
         sizes: bytes that a copy takes, by template.
-        limits: how many spares there may be, and how large.
     """
     slots: dict[str, list[Spare | None]] = {template: [] for template in sizes if template in listed.states}
     ready = {template: iter(listed.ready(template)) for template in slots}

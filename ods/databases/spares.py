@@ -2,7 +2,7 @@
 
 The server alone knows which there are; the registry has no rows of them. A spare has a private name that
 contains the id of the installation it belongs to. Its comment, written last, says of which template it is a
-copy, and of which state of that template. Without the comment it is unfinished.
+copy, and of which state of that template. Without a comment it is unfinished; with any other one, it is none.
 
 A session that claims, makes or removes a spare holds the advisory lock whose key is the spare's name.
 """
@@ -17,9 +17,8 @@ from typing import Self
 
 import asyncpg
 
-from ods.databases.constants import SPARE_PREFIX
+from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.lookup import is_invalid
 from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 from ods.databases.template_marks import generation_in
 
@@ -86,7 +85,7 @@ class SpareMark:
             state = Fingerprint(int(fields["oid"]), int(fields["xmin"]))
             return cls(
                 *(fields["installation"], fields["template"], state, int(fields["bytes"])),
-                template_generation=generation_in(fields.get("generation")),
+                template_generation=generation_in(fields["generation"]),
             )
         except (
             ValueError,
@@ -103,7 +102,6 @@ class Spare:
     """A spare database, as it was when it was listed.
 
     Attributes:
-        name: its name.
         mark: what its comment says; None while it is unfinished.
         invalid: whether a DROP of it was interrupted.
     """
@@ -135,23 +133,19 @@ def new_name(installation: str) -> str:
     return f"{_prefix(installation)}{uuid.uuid4().hex}"
 
 
-def is_spare(database: str) -> bool:
-    """Whether the name is that of a spare, of any installation."""
-    return _NAME.fullmatch(database) is not None
+def is_spare(database: str, comment: str | None) -> bool:
+    """Whether this is a spare of any installation, by its name and comment, be it finished or not."""
+    return _NAME.fullmatch(database) is not None and (comment is None or SpareMark.read(comment) is not None)
 
 
 async def list_spares(
     session: asyncpg.Connection, installation: str, templates: Collection[str]
 ) -> SpareList:
-    """The spares of an installation, and the states of these templates, at one moment.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The spares of an installation, and the states of these templates, at one moment."""
     prefix = _prefix(installation)
     rows = await fetch_rows(session, _ROWS, prefix, list(templates))
     return SpareList(
-        spares=[_spare(row, installation) for row in rows if _is_ours(row["datname"], prefix)],
+        spares=[_spare(row) for row in rows if _is_ours(row, prefix, installation)],
         states={
             row["datname"]: Fingerprint(row["oid"], row["xmin"])
             for row in rows
@@ -161,11 +155,7 @@ async def list_spares(
 
 
 async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint | None:
-    """The state of a template; None if it is open, or missing.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The state of a template; None if it is open, or missing."""
     row = await fetch_row(session, _STATE, template)
     return None if row is None else Fingerprint(row["oid"], row["xmin"])
 
@@ -177,9 +167,6 @@ async def locked(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]
     Or the fence of an instance, whose mark is given instead of a name.
 
     Gives whether the lock was free: if another session holds it, the body runs without it.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     acquired = await fetch_value(session, _TRY_LOCK, spare)
     try:
@@ -194,13 +181,15 @@ def _prefix(installation: str) -> str:
     return f"{SPARE_PREFIX}{uuid.UUID(installation).hex[:16]}_"
 
 
-def _is_ours(database: str, prefix: str) -> bool:
-    return database.startswith(prefix) and is_spare(database)
-
-
-def _spare(row: asyncpg.Record, installation: str) -> Spare:
-    """A spare with the comment of another installation, or that a DROP has damaged, counts as unfinished."""
+def _is_ours(row: asyncpg.Record, prefix: str, installation: str) -> bool:
+    """Whether it is a spare of this installation: what has another comment is left alone."""
+    if not row["datname"].startswith(prefix) or not is_spare(row["datname"], row["comment"]):
+        return False
     mark = SpareMark.read(row["comment"])
-    invalid = is_invalid(row)
-    is_finished = mark is not None and mark.installation == installation and not invalid
-    return Spare(row["datname"], mark if is_finished else None, invalid)
+    return mark is None or mark.installation == installation
+
+
+def _spare(row: asyncpg.Record) -> Spare:
+    """A spare that a DROP has damaged counts as unfinished."""
+    invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
+    return Spare(row["datname"], None if invalid else SpareMark.read(row["comment"]), invalid)

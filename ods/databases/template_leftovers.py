@@ -36,7 +36,6 @@ class TemplateLeftover:
     """A database that a load of a template has left.
 
     Attributes:
-        database: its name.
         template: the name of the template; None if the database does not tell.
         state: `loading` (a load runs, or has died) or `replaced` (by a newer one); None as well.
         generation: counts what was published under the template's name; None as well.
@@ -51,16 +50,7 @@ class TemplateLeftover:
 async def list_leftovers(
     session: asyncpg.Connection, installation: str, needed: Collection[str]
 ) -> list[TemplateLeftover]:
-    """What loads of this installation have left, and those that run now; by name.
-
-    Args:
-        session: a session on the maintenance database.
-        installation: the installation's id.
-        needed: names of databases that are in use, such as those of the templates.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """What loads of this installation have left, and those that run now; by name."""
     rows = await _private_databases(session, installation)
     marks = {
         row["datname"]: TemplateMark.read(row["comment"]) for row in rows if row["datname"] not in needed
@@ -77,14 +67,9 @@ async def remove_leftovers(
     """Remove what loads of this installation have left; what cannot be removed now stays for the next time.
 
     Args:
-        session: a session on the maintenance database.
-        installation: the installation's id.
         needed: names of databases that are never removed, such as those of the templates.
 
     Returns the names of the databases that were removed.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
     """
     return [
         row["datname"]
@@ -96,11 +81,7 @@ async def remove_leftovers(
 async def remove_private(
     session: asyncpg.Connection, database: str, *, template: bool, invalid: bool
 ) -> None:
-    """Drop a database that a load has made or replaced; the caller holds the lock of its name.
-
-    Raises:
-        DatabaseFaultError: sessions cannot be ended, the server is away, …
-    """
+    """Drop a database that a load has made or replaced; the caller holds the lock of its name."""
     if template:
         await execute(session, "ALTER DATABASE %I IS_TEMPLATE false", database)
     await drop_database(session, database, invalid=invalid)

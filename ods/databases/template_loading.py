@@ -7,8 +7,9 @@ publishes: a load that has lost it has lost its locks, and publishes nothing.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -17,21 +18,52 @@ import asyncpg
 from ods.databases import spares
 from ods.databases.constants import (
     INTERNAL_ERROR,
+    INVALID_CONNECTION_LIMIT,
     LOCK_NOT_AVAILABLE,
     NAME_IN_USE,
     OBJECT_IN_USE,
     UNDEFINED_DATABASE,
 )
 from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
+from ods.databases.ownership import Owner
+from ods.databases.provisioning import size_of
 from ods.databases.publishing import access_statements, settings_left_out
 from ods.databases.server import Server
-from ods.databases.statements import execute, fetch_rows, fetch_value
-from ods.databases.template_contents import EXPECTED_TABLES, missing_tables, read_contents
+from ods.databases.spares import SpareMark
+from ods.databases.statements import execute, fetch_row, fetch_rows, fetch_value
 from ods.databases.template_leftovers import remove_leftovers, remove_private
-from ods.databases.template_marks import Contents, TemplateMark, TemplateState, new_private_name
-from ods.databases.template_replacement import LoadTarget, Replaced, replaceable
+from ods.databases.template_marks import (
+    EXPECTED_TABLES,
+    Contents,
+    TemplateMark,
+    TemplateState,
+    missing_tables,
+    new_private_name,
+    read_contents,
+)
 from ods.registry.storage.connecting import ends_sessions
 
+_FIRST_OWN_OID = 16384
+"""Databases with lower ones were made by initdb (PostgreSQL's FirstNormalObjectId)."""
+
+_ROW = """
+SELECT oid::int8, oid || ' ' || db.xmin AS state, datallowconn, datistemplate, datconnlimit = $2 AS invalid,
+       pg_has_role(datdba, 'USAGE') AS is_ours, shobj_description(db.oid, 'pg_database') AS comment,
+       datname = current_database() AS is_maintenance,
+       (SELECT count(*) FROM pg_stat_activity AS activity
+        WHERE activity.datid = db.oid AND usesysid IS NOT NULL) AS sessions
+FROM pg_database AS db WHERE datname = $1
+"""
+_UNAVAILABLE = """
+SELECT name, EXISTS (SELECT FROM pg_available_extensions AS found WHERE found.name = wanted.name) AS is_there
+FROM unnest($1::text[]) AS wanted (name)
+WHERE NOT EXISTS (
+    SELECT FROM pg_available_extension_versions AS version
+    WHERE version.name = wanted.name
+      AND (NOT superuser OR trusted OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))
+)
+ORDER BY name
+"""
 _LOCK_TIMEOUT = "20ms"
 _STATEMENT_TIMEOUT = "40ms"
 """While the exchange of names waits for a lock, so do creates that begin meanwhile."""
@@ -87,12 +119,96 @@ GROUP BY place % $1::int
 _INVALID_INDEXES = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
+@dataclass(frozen=True)
+class LoadTarget:
+    """What shall be loaded.
+
+    Attributes:
+        needed: names of databases that no load touches, such as the registry and other templates.
+    """
+
+    installation: str
+    template: str
+    database: str
+    needed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The database that a load replaces.
+
+    Attributes:
+        state: another one if the row of `pg_database` was changed, as by opening and closing the database.
+        generation: that of the template in it; 0 if no load of ours has published it.
+    """
+
+    oid: int
+    state: str
+    comment: str | None
+    generation: int
+
+
+async def require_loadable(
+    session: asyncpg.Connection, target: LoadTarget, extensions: Collection[str]
+) -> None:
+    """Refuse a load that cannot succeed, before anything is done."""
+    await replaceable(session, target)
+    missing = await fetch_rows(session, _UNAVAILABLE, list(extensions))
+    if absent := [row["name"] for row in missing if not row["is_there"]]:
+        raise DatabaseFaultError(
+            f"The file needs extensions that the server does not have: {', '.join(absent)}. Install them on"
+            " it (PostgreSQL's own are in the package postgresql-contrib), then load the file again."
+        )
+    if refused := [row["name"] for row in missing]:
+        raise DatabaseFaultError(
+            f"The file needs extensions that only a superuser may create: {', '.join(refused)}. Load it with"
+            " the login of a superuser in ODS_MASTER_DSN, or make a file without them."
+        )
+
+
+async def replaceable(session: asyncpg.Connection, target: LoadTarget) -> Replaced | None:
+    """The database that the load replaces; None if there is none."""
+    row = await fetch_row(session, _ROW, target.database, INVALID_CONNECTION_LIMIT)
+    if target.database in target.needed:
+        raise DatabaseFaultError(f"The database '{target.database}' is needed for something else.")
+    if row is None:
+        return None
+    if (reason := next(_obstacles(row, target.installation), None)) is not None:
+        raise DatabaseFaultError(f"The database '{target.database}' {reason} Nothing was done.")
+    mark = TemplateMark.read(row["comment"])
+    return Replaced(row["oid"], row["state"], row["comment"], mark.generation if mark else 0)
+
+
+def _obstacles(row: asyncpg.Record, installation: str) -> Iterator[str]:
+    """Why a database may not be replaced by a load, each as the end of a sentence."""
+    mark = TemplateMark.read(row["comment"])
+    if row["is_maintenance"] or row["oid"] < _FIRST_OWN_OID:
+        yield "is one that PostgreSQL or this service needs itself."
+    if Owner.read(row["comment"]) or SpareMark.read(row["comment"]):
+        yield "belongs to an instance, or is a spare: its comment says so."
+    if mark is not None and mark.installation != installation:
+        yield (
+            f"was loaded by the installation {mark.installation}. If it is not in use there, remove its"
+            " comment (COMMENT ON DATABASE … IS NULL)."
+        )
+    if row["invalid"]:
+        yield "is left of an interrupted DROP. Drop it, then load the template again."
+    if row["datallowconn"] and not row["datistemplate"]:
+        yield (
+            "is open, and not marked as a template. If it is one: ALTER DATABASE … IS_TEMPLATE true"
+            " ALLOW_CONNECTIONS false."
+        )
+    if not row["is_ours"]:
+        yield "belongs to another role than that of ODS_MASTER_DSN. Make that role its owner."
+    if row["sessions"]:
+        yield "has sessions on it. Close them."
+
+
 class TemplateLoad:
     """One load: fill `database`, then call `check` and `publish`.
 
     Attributes:
         database: the private database that is to be filled.
-        is_published: whether it has the template's name by now.
         settings_left_out: settings of the replaced database that the published one could not be given.
         kept: the private name of the replaced database, if no load had made it: nothing removes it.
     """
@@ -111,20 +227,11 @@ class TemplateLoad:
         self._contents: Contents | None = None
 
     async def size_bytes(self) -> int:
-        """The size of the private database.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
-        query = "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1"
-        return int(await fetch_value(self._session, query, self.database) or 0)
+        """The size of the private database."""
+        return await size_of(self._session, self.database) or 0
 
     async def create(self) -> None:
-        """Make the private database: closed, until its comment says what it is.
-
-        Raises:
-            DatabaseFaultError: a right is missing, the server is away, …
-        """
+        """Make the private database: closed, until its comment says what it is."""
         mark = TemplateMark(self._target.installation, self._target.template, TemplateState.LOADING)
         await execute(
             self._session, "CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false", self.database
@@ -137,11 +244,7 @@ class TemplateLoad:
         )
 
     async def check(self) -> Contents:
-        """Require that the filled database opens and is one that the ODS/API can use.
-
-        Raises:
-            DatabaseFaultError: it does not open, or lacks tables that the ODS/API expects.
-        """
+        """Require that the filled database opens and is one that the ODS/API can use."""
         async with self._server.connected(self.database) as inside:
             if missing := await missing_tables(inside):
                 raise DatabaseFaultError(
@@ -154,14 +257,7 @@ class TemplateLoad:
         return self._contents
 
     async def analyse(self, jobs: int) -> None:
-        """Collect the statistics of all tables, which copies of the template have from then on.
-
-        Args:
-            jobs: how many sessions do that at once.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """Collect the statistics of all tables, which copies of the template have from then on."""
         async with self._server.connected(self.database) as inside:
             shares = await fetch_rows(inside, _ANALYSES, jobs)
         await asyncio.gather(*(self._analyse(share["statement"]) for share in shares))
@@ -174,9 +270,6 @@ class TemplateLoad:
         """Close the database, and give it the template's name in place of the one that has it.
 
         It gets the grants and settings that the other one has.
-
-        Raises:
-            DatabaseFaultError: sessions use one of them, another session has changed one, …
         """
         await self._close()
         if self._old is not None:
@@ -265,10 +358,6 @@ async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateL
 
     The database that it replaces stays for the reconcile pass or the next load: a DROP waits for a
     checkpoint, which writes all that was loaded.
-
-    Raises:
-        DatabaseFaultError: another session loads the template, the database of its name may not be replaced,
-            the server is away, …
     """
     async with (
         server.session() as session,

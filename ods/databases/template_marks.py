@@ -1,24 +1,56 @@
-"""The comments on template databases that were loaded by this service, and the private names of these.
+"""What template databases tell: their comments, their private names, their contents and their generations.
 
 A template is loaded into a database with a private name that contains the id of the installation. When it is
 published, that database takes the template's name, and the one that had it before a private name. The comment
 says which of these states a database is in, and of a published one what it holds.
+
+`CREATE DATABASE` looks the template's name up itself: it copies the database that has the name once it holds
+a lock on it. A load that gives the name to another database has that lock for itself meanwhile. Both get
+their transaction ids while they hold it, so the ids say which of the two came first.
 """
 
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+import asyncpg
+
 from ods.databases.constants import TEMPLATE_PREFIX
+from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 
 _NAME = re.compile(rf"{TEMPLATE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 
-_HIGHEST_GENERATION = 2**31 - 1
+HIGHEST_GENERATION = 2**31 - 1
+_TEMPLATE = """
+SELECT oid::int8, shobj_description(oid, 'pg_database') AS comment,
+       (SELECT age(copy.xmin) < age(template.xmin) FROM pg_database AS copy WHERE datname = $2) AS is_newer
+FROM pg_database AS template WHERE datname = $1
+"""
+EXPECTED_TABLES = (
+    *("edfi.descriptor", "edfi.educationorganization", "edfi.localeducationagency", "edfi.school"),
+    *("edfi.student", "edfi.staff"),
+)
+"""Tables that every version of the ODS/API reads; without one of them a database is no ODS."""
+
+_COUNT_TABLES = """
+SELECT count(*) FROM pg_tables
+WHERE schemaname <> 'information_schema' AND NOT starts_with(schemaname, 'pg_')
+"""
+_MISSING = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL ORDER BY name"
+_MAY_READ_JOURNAL = """
+SELECT has_table_privilege(to_regclass('public."DeployJournal"'), 'SELECT')
+"""
+_JOURNAL = 'SELECT scriptname FROM public."DeployJournal" WHERE scriptname ~ $1'
+_VERSION = r"(\d{1,9}(?:\.\d{1,9})+)\."
+_OF_STANDARD = re.compile(rf"\bStandard\.{_VERSION}Artifacts\.PgSql\.Structure\.")
+"""As in `EdFi.Ods.Standard.Standard.5.2.0.Artifacts.PgSql.Structure.Ods.0010-Schemas.sql`."""
+_OF_EXTENSION = re.compile(rf"\bExtensions\.(\w+)\.{_VERSION}")
+"""As in `Extensions.TPDM.1.1.0.Standard.5.2.0.Artifacts.PgSql.Structure.Ods.0010-Schemas.sql`."""
 
 
 class TemplateState(StrEnum):
@@ -34,7 +66,6 @@ class Contents:
     """What an ODS database tells of itself.
 
     Attributes:
-        tables: how many tables it has.
         data_standard: the version of the Data Standard; None if its deployment journal does not tell it.
         extensions: the versions of the Ed-Fi extensions, by name.
     """
@@ -50,8 +81,6 @@ class TemplateMark:
 
     Attributes:
         installation: the installation that has loaded or replaced it.
-        template: the name of the template.
-        state: what the database is to the template.
         generation: counts what was published under the template's name.
         loaded_at: when it was loaded; None until it is published.
         contents: what it holds; None until it is published.
@@ -98,7 +127,7 @@ class TemplateMark:
 
 def generation_in(value: object) -> int | None:
     """The generation that a member of a comment says; None if it is none that a registry could store."""
-    return value if type(value) is int and 0 <= value <= _HIGHEST_GENERATION else None
+    return value if type(value) is int and 0 <= value <= HIGHEST_GENERATION else None
 
 
 def new_private_name(installation: str) -> str:
@@ -129,3 +158,76 @@ def _contents(fields: Mapping[str, Any]) -> Contents:
         data_standard=None if standard is None else str(standard),
         extensions={str(name): str(version) for name, version in fields["extensions"].items()},
     )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The database that has a template's name, and the generation that its comment says; None if none."""
+
+    oid: int
+    number: int | None
+
+
+async def generation_of(session: asyncpg.Connection, template: str) -> Generation | None:
+    """What has the template's name now; None if no database has it."""
+    row = await fetch_row(session, _TEMPLATE, template, None)
+    return None if row is None else _generation(row)
+
+
+async def generation_copied(
+    session: asyncpg.Connection, template: str, copy: str, before: Generation | None
+) -> int | None:
+    """Which generation a database is a copy of that was just created; None if that is not known.
+
+    Args:
+        copy: the name of the new database, which no statement has changed since it was created.
+        before: what had the template's name before it was created.
+    """
+    row = await fetch_row(session, _TEMPLATE, template, copy)
+    if row is None or before is None:
+        return None
+    now = _generation(row)
+    if now.oid == before.oid or row["is_newer"]:
+        return now.number
+    # It was created before the present template was published, thus of the one that was replaced then.
+    return before.number if now.number == (before.number or 0) + 1 else None
+
+
+def _generation(row: asyncpg.Record) -> Generation:
+    mark = TemplateMark.read(row["comment"])
+    is_known = mark is not None and mark.state is TemplateState.PUBLISHED
+    return Generation(row["oid"], mark.generation if mark and is_known else None)
+
+
+async def read_contents(session: asyncpg.Connection) -> Contents:
+    """What the database of this session holds."""
+    tables = await fetch_value(session, _COUNT_TABLES)
+    scripts = []
+    if await fetch_value(session, _MAY_READ_JOURNAL):
+        rows = await fetch_rows(session, _JOURNAL, r"Artifacts\.PgSql\.Structure\.")
+        scripts = [row["scriptname"] for row in rows]
+    return contents_of(tables, scripts)
+
+
+async def missing_tables(session: asyncpg.Connection) -> Collection[str]:
+    """Which of the tables that the ODS/API expects the database of this session lacks."""
+    return [row["name"] for row in await fetch_rows(session, _MISSING, EXPECTED_TABLES)]
+
+
+def contents_of(tables: int, scripts: Iterable[str]) -> Contents:
+    """What the names of the scripts that were run on a database tell, of each product its newest version."""
+    standards, extensions = [], []
+    for script in scripts:
+        if extension := _OF_EXTENSION.search(script):
+            extensions.append((extension[1], extension[2]))
+        elif standard := _OF_STANDARD.search(script):
+            standards.append(standard[1])
+    return Contents(
+        tables,
+        max(standards, key=_parts, default=None),
+        dict(sorted(extensions, key=lambda one: _parts(one[1]))),
+    )
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

@@ -13,9 +13,8 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
 from ods.databases.spares import SpareList
 from ods.databases.statements import fetch_rows
-from ods.databases.template_contents import read_contents
 from ods.databases.template_leftovers import TemplateLeftover, list_leftovers
-from ods.databases.template_marks import Contents, TemplateMark, TemplateState
+from ods.databases.template_marks import Contents, TemplateMark, TemplateState, read_contents
 
 _READ_SECONDS = 2
 """How long an open template may take to tell what it holds: a create waits for our session on it."""
@@ -39,15 +38,10 @@ class TemplateReport:
     """A template, as the server tells of it; what it does not tell is None.
 
     Attributes:
-        name: the template's name.
-        database: the name of its database.
-        size_bytes: the size of the database.
         open: whether the database accepts connections, which hold up creates.
-        sessions: how many sessions there are on it.
         spares: how many spares are copies of it as it is now.
         generation: counts the databases that were loaded as this template.
         loaded_at: when it was loaded, if its comment tells.
-        contents: what it holds.
         obstacle: why no instance can be made of it now, and what to do about it; None if one can.
     """
 
@@ -72,8 +66,6 @@ class TemplateInspector:
     """Reads what there is of a tenant's templates.
 
     Args:
-        server: the server that holds them.
-        installation: reads the installation's id.
         databases: the name of the database behind each template.
     """
 
@@ -85,11 +77,7 @@ class TemplateInspector:
         self._databases = databases
 
     async def report(self) -> Sequence[TemplateReport]:
-        """All templates, in the order of the settings.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """All templates, in the order of the settings."""
         names = list(self._databases.values())
         async with self._server.session() as session:
             listed = await spares.list_spares(session, await self._installation(), names)
@@ -101,11 +89,7 @@ class TemplateInspector:
         ]
 
     async def leftovers(self) -> Sequence[TemplateLeftover]:
-        """What loads have left, and those that run now, by name of database.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """What loads have left, and those that run now, by name of database."""
         async with self._server.session() as session:
             return await list_leftovers(session, await self._installation(), set(self._databases.values()))
 

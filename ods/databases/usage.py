@@ -109,13 +109,9 @@ class DatabaseFigures:
     """What the server tells of a database; the sessions of this service are left out.
 
     Attributes:
-        comment: the database's comment.
-        size_bytes: its size.
-        sessions: the sessions on it.
         last_activity_at: the latest moment at which a session that is open now began, or began or ended a
             statement; None if none is open.
         transactions: how many it has had since its statistics were reset, those of this service included.
-        statistics_reset_at: when that was; None if it never was.
         cache_hit_ratio: of the blocks that were read since then, how many PostgreSQL had in memory, from 0 to
             1; None if none was read.
         oldest_transaction_seconds: the age of the oldest transaction that a session has open.
@@ -189,15 +185,7 @@ class _Failure:
 
 
 async def read_sizes(session: asyncpg.Connection, names: Collection[str]) -> Mapping[str, DatabaseSize]:
-    """The sizes of those databases with these `names` that exist: one query, which may take minutes.
-
-    Args:
-        session: a session on the maintenance database.
-        names: the names of the databases.
-
-    Raises:
-        DatabaseFaultError: the server is away, a right is missing, …
-    """
+    """The sizes of those databases with these `names` that exist: one query, which may take minutes."""
     await require_statistics(session)
     rows = await fetch_rows(session, _SIZES, list(names))
     told = (row for row in rows if row["size_bytes"] is not None)
@@ -222,11 +210,7 @@ class UsageReader:
         """The figures of those databases with these `names` that exist, at most three seconds old.
 
         Args:
-            names: the names of the databases.
             since: a time of `monotonic`; figures that were read before it are read anew.
-
-        Raises:
-            DatabaseFaultError: the server is away, does not answer within five seconds, …
         """
         began = monotonic()
         self._wanted.update(names)
@@ -245,29 +229,19 @@ class UsageReader:
         return {name: figures for name, figures in found.items() if figures is not None}
 
     async def tables(self, owner: Owner, database: str) -> TableFigures | None:
-        """The tables of the owner's database of that name; None if there is no such database.
-
-        Raises:
-            NotOursError: the database does not carry the owner's mark.
-            DisagreementError: it accepts no connections, or a DROP of it was interrupted.
-            DatabaseFaultError: the server is away, the database does not answer within five seconds, …
-        """
+        """The tables of the owner's database of that name; None if there is no such database."""
         async with _answering_within(_VISIT_SECONDS), self._visits:
             async with self._server.session() as session:
                 found = (await find(session, owner, database)).get(database)
             if found is None:
                 return None
-            if not owner.owns(found["comment"]):
+            if not owner.owns(found.comment):
                 raise NotOursError(database, registered_for=owner.ods_instance_id)
             require_usable(found)
             return await self._visit(database)
 
     async def _read(self, names: Collection[str]) -> dict[str, _Known]:
-        """What the server says now of each of `names`.
-
-        Raises:
-            DatabaseFaultError: the server is away, does not answer within five seconds, …
-        """
+        """What the server says now of each of `names`."""
         if not names:
             return {}
         try:
@@ -301,11 +275,7 @@ def _is_fresh(at: float) -> bool:
 
 @asynccontextmanager
 async def _answering_within(seconds: float) -> AsyncIterator[None]:
-    """Give up after so many seconds.
-
-    Raises:
-        DatabaseFaultError: the body was given up.
-    """
+    """Give up after so many seconds."""
     try:
         async with asyncio.timeout(seconds):
             yield

@@ -1,4 +1,4 @@
-"""Backups: whether the store is there, and is the one of before; whether the programs suit the server."""
+"""Backups: whether the store is there, and is the known one; whether the programs suit the server."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,14 +7,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ods.backups.errors import BackupFaultError
 from ods.backups.readiness import require_programs
+from ods.backups.store_identity import SHARED_WAY_OUT, WAY_OUT, OtherStoreError, SharedStoreError
 from ods.databases.server import Server
 from ods.doctor.findings import Finding, fault, ok, warning
 from ods.registry.backups.stores import BackupStores
 from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import Settings
 from ods.tenants.backup_store import open_store
-from ods.tenants.known_store import WAY_OUT, OtherStoreError, require_known
-from ods.tenants.store_claims import SHARED_WAY_OUT, SharedStoreError, require_unshared
+from ods.tenants.known_store import require_known, require_unshared
 
 _PROBE = "doctor"
 """An object that is not there: the answer tells whether the store can be read."""

@@ -15,8 +15,7 @@ from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.models import Installation
 from ods.registry.storage.sessions import RegistrySessions
 from ods.settings.settings import Settings
-from ods.tenants.installation_check import InstallationCheck
-from ods.tenants.siblings import opened_siblings
+from ods.tenants.installation_check import InstallationCheck, opened_siblings
 
 
 async def examine_installation(

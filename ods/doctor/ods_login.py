@@ -7,9 +7,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ods.databases.education_organizations import Address, UnreadableError, reading
 from ods.doctor.findings import Finding, fault, ok, warning
+from ods.model.operations import InstanceStatus
 from ods.registry.connection_strings.connection_string import ConnectionString
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.rights.needs import quoted
 from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import Address as DsnAddress

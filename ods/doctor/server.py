@@ -9,8 +9,8 @@ from ods.databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from ods.databases.ownership import Owner
 from ods.databases.publishing import settings_left_out
 from ods.databases.restore_login import missing_for_restores
+from ods.databases.retiring import owner_in_trash
 from ods.databases.rights import missing_on_server
-from ods.databases.trash import owner_in_trash
 from ods.doctor.findings import Finding, fault, ok, warning
 from ods.doctor.postgres import Examine, one_row
 from ods.doctor.registry import of_rights, of_superusers
@@ -203,7 +203,7 @@ def _slots(subject: str, rows: Sequence[asyncpg.Record]) -> Sequence[Finding]:
             f" SELECT pg_drop_replication_slot({literal(row['slot_name'])});",
         )
         for row in rows
-        if (owner := owner_in_trash(row)) is not None
+        if (owner := owner_in_trash(row["datname"], row["comment"])) is not None
     ] or [ok(subject, "None keeps WAL for a database in the trash")]
 
 

@@ -1,14 +1,16 @@
 """TCP ports on 127.0.0.1."""
 
+import random
 import socket
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from ods.embedded.errors import CommandError
 
 _HOST = "127.0.0.1"
-_ANY = 0
+_NO_CLIENTS = range(20_000, 32_768)
+"""Below the ports that Linux, macOS and Windows give to clients at each connection, unless set otherwise."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +31,26 @@ def free_port(besides: Collection[int] = ()) -> int:
 def free_ports(number: int, besides: Collection[int] = ()) -> list[int]:
     """So many different ports on which no process listens, and none of `besides`.
 
-    For a minute the kernel gives them to no process that asks for any port, as clients do at each connection.
+    The kernel gives them to no client: a server that starts again finds its port free. For a minute, this
+    gives them to no other caller.
     """
-    found: list[int] = []
-    with ExitStack() as held:  # all held at once: the kernel may give a released one again
-        while len(found) < number:
-            probe = held.enter_context(socket.socket())
-            probe.bind((_HOST, _ANY))
-            port = int(probe.getsockname()[1])
-            if port not in besides:
-                _close_a_connection_to(probe)
-                found.append(port)
-    return found
+    tried = random.sample(_NO_CLIENTS, len(_NO_CLIENTS))
+    return list(islice((port for port in tried if port not in besides and _is_reserved(port)), number))
 
 
-def _close_a_connection_to(listener: socket.socket) -> None:
-    """Leave one in TIME_WAIT: servers may listen there (SO_REUSEADDR), clients do not get the port."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.listen()
-    with socket.create_connection(listener.getsockname()):
-        accepted, _ = listener.accept()
-        accepted.close()  # first: the side that closes first is the one that waits
+def _is_reserved(port: int) -> bool:
+    """Leave a connection in TIME_WAIT, if the port is free: servers may listen there (SO_REUSEADDR)."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.listen()
+        with socket.create_connection(probe.getsockname()):
+            accepted, _ = probe.accept()
+            accepted.close()  # first: the side that closes first is the one that waits
+    return True
 
 
 def require_free(ports: Mapping[str, int]) -> None:

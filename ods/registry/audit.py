@@ -119,11 +119,7 @@ class AuditTrail:
     ) -> Sequence[AuditRow]:
         """A page of entries, the newest first.
 
-        Args:
-            offset: how many entries to leave out.
-            limit: how many entries there are at most.
-            chosen: which entries.
-            before: only entries with a lower id than this, which are older.
+        Only entries with a lower id than `before`, which are older.
         """
         query = select(AuditRow).where(*chosen.conditions).order_by(AuditRow.id.desc())
         if before is not None:
@@ -155,9 +151,7 @@ async def append(session: AsyncSession, entry: AuditEntry) -> None:
 def announce(entry: AuditEntry, tenant: str | None = None) -> None:
     """Write `entry` to the log, whether or not it gets into the registry.
 
-    Args:
-        entry: what is written.
-        tenant: whose trail it is in; None: that of the task, as lines tell it.
+    It is in the trail of `tenant`; None: that of the task, as lines tell it.
     """
     fields = {column.key: value for column, value in _row(entry).items() if column is not AuditRow.at}
     fields |= {} if tenant is None else {"tenant": tenant}

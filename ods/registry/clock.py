@@ -48,9 +48,7 @@ _ENDS_AHEAD = Installation.gap_to > UTC_NOW
 class TimeGap:
     """A time for which no pass has run: no worker ran, the registry was restored, or its clock was set ahead.
 
-    Attributes:
-        last_seen: when a pass ran before it, in UTC without a zone.
-        seen_again: when one ran after it.
+    Times are in UTC without a zone.
     """
 
     last_seen: datetime
@@ -63,12 +61,7 @@ class TimeGap:
 
 
 class RegistryClock:
-    """Remembers in a registry when its workers last ran a pass, and the last gap between two of them.
-
-    Args:
-        engine: the connections to the registry.
-        interval: the time between two passes.
-    """
+    """Remembers in a registry when its workers last ran a pass, and the last gap between two of them."""
 
     def __init__(self, engine: AsyncEngine, interval: timedelta) -> None:
         self._sessions = RegistrySessions(engine)

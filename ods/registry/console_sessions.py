@@ -125,9 +125,7 @@ class ListedSession:
 class ConsoleSessions:
     """The sessions of one tenant's clients and people, by the SHA-256 digests of their ids.
 
-    Args:
-        engine: the connections to the registry.
-        most: how many sessions a client or person may have at once.
+    `most` sessions of a client or person may be open at once.
     """
 
     def __init__(self, engine: AsyncEngine, most: int) -> None:
@@ -248,10 +246,7 @@ class ConsoleSessions:
     async def end_check(self, digest: bytes, scope: ClientScope, renewal: bytes) -> None:
         """Record that the person may still sign in.
 
-        Args:
-            digest: the session.
-            scope: what the person may do now.
-            renewal: what the issuer is to be asked with the next time, encrypted.
+        The issuer is asked with the encrypted `renewal` the next time.
         """
         row = ConsoleSession
         values = {"checked_at": UTC_NOW, "check_begun_at": null(), "scope": scope, "renewal": renewal}

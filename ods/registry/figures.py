@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.operations import NOT_LIVE, InstanceStatus, JobStatus, Product, making, quoted
 from ods.observability.metrics.catalog import (
     BACKUP_AGE,
     BACKUPS_UNVERIFIED,
@@ -18,7 +19,6 @@ from ods.observability.metrics.catalog import (
 from ods.observability.metrics.figures import Sample
 from ods.registry.backups.rows import VERIFICATION_FAILED, VERIFICATION_RUNS, VERIFICATION_WAITS
 from ods.registry.installation import CONFIRMS
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.storage.sessions import RegistrySessions
 from ods.settings.settings import Settings
 
@@ -26,10 +26,13 @@ _GRACE_SECONDS = 600
 """What a job may take beyond the time for which it waits: tries, and pauses between them."""
 _COPYING_SECONDS = 86_400
 """What a job may take that copies a database through programs."""
-_COPYING = [
-    *(Operation.COPY, Operation.RESTORE, Operation.REPLACE, Operation.BACKUP, Operation.SNAPSHOT),
-    Operation.PURGE_AFTER_BACKUP,
-]
+_COPIES = f"""
+    instance.operation IN ({quoted(making(Product.BACKUP) + making(Product.SNAPSHOT))})
+    OR instance.operation IN ({quoted(making(Product.DATABASE))}) AND origin <> '{{}}'
+    OR instance.operation IN ({quoted(making(Product.REPLACEMENT))})
+        AND num_nonnulls(arguments #> '{{origin,instance_id}}', arguments #> '{{origin,backup_id}}') > 0
+    OR instance.operation IN ({quoted(NOT_LIVE)}) AND arguments @> '{{"backup_first": true}}'
+"""
 
 # The first word that is in the reason counts: a disk is a server's.
 _AWAY = {
@@ -53,7 +56,7 @@ SELECT 'status' AS what, instance.state AS word, count(*)::float8 AS value,
            secs => CASE WHEN instance.state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')
                         THEN CAST(:waits AS float8)
                         WHEN instance.state <> '{InstanceStatus.IN_PROGRESS}' THEN NULL
-                        WHEN instance.operation = ANY(CAST(:copying AS text[])) THEN CAST(:copies AS float8)
+                        WHEN {_COPIES} THEN CAST(:copies AS float8)
                         ELSE CAST(:runs AS float8) END))::float8 AS stuck
 FROM adminapi.managed_instances AS instance
 LEFT JOIN adminapi.jobstatuses AS job
@@ -79,13 +82,7 @@ WHERE verification IN ('{VERIFICATION_WAITS}', '{VERIFICATION_RUNS}', '{VERIFICA
 
 
 class RegistryFigures:
-    """The figures of one tenant's registry.
-
-    Args:
-        engine: the connections to it.
-        tenant: the tenant's name.
-        settings: the tenant's; they say how long a job may wait.
-    """
+    """The figures of one tenant's registry."""
 
     def __init__(self, engine: AsyncEngine, tenant: str, settings: Settings) -> None:
         self._sessions = RegistrySessions(engine)
@@ -94,16 +91,10 @@ class RegistryFigures:
             "waits": settings.sweep_interval + _GRACE_SECONDS,
             "runs": settings.outage_timeout + _GRACE_SECONDS,
             "copies": settings.outage_timeout + _COPYING_SECONDS,
-            "copying": _COPYING,
         }
 
     async def read(self) -> list[Sample]:
-        """What the registry tells: see `_STATEMENT`.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry refuses.
-            OSError: it cannot be reached.
-        """
+        """What the registry tells: see `_STATEMENT`."""
         async with self._sessions.statement() as session:
             rows = (await session.execute(_STATEMENT, self._limits)).all()
         return list(self._samples(rows))

@@ -11,16 +11,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import ARRAY, ColumnElement, Uuid, delete, func, literal, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.registry.instances.status import InstanceStatus, JobStatus
+from ods.model.operations import FORGET_TRASH, JobStatus
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.registry.storage.models import (
     UTC_NOW,
+    DatabaseRevision,
     DbInstance,
     IdempotencyKey,
     Installation,
@@ -103,12 +105,22 @@ class InstallationStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
         self._state: InstallationState | None = None
-        self._read_at = 0.0
+        self._read_at = -inf
 
     @property
-    def known_id(self) -> str | None:
-        """The installation's id as it was last read; None before that."""
-        return self._state.id if self._state else None
+    def known_id(self) -> str:
+        """The installation's id as it was last read.
+
+        Raises:
+            RuntimeError: it was not read yet.
+        """
+        if self._state is None:
+            raise RuntimeError("the installation was not read yet")
+        return self._state.id
+
+    async def last_id(self) -> str:
+        """The installation's id as it was last read; the registry is asked only if it never was."""
+        return self._state.id if self._state else (await self.state()).id
 
     async def state(self) -> InstallationState:
         """The state as the registry has it now, or had it at most two seconds ago.
@@ -168,7 +180,7 @@ class InstallationStore:
 
     def forget(self) -> None:
         """Read the row anew when it is asked for next."""
-        self._state = None
+        self._read_at = -inf
 
     async def confirm(self, state: InstallationState, *, first: bool = False) -> None:
         """Record that the registry goes on as its installation where it is.
@@ -213,7 +225,7 @@ class InstallationStore:
         }
         no_database = {
             "mark": func.gen_random_uuid(),
-            "database_mark": None,
+            "database_id": func.gen_random_uuid(),
             "replacement": None,
             "undo_due": False,
         }
@@ -221,14 +233,15 @@ class InstallationStore:
         emptied = (
             update(DbInstance)
             .where(DbInstance.is_in_trash)
-            .values(**no_database, status=InstanceStatus.DELETED, purged_at=UTC_NOW, set_aside=None)
+            .values(**no_database, status=FORGET_TRASH.target, purged_at=UTC_NOW, set_aside=None)
             .cte("emptied")
         )
         forgotten = delete(InstanceVersion).cte("forgotten")
+        void = delete(DatabaseRevision).cte("void")
         unanswered = delete(IdempotencyKey).cte("unanswered")
         statement = update(Installation).values(**renewed)
         async with self._sessions.statement() as session:
-            await session.execute(statement.add_cte(marked, emptied, forgotten, unanswered))
+            await session.execute(statement.add_cte(marked, emptied, forgotten, void, unanswered))
         self.forget()
         return identifier
 

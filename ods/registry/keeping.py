@@ -29,9 +29,7 @@ async def end_of(session: AsyncSession, kept_for: timedelta) -> datetime:
     is recorded as well, so that what is in the trash stays for its days once the clock is right again
     (`ods/registry/clock.py`).
 
-    Args:
-        session: the transaction that records what is kept.
-        kept_for: how long; zero if it need not stay.
+    It need not stay if `kept_for` is zero.
     """
     set_back = update(Installation).where(IS_SET_BACK).values(set_back_from=TIME_BEFORE)
     await session.execute(set_back)

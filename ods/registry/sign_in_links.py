@@ -31,12 +31,7 @@ _SECRET_BYTES = 32
 
 @dataclass(frozen=True)
 class LinkedClient:
-    """The client that a link signs in.
-
-    Attributes:
-        client: its id.
-        generation: the one that it had when the link was made.
-    """
+    """The client that a link signs in."""
 
     client: str
     generation: UUID | None
@@ -75,10 +70,6 @@ class SignInLinks:
 
         Of several requests with the same link, one gets the client. None if the link was used before, is too
         old, or was never made.
-
-        Args:
-            secret: the secret of the link.
-            address: where the request came from.
         """
         taking = (
             delete(SignInLink)
@@ -95,13 +86,7 @@ class SignInLinks:
 
 
 def address_of(api_url: str, tenant: str, secret: str) -> str:
-    """The address of a link.
-
-    Args:
-        api_url: the address of the API.
-        tenant: the tenant of the client.
-        secret: what `SignInLinks.create` has returned.
-    """
+    """The address of a link."""
     return f"{api_url}{PATH}?{urlencode({FIELD: f'{tenant}.{secret}'})}"
 
 

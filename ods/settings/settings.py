@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ods.model.operations import Template
 from ods.settings.schedule_settings import KeptBackups, require_cron, require_kept
 from ods.settings.secret_files import FileSecret, UnreadableSecretError, from_environment
 
@@ -70,8 +71,8 @@ _DEPLOYMENT_NAME = re.compile(r"(?!__)[^.:]+")
 _BACKUP_URL = re.compile(r"(file:///|(s3|az|gs)://[^/@?#]+)[^@?#]*")
 _RECIPIENT = re.compile(r"age1[a-z0-9]+")
 
-MINIMAL_TEMPLATE = "Minimal"
-SAMPLE_TEMPLATE = "Sample"
+MINIMAL_TEMPLATE = Template.MINIMAL.value
+SAMPLE_TEMPLATE = Template.SAMPLE.value
 """The names of the templates that every tenant has."""
 _TEMPLATE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,19}")
 """Without underscores: the name of a database tells which template its instance was made of."""

@@ -13,8 +13,11 @@ from temporalio.converter import (
     CompositePayloadConverter,
     DefaultPayloadConverter,
     EncodingPayloadConverter,
+    JSONPlainPayloadConverter,
     PayloadCodec,
 )
+
+from ods.temporal.strict_json import StrictJsonConverter
 
 _ENCODING = b"binary/encrypted"
 _KEY_ID = "encryption-key-id"
@@ -115,7 +118,9 @@ class LeftPayloadConverter(CompositePayloadConverter):
     """
 
     def __init__(self) -> None:
-        super().__init__(*DefaultPayloadConverter.default_encoding_payload_converters, _LeftPayload())
+        others = DefaultPayloadConverter.default_encoding_payload_converters
+        known = [one for one in others if not isinstance(one, JSONPlainPayloadConverter)]
+        super().__init__(*known, StrictJsonConverter(), _LeftPayload())
 
 
 def _key_id(key: bytes) -> bytes:

@@ -8,7 +8,7 @@ from temporalio.client import Client
 from temporalio.converter import decode_typed_search_attributes
 from temporalio.service import RPCError, RPCStatusCode
 
-from ods.registry.instances.status import InstanceStatus
+from ods.model.operations import InstanceStatus
 from workflows import options, search_attributes
 
 

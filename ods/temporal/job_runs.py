@@ -6,11 +6,13 @@ from temporalio.client import Client, WorkflowHandle
 
 from ods.registry.instances.jobs import InstanceJob
 from ods.temporal.codec import UnreadablePayloadError
+from ods.temporal.strict_json import OtherReleaseError
 from workflows import options
+from workflows.job_workflow import WORKFLOW_TYPES
 
 
 class UnreadableJobError(Exception):
-    """It cannot be read which job a workflow carries out: the payload was encrypted with an unknown key."""
+    """It cannot be read which job a workflow carries out: it has another key, or is of another release."""
 
 
 async def job_of(client: Client, handle: WorkflowHandle[Any, Any]) -> InstanceJob | None:
@@ -22,17 +24,17 @@ async def job_of(client: Client, handle: WorkflowHandle[Any, Any]) -> InstanceJo
     """
     events = handle.fetch_history_events(page_size=1, rpc_timeout=options.RPC_TIMEOUT)
     started = (await anext(events)).workflow_execution_started_event_attributes
+    if started.workflow_type.name not in WORKFLOW_TYPES.values():
+        return None
     try:
         (job,) = await client.data_converter.decode(started.input.payloads, [InstanceJob])
-    except (TypeError, ValueError):
-        return None
-    except (KeyError, RuntimeError, UnreadablePayloadError):
+    except (KeyError, ValueError, RuntimeError, UnreadablePayloadError, OtherReleaseError):
         raise UnreadableJobError from None
     return job if isinstance(job, InstanceJob) else None
 
 
 def is_same_attempt(found: InstanceJob | None, job: InstanceJob) -> bool:
-    """Whether a workflow's job is this attempt, requested by the same installation if it names one."""
-    if found is None or found.installation not in {None, job.installation}:
+    """Whether a workflow's job is this attempt, requested by the same installation."""
+    if found is None or (found.installation, found.mark) != (job.installation, job.mark):
         return False
-    return found.mark == job.mark and found.is_attempt(job)
+    return found.is_attempt(job)

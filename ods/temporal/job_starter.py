@@ -5,9 +5,9 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReus
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from ods.model.operations import InstanceStatus
 from ods.observability.tracing.jobs import job_span
 from ods.registry.instances.jobs import INSTALLATION, InstanceJob, StartedJob, job_number
-from ods.registry.instances.status import InstanceStatus
 from ods.temporal.codec import UnreadablePayloadError
 from ods.temporal.executions import open_run
 from workflows import options, search_attributes
@@ -99,9 +99,9 @@ class JobStarter:
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 search_attributes=search_attributes.of(job, InstanceStatus.PENDING),
-                static_summary=f"{job.operation} instance {job.name}" + _target(job.new_name),
+                static_summary=f"{job.kind.name} instance {job.name}" + _target(job.new_name),
                 static_details=(
-                    f"Job `{job.job_id}`: {job.operation.lower()} database `{job.database}`"
+                    f"Job `{job.job_id}`: {job.kind.name.lower()} database `{job.database}`"
                     f"{_target(job.new_database, '`')} (template {job.template}, tenant {job.tenant})."
                 ),
                 memo=job.memo,

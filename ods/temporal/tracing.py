@@ -53,7 +53,8 @@ class _WorkflowTracing(TracingWorkflowInboundInterceptor):
         request = input.headers.get(self.header_key)
         for argument in input.args:
             if request is not None and isinstance(argument, InstanceJob):
-                self.requests[argument.job_id] = request
+                # The first one: a sweep may hand the same job over once more.
+                self.requests.setdefault(argument.job_id, request)
         await super().handle_signal(input)
 
 

@@ -11,18 +11,20 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from ods.databases import adoption, inspection
+from ods.databases.activating import take_out
 from ods.databases.adoption import Candidate
 from ods.databases.inspection import Database
-from ods.databases.lookup import find_own, is_invalid
+from ods.databases.lookup import FoundDatabase, find_own
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import leave_to_job
-from ods.databases.trash import take_out
+from ods.model.operations import InstanceStatus
+from ods.model.revisions import KnownRevisions, Revision, RevisionState
 from ods.registry.backups.rows import without_zone
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
 from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from ods.registry.instances.versions import ReplacedDatabase
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError
-from ods.registry.storage.models import DbInstance, InstanceVersion
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from ods.tenants.drift.own_databases import listed, not_exchanged, of_instance
 from ods.tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from ods.tenants.tenant import Tenant
@@ -42,12 +44,7 @@ class DatabaseNotFoundError(Exception):
 
 
 class AdoptionRefusedError(Exception):
-    """The database cannot be handed over to the instance.
-
-    Attributes:
-        status: the status of the instance; empty if the registry has lost it.
-        obstacle: why the database cannot be handed over, and what to do about it.
-    """
+    """The database cannot be handed over to the instance; without a `status`, the registry has lost that."""
 
     def __init__(self, status: str, obstacle: str) -> None:
         super().__init__(obstacle)
@@ -59,18 +56,10 @@ class AdoptionRefusedError(Exception):
 class AdoptionCandidate:
     """A database, and the instance that has it or would get it.
 
-    Attributes:
-        id: the instance's id; of one that the registry has lost, its OdsInstanceId.
-        name: the instance's name; empty if the registry has lost it and the database's name tells none.
-        status: the instance's status; empty if the registry has lost it.
-        ods_instance_id: the instance's OdsInstanceId.
-        database_name: the database's name.
-        owner: the role that owns the database.
-        size_bytes: the database's size; None if our role may not see it.
-        sessions: how many sessions there are on the database.
-        comment: the database's comment.
-        adopted: whether the database carries the instance's mark.
-        obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
+    Of one that the registry has lost, `id` is its OdsInstanceId, `status` is empty, and so is `name` if the
+    database's name tells none. `size_bytes` is None if our role may not see it. `adopted` says that the
+    database carries the instance's mark. `obstacle` says why it cannot be handed over, and what to do about
+    it; None if it can, or was.
     """
 
     id: int
@@ -97,22 +86,16 @@ class DatabaseAdoption:
     ) -> AdoptionCandidate:
         """The database of an instance, or `database` as the instance would get it; nothing is changed.
 
-        Args:
-            instance_id: the instance.
-            database: the database; None if it is the one that the registry knows.
-            earlier: as for `adopt`.
-
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
             DatabaseNotFoundError: there is no such database.
-            DatabaseFaultError: the server is away, …
         """
         async with self._tenant.server.session() as session:
             instance = await self._instance(session, instance_id, database)
             if instance is None:
                 return await self._lost_instance(session, instance_id, str(database), earlier=earlier)
             name = database or instance.database_name
-            found = await adoption.inspect(session, self._owner(instance), name, await self._needed())
+            found = await adoption.inspect(session, await self._owner(instance), name, await self._needed())
         return _candidate(instance, name, await self._judged(found, instance, earlier=earlier))
 
     async def adopt(
@@ -123,11 +106,9 @@ class DatabaseAdoption:
         An instance that the registry has lost is recorded again; one in the trash comes back if it has been
         given `database` since, which the registry was restored to before.
 
-        Args:
-            instance_id: the instance.
-            database: the database; None if it is the one that the registry knows.
-            earlier: whether it is meant also if another database of the instance was published later, or may
-                have been, and it is in the trash, or the instance is.
+        Without `database`, it is the one that the registry knows. `earlier` says that it is meant also if
+        another database of the instance was published later, or may have been, and it is in the trash, or the
+        instance is.
 
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
@@ -135,8 +116,6 @@ class DatabaseAdoption:
             AdoptionRefusedError: the database is not one that the instance may get.
             RefusedError: the instance has a job under way, or never had a database.
             NameTakenError: another instance has a database of that name.
-            InstallationNotConfirmedError: the operator must first say that changes are meant.
-            DatabaseFaultError: the server is away, …
         """
         tenant = self._tenant
         async with tenant.server.session() as session:
@@ -145,59 +124,54 @@ class DatabaseAdoption:
             return await self._restore(instance_id, str(database), earlier=earlier)
         if instance.is_in_trash:
             return await self._bring_back(instance, str(database), earlier=earlier)
-        owner, needed = self._owner(instance), await self._needed()
+        owner, needed = await self._owner(instance), await self._needed()
         name = database or instance.database_name
-        recorded = None if database is None else self._database_name(database)
         async with tenant.server.session() as session:
             found = await adoption.inspect(session, owner, name, needed)
         marked = found is not None and found.is_of_instance
-        is_in_trash = database is not None and is_trash_name(database)
-        if marked and database is not None and is_in_trash:
-            return await self._take_out(instance, database, earlier=earlier)
+        # It gets its own name again: the registry was restored to before that, or its own database is gone.
+        is_taken_out = marked and database is not None and is_trash_name(database)
+        recorded = None if database is None or is_taken_out else self._database_name(database)
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.adoptions.adopting(instance.id, marked=marked):
-            _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
+            if not is_taken_out:
+                _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
         async with (
             tenant.server.fenced(owner) as session,
             tenant.adoptions.adopting(instance.id, recorded, marked=marked) as row,
         ):
             await tenant.installation.require_confirmed(session)
-            left = () if name == instance.database_name else (LeftName(instance.database_name),)
+            if is_taken_out:
+                # No job, and no other adoption, changes any more which of its databases was published last.
+                found = await adoption.inspect(session, await self._owner(row), name, needed)
+                _require_adoptable(_candidate(row, name, await self._judged(found, row, earlier=earlier)))
             tenant.adoptions.go_on_after(row, await self._last_number(session, row))
-            row.add_request(uuid4())
-            found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
-            return await self._adopted(session, row, name, found)
+            former = instance.database_name
+            if is_taken_out:
+                await self._name_as_its_own(session, row, name)
+                name = former = row.database_name
+            return await self._marked(session, row, name, former)
 
-    async def _take_out(self, instance: DbInstance, trash: str, *, earlier: bool) -> AdoptionCandidate:
-        """Give a live instance its database back from the trash.
-
-        The registry was restored to before that, or its own is gone, and it had this one before a reset.
-        """
-        tenant, needed = self._tenant, await self._needed()
-        async with tenant.adoptions.adopting(instance.id, marked=True):
-            pass  # before the fence is taken, as above
-        async with (
-            tenant.server.fenced(self._owner(instance)) as session,
-            tenant.adoptions.adopting(instance.id, marked=True) as row,
-        ):
-            await tenant.installation.require_confirmed(session)
-            # No job, and no other adoption, changes any more which of its databases was published last.
-            found = await adoption.inspect(session, self._owner(row), trash, needed)
-            _require_adoptable(_candidate(row, trash, await self._judged(found, row, earlier=earlier)))
-            tenant.adoptions.go_on_after(row, await self._last_number(session, row))
-            row.add_request(uuid4())
-            await self._name_as_its_own(session, row, trash)
-            found = await adoption.adopt(session, self._owner(row), row.database_name, needed)
-            return await self._adopted(session, row, row.database_name, found)
+    async def _marked(
+        self, session: asyncpg.Connection, row: DbInstance, name: str, former: str
+    ) -> AdoptionCandidate:
+        """Write the mark of the instance, which leaves the name `former`, on the database of this name."""
+        left = () if name == former else (LeftName(former),)
+        owner = replace(await self._owner(row), left=left, revision=str(uuid4()))
+        found = await adoption.adopt(session, owner, name, await self._needed())
+        return await self._adopted(session, row, name, found)
 
     async def _last_number(self, session: asyncpg.Connection, instance: DbInstance) -> int:
         """The last job that has published one of the instance's databases, as their comments say."""
-        its = of_instance(await inspection.databases(session), self._owner(instance))
+        its = of_instance(await inspection.databases(session), await self._owner(instance))
         return max((one.owner.number for one in its if one.owner), default=0)
 
     async def _name_as_its_own(self, session: asyncpg.Connection, row: DbInstance, trash: str) -> None:
         marked = await adoption.owner_of(session, trash)
-        its = replace(self._owner(row), database_mark=marked.database_mark if marked else None)
+        its = await self._owner(row)
+        if marked is not None and marked.revision is not None:  # known by the operator's word
+            known = KnownRevisions((Revision(marked.revision, marked.database_id, RevisionState.CONFIRMED),))
+            its = replace(its, database_id=marked.database_id, known=known, revision=marked.revision)
         await take_out(self._tenant.server, session, its, trash, row.database_name)
 
     async def _bring_back(self, instance: DbInstance, database: str, *, earlier: bool) -> AdoptionCandidate:
@@ -206,61 +180,62 @@ class DatabaseAdoption:
         Its database is one that a reset has given it since; what is in the trash becomes a version.
         """
         tenant, needed = self._tenant, await self._needed()
-        async with tenant.server.fenced(self._owner(instance), before_waiting=leave_to_job) as session:
+        async with tenant.server.fenced(await self._owner(instance), before_waiting=leave_to_job) as session:
             await tenant.installation.require_confirmed(session)
             # Read again: no job changes any more which databases it has.
             trashed = await tenant.queries.any_instance(instance.id)
             if trashed is None or not trashed.is_in_trash:
                 raise InstanceNotFoundError(instance.id)
-            found = await adoption.inspect(session, self._owner(trashed), database, needed)
+            found = await adoption.inspect(session, await self._owner(trashed), database, needed)
             candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
             _require_adoptable(candidate)
             name = trashed.database_name if is_trash_name(database) else database
-            number = await self._last_number(session, trashed)
+            number, former = await self._last_number(session, trashed), trashed.database_name
             async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
-                row.add_request(uuid4())
                 if name != database:
                     await self._name_as_its_own(session, row, database)
-                left = () if name == trashed.database_name else (LeftName(trashed.database_name),)
-                found = await adoption.adopt(session, replace(self._owner(row), left=left), name, needed)
-                return await self._adopted(session, row, name, found)
+                return await self._marked(session, row, name, former)
 
     async def _adopted(
         self, session: asyncpg.Connection, row: DbInstance, database: str, found: Candidate | None
     ) -> AdoptionCandidate:
         """What was handed over to the instance, whose row gets what the comment of the database says.
 
-        What resets have put into the trash, and the registry does not know, is recorded as well.
+        What resets have put into the trash is recorded as it is there.
         """
         candidate = _require_adoptable(_candidate(row, database, found))
         marked = Owner.read(candidate.comment)
         row.template_generation = marked.template_generation if marked else None
-        row.database_mark = UUID(marked.database_mark) if marked and marked.database_mark else None
+        if marked is not None:
+            row.database_id = UUID(marked.database_id)
+            if marked.revision is not None:
+                await self._tenant.adoptions.record_revision(row, marked.revision)
         # Whatever a reset or a rename has begun, this is the database now, and this its name. A delete that
         # an outage has ended is not tried again without a client: it would drop what was handed over.
         row.replacement, row.undo_due, row.outages = None, False, 0
+        if row.status == InstanceStatus.COMPLETED:
+            row.published_at = row.published_at or UTC_NOW  # another product has made its ODS instance
+        else:
+            # A worker that was suspended does not go on with the job that has failed; one that a client has
+            # cancelled stays cancelled.
+            request = uuid4()
+            row.cancelled_request = request if row.is_called_off else row.cancelled_request
+            row.request = request
         known = {version.database_name for version in await self._tenant.queries.versions()}
-        replaced = [
-            one
-            for one in await adoption.replaced_databases(session, self._owner(row), database)
-            if one.name not in known
-        ]
+        replaced = await adoption.replaced_databases(session, await self._owner(row), database)
         await self._tenant.adoptions.keep_replaced(
             row,
             [
                 ReplacedDatabase(
-                    *(one.name, one.owner.number, one.owner.attempt),
-                    one.owner.database_mark,
+                    *(one.name, one.owner.number, str(one.owner.revision)),
+                    one.owner.database_id,
                     one.owner.template_generation,
-                    None if one.since is None else without_zone(one.since),
+                    without_zone(one.since),
                 )
                 for one in replaced
             ],
+            known,
         )
-        row.requests = [
-            *(one.owner.request for one in replaced if one.owner.request),
-            *row.known_requests,
-        ]
         return candidate
 
     async def _instance(
@@ -300,16 +275,13 @@ class DatabaseAdoption:
             raise DatabaseNotFoundError(database)
         number = max(owner.number, 1)
         lost = LostInstance(
-            *(*named, ods_instance_id, owner.mark, number, owner.attempt),
+            *(*named, ods_instance_id, owner.mark, number),
             owner.template_generation,
-            owner.database_mark,
+            owner.database_id,
+            str(uuid4()),
         )
         own = replace(
-            owner,
-            tenant=tenant.name,
-            number=lost.number,
-            installation=tenant.instances.installation.known_id,
-            trashed_name=None,
+            owner, tenant=tenant.name, number=lost.number, trashed_name=None, revision=lost.revision
         )
         async with tenant.server.fenced(own) as session:
             await tenant.installation.require_confirmed(session)
@@ -339,19 +311,8 @@ class DatabaseAdoption:
         if obstacle is None and not earlier:
             its = of_instance(await inspection.databases(session), owner)
             obstacle = _later_obstacle(its, database, ods_instance_id)
-        return AdoptionCandidate(
-            id=ods_instance_id,
-            name=named[0] if named else "",
-            status="",
-            ods_instance_id=owner.ods_instance_id,
-            database_name=database,
-            owner=found.owner,
-            size_bytes=found.size_bytes,
-            sessions=found.sessions,
-            comment=found.comment,
-            adopted=False,
-            obstacle=obstacle,
-        )
+        whose = (ods_instance_id, named[0] if named else "", "", owner.ods_instance_id)
+        return _shown(whose, replace(found, adopted=False, obstacle=obstacle))
 
     async def _obstacle_of_lost(self, owner: Owner, ods_instance_id: int, database: str) -> str | None:
         """Why the instance that `owner` describes cannot be recorded again under `ods_instance_id`."""
@@ -371,19 +332,18 @@ class DatabaseAdoption:
     def _database_name(self, database: str) -> DatabaseName:
         return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
 
-    def _owner(self, instance: DbInstance) -> KnownOwner:
-        """The instance, at the latest attempt that the registry knows to have published its database."""
-        number, attempt = instance.publication
+    async def _owner(self, instance: DbInstance) -> KnownOwner:
+        """The instance, with the revisions that the registry knows of its databases."""
+        known = await self._tenant.queries.revisions_of(instance.id)
         return Owner(
             self._tenant.name,
             instance.ods_instance_id,
             _JOB,
             str(instance.mark),
-            number,
-            attempt,
-            self._tenant.instances.installation.known_id,
-            database_mark=instance.database_mark_text,
-        ).knowing(instance.known_requests)
+            await self._tenant.installation.id(),
+            instance.job_number,
+            database_id=str(instance.database_id),
+        ).knowing(known)
 
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)
@@ -421,8 +381,8 @@ class DatabaseAdoption:
     async def _version_obstacle(self, found: Candidate, instance: DbInstance) -> str | None:
         """Why a database that a reset has made, or replaced, is not given to the instance."""
         async with self._tenant.server.session() as session:
-            own = await find_own(session, self._owner(instance))
-        waiting = [row["datname"] for row in own if is_reset_name(row["datname"]) and not is_invalid(row)]
+            own = await find_own(session, await self._owner(instance))
+        waiting = [row.name for row in own if is_reset_name(row.name) and not row.is_invalid]
         if waiting and (found.name in waiting or not found.adopted):
             return not_exchanged(instance, waiting[0])
         if is_reset_name(found.name):
@@ -439,7 +399,7 @@ class DatabaseAdoption:
         if instance.is_in_trash and found.name == instance.trash_database:
             return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
         async with self._tenant.server.session() as session:
-            its = of_instance(await inspection.databases(session), self._owner(instance))
+            its = of_instance(await inspection.databases(session), await self._owner(instance))
         if instance.is_in_trash and (copies := _same(its, found.name)):
             return (
                 f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
@@ -452,13 +412,13 @@ class DatabaseAdoption:
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
 
 
-def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[asyncpg.Record]) -> str:
+def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[FoundDatabase]) -> str:
     """How an instance gets the database again that a reset has replaced, while it has one of its own."""
-    if all(is_invalid(row) for row in own):
-        name = own[0]["datname"]
+    if all(row.is_invalid for row in own):
+        name = own[0].name
         return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
     had = f"The instance {version.instance_id} had the database '{version.database_name}' before a reset."
-    names = [row["datname"] for row in own if not is_invalid(row)]
+    names = [row.name for row in own if not row.is_invalid]
     if instance.is_live and instance.database_name not in names:
         had += (
             " Its own carries its mark under another name than the registry has: first"
@@ -481,11 +441,13 @@ def _require_adoptable(candidate: AdoptionCandidate) -> AdoptionCandidate:
 def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> AdoptionCandidate:
     if found is None:
         raise DatabaseNotFoundError(database)
+    return _shown((instance.id, instance.name, instance.status, instance.ods_instance_id), found)
+
+
+def _shown(whose: tuple[int, str, str, int], found: Candidate) -> AdoptionCandidate:
+    """A database, and the id, name, status and OdsInstanceId of its instance."""
     return AdoptionCandidate(
-        id=instance.id,
-        name=instance.name,
-        status=instance.status,
-        ods_instance_id=instance.ods_instance_id,
+        *whose,
         database_name=found.name,
         owner=found.owner,
         size_bytes=found.size_bytes,
@@ -513,7 +475,7 @@ def _later_obstacle(its: Collection[Database], database: str, instance_id: int) 
 
 def _same(its: Collection[Database], name: str) -> list[str]:
     """The databases that carry the mark of this one, if there are several: one at most is no copy."""
-    marks = {one.name: one.owner.database_mark for one in its if one.owner}
+    marks = {one.name: one.owner.database_id for one in its if one.owner}
     same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
     return same if len(same) > 1 else []
 

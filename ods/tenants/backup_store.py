@@ -1,5 +1,6 @@
 """The store of a tenant's backups, as its settings name it."""
 
+import logging
 from collections.abc import Collection, Sequence
 from operator import attrgetter
 from uuid import UUID
@@ -9,6 +10,9 @@ from ods.backups.layout import folder_of, instance_folder, part_at
 from ods.backups.manifest import BackupKey, BackupKind, Manifest
 from ods.backups.storage import BackupStore, StoreTimeouts
 from ods.backups.stored_backups import delete_backup, has_dump, list_backups, load_if_readable, load_manifest
+from ods.databases.change_sign import is_quiet, read_sign
+from ods.databases.errors import DatabaseFaultError
+from ods.registry.backups.scheduled import LastBackup
 from ods.registry.storage.models import Backup
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
@@ -17,15 +21,7 @@ _finished_at = attrgetter("finished_at")
 
 
 async def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) -> BackupStore:
-    """The store of backups; credentials are in the environment.
-
-    Args:
-        settings: those of its tenant.
-        timeouts: how long it is waited for, if not as long as jobs wait.
-
-    Raises:
-        BackupFaultError: none is configured, its folder does not exist, or there are no credentials.
-    """
+    """The store of backups; credentials are in the environment."""
     if settings.backup_url is None:
         raise BackupFaultError(
             "There is no store of backups. Set ODS_BACKUP_URL for the API and the workers, for example to"
@@ -40,9 +36,6 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
     A copy of a registry knows the backups of the original, which are not its to remove. What another try has
     stored is removed as well, unless it is recorded as a backup of its own: once the row is gone, the pass
     would record it again.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.installation != own:
@@ -56,9 +49,6 @@ async def find_elsewhere(store: BackupStore, tenant: Tenant, backups: Collection
     """Which of these backups, made by this installation, are in another store than this.
 
     `ODS_BACKUP_URL` named that one when they were made. What was copied from there into this store is here.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     its = [it for it in backups if it.stored_id is not None and it.installation == own]
@@ -93,11 +83,7 @@ async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Mani
 
 
 async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifest | None:
-    """The manifest of a backup; None unless manifest and dump are stored as they were recorded.
-
-    Raises:
-        BackupFaultError: the store is away.
-    """
+    """The manifest of a backup; None unless manifest and dump are stored as they were recorded."""
     try:
         manifest = await load_recorded(store, tenant, backup)
     except BackupFaultError as fault:
@@ -108,17 +94,11 @@ async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifes
 
 
 async def last_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
-    """The last whole backup that a try at this one has stored, be it recorded or not; None if there is none.
+    """The last whole backup that a try at this one has stored, recorded or not; None if there is none.
 
     Not one that is recorded as a backup of its own.
 
-    Args:
-        store: the store.
-        tenant: the tenant.
-        backup: the backup, read since its job began.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
+    The backup was read since its job began.
     """
     return await _last_whole(store, await _tries(store, tenant, backup))
 
@@ -127,9 +107,6 @@ async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Mani
     """The last whole final backup of the instance that the registry knows nothing of; None if there is none.
 
     It was restored to before the purge that has made it.
-
-    Raises:
-        BackupFaultError: the store is away or refuses.
     """
     lost = await _manifests(store, tenant, backup)
     return await _last_whole(store, [one for one in lost if one.kind is BackupKind.FINAL])
@@ -162,11 +139,28 @@ async def _manifests(store: BackupStore, tenant: Tenant, backup: Backup) -> list
 
 
 def key_of(tenant: str, backup: Backup) -> BackupKey:
-    """Where a backup is in the store.
-
-    Raises:
-        MissingObjectError: it is not stored.
-    """
+    """Where a backup is in the store."""
     if backup.stored_id is None:
         raise MissingObjectError(f"The backup {backup.id} is not stored.")
     return BackupKey(tenant, backup.ods_instance_id, backup.stored_id)
+
+
+_logger = logging.getLogger(__name__)
+
+
+async def is_unchanged(tenant: Tenant, last: LastBackup) -> bool:
+    """Whether a backup that is made now would have the data of the last one, which is still stored.
+
+    If that is not certain, it has changed: the server or the store is away, a session works in the database,
+    PostgreSQL has lost its statistics, or the last one is not encrypted to the recipients of now.
+    """
+    backup = last.backup
+    try:
+        async with tenant.server.connected(last.database) as session:
+            if not await is_quiet(session) or await read_sign(session) != backup.change_sign:
+                return False
+        stored = await load_whole(await open_store(tenant.settings), tenant.name, backup)
+        return stored is not None and stored.is_encrypted_to(tenant.settings.recipients)
+    except (DatabaseFaultError, BackupFaultError) as fault:
+        _logger.info("Whether %s has changed is not known: %s", backup.name, fault.reason)
+        return False

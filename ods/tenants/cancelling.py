@@ -1,14 +1,17 @@
-"""Cancelling an attempt at a job in the registry while no other session works on its instance's databases."""
+"""Cancelling an attempt at a job behind its fence, and what becomes of one that was cancelled too late."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import asyncpg
 
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.lookup import find
 from ods.databases.server import Server
+from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
+from ods.tenants.job_owners import owner_of, trash_database
 
 
 class _MovedOnError(Exception):
@@ -27,17 +30,9 @@ async def cancel_behind_fence(
     A worker that was suspended in an earlier attempt may hold the fence, and would drop the database when
     it goes on: its session is ended first.
 
-    Args:
-        server: the server of the instance's databases.
-        mark: the instance's mark.
-        is_current: whether the instance is at the attempt, before another session that holds the fence is
-            ended.
-        cancel: records that it was cancelled; false if it has moved on.
-        follow: records what it had done by then, on a fenced session; not while the server is away.
-
-    Raises:
-        DatabaseFaultError: the server cannot be reached, or the other session cannot be ended; nothing was
-            cancelled.
+    `is_current` says whether the instance is at the attempt, before another session is ended; `cancel`
+    records that it was cancelled, unless it has moved on. `follow` records what it had done by then, on a
+    fenced session; not while the server is away. If the other session cannot be ended, nothing is cancelled.
     """
 
     async def require_current() -> None:
@@ -58,3 +53,97 @@ async def cancel_behind_fence(
 def after_cancel(lost: InstanceJob) -> InstanceJob:
     """The attempt at which an instance is once one was cancelled that no workflow worked on any more."""
     return replace(lost, attempt=lost.attempt + 1)
+
+
+RETRY_DROPS = "A retry drops it, too."
+"""What becomes of a version if a drop is retried that was called off."""
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left of an instance whose own database is gone, or half dropped."""
+
+    database: str
+    is_half_dropped: bool
+    versions: tuple[str, ...]
+
+    @property
+    def in_words(self) -> str:
+        """What the client reads of it."""
+        state = "half dropped" if self.is_half_dropped else "gone"
+        words = f"The job was cancelled, but by then the database '{self.database}' was {state}"
+        if self.versions:
+            return f"{words}. Another one of the instance is kept: {', '.join(self.versions)}."
+        then = "A pass drops the rest." if self.is_half_dropped else "A retry records that."
+        return f"{words}: it cannot come back. {then}"
+
+
+class CancelledDrops:
+    """Records what a client has to know of a cancelled delete or purge whose DROP had begun."""
+
+    def __init__(self, jobs: JobStore) -> None:
+        self._jobs = jobs
+
+    async def follow(self, session: asyncpg.Connection, job: InstanceJob) -> None:
+        """Record it, if the job is one that drops, and has begun to.
+
+        A purge of which nothing is left is done: its DROP was faster. What is half dropped, the next pass
+        drops to its end. But a version waits for the client, who may have cancelled the job for it: what is
+        recorded as done has its versions dropped.
+
+        The job is at the attempt that is recorded as cancelled.
+        """
+        left = await _left_by(session, job)
+        if left is None:
+            return
+        if not job.rules.is_live and not (left.versions or left.is_half_dropped):
+            await self._jobs.follow_drop(job)
+        else:
+            await self._jobs.explain_failure(job, _reason(job, left))
+
+
+async def reason_of(session: asyncpg.Connection, job: InstanceJob) -> str | None:
+    """What the client reads who has cancelled the job; None if it has not begun to drop anything."""
+    left = await _left_by(session, job)
+    return None if left is None else _reason(job, left)
+
+
+def _reason(job: InstanceJob, left: _Left) -> str:
+    if not left.versions:
+        return left.in_words
+    if not job.rules.is_live:
+        return f"{left.in_words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
+    half_dropped = left.database if left.is_half_dropped else None
+    return f"{left.in_words} {way_back_of_live(job.instance_id, half_dropped)} {RETRY_DROPS}"
+
+
+def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:
+    """How an instance comes back whose delete has failed, and of which only a version is left."""
+    drop = "" if half_dropped is None else f'DROP DATABASE "{half_dropped}"; '
+    adopt, delete, undelete = (
+        f"ods instance {verb} {instance_id}" for verb in ("adopt", "delete", "undelete")
+    )
+    return (
+        f"Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database {version}`;"
+        f" `{delete}`; `{undelete}`."
+    )
+
+
+async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | None:
+    """What is left of the job's instance; None if the job does not drop, or has not begun to."""
+    if not job.rules.drops:
+        return None
+    if job.rules.is_live:
+        return await _what_is_left(session, job, job.database) if job.published else None
+    return await _what_is_left(session, job, trash_database(job))
+
+
+async def _what_is_left(session: asyncpg.Connection, job: InstanceJob, database: str) -> _Left | None:
+    """What is left of the job's instance; None if its own database can be used."""
+    owner = owner_of(job)
+    found = await find(session, owner, database)
+    own = {name for name, row in found.items() if name == database or owner.owns(row.comment)}
+    if not all(found[name].is_invalid for name in own):
+        return None
+    versions = sorted(name for name in found.keys() - own if found[name].is_of(owner))
+    return _Left(min(own, default=database), bool(own), tuple(versions))

@@ -57,11 +57,7 @@ def _use_of(pool: object) -> tuple[int, int, int]:
 
 
 async def _spares(tenant: Tenant) -> list[Sample]:
-    """The spares of each template that the settings name.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """The spares of each template that the settings name."""
     report = await tenant.spares.report()
     pools = {pool.template: pool for pool in report.templates}
     return [
@@ -75,11 +71,7 @@ async def _spares(tenant: Tenant) -> list[Sample]:
 
 
 async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
-    """What the databases of these tenants, who share a server, take there.
-
-    Raises:
-        DatabaseFaultError: the server is away, …
-    """
+    """What the databases of these tenants, who share a server, take there."""
     async with group[0].server.session() as session:
         kinds = {
             database.name: (owner.installation, database.trash)
@@ -87,15 +79,17 @@ async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
             if (owner := database.owner or database.snapshot) is not None
         }
         sizes = await inspection.sizes(session, list(kinds))
-    bytes_of: Counter[tuple[str | None, bool]] = Counter()
+    bytes_of: Counter[tuple[str, bool]] = Counter()
     for name, kind in kinds.items():
         bytes_of[kind] += sizes.get(name) or 0
-    return [sample for tenant in group for sample in _sizes_of(tenant, bytes_of)]
+    ids = [(tenant, await tenant.jobs.installation.last_id()) for tenant in group]
+    return [sample for tenant, its in ids for sample in _sizes_of(tenant, its, bytes_of)]
 
 
-def _sizes_of(tenant: Tenant, bytes_of: Mapping[tuple[str | None, bool], int]) -> Iterator[Sample]:
+def _sizes_of(
+    tenant: Tenant, installation: str, bytes_of: Mapping[tuple[str, bool], int]
+) -> Iterator[Sample]:
     """Those of a tenant, by what the databases of each installation take, in the trash and elsewhere."""
-    installation = tenant.jobs.installation.known_id
     trash, others = bytes_of[installation, True], bytes_of[installation, False]
     yield Sample(TRASH_BYTES, (tenant.name,), trash)
     yield Sample(DATABASE_BYTES, (tenant.name,), trash + others)

@@ -2,20 +2,26 @@
 
 The server itself shows which installations have databases on it: the comment of each database names its
 installation. It is written in one transaction with the database's name, and is gone when that is dropped.
+
+The other tenants of this service may have databases there as well. What a comment calls its tenant does not
+tell whose a database is: it is the name that the tenant had when the comment was written.
 """
 
+import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
 
-from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
+from ods.databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
-from ods.registry.installation import CONFIRMS, InstallationStore
+from ods.registry.installation import CONFIRMS, InstallationState, InstallationStore
+from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.errors import InstallationNotConfirmedError
-from ods.tenants.siblings import installations_of
 
 _KNOWN_SECONDS = 30
 """How long the server is not checked again after it was found in order."""
@@ -28,10 +34,8 @@ _COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_datab
 class _Others:
     """Other installations with databases on the server.
 
-    Attributes:
-        siblings: the ids of those that are other tenants of this service.
-        strangers: the ids of those of which that is not known.
-        unknown: tenants of this service whose installation is not known now: it may be one of the strangers.
+    By their ids: `siblings` are other tenants of this service; of `strangers` that is not known. `unknown`
+    names tenants of this service whose installation is not known now: it may be one of the strangers.
     """
 
     siblings: frozenset[str] = frozenset()
@@ -43,11 +47,8 @@ class _Others:
 class SameInstallation:
     """Another tenant of this service whose registry has the id of this installation.
 
-    Attributes:
-        tenant: its name.
-        installation: the id.
-        is_same_registry: whether it is this very registry, by another address.
-        is_copy: whether it was copied or moved, and not confirmed since: the copy is not this one.
+    `is_same_registry` says that it is this very registry, by another address; `is_copy`, that it was copied
+    or moved, and not confirmed since: the copy is not this one.
     """
 
     tenant: str
@@ -76,10 +77,8 @@ class SameInstallation:
 class _Examination:
     """What registries and server show.
 
-    Attributes:
-        obstacle: what the operator must confirm; None if nothing.
-        new_server: the system identifier of a server that is seen for the first time.
-        siblings: the ids of other tenants of this service that have databases there and are not recorded.
+    `new_server` is the system identifier of a server that is seen for the first time; `siblings` are the ids
+    of other tenants of this service that have databases there and are not recorded.
     """
 
     obstacle: str | None
@@ -88,14 +87,7 @@ class _Examination:
 
 
 class InstallationCheck:
-    """Compares a tenant's installation with what its registry and its server say.
-
-    Args:
-        store: the installation, as the registry has it.
-        tenant: the tenant's name.
-        siblings: those of the other tenants of this service, by name; they may share the server.
-        shares_server: whether the operator has said that other installations may use the server as well.
-    """
+    """Compares a tenant's installation with what its registry and its server say."""
 
     def __init__(
         self,
@@ -122,7 +114,6 @@ class InstallationCheck:
         Raises:
             InstallationNotConfirmedError: the registry was copied or moved, the server is another one, or
                 another installation has databases on it; or the registry of another tenant is the same.
-            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         await self._store.require_confirmed()
         if time.monotonic() < self._in_order_until:
@@ -135,9 +126,6 @@ class InstallationCheck:
         """What the operator must confirm before anything is changed on the server; None if nothing.
 
         Nothing is recorded of the server.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         return (await self._examine(session)).obstacle
 
@@ -198,6 +186,11 @@ class InstallationCheck:
         state = same[name]
         return SameInstallation(name, own.id, own.is_same_registry(state), state.obstacle is not None)
 
+    @property
+    def unasked(self) -> list[str]:
+        """Tenants of this service of which it is not known that they are other installations."""
+        return sorted(self._siblings.keys() - self._told_apart)
+
     async def known_obstacle(self, server: Server) -> str | None:
         """As `obstacle`; while the server is away, what the registry knows or a job has found.
 
@@ -217,11 +210,7 @@ class InstallationCheck:
         return obstacle
 
     async def system(self, session: asyncpg.Connection) -> str:
-        """System identifier of the server's PostgreSQL cluster, which its standbys share.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or refuses.
-        """
+        """System identifier of the server's PostgreSQL cluster, which its standbys share."""
         with translate_postgres_errors({}):
             return str(await session.fetchval(_SYSTEM))
 
@@ -229,18 +218,11 @@ class InstallationCheck:
         """Ids of other installations with databases on the server, unless any may have some.
 
         Not those of other tenants of this service.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or refuses.
         """
         return (await self._others(session)).strangers
 
     async def count_own(self, session: asyncpg.Connection) -> int:
-        """How many databases on the server carry the installation's id.
-
-        Raises:
-            DatabaseFaultError: the server cannot be reached, or refuses.
-        """
+        """How many databases on the server carry the installation's id."""
         own = await self.id()
         return sum(owner.installation == own for owner in await _owners(session))
 
@@ -248,7 +230,7 @@ class InstallationCheck:
         """Those that are not `accepted`, unless any may have databases there."""
         if self._shares_server:
             return _Others()
-        there = {owner.installation for owner in await _owners(session) if owner.installation is not None}
+        there = {owner.installation for owner in await _owners(session)}
         found = frozenset(there - {await self.id(), *accepted})
         if not found:
             return _Others()
@@ -271,3 +253,51 @@ async def _owners(session: asyncpg.Connection) -> list[Owner]:
     with translate_postgres_errors({}):
         comments = await session.fetch(_COMMENTS)
     return [owner for row in comments if (owner := Owner.read(row["description"])) is not None]
+
+
+_ANSWERED_WITHIN = 5
+"""Seconds that another tenant's registry may take: this tenant's jobs wait meanwhile."""
+
+
+@dataclass(frozen=True)
+class SiblingInstallations:
+    """What the registries of other tenants say."""
+
+    states: Mapping[str, InstallationState]
+    away: frozenset[str]
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The installations that they are; not those of registries that may be copies."""
+        return frozenset(state.id for state in self.states.values() if state.is_confirmed)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The tenants whose registry is away, or must be confirmed itself."""
+        return sorted(self.away | {name for name, one in self.states.items() if not one.is_confirmed})
+
+
+async def installations_of(siblings: Mapping[str, InstallationStore]) -> SiblingInstallations:
+    """What the registries of these tenants, by their names, say now; nothing is recorded there."""
+    answers = await asyncio.gather(*map(_answer, siblings.values()))
+    found = dict(zip(siblings, answers, strict=True))
+    states = {name: state for name, state in found.items() if state is not None}
+    return SiblingInstallations(states, frozenset(found.keys() - states.keys()))
+
+
+async def _answer(store: InstallationStore) -> InstallationState | None:
+    try:
+        async with asyncio.timeout(_ANSWERED_WITHIN):
+            return await store.read()
+    except (*LOST, SQLAlchemyError, asyncpg.PostgresError):
+        return None
+
+
+@asynccontextmanager
+async def opened_siblings(dsns: Mapping[str, str]) -> AsyncIterator[Mapping[str, InstallationStore]]:
+    """The registries with these DSNs, by the names of their tenants; no connection is opened yet."""
+    engines = {name: create_registry_engine(dsn, pool_size=1) for name, dsn in dsns.items()}
+    try:
+        yield {name: InstallationStore(engine) for name, engine in engines.items()}
+    finally:
+        await asyncio.gather(*(engine.dispose() for engine in engines.values()))

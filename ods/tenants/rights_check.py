@@ -14,13 +14,7 @@ _KNOWN_SECONDS = 30
 
 
 class RightsCheck:
-    """Asks registry and server which rights are missing; if none were within 30 seconds, not again.
-
-    Args:
-        engine: connections to the registry.
-        templates: the databases that are cloned.
-        groups: roles that the service's role must be a member of, beside those of PostgreSQL.
-    """
+    """Asks registry and server which rights are missing; if none were within 30 seconds, not again."""
 
     def __init__(self, engine: AsyncEngine, templates: Collection[str], groups: tuple[str, ...]) -> None:
         self._engine = engine
@@ -35,13 +29,7 @@ class RightsCheck:
         return frozenset(self._templates), self._groups
 
     async def missing_in_registry(self) -> list[str]:
-        """The statements that give what is missing in the registry.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry cannot be asked.
-            OSError: it cannot be reached.
-            asyncpg.PostgresError: it refuses the connection.
-        """
+        """The statements that give what is missing in the registry."""
         if time.monotonic() < self._registry_complete_until:
             return []
         missing = await missing_in_registry(self._engine)
@@ -50,11 +38,7 @@ class RightsCheck:
         return missing
 
     async def missing_on_server(self, session: asyncpg.Connection) -> list[str]:
-        """The statements that give what is missing on the server, asked on a session there.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
-        """
+        """The statements that give what is missing on the server, asked on a session there."""
         if time.monotonic() < self._server_complete_until:
             return []
         missing = await missing_on_server(session, self._templates, self._groups)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -10,8 +11,7 @@ from ods.databases import snapshots
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
-from ods.databases.snapshot_marks import SnapshotMark
-from ods.databases.snapshots import SnapshotRequest
+from ods.databases.snapshots import SnapshotMark, SnapshotRequest
 from ods.databases.spares import locked
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import InstanceJob
@@ -24,30 +24,15 @@ _REMOVALS_A_PASS = 20
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Snapshots:
-    """The snapshots of one tenant's instances.
+    """The snapshots of one tenant's instances."""
 
-    Args:
-        store: what the registry has of them.
-        server: where they are.
-        connection_strings: those by which the ODS/API connects to them.
-        installation: checks that this installation may change registry and server.
-        tenant: the tenant's name.
-    """
-
-    def __init__(
-        self,
-        store: SnapshotStore,
-        server: Server,
-        connection_strings: OdsConnectionStrings,
-        installation: InstallationCheck,
-        tenant: str,
-    ) -> None:
-        self.store = store
-        self._server = server
-        self._connection_strings = connection_strings
-        self._installation = installation
-        self._tenant = tenant
+    store: SnapshotStore
+    server: Server
+    connection_strings: OdsConnectionStrings
+    installation: InstallationCheck
+    tenant: str
 
     async def make(
         self,
@@ -56,53 +41,28 @@ class Snapshots:
         owner: Owner,
         copy: Callable[[Database, Database], Awaitable[None]],
     ) -> None:
-        """Copy the database of the instance, and publish the copy.
-
-        Args:
-            session: a session that holds the fence of the instance.
-            job: the job.
-            owner: the instance.
-            copy: fills the second database, which is empty, with what the first holds.
-
-        Raises:
-            NotOursError: another database has the name of the snapshot.
-            DisagreementError: the instance's database has another name, is closed or half dropped.
-            DatabaseFaultError: a right is missing, the server is away, …
-            BackupFaultError: pg_dump or pg_restore is missing or has failed.
-        """
+        """Copy the database of the instance by `copy` to one that is empty, and publish that."""
         row = await self.store.of_job(job)
         if row is None:
             raise DatabaseFaultError("The registry has no row of this snapshot. Request it again.")
         mark = SnapshotMark(
-            self._tenant, job.ods_instance_id, job.mark, str(row.mark), await self._installation.id()
+            self.tenant, job.ods_instance_id, job.mark, str(row.mark), await self.installation.id()
         )
-        wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self._connection_strings.role)
+        wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self.connection_strings.role)
         if (oid := await snapshots.prepare(session, wanted)) is not None:
-            source = Database(self._server, job.database, oid)
-            await copy(source, Database(self._server, owner.staging_name))
-            await snapshots.publish(self._server, session, wanted)
+            source = Database(self.server, job.database, oid)
+            await copy(source, Database(self.server, owner.staging_name))
+            await snapshots.publish(self.server, session, wanted)
 
     async def finish(self, job: InstanceJob) -> bool:
-        """Record the snapshot of `job`, and have the ODS/API read it; see `SnapshotStore.finish`.
-
-        Raises:
-            DerivativeTakenError: the derivative of the ODS instance leads to another database.
-        """
+        """Record the snapshot of `job`, and have the ODS/API read it; see `SnapshotStore.finish`."""
         row = await self.store.of_job(job)
         if row is None:
             return False
-        return await self.store.finish(job, self._connection_strings.encrypted(row.database_name))
+        return await self.store.finish(job, self.connection_strings.encrypted(row.database_name))
 
     async def remove_abandoned(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """Drop the snapshot that a job has published and not recorded, and forget it.
-
-        Args:
-            session: a session that holds the fence of the instance.
-            job: the job, which has ended.
-
-        Raises:
-            DatabaseFaultError: a right is missing, the server is away, …
-        """
+        """Drop the snapshot that a job has published and not recorded, and forget it."""
         if (removal := await self.store.abandoned(job)) is not None:
             await self._remove(session, removal)
 
@@ -111,16 +71,12 @@ class Snapshots:
 
         Those that are in use, those of instances that a job works on, and those that the service's role may
         not drop wait for the next pass.
-
-        Raises:
-            InstallationNotConfirmedError: the operator must first say that changes are meant.
-            DatabaseFaultError: the server is away.
         """
         due = await self.store.due_removals(_REMOVALS_A_PASS)
         if not due:
             return 0
-        async with self._server.session() as session:
-            await self._installation.require_confirmed(session)
+        async with self.server.session() as session:
+            await self.installation.require_confirmed(session)
             return sum([await self._removed(session, removal) for removal in due])
 
     async def _removed(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
@@ -135,11 +91,11 @@ class Snapshots:
 
     async def _remove(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
         mark = SnapshotMark(
-            self._tenant,
+            self.tenant,
             removal.ods_instance_id,
             removal.instance_mark,
             removal.mark,
-            await self._installation.id(),
+            await self.installation.id(),
         )
         async with locked(session, removal.instance_mark) as is_free:
             # The job that was to make it may have begun again.

@@ -51,33 +51,8 @@ _READING_TIMEOUT = 30
 class Tenant:
     """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them.
 
-    Attributes:
-        name: its name; tenants without one are called `ods.settings.settings.DEFAULT_TENANT`.
-        settings: its own settings.
-        engine: connections to its registry.
-        instances: the requests for its instances, for the API.
-        adoptions: what adoptions of databases change in the registry.
-        jobs: the steps of its jobs, for workers.
-        versions: the databases that its instances had before resets.
-        cancellations: cancels its jobs that no workflow works on.
-        queries: what the registry holds.
-        sizes: how large its databases were on the days before.
-        backups: its backups, as the registry knows them.
-        scheduled_backups: those that a schedule requests.
-        backup_expiry: when these may be deleted.
-        scheduled_snapshots: the snapshots that a schedule requests.
-        server: the server of its ODS databases.
-        connection_strings: those by which the ODS/API connects to them.
-        installation: checks that this installation may change registry and server.
-        rights: finds which rights the service's role lacks on either.
-        drift: finds where the two contradict each other.
-        clock: whether time goes on steadily by the registry's clock.
-        spares: its spare databases.
-        snapshots: the copies of its instances that readers use.
-        templates: reads what there is of its templates.
-        refreshes: its jobs that read education organizations.
-        reading_engine: connections for these jobs. They are held while an ODS database is read, which may
-            hang; status writes have others.
+    `reading_engine` has the connections of refreshes. They are held while an ODS database is read, which may
+    hang; status writes have others.
     """
 
     name: str
@@ -116,15 +91,7 @@ class Tenant:
         connection_strings: OdsConnectionStrings,
         installations: Mapping[str, InstallationStore],
     ) -> Self:
-        """Make the parts of the tenant `name`; no connection is opened yet.
-
-        Args:
-            name: its name.
-            settings: its own settings.
-            engine: connections to its registry.
-            connection_strings: those by which the ODS/API connects to its databases.
-            installations: those of all tenants, by their names.
-        """
+        """Make the parts of the tenant `name`; no connection is opened yet."""
         own = installations[name]
         siblings = {other: one for other, one in installations.items() if other != name}
         server = Server(
@@ -197,12 +164,7 @@ class Tenant:
         )
 
     async def remove_template_leftovers(self) -> list[str]:
-        """Remove what loads of its templates have left; returns the names of these databases.
-
-        Raises:
-            InstallationNotConfirmedError: the operator must first say that changes are meant.
-            DatabaseFaultError: the server is away, …
-        """
+        """Remove what loads of its templates have left; returns the names of these databases."""
         async with self.server.session() as session:
             await self.installation.require_confirmed(session)
             needed = set(self.settings.template_databases.values())

@@ -10,7 +10,7 @@ from time import monotonic
 
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.ownership import Owner
-from ods.databases.usage import DatabaseFigures, TableFigures, UsageReader
+from ods.databases.usage import DatabaseFigures, TableFigures, UsageReader, read_sizes
 from ods.registry.storage.models import DbInstance
 from ods.tenants.adoption import DatabaseNotFoundError
 from ods.tenants.tenant import Tenant
@@ -24,10 +24,7 @@ _IN_TRASH = "Its database is in the trash, closed."
 class InstanceFigures:
     """What can be told of an instance without a session in its database.
 
-    Attributes:
-        database: the figures of its database.
-        application_ids: the applications of the ODS/API that may use it; None if the registry has no tables
-            of the ODS/API.
+    `application_ids` is None if the registry has no tables of the ODS/API.
     """
 
     database: DatabaseFigures
@@ -47,9 +44,9 @@ class InstanceUsage:
         Raises:
             InstanceNotFoundError: there is no such instance, or it is deleted.
             DatabaseNotFoundError: it has no database.
-            DatabaseFaultError: the server is away, the database is not the instance's, a right is missing, …
         """
         row = await self._tenant.queries.instance(instance_id)
+        await self._tenant.installation.id()  # for `owner_of`
         name = row.database_name
         if name is None:
             raise DatabaseNotFoundError(str(instance_id))
@@ -66,9 +63,6 @@ class InstanceUsage:
         """Tells the figures of each instance of a page, or why there are none: a server that is away is one.
 
         It is asked of the rows one by one, for a page may be long.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry is away.
         """
         live = [row for row in rows if may_have_database(row)]
         reason = _NO_DATABASE
@@ -95,10 +89,8 @@ class InstanceUsage:
 
         Those that do not carry the marks are read again if what is known of them is older than the rows: a
         reset gives row and database another mark.
-
-        Raises:
-            DatabaseFaultError: the server is away, …
         """
+        await self._tenant.installation.id()  # for `owner_of`
         began = monotonic()
         databases = await self._reader.figures({row.database_name for row in rows})
         of_others = {
@@ -119,12 +111,31 @@ class InstanceUsage:
         return await self._tenant.queries.application_ids(ids)
 
 
+async def record_sizes(tenant: Tenant) -> int:
+    """Record today's size of each instance's database that carries its mark; returns how many there are."""
+    await tenant.installation.id()  # for `owner_of`
+    rows = [row for row in await tenant.queries.live_instances() if may_have_database(row)]
+    async with tenant.server.session() as session:
+        found = await read_sizes(session, {row.database_name for row in rows})
+    sizes = {
+        row.id: size.bytes
+        for row in rows
+        if (size := found.get(row.database_name)) and owner_of(tenant, row).owns(size.comment)
+    }
+    await tenant.sizes.record(sizes, forget=await tenant.clock.is_steady())
+    return len(sizes)
+
+
 def owner_of(tenant: Tenant, row: DbInstance) -> Owner:
-    """The owner of the instance's database, for its mark alone."""
+    """The owner of the instance's database, for its mark alone.
+
+    Raises:
+        RuntimeError: the tenant's installation was not read yet.
+    """
     return Owner(
         *(tenant.name, row.ods_instance_id, "", str(row.mark)),
         installation=tenant.instances.installation.known_id,
-        database_mark=None if row.database_mark is None else str(row.database_mark),
+        database_id=str(row.database_id),
     )
 
 

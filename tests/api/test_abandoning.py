@@ -6,11 +6,11 @@ import httpx
 import pytest
 from temporalio.client import Client
 
+from ods.model.arguments import Way
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
@@ -49,7 +49,7 @@ async def test_no_pass_tries_a_purge_again_when_it_is_abandoned_that_an_outage_h
     settings: Settings, temporal: Client, instances: InstanceStore, job_store: JobStore, state: str
 ) -> None:
     number = (await bring_to(instances, job_store, state, "Wanted after all")).instance_id
-    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    job = (await instances.request_delete(number, Delete(Way.DROP))).job
     assert (await job_store.begin(job)).held
     assert await job_store.fail(job, "The server was away.", outage=True)
     assert [one.job_id for one in await job_store.unfinished_deletes({})] == [job.job_id]
@@ -84,7 +84,7 @@ async def test_purge_is_not_abandoned_when_a_pass_tries_it_again_at_that_moment(
     waits: bool,
 ) -> None:
     number = (await bring_to(instances, job_store, "Deleted", "Wanted after all")).instance_id
-    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    job = (await instances.request_delete(number, Delete(Way.DROP))).job
     if waits:
         await JobStarter(temporal, settings.registry_queue).start(job)
     assert (await job_store.begin(job)).held

@@ -21,11 +21,12 @@ from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
-from tests.postgres.instance_states import STATES, bring_to, status_in
+from tests.postgres.instance_states import STATES, bring_to, marked_by, status_in
 from tests.postgres.postgres_inspection import row_of
-from tests.servers import MINIMAL_TEMPLATE, make_settings, session
+from tests.servers import INSTALLATION, MINIMAL_TEMPLATE, make_settings, session
 
 INSTANCES = "/v2/dbInstances"
 
@@ -52,7 +53,7 @@ async def case(
     instances: InstanceStore, job_store: JobStore, admin: asyncpg.Connection, name: str
 ) -> AsyncIterator[Case]:
     job = await bring_to(instances, job_store, "Completed", name)
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, installation=job.installation)
+    owner = marked_by(job)
     await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
     yield Case(admin, job.instance_id, owner, job.database)
     await admin.execute(f'DROP DATABASE IF EXISTS "{job.database}" WITH (FORCE)')
@@ -129,7 +130,7 @@ async def test_adoption_depends_on_the_state_when_the_instance_is_not_completed(
 ) -> None:
     job = await bring_to(instances, job_store, state, name)
     database = (await queries.instance(job.instance_id)).database_name
-    case = Case(admin, job.instance_id, Owner("", 0, "", job.mark), database)
+    case = Case(admin, job.instance_id, owner_of(job), database)
     await admin.execute(f'CREATE DATABASE "{database}" OWNER {seeding.SERVICE_ROLE}')
     try:
         answer = await api.post(case.adopting)
@@ -166,7 +167,10 @@ async def test_database_is_not_found_when_there_is_none_of_the_name(
         assert answer.json()["title"].startswith(f"Not found: database with ID {job.database}.")
 
 
-OTHERS_COMMENT = Owner("other", 7, "CreateInstanceJob-7-1", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef").comment
+_OTHERS_MARK = "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef"
+OTHERS_COMMENT = Owner(
+    *("other", 7, "CreateInstanceJob-7-1", _OTHERS_MARK, INSTALLATION), database_id=_OTHERS_MARK
+).comment
 OBSTACLES = {
     "has a comment, which may mean something to somebody": "COMMENT ON DATABASE {database} IS 'District 9'",
     "is a template": "ALTER DATABASE {database} IS_TEMPLATE true",
@@ -212,7 +216,9 @@ async def test_database_is_left_alone_when_the_service_itself_needs_it(
 async def test_one_of_two_registries_gets_the_database_when_both_adopt_it_at_once(
     case: Case, settings: Settings
 ) -> None:
-    rival = Owner("rival", 8, "adopted", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef")
+    rival = Owner(
+        "rival", 8, "adopted", _OTHERS_MARK, INSTALLATION, database_id=_OTHERS_MARK, revision=_OTHERS_MARK
+    )
     server = Server(settings.master_dsn.get_secret_value())
     async with blocked(case):
         rivals = [asyncio.create_task(adopted(server, owner, case.database)) for owner in (case.owner, rival)]
@@ -276,7 +282,7 @@ class TestAnotherName:
     @pytest.fixture
     async def renamed(self, case: Case) -> AsyncIterator[str]:
         """The instance's database, with its mark, under a name that the registry does not know."""
-        comment = replace(case.owner, number=2, attempt=1, template_generation=5).comment
+        comment = replace(case.owner, number=2, revision=_OTHERS_MARK, template_generation=5).comment
         name = case.database.replace("_Minimal", "_later_Minimal")
         await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{comment}'")
         await case.admin.execute(f'ALTER DATABASE "{case.database}" RENAME TO "{name}"')
@@ -299,7 +305,9 @@ class TestAnotherName:
         )
         marked = Owner.read(comment)
         assert marked is not None
-        assert marked.publication == instance.publication == (3, 1)  # the mark before told of a second job
+        assert marked.number == instance.job_number == 3  # the mark before told of a second job
+        known = await queries.revisions_of(instance.id)
+        assert known.confirmed(marked.database_id) == marked.revision != _OTHERS_MARK
 
     @pytest.fixture
     async def unmarked(self, case: Case, renamed: str) -> AsyncIterator[str]:
@@ -349,7 +357,7 @@ class TestAnotherName:
     async def test_other_one_of_two_with_one_mark_is_handed_over_when_it_is_the_instance_s(
         self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, queries: InstanceQueries
     ) -> None:
-        """As an earlier release has adopted one that had no mark, beside the instance's own."""
+        """As when its comment was copied by hand to the database that had no mark."""
         await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{case.owner.comment}'")
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["adopted"]) == (200, True)
@@ -386,7 +394,8 @@ class TestAnotherName:
         async with session(registry_dsn) as rows:
             await rows.execute("DELETE FROM dbo.odsinstances")
             await rows.execute(
-                "UPDATE adminapi.managed_instances SET state = 'Delete_Failed', operation = 'Delete'"
+                "UPDATE adminapi.managed_instances SET state = 'Delete_Failed', operation = 'Delete',"
+                ' arguments = \'{"keep": false, "backup_first": false}\''
             )
         answer = await api.post(case.adopting, json={"databaseName": case.database})
         assert answer.status_code == 200, answer.text
@@ -425,7 +434,7 @@ class TestAnotherName:
     ) -> None:
         """Also if its tenant had another name when the comment was written."""
         number = case.owner.ods_instance_id
-        then = replace(case.owner, tenant=tenant_then, number=2, attempt=1, template_generation=5)
+        then = replace(case.owner, tenant=tenant_then, number=2, template_generation=5)
         await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{then.comment}'")
         async with session(registry_dsn) as rows:
             await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")

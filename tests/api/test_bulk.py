@@ -338,11 +338,11 @@ async def test_plan_of_a_delete_names_the_databases_before_resets_that_go_with_i
     made, other = await _completed(api, rows, "a", "b")
     await rows.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " attempt, replacedat, purgeafter, purgingsince) VALUES"
-        " ($1, 'Minimal', 'ods_trash_before', 2, 1, now() - interval '1 hour', now(), NULL),"
-        " ($1, 'Minimal', 'ods_trash_later', 3, 1, now(), now(), NULL),"
-        " ($1, 'Minimal', 'ods_trash_being_dropped', 4, 1, now(), now(), now()),"
-        " ($2, 'Minimal', 'ods_trash_of_another', 2, 1, now(), now(), NULL)",
+        " databaseid, replacedat, purgeafter, purgingsince) VALUES"
+        " ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now() - interval '1 hour', now(), NULL),"
+        " ($1, 'Minimal', 'ods_trash_later', 3, gen_random_uuid(), now(), now(), NULL),"
+        " ($1, 'Minimal', 'ods_trash_being_dropped', 4, gen_random_uuid(), now(), now(), now()),"
+        " ($2, 'Minimal', 'ods_trash_of_another', 2, gen_random_uuid(), now(), now(), NULL)",
         *(made, other),
     )
     plan = (await api.delete(f"{INSTANCES}/{made}", params=query | DRY)).json()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.settings.settings import Settings
 from ods.tenants.tenant import open_tenants
 from tests.api.service import NOBODY, running

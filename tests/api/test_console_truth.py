@@ -12,13 +12,12 @@ import pytest
 from fastapi import FastAPI
 
 from ods.databases import usage
-from ods.databases.ownership import Owner
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import InstanceStore
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, marked_by
 from tests.secret_search import as_secret
 from tests.servers import session
 
@@ -67,7 +66,7 @@ async def database(admin: asyncpg.Connection, name: str, comment: str = "") -> A
 
 
 def own_comment(job: InstanceJob) -> str:
-    return Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).comment
+    return marked_by(job).comment
 
 
 def csrf_of(page: httpx.Response) -> str:
@@ -129,8 +128,8 @@ async def test_databases_before_resets_are_named_when_they_go_with_the_instance(
     async with session(registry_dsn) as rows:
         await rows.execute(
             "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-            " attempt, replacedat, purgeafter)"
-            " VALUES ($1, 'Minimal', 'ods_trash_before', 2, 1, now(), now())",
+            " databaseid, replacedat, purgeafter)"
+            " VALUES ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now(), now())",
             job.instance_id,
         )
     text = await shown(browser, f"/instances/{job.instance_id}/{page}")

@@ -135,7 +135,7 @@ async def test_copies_are_made_of_instances_that_lines_name_or_number(
 
     assert answer.exit_code == 0, answer.output
     made = await rows.fetch("SELECT * FROM adminapi.managed_instances ORDER BY id OFFSET 2")
-    assert [(row["name"], row["copyof"], row["copymode"], row["databasetemplate"]) for row in made] == [
+    assert [(row["name"], *_source(row), row["databasetemplate"]) for row in made] == [
         ("Ridge 2027", sources[0].instance_id, "online", "Minimal"),
         ("Bend 2027", sources[1].instance_id, "closed", "Minimal"),
         ("New 2027", None, None, "Sample"),
@@ -267,3 +267,9 @@ async def test_file_is_refused_when_it_cannot_be_read(tmp_path: Path, lines: lis
 )
 def test_command_is_refused_when_it_does_not_say_what_to_make(arguments: list[str]) -> None:
     assert isinstance(CliRunner().invoke(instance.app, arguments).exception, CommandError)
+
+
+def _source(row: asyncpg.Record) -> tuple[int | None, str | None]:
+    """What the instance in the row is a copy of, and how it was copied."""
+    origin = json.loads(row["origin"])
+    return origin.get("instance_id"), origin.get("mode")

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
+from ods.model.operations import Template
 from ods.registry.instances.naming import database_name, name_errors
-from ods.registry.instances.status import Template
 from ods.settings.settings import Settings
 from tests.api import server
 from tests.api.server import Server

@@ -6,9 +6,10 @@ import asyncpg
 import httpx
 import pytest
 
+from ods.model.arguments import origin_in
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import CopyMode, CopyOrigin
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
@@ -113,7 +114,9 @@ async def test_job_carries_source_mode_and_mark_when_a_copy_is_requested(
 ) -> None:
     wanted = CopyOrigin(source.instance_id, CopyMode.CLOSED)
     job = (await instances.reserve("Copy", source.template, origin=wanted)).job
-    assert job.origin == job.copy_of == CopyOrigin(source.instance_id, CopyMode.CLOSED, source.mark)
+    assert (
+        job.origin == origin_in(job.arguments) == CopyOrigin(source.instance_id, CopyMode.CLOSED, source.mark)
+    )
 
 
 @pytest.mark.parametrize("state", ["Pending", "InProgress", "Error", "Pending_Delete", "Delete_Failed"])

@@ -16,8 +16,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from ods.embedded.polling import wait_until
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.settings.settings import Settings, Trigger
 from ods.temporal.namespace import register_search_attributes
@@ -529,8 +529,11 @@ async def test_delete_drops_at_once_and_is_refused_as_before_when_there_is_no_tr
         assert [plan.json()["instances"][0]["dropsDatabase"] for plan in planned] == [True, True]
         answer = await api.delete(path)
     assert (answer.status_code, answer.json()["purgeAfter"]) == (202, None)
-    operation = "SELECT operation FROM adminapi.dbinstances WHERE id = $1"
-    assert await rows.fetchval(operation, requested.instance.id) == "Delete"
+    drops = (
+        "SELECT operation = 'Delete' AND arguments = '{\"keep\": false, \"backup_first\": false}'"
+        " FROM adminapi.dbinstances WHERE id = $1"
+    )
+    assert await rows.fetchval(drops, requested.instance.id)
 
 
 async def test_undelete_is_not_found_and_its_name_is_judged_when_it_is_requested(

@@ -21,11 +21,12 @@ INSERT INTO adminapi.jobstatuses (jobid, status, createdat, operation, dbinstanc
     ('d', 'InProgress', '2026-01-03 10:00', 'Rename', 2),
     ('e', 'Completed', '2025-12-31 10:00', NULL, NULL);
 INSERT INTO adminapi.dbinstances
-    (id, name, odsinstanceid, status, databasetemplate, databasename, operation, lastmodifieddate) VALUES
-    (1, 'North 100%', 9, 'Completed', 'Minimal', 'a', 'Create', '2026-01-02'),
-    (2, 'north_east', 8, 'Error', 'Sample', 'b', 'Rename', '2026-01-01'),
-    (3, 'Grand Bend', 7, 'Deleted', 'Minimal', 'c', 'Delete', NULL),
-    (4, 'B', 6, 'Pending', 'Minimal', 'd', 'Create', '2026-01-03')
+    (id, name, odsinstanceid, status, databasetemplate, databasename, operation, arguments, lastmodifieddate)
+    VALUES
+    (1, 'North 100%', 9, 'Completed', 'Minimal', 'a', 'Create', '{}', '2026-01-02'),
+    (2, 'north_east', 8, 'Error', 'Sample', 'b', 'Rename', '{}', '2026-01-01'),
+    (3, 'Grand Bend', 7, 'Deleted', 'Minimal', 'c', 'Delete', '{"keep": false, "backup_first": false}', NULL),
+    (4, 'B', 6, 'Pending', 'Minimal', 'd', 'Create', '{}', '2026-01-03')
 """
 
 

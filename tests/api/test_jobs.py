@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from ods.embedded.polling import wait_until
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import JobWait
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from tests.servers import session
 

@@ -7,8 +7,8 @@ import asyncpg
 import httpx
 import pytest
 
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, running

@@ -56,6 +56,7 @@ async def serving(settings: Settings, temporal: Client) -> AsyncIterator[Server]
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)  # it takes a minute and a half beside other tests
 async def test_every_answer_is_as_described_when_schemathesis_asks(serving: Server, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     command = [

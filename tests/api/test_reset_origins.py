@@ -7,10 +7,12 @@ import asyncpg
 import httpx
 import pytest
 
+from ods.model.arguments import origin_in
+from ods.model.operations import Operation
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Operation
 from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import bring_to
 from tests.servers import session
@@ -178,8 +180,9 @@ async def test_client_is_told_what_becomes_of_the_source_when_a_copy_is_accepted
     assert answer.status_code == 202
     assert words in answer.json()["notice"]
     assert answer.json()["jobId"] == f"ResetInstanceJob-{target.ods_instance_id}-2"
-    # An older worker must not carry it out as a plain reset.
-    assert (await queries.instance(target.instance_id)).operation == Operation.REPLACE
+    row = await queries.instance(target.instance_id)
+    wanted = CopyOrigin(source.instance_id, CopyMode(mode), source.mark)
+    assert (row.operation, origin_in(row.arguments)) == (Operation.RESET, wanted)
     shown = (await api.get(f"{INSTANCES}/{target.instance_id}")).json()
     assert (shown["operation"], shown["copyOf"]) == ("Reset", None)  # it is not one yet
     held = await api.delete(f"{INSTANCES}/{source.instance_id}")

@@ -3,7 +3,7 @@ import pytest
 from temporalio.client import Client
 
 from ods.embedded.polling import wait_until
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
 from tests.servers import scheduled

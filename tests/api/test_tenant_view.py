@@ -7,8 +7,8 @@ import asyncpg
 import httpx
 import pytest
 
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from tests.postgres.instance_states import STATES, bring_to
 from tests.servers import session

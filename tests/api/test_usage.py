@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,18 +13,17 @@ import httpx
 import pytest
 
 from ods.databases import statements, usage
-from ods.databases.ownership import Owner
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
 from tests.api.service import NOBODY, bearer, client_of, faults_of, running
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, marked_by
 from tests.servers import make_settings, session, without_statistics
 
 INSTANCES = "/v2/dbInstances"
@@ -79,7 +78,7 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def marked_database(admin: asyncpg.Connection, job: InstanceJob) -> AsyncIterator[None]:
     """The database of the instance of `job`, with its mark."""
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    owner = marked_by(job)
     await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {seeding.SERVICE_ROLE}')
     await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{owner.comment}'")
     try:
@@ -350,7 +349,7 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
         # Another instance has the name by now, and a database of the same name.
         in_trash = "Its database is in the trash, closed."
         assert (await listed(api, gone.instance_id))["usageObstacle"] == in_trash
-        await instances.request_delete(gone.instance_id, Delete(Operation.DELETE))
+        await instances.request_delete(gone.instance_id, Delete(Way.DROP))
         assert (await listed(api, gone.instance_id))["usageObstacle"] == in_trash
         assert (await api.get(f"{INSTANCES}/{gone.instance_id}/usage")).status_code == 404
 
@@ -362,10 +361,10 @@ async def test_figures_are_told_when_a_reset_has_just_given_row_and_database_ano
     await listed_figures(api, case)
     other = uuid.uuid4()
     job = case.job
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark, database_mark=str(other))
+    owner = replace(marked_by(job), database_id=str(other))
     await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{owner.comment}'")
     async with session(registry_dsn) as rows:
-        await rows.execute("UPDATE adminapi.dbinstances SET databasemark = $1 WHERE id = $2", other, case.id)
+        await rows.execute("UPDATE adminapi.dbinstances SET databaseid = $1 WHERE id = $2", other, case.id)
     await listed_figures(api, case)
 
 
@@ -399,7 +398,7 @@ async def test_figures_are_those_of_a_database_that_was_made_since_they_were_las
 
 
 async def test_database_is_not_shown_when_it_is_not_the_instances(api: httpx.AsyncClient, case: Case) -> None:
-    other = Owner("other", 7, "CreateInstanceJob-7-1", "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef")
+    other = replace(marked_by(case.job), tenant="other", mark="5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef")
     for comment in (f"'{other.comment}'", "NULL"):
         await case.admin.execute(f'COMMENT ON DATABASE "{case.database}" IS {comment}')
         answer, shown = await api.get(case.path), await listed(api, case.id)

@@ -4,8 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from ods.backups.storage import BackupStore
-from ods.backups.store_claims import StoreClaims
-from ods.backups.store_identity import give_identity, has_identity, identify
+from ods.backups.store_identity import StoreClaims, give_identity, has_identity, identify
 from ods.backups.stored_backups import list_backups
 from ods.registry.backups.stores import StoreClaim
 

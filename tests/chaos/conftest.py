@@ -25,6 +25,12 @@ _Connection = asyncpg.Connection
 KEY = base64.b64decode(ENCRYPTION_KEY)
 
 
+KEEPS = '{"keep": true, "backup_first": false}'
+"""The arguments of a delete to the trash, as rows have them."""
+DROPS = '{"keep": false, "backup_first": false}'
+"""The same of one that drops the database at once."""
+
+
 @dataclass
 class Garden:
     """One registry, its server and its Temporal, where a test plants what it likes."""
@@ -71,10 +77,11 @@ class Garden:
         """A row of `adminapi.dbinstances` whose id is its OdsInstanceId."""
         await self.registry.execute(
             "INSERT INTO adminapi.dbinstances (id, name, odsinstanceid, status, databasetemplate,"
-            " databasename, operation, jobnumber, attempt, mark, publishedat, errormessage)"
-            " VALUES ($1, $2, $1, $3, 'Minimal', $4, $5, $6, 1, $7, now(), $8)",
+            " databasename, operation, arguments, jobnumber, attempt, mark, publishedat, errormessage)"
+            " VALUES ($1, $2, $1, $3, 'Minimal', $4, $5, $9, $6, 1, $7, now(), $8)",
             *(number, name, status, f"EdFi_Ods_{name.replace(' ', '_')}_Minimal", operation, jobs),
             *(mark or str(uuid.uuid4()), "Why not." if status in {"Error", "Delete_Failed"} else None),
+            KEEPS if operation == "Delete" else "{}",
         )
 
     async def plant_job(self, operation: str, job: int, status: str, number: int) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from temporalio.client import Client, WorkflowExecution
 from temporalio.common import SearchAttributeKey
 
-DROPS_DATABASE = ("Delete", "Purge", "PurgeAfterBackup")
+DROPS_DATABASE = ("Delete", "Purge")
 """Operations of the registry that drop the database of an instance."""
 TAKES_DATABASE = (*DROPS_DATABASE, "Detach")
 """Operations of the registry after which the database of an instance is gone, or another's."""
@@ -78,7 +78,7 @@ class Instance:
 
     Attributes:
         operation: what its last job is called: a `Delete`, in whichever `way`.
-        way: what the registry calls the operation: `Delete` drops the database.
+        way: `Trash` of a delete that keeps the database, otherwise the operation: `Delete` drops it.
         in_trash: whether its database is kept.
         contexts: of its ODS instance; in the trash, those that were set aside.
     """
@@ -533,14 +533,13 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 _INSTANCES = """
 SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
        databasename AS database_name,
-       CASE WHEN operation IN ('Trash', 'Detach') THEN 'Delete'
-            WHEN operation IN ('Copy', 'Restore') THEN 'Create'
-            WHEN operation = 'PurgeAfterBackup' THEN 'Purge'
-            WHEN operation = 'Replace' THEN 'Reset' ELSE operation END AS operation,
+       CASE WHEN operation = 'Detach' THEN 'Delete'
+            WHEN arguments -> 'origin' ? 'database_id' THEN 'UndoReset' ELSE operation END AS operation,
        jobnumber AS job_number, mark::text AS mark,
        publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
-       trashdatabase AS trash_database, operation AS way,
-       (status = 'Deleted' OR operation IN ('Purge', 'PurgeAfterBackup'))
+       trashdatabase AS trash_database,
+       CASE WHEN (arguments ->> 'keep')::boolean THEN 'Trash' ELSE operation END AS way,
+       (status = 'Deleted' OR operation = 'Purge')
            AND trashedat IS NOT NULL AND purgedat IS NULL AS in_trash,
        isprotected AS protected, coalesce(labels, '{}')::text AS labels,
        coalesce(

@@ -18,7 +18,7 @@ _WRITE_SECONDS = 10
 _ROUTING = """
 SELECT mark::text, routed.connectionstring
 FROM dbo.odsinstances AS routed JOIN adminapi.dbinstances USING (odsinstanceid)
-WHERE status <> 'Deleted' AND operation NOT IN ('Purge', 'PurgeAfterBackup')
+WHERE status <> 'Deleted' AND operation <> 'Purge'
     AND routed.connectionstring IS NOT NULL
 ORDER BY odsinstanceid
 """

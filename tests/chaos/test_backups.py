@@ -126,7 +126,9 @@ async def test_instance_that_was_purged_after_a_backup_has_one_that_was_verified
 ) -> None:
     history = History(rows={backup.mark: {1, 2}})
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET operation = 'PurgeAfterBackup', status = 'Deleted', purgedat = now()"
+        "UPDATE adminapi.dbinstances"
+        " SET operation = 'Purge', arguments = '{\"backup_first\": true}', status = 'Deleted',"
+        " purgedat = now()"
     )
     assert await _kinds(source, history) == [Kind.NO_FINAL_BACKUP]
     await garden.registry.execute("UPDATE adminapi.backups SET kind = 'final'")

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from ods.model.operations import JobStatus
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import JobStatus
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
 from ods.tenants.tenant import Tenant
 from tests.chaos import backups, checker, evidence, life, snapshots, violations
 from tests.chaos.checker import check, check_drift, judge
-from tests.chaos.conftest import Garden
+from tests.chaos.conftest import DROPS, KEEPS, Garden
 from tests.chaos.evidence import (
     Database,
     Evidence,
@@ -73,7 +73,7 @@ async def _plant_interrupted(garden: Garden) -> None:
 
 
 async def _plant_forgotten_job(garden: Garden) -> None:
-    await garden.plant_instance(garden.number + 500, "Forgotten", "Deleted", "Trash", 2)
+    await garden.plant_instance(garden.number + 500, "Forgotten", "Deleted", "Delete", 2)
     await garden.plant_job("Create", 1, "InProgress", garden.number + 500)
     await garden.plant_job("Delete", 2, "Completed", garden.number + 500)
 
@@ -111,7 +111,7 @@ async def _plant_two_workflows(garden: Garden) -> None:
 
 async def _plant_left_database(garden: Garden) -> None:
     mark = str(uuid.uuid4())
-    await garden.plant_instance(garden.number + 500, "Left", "Deleted", "Trash", 2, mark)
+    await garden.plant_instance(garden.number + 500, "Left", "Deleted", "Delete", 2, mark)
     await garden.plant_job("Create", 1, "Completed", garden.number + 500)
     await garden.plant_job("Delete", 2, "Completed", garden.number + 500)
     await garden.plant_database("EdFi_Ods_Left_Minimal", mark)
@@ -121,9 +121,9 @@ async def _plant_failed_delete(garden: Garden) -> None:
     """The garden's own instance could not be deleted: its DROP was interrupted."""
     await garden.plant_job("Delete", 2, "Error", garden.number)
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Trash', jobnumber = 2,"
-        " errormessage = 'Why not.' WHERE id = $1",
-        garden.number,
+        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Delete', jobnumber = 2,"
+        " arguments = $2, errormessage = 'Why not.' WHERE id = $1",
+        *(garden.number, KEEPS),
     )
     await garden.registry.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", garden.number)
     await garden.server.execute(
@@ -156,6 +156,10 @@ async def _plant_invalid(garden: Garden) -> None:
     await garden.server.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'left_over'")
 
 
+_DROPS = (
+    "UPDATE adminapi.dbinstances SET operation = 'Delete',"
+    ' arguments = \'{"keep": false, "backup_first": false}\' WHERE id = $1'
+)
 SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
     "failed rename": (_plant_failed_rename, set()),
     "failed rename that was not undone": (
@@ -184,7 +188,7 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         {Kind.DISAGREEMENT},
     ),
     "job of another operation": (
-        _sql("UPDATE adminapi.dbinstances SET operation = 'Delete' WHERE id = $1"),
+        _sql(_DROPS),
         {Kind.DISAGREEMENT},
     ),
     "job is missing": (
@@ -436,7 +440,9 @@ async def test_published_database_may_go_when_a_delete_was_recorded(garden: Gard
     lost = replace(history, deleted={mark})
     due = replace(history, due={mark})
     assert await check(target, replace(before, history=lost), _TIMEOUT) == []
-    await garden.registry.execute("UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete'")
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete', arguments = $1", DROPS
+    )
     await garden.registry.execute("UPDATE adminapi.dbinstances SET errormessage = NULL, jobnumber = 2")
     await garden.plant_job("Delete", 2, "Completed", garden.number)
     assert await check(target, replace(before, history=due), _TIMEOUT) == []
@@ -500,8 +506,9 @@ async def _refuse_delete(garden: Garden) -> None:
     await _rename_database(garden)
     await garden.plant_job("Delete", 2, "Error", garden.number)
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Trash', jobnumber = 2,"
-        " errormessage = 'Why not.'"
+        "UPDATE adminapi.dbinstances SET status = 'Delete_Failed', operation = 'Delete', jobnumber = 2,"
+        " arguments = $1, errormessage = 'Why not.'",
+        KEEPS,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from ods.databases.errors import LOST
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.chaos import obstacles
-from tests.chaos.conftest import Garden
+from tests.chaos.conftest import DROPS, Garden
 from tests.chaos.evidence import History, Target, read_rows
 from tests.chaos.faults import ALONE, Blow, Fault, Victim, plan, seeded
 from tests.chaos.restore import Snapshot
@@ -42,7 +42,9 @@ async def test_registry_is_as_it_was_when_a_snapshot_is_put_back(garden: Garden,
     snapshot = await Snapshot.take(target.admin_dsn)
     before, next_id = await read_rows(garden.registry), await garden.registry.fetchval(_NEXT_ID) - 1
     await garden.plant_completed(garden.number + 500)
-    await garden.registry.execute("UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete'")
+    await garden.registry.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Deleted', operation = 'Delete', arguments = $1", DROPS
+    )
     await garden.registry.execute(
         "UPDATE adminapi.jobstatuses SET status = 'Error' WHERE dbinstanceid = $1", garden.number
     )

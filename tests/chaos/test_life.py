@@ -8,7 +8,7 @@ import pytest
 
 from ods.registry.instances.naming import trash_name
 from tests.chaos.checker import check, judge
-from tests.chaos.conftest import Garden
+from tests.chaos.conftest import DROPS, KEEPS, Garden
 from tests.chaos.evidence import Contents, History, Rows, Target, foreign_databases, read_rows
 from tests.chaos.violations import Attributes, Kind, Request, Storm
 
@@ -49,7 +49,7 @@ async def _trash(garden: Garden, *, comment: bool = True, close: bool = True) ->
     await _end_routing(garden)
     await _set(
         garden,
-        "status = 'Deleted', operation = 'Trash', jobnumber = 2, trashedat = now(),"
+        f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2, trashedat = now(),"
         f" purgeafter = now() + interval '7 days', trashdatabase = '{name}'",
     )
     if comment:
@@ -65,19 +65,22 @@ async def _fail_undelete(garden: Garden) -> None:
     """It could not come back, and is in the trash again."""
     await _trash(garden)
     await garden.plant_job("Undelete", 3, "Error", garden.number)
-    await _set(garden, "operation = 'Undelete', jobnumber = 3, errormessage = 'Why not.'")
+    await _set(garden, "operation = 'Undelete', arguments = '{}', jobnumber = 3, errormessage = 'Why not.'")
 
 
 async def _undelete(garden: Garden) -> None:
     await garden.plant_job("Delete", 2, "Completed", garden.number)
     await garden.plant_job("Undelete", 3, "Completed", garden.number)
-    await _set(garden, "operation = 'Undelete', jobnumber = 3")
+    await _set(garden, "operation = 'Undelete', arguments = '{}', jobnumber = 3")
 
 
 async def _purge(garden: Garden) -> None:
     trashed = await _trash(garden)
     await garden.plant_job("Purge", 3, "Completed", garden.number)
-    await _set(garden, "operation = 'Purge', jobnumber = 3, purgedat = now()")
+    await _set(
+        garden,
+        "operation = 'Purge', arguments = '{\"backup_first\": false}', jobnumber = 3, purgedat = now()",
+    )
     await garden.server.execute(f'DROP DATABASE "{trashed}"')
 
 
@@ -85,7 +88,7 @@ async def _delete(garden: Garden) -> None:
     """The database is dropped at once."""
     await garden.plant_job("Delete", 2, "Completed", garden.number)
     await _end_routing(garden)
-    await _set(garden, "status = 'Deleted', operation = 'Delete', jobnumber = 2")
+    await _set(garden, f"status = 'Deleted', operation = 'Delete', arguments = '{DROPS}', jobnumber = 2")
     await garden.server.execute(f'DROP DATABASE "{garden.database}"')
 
 
@@ -257,10 +260,11 @@ async def test_rows_are_there_when_a_reset_has_put_their_database_into_the_trash
     await garden.plant_database(garden.database, mark)
     await garden.plant_rows(2, mark=mark)
     await garden.plant_job("Reset", 2, "Completed", garden.number)
-    await _set(garden, "operation = 'Reset', jobnumber = 2")
+    await _set(garden, "operation = 'Reset', arguments = '{\"origin\": {}}', jobnumber = 2")
     await garden.registry.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now())",
+        " databaseid, replacedat, purgeafter)"
+        " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now())",
         *(garden.number, version),
     )
     written = replace(storm, history=History(rows={mark: {1, 2}}))
@@ -382,8 +386,8 @@ async def test_trash_is_left_over_when_a_restore_has_forgotten_what_became_of_it
     trash = f"trashdatabase = '{trash_name(await _mark(garden), 2)}'"
     await _set(
         garden,
-        "status = 'Deleted', operation = 'Trash', jobnumber = 2, trashedat = now(), purgedat = NULL,"
-        f" {trash}",
+        f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2,"
+        f" trashedat = now(), purgedat = NULL, {trash}",
     )
     storm.history.see_restore(lost, Rows([], []))
     verdict = await judge(target, storm, _TIMEOUT)

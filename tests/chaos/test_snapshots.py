@@ -37,8 +37,9 @@ async def mark(garden: Garden, storm: Storm) -> str:
     await garden.server.execute(f"COMMENT ON DATABASE \"{name}\" IS '{comment}'")
     await garden.plant_rows(1, mark=instance, database=name)
     await garden.registry.execute(
-        "INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, mark, status, createdat)"
-        " VALUES ($1, 2, $2, $3, 'Completed', now())",
+        "INSERT INTO adminapi.snapshots"
+        " (instanceid, jobnumber, databasename, databaseid, mark, status, createdat)"
+        " SELECT $1, 2, $2, databaseid, $3, 'Completed', now() FROM adminapi.dbinstances WHERE id = $1",
         *(garden.number, name, own),
     )
     await _lead_readers(garden, name)

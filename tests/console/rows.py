@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.registry.instances.store import InstanceStore
 
 

@@ -8,10 +8,10 @@ from playwright.async_api import Page, expect
 from temporalio.client import Client
 
 from ods.embedded.polling import wait_until
+from ods.model.operations import InstanceStatus, Template
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, Template
 from ods.registry.instances.store import InstanceStore
 from tests.console.people import Person
 from tests.postgres.instance_states import CONNECTION_STRING, bring_to

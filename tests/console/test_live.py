@@ -7,8 +7,8 @@ from time import monotonic
 import asyncpg
 from playwright.async_api import Page, Route, expect
 
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from tests.api.server import Server
 from tests.console.conftest import OpenContext

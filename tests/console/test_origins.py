@@ -182,8 +182,11 @@ async def test_an_instance_in_the_trash_is_backed_up_before_its_purge_when_that_
     await page.get_by_label("Type Glendale").fill("Glendale")
     await page.get_by_role("button", name="Purge Glendale").click()
     await person.sees_heading("Glendale")
-    operation = "SELECT operation FROM adminapi.managed_instances WHERE id = $1"
-    assert await registry.fetchval(operation, job.instance_id) == "PurgeAfterBackup"
+    purged = (
+        "SELECT operation = 'Purge' AND arguments = '{\"backup_first\": true}'"
+        " FROM adminapi.managed_instances WHERE id = $1"
+    )
+    assert await registry.fetchval(purged, job.instance_id)
 
 
 async def test_the_reason_stands_beside_the_choice_when_no_backup_can_be_made(

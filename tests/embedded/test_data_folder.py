@@ -161,8 +161,11 @@ def test_ports_are_different_when_several_are_asked_for() -> None:
 
 def test_port_is_kept_for_a_server_when_it_was_asked_for() -> None:
     port = free_port()
-    with socket.socket() as client, pytest.raises(OSError, match="in use"):
-        client.bind(("127.0.0.1", port))
+    with socket.socket() as client:
+        client.bind(("127.0.0.1", 0))
+        assert port < client.getsockname()[1]
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
     require_free({"--api-port": port})
     with socket.create_server(("127.0.0.1", port)):
         pass

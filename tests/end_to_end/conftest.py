@@ -12,10 +12,10 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from activities.backup_cleaning import BackupCleaning, CleaningReport
+from ods.model.operations import JobStatus, Template
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import JobStatus, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import DbInstance
 from ods.settings.settings import Settings

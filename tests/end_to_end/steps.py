@@ -2,10 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import asyncpg
@@ -14,11 +15,11 @@ import pytest
 from temporalio import activity
 from temporalio.client import Client
 
-from ods.databases import dropping, trash
+from ods.databases import dropping
 from ods.databases.dropping import drop_database
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import AnySettings, Settings
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.tenant import Tenant
@@ -144,16 +145,9 @@ async def purge_cancelled_after_drop(
     """
     dropped = asyncio.Event()
 
-    async def drop(
-        session: asyncpg.Connection,
-        database: str,
-        *,
-        invalid: bool,
-        oid: str | None = None,
-        before: Callable[[], Awaitable[object]] | None = None,
-    ) -> None:
+    async def drop(session: asyncpg.Connection, database: str, **which: Any) -> None:
         if interrupting is None:
-            await drop_database(session, database, invalid=invalid, oid=oid, before=before)
+            await drop_database(session, database, **which)
         else:
             await interrupting.execute(HALF_DROP, database)
         dropped.set()
@@ -163,7 +157,7 @@ async def purge_cancelled_after_drop(
             raise asyncio.CancelledError
 
     address = f"/v2/dbInstances/{job.instance_id}?purge=true" if live else f"/v2/trash/{job.instance_id}"
-    with patch.object(dropping if live else trash, "drop_database", drop):
+    with patch.object(dropping, "drop_database", drop):
         purge: str = (await api.delete(address)).json()["jobId"]
         async with asyncio.timeout(30):
             await dropped.wait()

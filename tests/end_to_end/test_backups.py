@@ -41,13 +41,14 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import Rights, read_rights
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin
 from ods.observability.metrics.catalog import BACKUPS_UNVERIFIED
 from ods.registry.backups.stores import BackupStores
 from ods.registry.figures import RegistryFigures
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import InvalidError
 from ods.registry.storage.models import Backup, DbInstance
@@ -67,6 +68,8 @@ from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 
 ADDED_RIGHT = {**NO_RIGHT, "schema": "kept", "role": "pg_monitor", "privileges": ["CREATE"]}
+
+_OTHER_DATABASES = "SELECT array_agg(datname::text) FROM pg_database WHERE datname <> ALL ($1::text[])"
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
@@ -1254,7 +1257,7 @@ async def test_backup_stays_when_its_instance_is_gone(
 ) -> None:
     job = await created(operator, name)
     backup = await backed_up(api, job)
-    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED
     assert (await api.get("/v2/backups", params={"instanceId": job.instance_id})).json() == [backup]
@@ -1367,7 +1370,7 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
             "CREATE SCHEMA inner_part; GRANT USAGE ON SCHEMA inner_part TO pg_monitor"
         )
     backup = await backed_up(api, job)
-    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED
 
@@ -1390,9 +1393,8 @@ async def test_instance_comes_back_from_its_backup_when_it_is_gone(
     expected = await privileges_on(admin, "EdFi_Ods_Minimal_Template")
     assert await privileges_on(admin, back["databaseName"]) == expected
     (row,) = await operator.queries.instances(offset=0, limit=1, instance_id=back["id"])
-    # A worker that knows no backups would make a clone of the template: it must not know the operation.
     assert (row.operation, answer.json()["jobId"].partition("-")[0]) == (
-        Operation.RESTORE,
+        Operation.CREATE,
         "CreateInstanceJob",
     )
     assert await operator.queries.ods_instance(row.ods_instance_id) is not None
@@ -1452,13 +1454,13 @@ async def test_nothing_is_published_when_the_backup_that_is_restored_is_damaged(
 ) -> None:
     backup = await backed_up(api, await created(operator, name))
     damage(folder_of(backup) / "database.dump")
+    before = await admin.fetchval(_OTHER_DATABASES, [])
     answer = await api.post("/v2/dbInstances", json={"name": f"{name} back", "backupId": backup["id"]})
     assert answer.status_code == 202
     state = await ended(api, answer.json()["jobId"])
     assert state["status"] == "Error"
-    staging = "SELECT count(*) FROM pg_database WHERE starts_with(datname, 'ods_staging_')"
     async with asyncio.timeout(20):
-        while await admin.fetchval(staging):
+        while await admin.fetchval(_OTHER_DATABASES, before):
             await asyncio.sleep(0.05)
     row = (await api.get(f"/v2/dbInstances/{answer.json()['id']}")).json()
     assert row["status"] == "Error"

@@ -8,10 +8,11 @@ import pytest
 from temporalio.client import Client
 
 from ods.embedded.polling import wait_until
+from ods.model import arguments
+from ods.model.operations import AT_REST, JobStatus
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import AT_REST, JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
@@ -19,7 +20,7 @@ from tests.end_to_end.steps import HALF_DROP, created, names, reconcile, reset, 
 
 pytestmark = [pytest.mark.usefixtures("workers"), pytest.mark.long]
 
-DROP, BACKED_UP = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
+DROP, BACKED_UP = Delete(arguments.Way.DROP), Delete(arguments.Way.DROP, final_backup=True)
 
 
 class Place(StrEnum):

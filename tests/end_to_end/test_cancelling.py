@@ -16,10 +16,11 @@ from temporalio.client import Client
 
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus
 from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.temporal.job_canceller import CancelOutcome, JobCanceller
 from ods.temporal.refresh_starter import RefreshStarter
@@ -83,7 +84,7 @@ async def is_held_up(admin: asyncpg.Connection, database: str) -> None:
     async def held_up() -> bool:
         await admin.execute("SELECT pg_stat_clear_snapshot()")  # a transaction sees what it has seen before
         query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE ANY($1::text[]) AND state = $2)"
-        closes, drops = f"ALTER DATABASE%{database}%", f"DROP DATABASE%{database}%"
+        closes, drops = f"%ALTER DATABASE%{database}%", f"DROP DATABASE%{database}%"
         closing = await admin.fetchval(query, [closes], "active")
         return bool(closing or await admin.fetchval(query, [drops], "idle"))
 
@@ -267,7 +268,7 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
         assert await operator.ended(deletion) is JobStatus.COMPLETED
         kept = str(deletion.trash_database)
     async with holding(admin, kept):
-        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await operator.starter.start(purge)
         await is_held_up(admin, kept)
         assert await tenant.cancellations.record(purge)
@@ -332,7 +333,7 @@ async def test_purge_is_done_when_it_is_cancelled_in_the_middle_of_its_drop(
         dropped = str(deletion.trash_database)
     is_half_dropped = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
     async with holding_drops(admin):
-        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await operator.starter.start(purge)
         await wait_until(lambda: admin.fetchval(is_half_dropped, dropped), 20)
         assert (await cancel(api, purge.job_id)).status_code == 202
@@ -374,7 +375,7 @@ async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_term
         assert await operator.ended(deletion) is JobStatus.COMPLETED
         dropped = str(deletion.trash_database)
     async with holding_drops(admin):
-        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await operator.starter.start(purge)
         is_half_dropped = "SELECT datconnlimit = -2 FROM pg_database WHERE datname = $1"
         await wait_until(lambda: admin.fetchval(is_half_dropped, dropped), 20)

@@ -11,8 +11,8 @@ from temporalio.client import Client, WorkflowHandle
 from api.security.tokens import READ_ONLY
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import Settings
 from ods.temporal import client
 from ods.tenants.tenant import Tenant

@@ -10,8 +10,8 @@ import pytest
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator

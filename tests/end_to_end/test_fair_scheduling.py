@@ -7,8 +7,8 @@ import pytest
 from temporalio.client import Client
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Template
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator

@@ -27,16 +27,17 @@ from ods.backups.errors import BackupFaultError, StoreRefusedError
 from ods.backups.manifest import Manifest
 from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
-from ods.databases import trash
+from ods.databases import retiring
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.trash import TrashJob
+from ods.databases.retiring import TrashJob
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.model.origins import BackupOrigin
 from ods.registry.backups.stores import BackupStores
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.tenants.backup_store import open_store
 from ods.tenants.drift.findings import DriftKind
@@ -47,12 +48,13 @@ from tests.client_programs import has_ended, suspended
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import NO_RIGHT, created, names, reconcile
 from tests.mount_points import mount, unmount
+from tests.put_back_rows import put_rows_back, remember_rows
 from tests.servers import make_settings, service_dsn, session
 from workflows.job_workflow import JobWorkflow
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
-FINAL = Delete(Operation.DELETE, final_backup=True)
+FINAL = Delete(Way.DROP, final_backup=True)
 TREASURE = "CREATE TABLE treasure AS SELECT 42 AS answer"
 AWKWARD = """
 CREATE STATISTICS ratio ON (1 / (answer - 42)), answer FROM treasure;
@@ -100,7 +102,7 @@ async def job(operator: Operator, postgres: EmbeddedPostgres, name: str) -> Inst
 @pytest.fixture
 async def trashed(operator: Operator, job: InstanceJob) -> InstanceJob:
     """Its delete, which has moved it to the trash."""
-    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     await operator.starter.start(deletion)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     return deletion
@@ -173,7 +175,7 @@ async def test_live_instance_is_backed_up_verified_and_dropped_when_that_is_requ
     assert (accepted["purgeAfter"], accepted["backupId"]) == (None, None)
     assert await names(admin, job.mark) == []
     row = await operator.instance(job)
-    assert (row.status, row.is_in_trash, row.purge_follows) == (InstanceStatus.DELETED, False, False)
+    assert (row.status, row.is_in_trash, row.backup_first) == (InstanceStatus.DELETED, False, True)
     (backup,) = await final_backups(api)
     assert (backup["status"], backup["verification"], backup["expiresAt"]) == ("Completed", "Completed", None)
     assert backup["verifiedAt"] is not None
@@ -295,7 +297,7 @@ async def test_backup_is_made_when_an_admin_api_has_written_a_delete(
     assert await tenant.jobs.waiting_jobs(0, 10) == []
     await tenant.jobs.follow_admin_api()
     (deletion,) = await tenant.jobs.waiting_jobs(0, 10)
-    assert (deletion.operation, deletion.purge_follows) == (Operation.TRASH, True)
+    assert (deletion.rules.name, deletion.backup_first) == ("Trash", True)
     await operator.starter.start(deletion)
     assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
     assert await names(admin, job.mark) == []
@@ -480,7 +482,7 @@ async def test_nothing_is_dropped_when_a_table_of_an_extension_has_rows_that_no_
     monkeypatch.setattr(Settings, "recipients", recipients)
     async with session(postgres.dsn(job.database)) as superuser:
         await superuser.execute("ALTER EXTENSION plpgsql ADD TABLE treasure")
-    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    deletion = (await operator.instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     await operator.starter.start(deletion)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     answer = await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")
@@ -613,14 +615,13 @@ async def test_backup_is_recorded_when_the_registry_is_put_back_to_before_the_pu
     is_shared: bool,
 ) -> None:
     path = f"/v2/trash/{trashed.instance_id}?finalBackup=true"
-    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await remember_rows(rows)
     await purged(api, path)
     (made,) = await final_backups(api)
     await rows.execute(
-        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation = 'Purge';"
-        " DELETE FROM adminapi.dbinstances;"
-        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation = 'Purge'"
     )
+    await put_rows_back(rows)
     assert await final_backups(api) == []
     assert (await operator.instance(trashed)).is_in_trash
     if is_shared:  # also with a copy of the registry, which may have made it
@@ -836,15 +837,14 @@ async def test_final_backup_is_recorded_by_the_pass_when_the_registry_is_put_bac
     store: Path,
     job: InstanceJob,
 ) -> None:
-    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await remember_rows(rows)
     await purged(api, f"/v2/dbInstances/{job.instance_id}?purge=true&finalBackup=true")
     (made,) = await final_backups(api)
     foreign = shutil.copytree(Path(made["location"].removeprefix("file://")), store / "foreign")
     await rows.execute(
-        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation <> 'Create';"
-        " DELETE FROM adminapi.dbinstances;"
-        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
+        "DELETE FROM adminapi.backups; DELETE FROM adminapi.jobstatuses WHERE operation <> 'Create'"
     )
+    await put_rows_back(rows)
     assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
     assert await final_backups(api) == []
     another = put_foreign(foreign, store, job.ods_instance_id)
@@ -1078,10 +1078,10 @@ async def test_purge_follows_at_the_next_pass_when_a_worker_has_done_the_delete_
 
 
 async def move_to_trash(tenant: Tenant, job: InstanceJob) -> None:
-    owner = owner_of(job).knowing(await tenant.jobs.known_requests(job))
-    into = TrashJob(owner, job.number, job.attempt, [job.database], str(job.trash_database))
+    owner = owner_of(job).knowing(await tenant.jobs.known_revisions(job), job.request, job.attempt)
+    into = TrashJob(owner, job.number, [job.database], str(job.trash_database))
     async with tenant.server.fenced(owner_of(job)) as fenced:
-        assert await trash.put(tenant.server, fenced, into)
+        assert await retiring.retire(tenant.server, fenced, into)
 
 
 async def test_pass_closes_what_a_purge_has_left_open_when_its_job_has_ended(
@@ -1130,7 +1130,7 @@ async def test_nothing_is_purged_when_no_backup_can_be_made(
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
     assert "no purges because of the backup before them" in await reconcile(temporal, settings)
     row = await operator.instance(trashed)
-    assert (row.status, row.operation) == (InstanceStatus.DELETED, Operation.TRASH)
+    assert (row.status, row.goes_to_trash) == (InstanceStatus.DELETED, True)
 
 
 async def test_what_was_requested_before_the_setting_is_refused_when_it_would_drop_without_a_backup(

@@ -15,8 +15,9 @@ from temporalio.client import Client
 from ods.databases.ownership import Owner
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.settings.settings import DEFAULT_TENANT, AnySettings, MultiTenantSettings, Settings
+from ods.tenants import installation_check
 from ods.tenants.tenant import open_tenants
 from tests import registries
 from tests.api.service import bearer, served
@@ -143,8 +144,13 @@ def stored(store: Path) -> list[tuple[str, int]]:
 
 
 async def test_jobs_go_on_when_the_only_tenant_becomes_one_of_several_and_the_only_one_again(
-    one: Settings, several: MultiTenantSettings, server: EmbeddedPostgres, own_temporal: Client
+    one: Settings,
+    several: MultiTenantSettings,
+    server: EmbeddedPostgres,
+    own_temporal: Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(installation_check, "_KNOWN_SECONDS", 0)  # each job checks the server
     async with session(server.dsn()) as admin:
         async with clients(one, own_temporal) as (first,):
             stays, comes_back, goes = [await first.create(name) for name in ("Stays", "Comes back", "Goes")]

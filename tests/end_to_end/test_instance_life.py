@@ -6,8 +6,8 @@ import pytest
 from temporalio.client import Client
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.connection_strings.connection_string import ConnectionString
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
 from ods.registry.storage.errors import RefusedError
 from tests.end_to_end.conftest import Operator
 from tests.ods_api import decrypt

@@ -21,10 +21,10 @@ from temporalio.client import (
 from api.security.tokens import Tokens
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
 from ods.registry.connection_strings.encryption import Keyring, decrypt
 from ods.registry.connection_strings.key_rotation import rotate
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Template
 from ods.settings.settings import DEFAULT_TENANT, Settings
 from ods.temporal import client, schedules
 from ods.temporal.job_starter import JobStarter

@@ -10,8 +10,8 @@ import pytest
 
 from ods.databases.locales import read_locale
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import rewrite_manifest

@@ -16,9 +16,9 @@ from temporalio.client import Client
 from ods.embedded.polling import wait_until
 from ods.embedded.ports import free_port, free_ports
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, Template
 from ods.observability.metrics.catalog import DEFINITIONS, Source
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.status import InstanceStatus, Template
 from ods.settings.settings import Settings
 from tests import preloaded
 from tests.api import server

@@ -8,8 +8,8 @@ from temporalio.client import Client
 
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.instances.attributes import AttributeChanges
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator

@@ -10,9 +10,9 @@ import pytest
 
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, JobStatus
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from ods.registry.instances.status import InstanceStatus, JobStatus
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created

@@ -9,8 +9,8 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
+from ods.model.operations import InstanceStatus, JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
@@ -69,6 +69,23 @@ async def test_instance_is_renamed_as_the_reason_says_when_its_ods_instance_was_
     renamed = await operator.queries.ods_instance(created.ods_instance_id)
     assert renamed is not None
     assert renamed.name == f"{name} new"
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_cancelled_job_stays_cancelled_when_its_instance_is_given_a_database(
+    operator: Operator, tenant: Tenant, name: str, *, cancelled: bool
+) -> None:
+    created = await operator.create(name)
+    await operator.ended(created)
+    job = (await operator.instances.request_rename(created.instance_id, f"{name} new")).job
+    assert (await tenant.jobs.begin(job)).held
+    assert await tenant.jobs.fail(job, "The job was cancelled.", cancelled=cancelled)
+    assert (await DatabaseAdoption(tenant).adopt(created.instance_id, created.database)).adopted
+    assert await tenant.jobs.position(job) is None  # what is late of it changes nothing
+    attempt = await tenant.jobs.next_attempt(job)
+    assert attempt is not None
+    assert attempt.request != job.request
+    assert (await tenant.jobs.begin(attempt)).held is not cancelled
 
 
 async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_delete(

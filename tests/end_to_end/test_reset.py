@@ -3,11 +3,13 @@
 import asyncio
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from unittest.mock import AsyncMock, Mock, patch
 
 import asyncpg
@@ -26,21 +28,21 @@ from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation, Template
+from ods.model.origins import CopyOrigin
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.naming import trash_name
-from ods.registry.instances.origins import CopyOrigin
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.tenants.drift.findings import Drift, DriftKind
-from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
@@ -58,7 +60,8 @@ from tests.end_to_end.steps import (
     undo,
     write,
 )
-from tests.postgres.instance_states import let_requests_pass
+from tests.postgres.instance_states import let_requests_pass, marked_by
+from tests.put_back_rows import put_rows_back, remember_rows
 from tests.servers import service_dsn, session
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
@@ -112,21 +115,22 @@ async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_
     assert (after.status, after.replacement) == (InstanceStatus.COMPLETED, None)
     for attribute in ("id", "name", "database_name", "ods_instance_id", "mark", "database_template"):
         assert getattr(after, attribute) == getattr(before, attribute)
-    assert str(after.database_mark) == first.replacement.mark
+    assert str(after.database_id) == first.replacement.database_id
     assert await rows.fetchrow("SELECT * FROM dbo.odsinstances") == routed
 
     second = await undo(operator, job)
     assert await operator.ended(second) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
-    assert (await operator.instance(job)).database_mark is None
+    assert str((await operator.instance(job)).database_id) == job.database_id
     third = await undo(operator, job)
     assert await operator.ended(third) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["new"]
     assert third.replacement is not None
     assert await names(admin, job.mark) == [job.database, third.replacement.replaced]
     (version,) = await operator.queries.versions()
-    assert (version.database_name, version.database_mark) == (third.replacement.replaced, None)
-    assert Operation(third.operation) is Operation.UNDO_RESET
+    its = third.replacement.replaced, job.database_id
+    assert (version.database_name, str(version.database_id)) == its
+    assert third.rules.word == "UndoReset"
 
 
 async def reason(operator: Operator, job: InstanceJob) -> str:
@@ -348,7 +352,7 @@ async def test_instance_serves_its_old_data_when_the_reset_has_failed(
 
     await temporal.get_workflow_handle(requested.workflow_id).signal("retry")
     async with asyncio.timeout(30):
-        while (await operator.instance(job)).database_mark is None:
+        while str((await operator.instance(job)).database_id) == job.database_id:
             await asyncio.sleep(0.03)
     assert await read(postgres, job) == []
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
@@ -424,7 +428,7 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
 
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(job)
-    assert (str(after.database_mark), after.replacement) == (lost.replacement.mark, None)
+    assert (str(after.database_id), after.replacement) == (lost.replacement.database_id, None)
     assert await read(postgres, job) == ["new"]
     assert await names(admin, job.mark) == [job.database, lost.replacement.replaced]
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
@@ -826,13 +830,56 @@ async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
-    purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     assert (await tenant.jobs.begin(purge)).held
     await admin.execute(f'DROP DATABASE "{job.database}"')
     assert await tenant.jobs.fail(purge, "The registry was away.", outage=True)
     assert (await DatabaseAdoption(tenant).adopt(job.instance_id, first.replacement.replaced)).adopted
     assert "0 jobs restarted" in await reconcile(temporal, settings)
     assert await read(postgres, job) == ["old"]
+
+
+async def test_adopted_database_is_not_dropped_when_a_drop_of_another_one_had_been_interrupted(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """The operator has restored it from a dump; what was dropped lay in the trash."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
+    assert (await tenant.jobs.begin(purge)).held
+    assert await tenant.jobs.fail(purge, "The server was restarted.")
+    half_dropped = f"ods_trash_{uuid.uuid4().hex}_2"
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET trashdatabase = $2 WHERE id = $1", job.instance_id, half_dropped
+    )
+    await admin.execute(f'CREATE DATABASE "{half_dropped}"')
+    await comment(admin, half_dropped, await admin.fetchval(COMMENT, job.database))
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", half_dropped)
+    try:
+        assert (await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)).adopted
+        assert "0 jobs restarted" in await reconcile(temporal, settings)
+        by_a_suspended_worker = await tenant.jobs.release(purge, {job.database: job.mark})
+        assert by_a_suspended_worker is None
+        assert await read(postgres, job) == ["old"]
+    finally:
+        await admin.execute(f'DROP DATABASE "{half_dropped}"')
+
+
+async def test_instance_counts_as_published_when_it_is_adopted_with_what_another_product_has_made(
+    operator: Operator, tenant: Tenant, rows: asyncpg.Connection, name: str
+) -> None:
+    """So its delete asks for its applications, and ends the routing."""
+    job = await created(operator, name)
+    await rows.execute("UPDATE adminapi.dbinstances SET publishedat = NULL WHERE id = $1", job.instance_id)
+    await DatabaseAdoption(tenant).adopt(job.instance_id)
+    assert (await operator.instance(job)).published_at is not None
 
 
 async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_interrupted(
@@ -903,7 +950,7 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
         assert await operator.ended(back) is JobStatus.COMPLETED
         assert await read(postgres, job) == ["old"]
     else:
-        purge = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await operator.starter.start(purge)
         assert await operator.ended(purge) is JobStatus.COMPLETED
         await reconcile(temporal, settings)
@@ -925,13 +972,11 @@ async def test_version_stays_and_comes_back_when_its_instance_is_protected_right
     kept = await replaced(operator, job)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
 
-    async def drop_later(
-        session: asyncpg.Connection, database: str, *, invalid: bool, before: Callable[[], Awaitable[object]]
-    ) -> None:
+    async def drop_later(session: asyncpg.Connection, database: str, **which: Any) -> None:
         await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
-        await drop_database(session, database, invalid=invalid, before=before)
+        await drop_database(session, database, **which)
 
-    monkeypatch.setattr("ods.databases.trash.drop_database", drop_later)
+    monkeypatch.setattr("ods.databases.dropping.drop_database", drop_later)
     await reconcile(temporal, settings)
     assert kept in await names(admin, job.mark)
     monkeypatch.undo()
@@ -994,7 +1039,7 @@ async def test_instance_takes_jobs_when_it_was_reset_many_times(
     await let_requests_pass(rows, job.instance_id, 60_000)
     await replaced(operator, job)
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
-    requested = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    requested = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(requested.job)
     assert await operator.ended(requested.job) is JobStatus.COMPLETED
     assert job.database not in await names(admin, job.mark)
@@ -1012,15 +1057,14 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
 ) -> None:
     job = await created(operator, name)
     await write(postgres, job, "old")
-    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await remember_rows(rows)
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
     await write(postgres, job, "new")
+    await put_rows_back(rows)
     await rows.execute(
-        "DELETE FROM adminapi.dbinstances; INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
-        " DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset';"
-        " DROP TABLE earlier"
+        "DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset'"
     )
     found = await drifts_of(tenant, job.database, first.replacement.replaced)
     assert DriftKind.REGISTRY_OLDER_THAN_SERVER in found
@@ -1032,13 +1076,14 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
                 await asyncio.sleep(0.01)
         await rows.execute(
             "UPDATE adminapi.dbinstances SET state = 'Completed', operation = 'Create', jobnumber = 1,"
-            " attempt = 1, trashdatabase = NULL, replacement = NULL; DELETE FROM adminapi.jobstatuses"
+            " arguments = '{}', attempt = 1, trashdatabase = NULL, replacement = NULL;"
+            " DELETE FROM adminapi.jobstatuses"
         )
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [job.database, first.replacement.replaced]
 
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
-    assert str((await operator.instance(job)).database_mark) == first.replacement.mark
+    assert str((await operator.instance(job)).database_id) == first.replacement.database_id
     assert await read(postgres, job) == ["new"]
     assert await drifts_of(tenant, name, job.database, first.replacement.replaced) == {}
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
@@ -1348,12 +1393,10 @@ async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_befor
         version = kept
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
     assert await read(postgres, job) == ["second"]
-    if renamed_first:
-        told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
-        assert "by a job that the registry does not know" in told
-        (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
-        await admin.execute(statement)
+    if renamed_first:  # the adoption has recorded it as it is
         assert await drifts_of(tenant, kept) == {}
+        (held,) = await operator.queries.versions()
+        assert held.purge_after > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=6)
     assert await operator.ended(await undo(operator, job, version)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["after the undo"]
 
@@ -1505,7 +1548,7 @@ async def test_undelete_is_granted_when_a_restored_registry_was_given_the_later_
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({}, "one is a copy"), ({"database_mark": OTHER_MARK, "number": 1}, "was published later")],
+    [({}, "one is a copy"), ({"database_id": OTHER_MARK, "number": 1}, "was published later")],
 )
 async def test_copy_does_not_bring_an_instance_back_when_that_is_in_the_trash(
     operator: Operator,
@@ -1519,7 +1562,7 @@ async def test_copy_does_not_bring_an_instance_back_when_that_is_in_the_trash(
     job = await created(operator, name)
     await write(postgres, job, "own")
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    copy, marked = f"{job.database}_aside", replace(owner_of(job), **change)  # type: ignore[arg-type]
+    copy, marked = f"{job.database}_aside", replace(marked_by(job), **change)  # type: ignore[arg-type]
     await admin.execute(f'CREATE DATABASE "{copy}" OWNER {SERVICE_ROLE}')
     try:
         written = marked.comment_at(datetime(2026, 1, 2, tzinfo=UTC))  # not a second after the delete
@@ -1655,23 +1698,23 @@ async def test_reset_is_refused_when_the_instance_is_being_copied(
             await request(job.instance_id)
 
 
-async def test_jobs_go_on_when_the_operator_adopts_what_a_worker_of_an_earlier_release_has_marked(
+async def test_jobs_go_on_when_the_operator_adopts_a_database_whose_comment_names_another(
     operator: Operator,
     tenant: Tenant,
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     name: str,
 ) -> None:
-    """Such a worker writes comments without the mark of the database, as the replaced one has."""
+    """As when the comment of the replaced database was copied by hand."""
     job = await created(operator, name)
     await write(postgres, job, "old")
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     await write(postgres, job, "new")
     its = await admin.fetchval(
-        "SELECT shobj_description(oid, 'pg_database')::jsonb - 'databaseMark' FROM pg_database"
-        " WHERE datname = $1",
-        job.database,
+        "SELECT shobj_description(oid, 'pg_database')::jsonb || jsonb_build_object('database', $2::text)"
+        " FROM pg_database WHERE datname = $1",
+        *(job.database, job.database_id),
     )
     await comment(admin, job.database, its)
     refused = await undo(operator, job)
@@ -1684,11 +1727,11 @@ async def test_jobs_go_on_when_the_operator_adopts_what_a_worker_of_an_earlier_r
 
     assert (await DatabaseAdoption(tenant).adopt(job.instance_id)).adopted
     assert first.replacement is not None
-    assert str((await operator.instance(job)).database_mark) == first.replacement.mark
+    assert str((await operator.instance(job)).database_id) == first.replacement.database_id
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
     (version,) = await operator.queries.versions()
-    assert str(version.database_mark) == first.replacement.mark
+    assert str(version.database_id) == first.replacement.database_id
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
 
 
@@ -1714,7 +1757,7 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
 
 
-_TABLES = ("dbinstances", "instanceversions", "jobstatuses")
+_TABLES = ("dbinstances", "databaserevisions", "instanceversions", "jobstatuses")
 
 
 @asynccontextmanager
@@ -1814,7 +1857,7 @@ async def test_drift_tells_of_a_version_when_its_instance_was_detached(
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
-    detached = (await operator.instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    detached = (await operator.instances.request_delete(job.instance_id, Delete(Way.LEAVE))).job
     await operator.starter.start(detached)
     assert await operator.ended(detached) is JobStatus.COMPLETED
     kept = first.replacement.replaced
@@ -1841,7 +1884,7 @@ async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has
     assert await operator.ended(deleted) is JobStatus.COMPLETED
     kept = str(deleted.trash_database)
     its = await admin.fetchval(
-        "SELECT shobj_description(oid, 'pg_database')::jsonb - 'databaseMark' FROM pg_database"
+        "SELECT shobj_description(oid, 'pg_database')::jsonb - 'database' FROM pg_database"
         " WHERE datname = $1",
         kept,
     )

@@ -26,10 +26,11 @@ from activities.databases import DatabaseActivities
 from ods.databases import provisioning, replacing
 from ods.databases.errors import DatabaseFaultError
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
 from tests.client_programs import at_work, suspended
@@ -121,7 +122,7 @@ async def undone(operator: Operator, admin: asyncpg.Connection, target: Instance
         while (row := await operator.instance(target)).replacement is not None:
             await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
-    assert (row.copy_of, row.backup_id, row.database_mark) == (None, None, None)
+    assert (row.copy_of, row.backup_id, str(row.database_id)) == (None, None, target.database_id)
     assert await names(admin, target.mark) == [target.database]
     assert not await admin.fetchval(_STAGING, target.mark)
 
@@ -151,7 +152,7 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
     for attribute in ("id", "name", "database_name", "ods_instance_id", "mark"):
         assert getattr(after, attribute) == getattr(before, attribute)
     assert job.replacement is not None
-    assert (str(after.database_mark), after.origin) == (job.replacement.mark, job.replacement.origin)
+    assert (str(after.database_id), after.origin) == (job.replacement.database_id, job.replacement.origin)
     assert await names(admin, target.mark) == [target.database, job.replacement.replaced]
     assert await privileges_on(admin, target.database) == rights
     assert not await admin.fetchval(_STAGING, target.mark)
@@ -185,7 +186,7 @@ async def test_clients_replace_an_instance_by_the_backup_of_one_that_is_gone_whe
     source: InstanceJob,
 ) -> None:
     backup = await backed_up(operator, source)
-    purge = await operator.instances.request_delete(source.instance_id, Delete(Operation.DELETE))
+    purge = await operator.instances.request_delete(source.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED
     path = f"/v2/dbInstances/{target.instance_id}"
@@ -232,8 +233,8 @@ async def test_plan_tells_the_size_of_the_source_and_the_copy_has_it_when_client
 
 STEPS: dict[str, Callable[[str], Any]] = {
     "make": lambda kind: patch.object(
-        provisioner,
-        "provision_from_backup" if kind == "backup" else "provision_as_copy",
+        provisioner.Provisioner,
+        "_restored" if kind == "backup" else "_copied",
         AsyncMock(side_effect=DatabaseFaultError("It has failed.")),
     ),
     "verify": lambda _: patch.object(
@@ -442,7 +443,7 @@ async def test_pass_records_the_origin_when_the_databases_were_exchanged_and_the
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(target)
     assert lost.replacement is not None
-    assert (str(after.database_mark), after.origin) == (lost.replacement.mark, lost.replacement.origin)
+    assert (str(after.database_id), after.origin) == (lost.replacement.database_id, lost.replacement.origin)
     assert await names(admin, target.mark) == [target.database, lost.replacement.replaced]
     assert await read(postgres, target) == ["source"]
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED

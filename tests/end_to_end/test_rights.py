@@ -12,7 +12,7 @@ from temporalio.client import Client
 from ods.cli.grants import parts_of
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import JobStatus
+from ods.model.operations import JobStatus
 from ods.registry.rights.script import script
 from ods.registry.storage.errors import RefusedError
 from ods.settings.settings import Settings

@@ -26,9 +26,9 @@ from activities.errors import OUTAGE
 from activities.scheduled_requests import ScheduledReport, ScheduledRequests
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import Settings
 from ods.temporal import schedules
 from ods.tenants.adoption import DatabaseAdoption

@@ -10,9 +10,10 @@ from temporalio.client import Client
 
 from ods.databases.ownership import Owner
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import JobStatus
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.tenants.drift.findings import DriftKind
@@ -68,7 +69,7 @@ async def not_exchanged(
         while await admin.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", job.database):
             await asyncio.sleep(0.01)
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{made}"')
-    await comment(admin, made, replace(marked, number=0, attempt=0, request=None).comment)
+    await comment(admin, made, replace(marked, number=0).comment)
     await admin.execute(f'ALTER DATABASE "{made}" ALLOW_CONNECTIONS false')
     await admin.execute(f'ALTER DATABASE "{before}" RENAME TO "{job.database}"')
     await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
@@ -187,7 +188,7 @@ async def test_database_gets_its_name_again_when_the_server_was_put_back_to_befo
     assert drift.remedy is None
     assert await operator.ended(await reset(operator, job)) is JobStatus.ERROR
     await reconcile(temporal, settings)
-    for way in (Operation.TRASH, Operation.DETACH):
+    for way in (Way.TRASH, Way.LEAVE):
         requested = await operator.instances.request_delete(job.instance_id, Delete(way))
         await operator.starter.start(requested.job)
         assert await operator.ended(requested.job) is JobStatus.ERROR
@@ -246,7 +247,7 @@ async def test_nothing_is_left_when_an_instance_is_purged_whose_database_was_not
     else:
         assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
         private = await unpublish(admin, job, str((await operator.instance(job)).trash_database))
-    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED
     await reconcile(temporal, settings)

@@ -17,11 +17,12 @@ from ods.databases import copying, snapshots
 from ods.embedded import seeding
 from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from ods.embedded.postgres_binaries import binaries_of, installed
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.registry.connection_strings.encryption import Keyring
 from ods.registry.connection_strings.key_rotation import rotate
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.settings.settings import Settings
 from ods.tenants.adoption import DatabaseAdoption, DatabaseNotFoundError
 from ods.tenants.drift.findings import DriftKind
@@ -210,7 +211,7 @@ async def test_all_databases_are_on_another_server_when_they_are_copied_by_dumps
     name: str,
     page: str,
 ) -> None:
-    """By any dump; by the commands of the pages, also snapshots of earlier releases, which are read-only."""
+    """By any dump; by the commands of the pages, also databases that a setting makes read-only."""
     first = await created(operator, name, postgres)
     await snapshotted(operator, first)
     second = await created(operator, f"{name} B", postgres)
@@ -470,7 +471,7 @@ async def test_snapshots_go_with_the_instance_and_a_new_one_is_made_when_it_come
     assert await derivative(operator, tenant, job) is not None
 
     # A snapshot keeps no instance from being dropped at once.
-    purge = await operator.instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+    purge = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED
     assert await tenant.snapshots.remove_due() == 1

@@ -109,7 +109,7 @@ async def test_delete_that_the_sweep_picks_up_is_linked_with_its_request_and_wit
         answer = await client.delete(f"{INSTANCES}/{instance}", headers=bearer(settings))
         assert answer.status_code in {202, 204}
         await sweep()
-        await _complete(traces, "CompleteWorkflow:TrashInstance")
+        await _complete(traces, "CompleteWorkflow:DeleteInstance")
 
     (request,) = traces.named(f"DELETE {INSTANCES}/{{instance_id}}")
     (link,) = request.links
@@ -122,8 +122,8 @@ async def test_delete_that_the_sweep_picks_up_is_linked_with_its_request_and_wit
     sweeping = [span for span in traces.named("RunActivity:dispatch_page") if span.links]
     assert {it.trace_id for it in start.links} <= {span.trace_id for span in sweeping}
     for expected in (
-        "StartWorkflow:TrashInstance",
-        "RunWorkflow:TrashInstance",
+        "StartWorkflow:DeleteInstance",
+        "RunWorkflow:DeleteInstance",
         "RunActivity:trash",
         "ALTER DATABASE",
     ):
@@ -138,7 +138,7 @@ async def test_job_that_is_handed_over_is_in_the_trace_of_its_own_request(
         instance = await created(client, settings, name)
         await has_status(client, settings, instance, "Error")  # its workflow waits for a decision
         await client.delete(f"{INSTANCES}/{instance}", headers=bearer(settings))
-        await _complete(traces, "CompleteWorkflow:TrashInstance")
+        await _complete(traces, "CompleteWorkflow:DeleteInstance")
 
     (request,) = traces.named(f"DELETE {INSTANCES}/{{instance_id}}")
     # The sweep of the worker's start may have sent one as well, before this or afterwards.
@@ -148,5 +148,5 @@ async def test_job_that_is_handed_over_is_in_the_trace_of_its_own_request(
     links = [(link.trace_id, link.span_id) for one in handled for link in one.links]
     assert links.count((signal.trace_id, signal.span_id)) == 1
     assert signal.trace_id not in [one.trace_id for one in handled]
-    (run,) = traces.named("RunWorkflow:TrashInstance")
+    (run,) = traces.named("RunWorkflow:DeleteInstance")
     assert (run.trace_id, run.parent_span_id) == (signal.trace_id, signal.span_id)

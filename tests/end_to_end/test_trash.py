@@ -1,7 +1,6 @@
 """Deletes that can be taken back, on real servers: through the API, by workers, and by the reconcile pass."""
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -18,9 +17,10 @@ from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
@@ -38,13 +38,15 @@ from tests.end_to_end.steps import (
     sweep,
     write,
 )
+from tests.job_kinds import of_kind
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
+from tests.put_back_rows import put_rows_back, remember_rows
 from tests.servers import service_dsn, session
 
 pytestmark = pytest.mark.usefixtures("workers")
 
-TO_TRASH, PURGE = Delete(), Delete(Operation.DELETE)
+TO_TRASH, PURGE = Delete(), Delete(Way.DROP)
 CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'schoolYear', '2027') RETURNING odsinstancecontextid"
@@ -354,6 +356,11 @@ async def purge_ended(operator: Operator, job: InstanceJob) -> JobStatus:
     return await operator.ended(purge)
 
 
+async def _save(rows: asyncpg.Connection) -> None:
+    await remember_rows(rows)
+    await rows.execute("CREATE TABLE jobs AS TABLE adminapi.jobstatuses")
+
+
 _Restored = Literal["before the request", "after the request", "while it ran"]
 
 
@@ -380,23 +387,18 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
     """It was done, and people use the instance, but the registry has forgotten that."""
     job = await created(operator, name)
     await deleted(operator, job)
-    save = (
-        "CREATE TABLE earlier AS TABLE adminapi.dbinstances; CREATE TABLE jobs AS TABLE adminapi.jobstatuses"
-    )
     if restored == "before the request":
-        await rows.execute(save)
+        await _save(rows)
     requested = (await operator.instances.request_undelete(job.instance_id)).job
     if restored == "while it ran":
         assert (await tenant.jobs.begin(requested)).held
     if restored != "before the request":
-        await rows.execute(save)
+        await _save(rows)
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.COMPLETED
-    await rows.execute(
-        "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
-        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
-        " INSERT INTO adminapi.jobstatuses SELECT * FROM jobs"
-    )
+    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.jobstatuses")
+    await put_rows_back(rows)
+    await rows.execute("INSERT INTO adminapi.jobstatuses SELECT * FROM jobs")
     if restored == "before the request":
         requested = (await operator.instances.request_undelete(job.instance_id)).job
     row = await operator.queries.job(requested.job_id)
@@ -422,7 +424,7 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
     assert Remedy(RemedyAction.UNDELETE, job.instance_id) in remedies
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     assert await names(admin, job.mark) == [job.database]
-    if restored == "before the request":  # its publication is one that the registry does not know
+    if restored.endswith("the request"):  # its publication is one that the registry does not know
         assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
         await DatabaseAdoption(tenant).adopt(job.instance_id)
         retried = (await operator.instances.request_retry(job.instance_id)).job
@@ -475,7 +477,7 @@ async def test_instance_without_its_database_can_be_purged_when_an_admin_api_has
     assert not (await operator.instance(job)).is_in_trash
 
 
-@pytest.mark.parametrize("purge", [PURGE, Delete(Operation.DELETE, final_backup=True)])
+@pytest.mark.parametrize("purge", [PURGE, Delete(Way.DROP, final_backup=True)])
 @pytest.mark.parametrize("is_in_trash", [True, False])
 async def test_instance_comes_back_when_an_admin_api_has_deleted_it_after_a_cancelled_purge(
     operator: Operator,
@@ -506,7 +508,8 @@ async def test_instance_comes_back_when_an_admin_api_has_deleted_it_after_a_canc
     await wait_until(is_deleted, 30)
     await reconcile(temporal, settings)
     gone = await operator.instance(job)
-    assert (gone.is_in_trash, gone.purge_follows) == (True, False)
+    assert gone.is_in_trash
+    assert not (gone.goes_to_trash and gone.backup_first), "no purge follows"
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["precious"]
 
@@ -682,9 +685,9 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
     # A purge that the original has requested before the copy was made:
     await rows.execute(
         "UPDATE adminapi.dbinstances SET operation = 'Purge', state = 'Pending_Delete', jobnumber = 3,"
-        " attempt = 0"
+        " attempt = 0, arguments = '{\"backup_first\": false}'"
     )
-    purge = replace(deletion, operation=Operation.PURGE, number=3)
+    purge = of_kind(deletion, "Purge", number=3)
     statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
     with pytest.raises(ApplicationError):
         await ActivityEnvironment().run(statuses.begin, purge)
@@ -706,14 +709,11 @@ async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
     job, other = [await created(operator, f"{name} {word}") for word in ("a", "b")]
     in_trash = await deleted(operator, job)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
-    await rows.execute(
-        "CREATE TABLE earlier AS TABLE adminapi.dbinstances; CREATE TABLE routed AS TABLE dbo.odsinstances"
-    )
+    await remember_rows(rows)
+    await rows.execute("CREATE TABLE routed AS TABLE dbo.odsinstances")
     moved = await deleted(operator, other)
-    await rows.execute(
-        "DELETE FROM adminapi.dbinstances; INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
-        " INSERT INTO dbo.odsinstances SELECT * FROM routed; DROP TABLE earlier, routed"
-    )
+    await put_rows_back(rows)
+    await rows.execute("INSERT INTO dbo.odsinstances SELECT * FROM routed; DROP TABLE routed")
 
     assert "no purges because of RegistryOlderThanServer" in await reconcile(temporal, settings)
     found = {drift.kind: drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject}
@@ -734,29 +734,29 @@ async def test_live_database_is_not_dropped_when_the_registry_is_of_before_its_c
     rows: asyncpg.Connection,
     admin: asyncpg.Connection,
     api: httpx.AsyncClient,
+    tenant: Tenant,
     postgres: EmbeddedPostgres,
     name: str,
 ) -> None:
     """Cancelled before it begins by the registry, the create has failed there, and a purge would follow."""
     job = (await operator.instances.reserve(name, "Minimal")).job
-    await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+    await remember_rows(rows)
     await rows.execute("CREATE TABLE earlier_jobs AS TABLE adminapi.jobstatuses")
     await operator.starter.start(job)
     assert await operator.ended(job) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, job.database)) as inside:
         await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
-    await rows.execute(
-        "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses;"
-        " INSERT INTO adminapi.dbinstances SELECT * FROM earlier;"
-        " INSERT INTO adminapi.jobstatuses SELECT * FROM earlier_jobs"
-    )
+    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.jobstatuses")
+    await put_rows_back(rows)
+    await rows.execute("INSERT INTO adminapi.jobstatuses SELECT * FROM earlier_jobs")
     assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
     purge = (await operator.instances.request_delete(job.instance_id, PURGE)).job
     await operator.starter.start(purge)
     assert await operator.ended(purge) is JobStatus.ERROR
-    assert "knows nothing of that" in str((await operator.instance(job)).error_message)
+    assert f"`ods instance adopt {job.ods_instance_id}" in str((await operator.instance(job)).error_message)
     assert await names(admin, job.mark) == [job.database]
 
+    await DatabaseAdoption(tenant).adopt(job.instance_id)
     trashed = await deleted(operator, job)
     assert await names(admin, job.mark) == [trashed.trash_database]
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
@@ -848,5 +848,5 @@ async def test_database_goes_to_the_trash_however_far_an_admin_api_says_that_its
     async with asyncio.timeout(30):
         while (row := await operator.instance(job)).status != InstanceStatus.DELETED:
             await sweep(temporal, settings)
-    assert (row.operation, row.is_in_trash) == (Operation.TRASH, True)
+    assert (row.goes_to_trash, row.is_in_trash) == (True, True)
     assert await names(admin, job.mark) == [row.trash_database]

@@ -21,9 +21,9 @@ from activities import scheduled_requests
 from activities.scheduled_requests import ScheduledRequests
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
 from ods.observability.metrics.catalog import INSTRUMENTS
 from ods.registry.backups.stores import BackupStores
-from ods.registry.instances.status import JobStatus, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import Backup
 from ods.settings.settings import Settings

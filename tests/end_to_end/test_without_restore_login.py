@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, names
@@ -84,7 +85,7 @@ async def _snapshot(operator: Operator, job: InstanceJob, _: str) -> InstanceJob
 
 
 async def _purge(operator: Operator, job: InstanceJob, _: str) -> InstanceJob:
-    trashed = (await operator.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    trashed = (await operator.instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     await operator.starter.start(trashed)
     assert await operator.ended(trashed) is JobStatus.COMPLETED
     return (await operator.instances.request_purge(job.instance_id, final_backup=True)).job

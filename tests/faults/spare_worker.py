@@ -18,6 +18,7 @@ from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SparePool
 from ods.settings.settings import CloneStrategy
+from tests.postgres.owners import requesting
 
 _SHARE_OF_CLAIMS = 0.7
 
@@ -43,7 +44,8 @@ async def main(dsn: str, installation: str, template: str) -> None:
 
 
 async def _claim(server: Server, installation: str, template: str, number: int) -> None:
-    owner = Owner("default", number, f"job-{number}", str(uuid.uuid4())).knowing(())
+    its = ("default", number, f"job-{number}", str(uuid.uuid4()), installation)
+    owner = requesting(Owner(*its, database_id=str(uuid.uuid4())))
     database = f"Claimed_{uuid.UUID(owner.mark).hex}"
     request = CloneRequest(owner, template, database, CloneStrategy.AUTO, installation)
     async with server.fenced(owner) as session:

@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over

@@ -13,9 +13,9 @@ from temporalio.client import WorkflowHandle
 from activities.backup_verification import Verification
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus, JobStatus
+from ods.model.origins import BackupOrigin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin
-from ods.registry.instances.status import InstanceStatus, JobStatus
 from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import has_ended, suspended, wait_until_ended

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import CopyMode, CopyOrigin
-from ods.registry.instances.status import JobStatus, Template
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.origins import CopyMode, CopyOrigin
-from ods.registry.instances.status import JobStatus
+from ods.model.operations import JobStatus
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import JobStatus
+from ods.model.operations import JobStatus
 from ods.settings.settings import Settings
 from tests.client_programs import suspended
 from tests.dumps import filling

@@ -12,10 +12,11 @@ import pytest
 
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import JobStatus
+from ods.model.origins import BackupOrigin
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin
-from ods.registry.instances.status import JobStatus, Operation
 from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import suspended
@@ -252,7 +253,7 @@ async def test_purge_follows_when_the_worker_is_killed_while_it_moves_the_databa
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
 ) -> None:
-    delete = Delete(Operation.DELETE, final_backup=True)
+    delete = Delete(Way.DROP, final_backup=True)
     async with session(postgres.dsn()) as other, other.transaction():
         await other.execute(f'ALTER DATABASE "{filled.database}" CONNECTION LIMIT -1')
         requested = (await operator.instances.request_delete(filled.instance_id, delete)).job

@@ -14,10 +14,10 @@ from ods.embedded.polling import wait_until
 from ods.embedded.ports import free_ports
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.temporal_server import TemporalServer
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.programs import process
 from ods.registry.instances.jobs import ExecutionPolicy
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
 from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import Settings
 from ods.temporal.client import DATA_CONVERTER

@@ -7,7 +7,7 @@ from temporalio.client import Client, ScheduleActionStartWorkflow, ScheduleDescr
 from temporalio.service import RPCError
 
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from ods.temporal.schedules import PENDING_SWEEP
 from tests.end_to_end.conftest import Operator

@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 import ods.temporal.schedules
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from ods.temporal.schedules import SIZES
 from tests.end_to_end.conftest import Operator

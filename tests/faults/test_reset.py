@@ -6,8 +6,8 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Operation
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
@@ -41,9 +41,9 @@ async def _created(operator: Operator, postgres: EmbeddedPostgres, name: str) ->
     return job
 
 
-async def _start(operator: Operator, job: InstanceJob, operation: Operation) -> InstanceJob:
+async def _start(operator: Operator, job: InstanceJob, kind: str) -> InstanceJob:
     instances = operator.instances
-    request = instances.request_reset if operation is Operation.RESET else instances.request_undo_reset
+    request = instances.request_reset if kind == "Reset" else instances.request_undo_reset
     requested = (await request(job.instance_id)).job
     await operator.starter.start(requested)
     return requested
@@ -55,7 +55,7 @@ async def _until(admin: asyncpg.Connection, condition: str) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("operation", [Operation.RESET, Operation.UNDO_RESET])
+@pytest.mark.parametrize("kind", ["Reset", "UndoReset"])
 @pytest.mark.parametrize("killed", ["worker", "backend"])
 async def test_exchange_is_done_in_the_end_when_one_is_killed_in_the_middle_of_it(
     operator: Operator,
@@ -64,17 +64,17 @@ async def test_exchange_is_done_in_the_end_when_one_is_killed_in_the_middle_of_i
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     name: str,
-    operation: Operation,
+    kind: str,
     killed: str,
 ) -> None:
     worker = await worker_process.start(settings)
     job = await _created(operator, postgres, name)
-    if operation is Operation.UNDO_RESET:
-        assert await operator.ended(await _start(operator, job, Operation.RESET)) is JobStatus.COMPLETED
+    if kind == "UndoReset":
+        assert await operator.ended(await _start(operator, job, "Reset")) is JobStatus.COMPLETED
     async with session(postgres.dsn()) as other, other.transaction():
         # The exchange waits for this change of the catalogue's row.
         await other.execute(f'ALTER DATABASE "{job.database}" CONNECTION LIMIT -1')
-        requested = await _start(operator, job, operation)
+        requested = await _start(operator, job, kind)
         await _until(admin, _WAITING)
         if killed == "worker":
             worker.kill()
@@ -89,7 +89,7 @@ async def test_exchange_is_done_in_the_end_when_one_is_killed_in_the_middle_of_i
     assert await operator.ended(requested) is JobStatus.COMPLETED
     assert requested.replacement is not None
     assert await _names(admin, job.mark) == [job.database, requested.replacement.replaced]
-    expected = None if operation is Operation.RESET else "old"
+    expected = None if kind == "Reset" else "old"
     assert await _words(postgres, job.database) == expected
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin
-from ods.registry.instances.status import JobStatus, Template
 from ods.settings.settings import Settings
 from tests import preloaded
 from tests.client_programs import suspended

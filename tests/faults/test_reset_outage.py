@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import JobStatus
+from ods.model.operations import JobStatus
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from ods.databases.ownership import Owner
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import CopyMode, CopyOrigin
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import Settings
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
@@ -141,7 +141,7 @@ async def _held(
         if which in {"restore", "publish"}:
             await _until(admin, _RESTORES, "pg_restore %")
         if which == "publish":
-            staging = Owner("default", 0, "", job.mark).staging_name
+            staging = owner_of(job).staging_name
             await blocker.execute(f'COMMENT ON DATABASE "{staging}" IS NULL')
         if which in _WAIT:
             await _until(admin, _WAITS, _WAIT[which])

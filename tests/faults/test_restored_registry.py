@@ -4,12 +4,13 @@ import asyncio
 
 import asyncpg
 
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, passes_are_over
+from tests.put_back_rows import put_rows_back, remember_rows
 from tests.servers import session, template_missing
 
 
@@ -33,13 +34,11 @@ async def test_live_database_stays_when_its_row_is_put_back_to_before_the_retry(
     await passes_are_over(operator.client)
     job = await failed(operator, admin, name)
     async with session(registry_dsn) as rows:
-        await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+        await remember_rows(rows)
         retry = await operator.retry(job)
         assert await operator.reached(retry, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
-        await rows.execute(
-            "DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances;"
-            " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
-        )
+        await rows.execute("DELETE FROM dbo.odsinstances")
+        await put_rows_back(rows)
     assert (await operator.instance(job)).status == InstanceStatus.ERROR
     before = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database)
 
@@ -63,13 +62,10 @@ async def test_job_is_done_when_its_row_is_put_back_to_before_the_failure_that_i
     await passes_are_over(operator.client)
     async with template_missing(admin), session(registry_dsn) as rows:
         job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-        await rows.execute("CREATE TABLE earlier AS TABLE adminapi.dbinstances")
+        await remember_rows(rows)
         await JobStarter(operator.client, settings.registry_queue).start(job)
         assert await operator.ended(job) is JobStatus.ERROR
-        await rows.execute(
-            "DELETE FROM adminapi.dbinstances;"
-            " INSERT INTO adminapi.dbinstances SELECT * FROM earlier; DROP TABLE earlier"
-        )
+        await put_rows_back(rows)
     assert (await operator.instance(job)).status == InstanceStatus.PENDING
 
     await operator.temporal("schedule", "trigger", "--schedule-id", "pending-sweep")

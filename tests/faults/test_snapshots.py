@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import asyncpg
 import pytest
 
-from ods.databases.ownership import Owner
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus
 from ods.settings.settings import Settings
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess
@@ -53,7 +53,7 @@ async def _held(
     admin: asyncpg.Connection,
 ) -> AsyncIterator[InstanceJob]:
     """A snapshot of the instance of `job`, whose job is held in that step while the body runs."""
-    owner = Owner("default", job.ods_instance_id, job.job_id, job.mark)
+    owner = owner_of(job)
     async with AsyncExitStack() as stack:
         if step == STEPS[0]:
             other = await stack.enter_async_context(session(service_dsn(postgres, job.database)))

@@ -6,9 +6,10 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import JobStatus
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Operation
 from ods.registry.instances.store import Requested
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
@@ -28,16 +29,14 @@ async def _names(admin: asyncpg.Connection, mark: str) -> list[str]:
     return [row["datname"] for row in found]
 
 
-async def _requested(operator: Operator, job: InstanceJob, operation: Operation) -> Requested:
-    if operation is Operation.UNDELETE:
+async def _requested(operator: Operator, job: InstanceJob, kind: str) -> Requested:
+    if kind == "Undelete":
         return await operator.instances.request_undelete(job.instance_id)
-    way = {Operation.TRASH: None, Operation.DETACH: operation, Operation.PURGE: Operation.DELETE}[operation]
+    way = {"Trash": None, "Detach": Way.LEAVE, "Purge": Way.DROP}[kind]
     return await operator.instances.request_delete(job.instance_id, Delete(way))
 
 
-@pytest.mark.parametrize(
-    "operation", [Operation.TRASH, Operation.DETACH, Operation.UNDELETE, Operation.PURGE]
-)
+@pytest.mark.parametrize("kind", ["Trash", "Detach", "Undelete", "Purge"])
 async def test_job_is_done_by_another_worker_when_one_is_killed_in_the_middle_of_it(
     operator: Operator,
     worker_process: WorkerProcess,
@@ -45,19 +44,19 @@ async def test_job_is_done_by_another_worker_when_one_is_killed_in_the_middle_of
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     name: str,
-    operation: Operation,
+    kind: str,
 ) -> None:
     first = await worker_process.start(settings)
     job = await operator.create(name)
     assert await operator.ended(job) is JobStatus.COMPLETED
-    in_trash = operation in {Operation.UNDELETE, Operation.PURGE}
+    in_trash = kind in {"Undelete", "Purge"}
     if in_trash:
         deletion = await operator.delete(job)
         assert await operator.ended(deletion) is JobStatus.COMPLETED
     (current,) = await _names(admin, job.mark)
     async with session(postgres.dsn()) as other, other.transaction():
         await other.execute(f'ALTER DATABASE "{current}" CONNECTION LIMIT -1')
-        requested = (await _requested(operator, job, operation)).job
+        requested = (await _requested(operator, job, kind)).job
         await operator.starter.start(requested)
         async with asyncio.timeout(20):
             while not await admin.fetchval(_WAITING, current):
@@ -68,13 +67,13 @@ async def test_job_is_done_by_another_worker_when_one_is_killed_in_the_middle_of
     assert await operator.ended(requested) is JobStatus.COMPLETED
     row = await operator.instance(job)
     expected = {
-        Operation.TRASH: ("Deleted", True, [requested.trash_database]),
-        Operation.DETACH: ("Deleted", False, []),
-        Operation.UNDELETE: ("Completed", False, [job.database]),
-        Operation.PURGE: ("Deleted", False, []),
+        "Trash": ("Deleted", True, [requested.trash_database]),
+        "Detach": ("Deleted", False, []),
+        "Undelete": ("Completed", False, [job.database]),
+        "Purge": ("Deleted", False, []),
     }
-    assert (row.status, row.is_in_trash, await _names(admin, job.mark)) == expected[operation]
+    assert (row.status, row.is_in_trash, await _names(admin, job.mark)) == expected[kind]
     left = await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", job.database)
-    assert left == (operation in {Operation.DETACH, Operation.UNDELETE})
-    if operation is Operation.DETACH:
+    assert left == (kind in {"Detach", "Undelete"})
+    if kind == "Detach":
         await admin.execute(f'DROP DATABASE "{job.database}"')

@@ -17,8 +17,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionAsyncIterator
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import JobStatus, Template
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Template
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.registry.instances.status import InstanceStatus, JobStatus, Template
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running

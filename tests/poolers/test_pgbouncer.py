@@ -14,7 +14,7 @@ from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.ports import free_port
 from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
-from ods.registry.instances.status import JobStatus
+from ods.model.operations import JobStatus
 from ods.registry.storage import dsn_check
 from ods.registry.storage.dsn_check import DsnCheck
 from ods.registry.storage.poolers import keeps_sessions

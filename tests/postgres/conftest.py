@@ -14,8 +14,9 @@ from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import CloneStrategy
 from tests import registries
 from tests.postgres.ed_fi_admin import EdFiAdmin
+from tests.postgres.owners import requesting
 from tests.secret_search import as_secret
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS, product_server, service_dsn, session
+from tests.servers import INSTALLATION, MINIMAL_TEMPLATE, NUMBERS, product_server, service_dsn, session
 
 READER_PASSWORD = as_secret("reader-password-for-tests")
 
@@ -62,8 +63,9 @@ async def server(postgres: EmbeddedPostgres) -> AsyncIterator[Server]:
 def owner() -> KnownOwner:
     """An instance of the test's own."""
     number = next(NUMBERS)
-    its = Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1)
-    return its.knowing(())
+    job, mark = f"CreateInstanceJob-{number}-1", str(uuid.uuid4())
+    its = Owner("default", number, job, mark, INSTALLATION, 1, database_id=str(uuid.uuid4()))
+    return requesting(its)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.schemas.managed_status import ManagedStatus, managed_status
+from ods.model.operations import InstanceStatus
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.migrations import upgrade
 from tests.postgres.instance_states import STATES, bring_to, status_in, stores
 from tests.postgres.legacy_schemas import ADMIN_API_INSTANCES, ADMIN_API_RENAME, ODS_API

@@ -5,21 +5,29 @@ from datetime import timedelta
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.databases.ownership import KnownOwner
+from ods.model.operations import Template
+from ods.model.revisions import KnownRevisions
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.status import Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import DEFAULT_TENANT
+from ods.tenants.job_owners import owner_of
 
-POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60)
+POLICY = ExecutionPolicy("ods-ddl", 2, 2, 60, 60, "ods-backup")
 CONNECTION_STRING = "iv|ciphertext|hmac"
 STATES = [
     *("Pending", "InProgress", "Completed", "Error"),
     *("Pending_Delete", "InProgress_Delete", "Deleted", "Delete_Failed"),
     *("Pending_Rename", "InProgress_Rename", "Completed_Rename", "Error_Rename"),
 ]
+
+
+def marked_by(job: InstanceJob) -> KnownOwner:
+    """Whom the comment of the database names that the job has published."""
+    return owner_of(job).knowing(KnownRevisions(), job.request, job.attempt)
 
 
 def status_in(state: str) -> str:
@@ -100,9 +108,9 @@ async def _bring_to_rename(
 
 
 async def let_requests_pass(rows: asyncpg.Connection, instance_id: int, number: int) -> None:
-    """Let the registry know so many requests of the instance from before those that it knows."""
+    """Let the databases of the instance have had so many states before those that the registry knows."""
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET publishrequests ="
-        " ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, $2)) || publishrequests WHERE id = $1",
+        "INSERT INTO adminapi.databaserevisions (id, instanceid, databaseid, role, state)"
+        " SELECT gen_random_uuid(), $1, gen_random_uuid(), 'current', 'void' FROM generate_series(1, $2)",
         *(instance_id, number),
     )

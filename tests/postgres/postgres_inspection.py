@@ -33,6 +33,30 @@ async def row_of(admin: asyncpg.Connection, database: str) -> asyncpg.Record | N
     )
 
 
+UNREADABLE = {
+    "another version": {"version": 2},
+    "no version": {"version": None},
+    "no installation": {"installation": None},
+    "no number": {"number": None},
+    "no attempt": {"attempt": None},
+    "no request": {"request": None},
+    "no time": {"publishedAt": None},
+}
+"""What makes a comment of ours one that this release cannot read: a member that is changed, or removed."""
+
+
+def unreadable(comment: str, change: str) -> str:
+    """The comment of a database of ours, changed so: it still contains the mark."""
+    members = json.loads(comment) | UNREADABLE[change]
+    return json.dumps({name: value for name, value in members.items() if value is not None})
+
+
+async def comment_on(admin: asyncpg.Connection, database: str, comment: str | None) -> None:
+    """Write the comment of a database, or remove it."""
+    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
+    await admin.execute(await admin.fetchval(statement, database, comment))
+
+
 async def exists(admin: asyncpg.Connection, database: str) -> bool:
     return await row_of(admin, database) is not None
 
@@ -56,12 +80,7 @@ async def make_foreign(
 ) -> None:
     """A database that is no instance's, with content, under the given name."""
     await admin.execute(f'CREATE DATABASE "{database}" STRATEGY file_copy')
-    if comment is not None:
-        await admin.execute(
-            await admin.fetchval(
-                "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)", database, comment
-            )
-        )
+    await comment_on(admin, database, comment)
     session = await asyncpg.connect(dsn, database=database)
     await session.execute(
         "CREATE TABLE treasure AS SELECT n, md5(n::text) FROM generate_series(1, 5000) AS n"

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from ods.model.arguments import Way
+from ods.model.operations import JobStatus
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import JobStatus, Operation
 from ods.registry.instances.store import InstanceStore
 from tests.postgres.ed_fi_admin import EdFiAdmin
 from tests.postgres.instance_states import bring_to, stores
@@ -16,7 +17,7 @@ from tests.postgres.instance_states import bring_to, stores
 pytestmark = pytest.mark.long
 
 WEEK, NO_TRASH = timedelta(days=7), timedelta()
-DROP, WITH_BACKUP = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
+DROP, WITH_BACKUP = Delete(Way.DROP), Delete(Way.DROP, final_backup=True)
 WORDS = ["PendingDelete", "DeleteInProgress"]
 _CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
@@ -46,10 +47,10 @@ async def due(job_store: JobStore) -> list[InstanceJob]:
     return [*await job_store.waiting_jobs(0, 10)]
 
 
-@pytest.mark.parametrize(("trash", "operation"), [(WEEK, Operation.TRASH), (NO_TRASH, Operation.DELETE)])
+@pytest.mark.parametrize(("trash", "way"), [(WEEK, Way.TRASH), (NO_TRASH, Way.DROP)])
 @pytest.mark.parametrize("word", [*WORDS, "DeleteFailed", "DeleteError"])
 async def test_delete_goes_the_way_of_the_settings_when_it_was_there_before_this_service(
-    ed_fi_admin: EdFiAdmin, word: str, trash: timedelta, operation: Operation
+    ed_fi_admin: EdFiAdmin, word: str, trash: timedelta, way: Way
 ) -> None:
     """What waits is carried out; what has failed is when a client asks for it again."""
     await ed_fi_admin.first_script()
@@ -59,10 +60,10 @@ async def test_delete_goes_the_way_of_the_settings_when_it_was_there_before_this
     if word not in WORDS:
         assert await due(job_store) == []
         asked = (await instances.request_retry(number)).job
-        assert (asked.operation, asked.number, asked.attempt) == (operation, 1, 1)
+        assert (asked.rules.name, asked.number, asked.attempt) == (way, 1, 1)
     (job,) = await due(job_store)
-    assert (job.operation, job.number, job.attempt) == (operation, 1, 1)
-    assert (job.trash_database is not None) is (operation is Operation.TRASH)
+    assert (job.rules.name, job.number, job.attempt) == (way, 1, 1)
+    assert (job.trash_database is not None) is (way is Way.TRASH)
     assert (await job_store.begin(job)).held
     assert await job_store.finish_delete(job)
 
@@ -80,9 +81,8 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete_af
     assert await job_store.fail(failed, "It has failed, or was cancelled.", cancelled=cancelled)
     await write(ed_fi_admin, word)
     (job,) = await due(job_store)
-    assert (job.operation, job.number, job.attempt) == (Operation.TRASH, failed.number + 1, 1)
-    assert not job.purge_follows
-    assert job.publication == created.publication
+    assert (job.rules.name, job.number, job.attempt) == ("Trash", failed.number + 1, 1)
+    assert not job.backup_first
     assert (await job_store.begin(job)).held
     assert await job_store.finish_delete(job)
     assert await instances.request_purge_after(job) is None
@@ -98,9 +98,9 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete_af
     assert before.status == JobStatus.ERROR
 
 
-@pytest.mark.parametrize(("delete", "way"), [(DROP, Operation.DELETE), (WITH_BACKUP, Operation.TRASH)])
+@pytest.mark.parametrize(("delete", "way"), [(DROP, Way.DROP), (WITH_BACKUP, Way.TRASH)])
 async def test_backup_is_not_left_out_when_an_admin_api_asks_for_a_delete_after_a_failed_purge_without_trash(
-    ed_fi_admin: EdFiAdmin, delete: Delete, way: Operation
+    ed_fi_admin: EdFiAdmin, delete: Delete, way: Way
 ) -> None:
     await ed_fi_admin.install()
     instances, job_store = stores(ed_fi_admin.engine, trash=NO_TRASH)
@@ -109,8 +109,8 @@ async def test_backup_is_not_left_out_when_an_admin_api_asks_for_a_delete_after_
     assert await job_store.fail(failed, "It has failed.")
     await write(ed_fi_admin, "PendingDelete")
     (job,) = await due(job_store)
-    assert (job.operation, job.number) == (way, failed.number + 1)
-    assert job.purge_follows is delete.final_backup
+    assert (job.rules.name, job.number) == (way, failed.number + 1)
+    assert bool(job.backup_first) is delete.final_backup
 
 
 async def test_context_refuses_the_delete_of_an_admin_api_when_it_would_be_purged_without_trash(
@@ -126,7 +126,7 @@ async def test_context_refuses_the_delete_of_an_admin_api_when_it_would_be_purge
         _, job_store = stores(ed_fi_admin.engine, trash=NO_TRASH, final_backup=final_backup)
         await write(ed_fi_admin, "PendingDelete")
         (job,) = await due(job_store)
-        assert job.purge_follows is final_backup
+        assert bool(job.backup_first) is final_backup
         assert not (await job_store.begin(job)).held
         row = await queries.instance(created.instance_id)
         assert (row.status, row.set_aside) == ("Completed", None)
@@ -257,7 +257,7 @@ async def test_purge_from_the_trash_goes_on_when_an_admin_api_writes_a_word(
         assert await seen(ed_fi_admin) == row
 
 
-@pytest.mark.parametrize("delete", [Delete(Operation.TRASH), Delete(Operation.DETACH), DROP, WITH_BACKUP])
+@pytest.mark.parametrize("delete", [Delete(Way.TRASH), Delete(Way.LEAVE), DROP, WITH_BACKUP])
 async def test_delete_that_runs_goes_on_when_an_admin_api_writes_a_word(
     ed_fi_admin: EdFiAdmin, delete: Delete
 ) -> None:

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.security.clients import ApiClients
 from api.security.limits import LogIn
+from ods.model.operations import Template
 from ods.registry.clients.administration import ClientAdministration, ClientInUseError
 from ods.registry.clients.credentials import ClientScope
 from ods.registry.clients.store import ClientExistsError, ClientStore, Standing
-from ods.registry.instances.status import Template
 from ods.registry.migrations import upgrade
 from ods.registry.migrations.conflicts import ConflictingRowsError
 from ods.registry.storage.engine import create_registry_engine

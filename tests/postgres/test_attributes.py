@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.embedded.polling import wait_until
+from ods.model.operations import Template
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.adoptions import AdoptionStore, DatabaseName, LostInstance
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.storage.errors import InvalidError, RefusedError
@@ -110,7 +110,7 @@ async def test_delete_of_another_product_is_refused_with_the_reason_when_the_ins
     for _ in range(2):  # the other product may ask again
         await delete_elsewhere(rows, job.instance_id)
         due = await waiting(job_store)
-        assert due.operation == "Trash"
+        assert due.rules.to_trash
         for _ in range(2):  # the step may be repeated
             assert not (await job_store.begin(due)).held
         instance = await queries.instance(job.instance_id)
@@ -169,7 +169,8 @@ async def test_lost_instance_is_protected_when_new_ones_are(
     engine: AsyncEngine, queries: InstanceQueries
 ) -> None:
     protecting = AdoptionStore(engine, JobFactory(InstallationStore(engine), POLICY), protect_new=True)
-    lost = LostInstance("Lost", Template.MINIMAL, 900_001, str(uuid.uuid4()), 1, 1)
+    mark, request = str(uuid.uuid4()), str(uuid.uuid4())
+    lost = LostInstance("Lost", Template.MINIMAL, 900_001, mark, 1, None, request, request)
     restored = await protecting.restore_lost(lost, DatabaseName("EdFi_Ods_Lost_Minimal", CONNECTION_STRING))
     assert (await queries.instance(restored.id)).is_protected
 
@@ -184,7 +185,7 @@ async def test_contexts_are_published_when_a_failed_create_has_made_its_database
     await job_store.begin(job)
     await job_store.fail(job, "It could not be created.")
     for _ in range(2):  # the step may be repeated
-        assert await job_store.follow_database(job, CONNECTION_STRING, job.attempt)
+        assert await job_store.follow_database(job, CONNECTION_STRING, None)
         published = await queries.contexts_of(job.ods_instance_id)
         assert {row.key: row.value for row in published} == CONTEXTS.contexts
     assert (await queries.instance(job.instance_id)).reserved_contexts is None

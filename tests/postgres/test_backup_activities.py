@@ -12,7 +12,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities import backups, job_fence, waiting
+from activities import backups, following, job_fence
 from activities.backup_verification import VerificationActivities
 from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
@@ -75,7 +75,7 @@ def registry_away_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await end_wait(jobs, job)
 
     monkeypatch.setattr(JobStore, "end_wait", flaky)
-    monkeypatch.setattr(waiting, "_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(following, "_AGAIN_SECONDS", 0)
 
 
 async def _waits(tenant: Tenant, job: InstanceJob) -> bool:
@@ -123,8 +123,8 @@ async def test_purge_waits_for_nothing_when_its_backup_is_being_verified(
     assert (await tenant.jobs.begin(job)).held
     await tenant.jobs.record_wait(JobWait(job, "The store is away.", 60, 60))
 
-    async def reads(_: object, __: object, following: Following, ___: object) -> None:
-        await _works(tenant, job, following.report)
+    async def reads(_: object, __: object, step: Following, ___: object) -> None:
+        await _works(tenant, job, step.report)
 
     monkeypatch.setattr(VerificationActivities, "_examine", reads)
     monkeypatch.setattr("activities.backup_verification.known_store", AsyncMock())

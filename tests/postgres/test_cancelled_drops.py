@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus
 from ods.registry.backups.expiry import BackupExpiry
 from ods.registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import VerifyPolicy
 from ods.tenants.tenant import Tenant
@@ -23,8 +24,8 @@ from tests.postgres.instance_states import bring_to, stores
 from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, expires, made, made_at
 from tests.servers import make_settings
 
-DROP = Delete(Operation.DELETE)
-BACKED_UP = Delete(Operation.DELETE, final_backup=True)
+DROP = Delete(Way.DROP)
+BACKED_UP = Delete(Way.DROP, final_backup=True)
 NO_TRASH = timedelta()
 
 
@@ -98,6 +99,29 @@ async def test_job_that_drops_nothing_for_good_goes_on(
     assert before is not None
     assert after is not None
     assert (after.status, after.attempt) == (before.status, before.attempt)
+
+
+async def test_what_a_delete_is_about_to_put_into_the_trash_stays_for_a_week(
+    engine: AsyncEngine,
+    instances: InstanceStore,
+    job_store: JobStore,
+    cancellations: JobCancellations,
+    rows: asyncpg.Connection,
+    name: str,
+) -> None:
+    """Its client may have cancelled it after the registry was saved."""
+    job = await bring_to(instances, job_store, "Completed", name)
+    trash = (await instances.request_delete(job.instance_id, Delete())).job
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() WHERE id = $1", job.instance_id)
+    assert await cancellations.hold_drops() == []
+    _, brief = stores(engine, trash=timedelta(days=1))
+    assert (await brief.begin(trash)).held
+    assert await brief.finish_delete(trash)
+    kept: timedelta = await rows.fetchval(
+        "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.dbinstances WHERE id = $1",
+        job.instance_id,
+    )
+    assert round(kept / timedelta(days=1)) == 7
 
 
 async def test_nothing_is_dropped_from_the_trash_for_a_week(

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import ods.registry.clock
+from ods.model.arguments import Way
+from ods.model.origins import BackupOrigin
 from ods.registry.backups.expiry import BackupExpiry
 from ods.registry.clock import RegistryClock
 from ods.registry.installation import InstallationStore
@@ -16,8 +18,6 @@ from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin
-from ods.registry.instances.status import Operation
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import VersionStore
@@ -339,7 +339,7 @@ async def test_last_backup_stays_for_ninety_days_when_the_clock_was_behind_as_it
     await clock.observe()
     await clock_is_set(rows, "-400 days")
     await clock.observe()
-    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     assert (await tenant.jobs.begin(delete)).held
     assert await tenant.jobs.finish_delete(delete)
     await clock_is_set(rows, "400 days")

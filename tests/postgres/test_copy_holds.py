@@ -8,14 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ods.model.arguments import Way
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.adoptions import DatabaseName
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import CopyMode, CopyOrigin
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Operation
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceError, InvalidError, RefusedError
 from ods.tenants.tenant import Tenant
@@ -35,12 +35,8 @@ async def _adopt(tenant: Tenant, source: InstanceJob) -> None:
 
 REFUSED: dict[str, Ask] = {
     "delete": lambda tenant, source: tenant.instances.request_delete(source.instance_id),
-    "purge": lambda tenant, source: tenant.instances.request_delete(
-        source.instance_id, Delete(Operation.DELETE)
-    ),
-    "detach": lambda tenant, source: tenant.instances.request_delete(
-        source.instance_id, Delete(Operation.DETACH)
-    ),
+    "purge": lambda tenant, source: tenant.instances.request_delete(source.instance_id, Delete(Way.DROP)),
+    "detach": lambda tenant, source: tenant.instances.request_delete(source.instance_id, Delete(Way.LEAVE)),
     "rename": lambda tenant, source: tenant.instances.request_rename(
         source.instance_id, f"{source.name} new"
     ),
@@ -194,7 +190,7 @@ async def test_failed_copy_is_retried_only_when_its_source_can_be_copied(
     assert (await job_store.begin(rename)).held
     assert await job_store.finish_rename(rename, CONNECTION_STRING)
     again = (await instances.request_retry(copy.instance_id)).job
-    assert (again.attempt, again.copy_of) == (2, copy.copy_of)
+    assert (again.attempt, again.origin) == (2, copy.origin)
     with pytest.raises(RefusedError):
         await instances.request_delete(source.instance_id)
     assert (await job_store.begin(again)).held
@@ -234,7 +230,7 @@ async def test_delete_of_an_admin_api_fails_and_the_instance_stays_when_it_is_be
     copy = await copied(instances, source, CopyMode.CLOSED)
     await rows.execute(
         "UPDATE adminapi.managed_instances SET state = 'Pending_Delete', operation = 'Delete', jobnumber = 2,"
-        " attempt = 0 WHERE id = $1",
+        ' attempt = 0, arguments = \'{"keep": false, "backup_first": false}\' WHERE id = $1',
         source.instance_id,
     )
     await job_store.follow_admin_api()
@@ -264,7 +260,8 @@ async def test_copy_or_delete_is_granted_but_never_both_when_they_are_requested_
         outcomes = await asyncio.gather(*requests[:: 1 if number % 2 else -1], return_exceptions=True)
         assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {RefusedError}
         held = await rows.fetchval(
-            "SELECT count(*) FROM adminapi.managed_instances WHERE copyof = $1", source.instance_id
+            "SELECT count(*) FROM adminapi.managed_instances WHERE (origin ->> 'instance_id')::int = $1",
+            source.instance_id,
         )
         deleted = await status_of(queries, source) == "Pending_Delete"
         assert held + deleted == 1

@@ -24,20 +24,23 @@ from activities.versions import VersionActivities
 from ods.databases import provisioning, spares
 from ods.databases.constants import DISK_FULL
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.ownership import Owner, opened_by, with_opening
+from ods.databases.ownership import opened_by, with_opening
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool
 from ods.databases.statements import execute
 from ods.databases.template_marks import TemplateMark, TemplateState
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, Template
+from ods.model.revisions import KnownRevisions
 from ods.registry.instances.adoptions import DatabaseName
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore, Position
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import CloneStrategy
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, let_requests_pass
 from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
@@ -83,7 +86,7 @@ def _answering(job_store: JobStore, *answers: bool) -> Any:
 
 
 _RUNNING = Position(
-    InstanceStatus.IN_PROGRESS, waits=False, requests=(), is_cancelled=False, is_in_trash=False
+    InstanceStatus.IN_PROGRESS, waits=False, known=KnownRevisions(), is_cancelled=False, is_in_trash=False
 )
 
 
@@ -167,7 +170,7 @@ async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
     (deleted,) = await queries.instances(offset=0, limit=1, instance_id=job.instance_id)
@@ -180,7 +183,7 @@ async def test_outcome_stands_when_temporal_did_not_hear_of_it(
     for _ in range(2):
         assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
 
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     for _ in range(2):
         assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -280,7 +283,7 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_it_has
     stopping.set()
     with pytest.raises(ApplicationError) as missed:
         await second
-    assert (missed.value.type, missed.value.non_retryable) == ("TurnMissed", False)
+    assert (missed.value.type, missed.value.non_retryable) == ("SlotMissed", False)
     assert await _databases(admin, waiting) == set()
     assert (await first).finished
 
@@ -316,7 +319,7 @@ async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_ta
     admin: asyncpg.Connection,
 ) -> None:
     answering = _answering(job_store, True, False)
-    owner = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)
+    owner = owner_of(job)
     async with server.fenced(owner):
         late = asyncio.create_task(ActivityEnvironment().run(activities(answering).provision, job))
         await until(lambda: admin.fetchval(FENCE_AWAITED))
@@ -329,7 +332,7 @@ async def test_nothing_is_made_when_the_instance_moved_on_while_the_fence_was_ta
 async def test_fence_is_left_alone_when_the_job_is_late(
     activities: Activities, job_store: JobStore, server: Server, job: InstanceJob
 ) -> None:
-    async with server.fenced(Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark)) as session:
+    async with server.fenced(owner_of(job)) as session:
         with pytest.raises(ApplicationError):
             await ActivityEnvironment().run(activities(_answering(job_store, False)).provision, job)
         assert await session.fetchval("SELECT 1") == 1
@@ -344,7 +347,7 @@ async def test_nothing_is_dropped_when_the_delete_is_late(
 ) -> None:
     await ActivityEnvironment().run(activities(job_store).provision, job)
     await job_store.finish_create(job, "any")
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     for late in (job, deletion):  # the second has not begun
         with pytest.raises(ApplicationError):
             await ActivityEnvironment().run(activities(job_store).drop, late)
@@ -408,7 +411,7 @@ async def test_database_in_the_trash_is_closed_when_the_registry_does_not_know_t
     """It was put back to before that; or another purge, without a backup, has failed since."""
     does = activities(job_store)
     await ActivityEnvironment().run(does.provision, job)
-    ended = (await instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    ended = (await instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     await job_store.begin(ended)
     await ActivityEnvironment().run(does.trash, ended)
     if last == "purge":
@@ -462,7 +465,7 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1, publishedat = NULL")
     restored = replace(retry, attempt=1)
 
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     with pytest.raises(ApplicationError, match="the registry knows nothing of that") as refused:
         await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -471,13 +474,14 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
 
     await rows.execute(
         "UPDATE adminapi.dbinstances"
-        " SET status = 'Error', operation = 'Create', jobnumber = 1, request = $1, attempt = 1",
+        " SET status = 'Error', operation = 'Create', arguments = '{}', jobnumber = 1, request = $1,"
+        " attempt = 1",
         uuid.UUID(job.request),
     )
     assert await ActivityEnvironment().run(activities(job_store).compensate, restored)
     assert await _databases(admin, job) == {job.database}
     instance = await queries.instance(job.instance_id)
-    assert (instance.status, instance.attempt) == ("Completed", 2)
+    assert instance.status == "Completed"
 
 
 async def test_live_database_stays_when_the_delete_that_a_restored_registry_refused_is_requested_anew(
@@ -492,11 +496,11 @@ async def test_live_database_stays_when_the_delete_that_a_restored_registry_refu
     retry = (await instances.request_retry(job.instance_id)).job
     await job_store.begin(retry)
     assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
-    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 1")
+    await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     for _ in range(2):
-        deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         assert (await job_store.begin(deletion)).held
-        with pytest.raises(ApplicationError, match="later than the registry knows"):
+        with pytest.raises(ApplicationError, match="registry does not know the state"):
             await ActivityEnvironment().run(activities(job_store).drop, deletion)
         assert await job_store.fail(deletion, "refused")
         assert await _databases(admin, job) == {job.database}
@@ -511,7 +515,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     admin: asyncpg.Connection,
 ) -> None:
     assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     await job_store.fail(deletion, "The server was away.", outage=True)
     (unfinished,) = await job_store.unfinished_deletes({})
@@ -546,7 +550,7 @@ async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_de
         await ActivityEnvironment().run(activities(job_store).rename, renaming)
         assert await job_store.finish_rename(renaming, "any")
         assert await _names(admin, job) == {renaming.new_database, aside}
-        deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+        deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await job_store.begin(deletion)
         assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
         assert await _names(admin, job) == {aside}
@@ -634,7 +638,7 @@ async def test_database_is_dropped_when_a_failed_rename_has_left_it_another_name
 ) -> None:
     await ActivityEnvironment().run(activities(job_store).rename, renaming)
     await job_store.fail(renaming, "gave up, and the server was away")
-    deletion = (await instances.request_delete(renaming.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(renaming.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     await ActivityEnvironment().run(activities(job_store).drop, deletion)
     assert await _names(admin, renaming) == set()
@@ -670,7 +674,7 @@ async def test_database_is_opened_again_when_the_workflow_of_its_cancelled_delet
     job = (await instances.reserve(name, Template.MINIMAL)).job
     assert (await job_store.begin(job)).held
     assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
-    deletion = (await instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     assert (await job_store.begin(deletion)).held
     async with server.session() as session:
         await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", job.database)
@@ -776,7 +780,7 @@ async def test_delete_is_not_tried_again_when_it_was_cancelled_while_the_page_wa
     instances: InstanceStore, job_store: JobStore, server: Server, name: str
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
-    deletion = (await instances.request_delete(created.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(created.instance_id, Delete(Way.DROP))).job
     assert (await job_store.begin(deletion)).held
 
     async def is_at_work(found: InstanceJob) -> bool:
@@ -811,7 +815,7 @@ async def test_database_is_dropped_when_its_drop_was_interrupted(
     admin: asyncpg.Connection,
 ) -> None:
     await job_store.fail(renaming, "gave up")
-    deletion = (await instances.request_delete(renaming.instance_id, Delete(Operation.DELETE))).job
+    deletion = (await instances.request_delete(renaming.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", deletion.database)
     await ActivityEnvironment().run(activities(job_store).drop, deletion)
@@ -898,6 +902,63 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
         assert await row_of(admin, job.database) is not None
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
+async def test_version_stays_when_the_own_database_is_not_where_the_registry_has_it(
+    activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
+) -> None:
+    """What has its mark may be a copy of an old dump."""
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    reset = (await tenant.instances.request_reset(job.instance_id)).job
+    assert (await tenant.jobs.begin(reset)).held
+    assert (await run(works.reset, reset)).finished
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
+    versions, aside = VersionActivities(tenant, ConcurrencyLimit(1)), f"{job.database}_check"
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{aside}"')
+    with pytest.raises(ApplicationError, match="not as the registry knows it"):
+        await run(versions.purge_version, purge)
+    assert await row_of(admin, purge.database) is not None
+    await admin.execute(f'ALTER DATABASE "{aside}" RENAME TO "{job.database}"')
+    await run(versions.purge_version, purge)
+    assert await row_of(admin, purge.database) is None
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
+async def test_delete_has_failed_when_the_reset_that_it_has_overtaken_had_exchanged_the_databases(
+    activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
+) -> None:
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    reset = (await tenant.instances.request_reset(job.instance_id)).job
+    assert (await tenant.jobs.begin(reset)).held
+    async with session(registry_dsn) as rows:
+        before = await rows.fetchrow(
+            "SELECT * FROM adminapi.managed_instances WHERE id = $1", job.instance_id
+        )
+        assert before is not None
+        assert (await run(works.reset, reset)).finished
+        await rows.execute("DELETE FROM adminapi.instanceversions")
+        await rows.execute(
+            "UPDATE adminapi.managed_instances SET state = 'Error', databaseid = $2, replacement = $3"
+            " WHERE id = $1",
+            *(job.instance_id, before["databaseid"], before["replacement"]),
+        )
+        await rows.execute(
+            "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
+        )
+    await tenant.jobs.follow_admin_api()
+    (delete,) = [one for one in await tenant.jobs.waiting_jobs(0, 100) if one.instance_id == job.instance_id]
+    assert (await tenant.jobs.begin(delete)).held
+    assert await tenant.jobs.fail(delete, "Another database has its name.")
+    assert not await run(works.compensate, delete)
+    row = await tenant.queries.instance(job.instance_id)
+    assert row is not None
+    assert reset.replacement is not None
+    assert (row.status, str(row.database_id)) == ("Delete_Failed", reset.replacement.database_id)
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
 
 async def test_database_can_come_back_when_the_registry_was_restored_to_before_its_create_had_ended(

@@ -25,20 +25,20 @@ from ods.doctor.findings import Finding, Level
 from ods.doctor.postgres import Target
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import Template
 from ods.registry.backups.stores import BackupStores
 from ods.registry.connection_strings.encryption import encrypt
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.naming import trash_name
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.rights.needs import literal
 from ods.settings.settings import DEFAULT_TENANT, Address, Settings
-from ods.tenants.known_store import known_store
-from ods.tenants.store_claims import claim_store
+from ods.tenants.known_store import claim_store, known_store
 from ods.tenants.tenant import open_tenants
 from tests import preloaded
 from tests.ods import add_ods_instance, connection_string
 from tests.servers import (
+    INSTALLATION,
     MINIMAL_TEMPLATE,
     NUMBERS,
     RESTORE_PASSWORD,
@@ -326,7 +326,15 @@ async def test_template_is_named_when_it_is_missing(settings: Settings) -> None:
 async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name_it_as_a_template(
     settings: Settings, superuser: asyncpg.Connection
 ) -> None:
-    owner = Owner("default", 7, "7-1", str(uuid.uuid4()))
+    owner = Owner(
+        "default",
+        7,
+        "7-1",
+        str(uuid.uuid4()),
+        INSTALLATION,
+        database_id=str(uuid.uuid4()),
+        revision=str(uuid.uuid4()),
+    )
     named = settings.model_copy(update={"templates": {"North": "EdFi_Ods_North"}})
     await superuser.execute('CREATE DATABASE "EdFi_Ods_North" OWNER ods_service')
     try:
@@ -339,7 +347,15 @@ async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name
 
 
 async def test_slot_is_named_when_it_keeps_wal_for_a_database_in_the_trash(settings: Settings) -> None:
-    owner = Owner("north", 7, "7-1", str(uuid.uuid4()), installation="an-installation")
+    owner = Owner(
+        "north",
+        7,
+        "7-1",
+        str(uuid.uuid4()),
+        INSTALLATION,
+        database_id=str(uuid.uuid4()),
+        revision=str(uuid.uuid4()),
+    )
     trashed, live = trash_name(owner.mark, 2), "EdFi_Ods_North"
     followed = {trashed: replace(owner, trashed_name=live).comment, live: owner.comment, "of_another": ""}
     async with seeded_postgres(wal_level="logical") as server, session(server.dsn()) as superuser:
@@ -354,7 +370,7 @@ async def test_slot_is_named_when_it_keeps_wal_for_a_database_in_the_trash(setti
         (found,) = [one for one in await examine(named) if one.subject == "server: replication slots"]
         assert found.level is Level.WARNING
         assert found.found == (
-            f"{trashed} keeps WAL for {trashed}, which is in the trash of the installation an-installation,"
+            f"{trashed} keeps WAL for {trashed}, which is in the trash of the installation {INSTALLATION},"
             " tenant north"
         )
         assert found.remedy is not None
@@ -389,8 +405,9 @@ async def test_rows_are_named_when_another_key_has_encrypted_them(
 
     kept = {"derivatives": [{"id": 7, "connectionString": encrypt("host=r", earlier)}]}
     await rows.execute(
-        "INSERT INTO adminapi.dbinstances (name, state, databasetemplate, operation, jobnumber, setaside)"
-        " VALUES ('Deleted', 'Deleted', 'Minimal', 'Trash', 2, $1)",
+        "INSERT INTO adminapi.dbinstances (name, state, databasetemplate, operation, arguments, jobnumber,"
+        " setaside) VALUES ('Deleted', 'Deleted', 'Minimal', 'Delete',"
+        ' \'{"keep": true, "backup_first": false}\', 2, $1)',
         json.dumps(kept),
     )
 

@@ -16,12 +16,14 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from ods.databases import provisioning
-from ods.databases.ownership import Owner
+from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest
 from ods.databases.server import Server
 from ods.databases.spares import new_name
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import Template
 from ods.registry.backups.stores import BackupStores
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.deletes import Delete
@@ -29,7 +31,6 @@ from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob, StartedJob
 from ods.registry.instances.naming import trash_name
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import CloneStrategy, Settings
 from ods.tenants.adoption import DatabaseAdoption
@@ -38,7 +39,9 @@ from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, i
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, marked_by
+from tests.postgres.owners import by_another
+from tests.postgres.postgres_inspection import UNREADABLE, row_of, unreadable
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
 
 pytestmark = pytest.mark.long
@@ -61,7 +64,7 @@ async def completed(
     """An instance as it should be."""
     job = (await instances.reserve(name, Template.MINIMAL)).job
     await job_store.begin(job)
-    owner = owner_of(job).knowing(())
+    owner = marked_by(job)
     async with server.fenced(owner) as fenced:
         await provisioning.provision(
             fenced,
@@ -129,6 +132,18 @@ async def test_row_of_an_admin_api_is_reported_when_a_sweep_could_not_adopt_it(
     assert drift.explanation.endswith("There is no template 'Other'.")
 
 
+@pytest.mark.parametrize("change", UNREADABLE)
+async def test_database_is_reported_when_its_comment_cannot_be_read(
+    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob, change: str
+) -> None:
+    row = await row_of(admin, completed.database)
+    assert row is not None
+    await _commented(admin, completed.database, unreadable(row["comment"], change))
+    (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert drift.subject == f"{completed.instance_id} {completed.name}"
+    assert "does not carry the instance's mark" in drift.explanation
+
+
 async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
@@ -175,7 +190,7 @@ async def test_databases_of_other_names_are_all_named_when_several_carry_the_mar
     copy = f"{completed.database}_copy"
     await admin.execute(f'CREATE DATABASE "{copy}"')
     try:
-        await _commented(admin, copy, owner_of(completed).comment)
+        await _commented(admin, copy, marked_by(completed).comment)
         (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
         assert f"'{copy}' (" in drift.explanation
         assert f"'{moved}' (" in drift.explanation
@@ -187,10 +202,10 @@ async def test_databases_of_other_names_are_all_named_when_several_carry_the_mar
 async def test_database_of_another_name_is_not_named_when_it_is_of_no_use_or_another_installation_s(
     detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob, moved: str
 ) -> None:
-    await _commented(admin, moved, replace(owner_of(completed), installation=str(uuid.uuid4())).comment)
+    await _commented(admin, moved, replace(marked_by(completed), installation=str(uuid.uuid4())).comment)
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
     assert moved not in drift.explanation
-    await _commented(admin, moved, owner_of(completed).comment)
+    await _commented(admin, moved, marked_by(completed).comment)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", moved)
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
     assert moved not in drift.explanation
@@ -227,7 +242,8 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
     version = trash_name(str(uuid.uuid4()), 2)
     await rows.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now() + interval '1 day')",
+        " databaseid, replacedat, purgeafter)"
+        " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now() + interval '1 day')",
         completed.instance_id,
         version,
     )
@@ -265,7 +281,7 @@ async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
     rows: asyncpg.Connection,
     completed: InstanceJob,
 ) -> None:
-    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
     deletion = (await instances.request_delete(completed.instance_id)).job
     await job_store.begin(deletion, "It was published later than the registry knows.")
@@ -276,7 +292,7 @@ async def test_older_registry_is_reported_when_a_delete_was_refused_for_that(
 async def test_older_registry_is_reported_when_its_instances_change_all_the_time(
     detector: DriftDetector, rows: asyncpg.Connection, completed: InstanceJob
 ) -> None:
-    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
 
     async def change() -> None:
         seconds = 0
@@ -444,20 +460,35 @@ async def test_ods_instance_is_reported_when_it_leads_to_the_database_of_an_inst
     assert f"{completed.instance_id} '{completed.name}'" in drift.explanation
 
 
-@pytest.mark.parametrize("marked", [True, False])
 async def test_database_is_reported_when_no_instance_has_it(
-    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner, *, marked: bool
+    detector: DriftDetector, admin: asyncpg.Connection, owner: Owner
 ) -> None:
-    name = f"Marked_{owner.ods_instance_id}" if marked else f"EdFi_Ods_{owner.ods_instance_id}_Minimal"
+    name = f"EdFi_Ods_{owner.ods_instance_id}_Minimal"
     await admin.execute(f'CREATE DATABASE "{name}"')
     try:
-        if marked:
-            await admin.execute(f"COMMENT ON DATABASE \"{name}\" IS '{owner.comment}'")
         found = await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)
         assert name in [drift.subject for drift in found]
     finally:
         await admin.execute(f'DROP DATABASE "{name}"')
     assert name not in [drift.subject for drift in await detector.detect()]
+
+
+async def test_database_is_reported_when_its_instance_is_deleted(
+    detector: DriftDetector,
+    instances: InstanceStore,
+    job_store: JobStore,
+    admin: asyncpg.Connection,
+    completed: InstanceJob,
+) -> None:
+    deletion = (await instances.request_delete(completed.instance_id, Delete(Way.DROP))).job
+    await job_store.begin(deletion)
+    await job_store.finish_delete(deletion)
+    await admin.execute(f'ALTER DATABASE "{completed.database}" RENAME TO "Marked"')
+    try:
+        found = await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)
+        assert "Marked" in [drift.subject for drift in found]
+    finally:
+        await admin.execute(f'ALTER DATABASE "Marked" RENAME TO "{completed.database}"')
 
 
 async def test_database_is_not_reported_when_an_ods_instance_or_its_derivative_leads_to_it(
@@ -506,7 +537,7 @@ async def test_foreign_database_is_reported_when_it_is_in_the_way_of_a_create_th
         found = [drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)]
         assert (job.database in found) == told
         # One that its own create has left.
-        await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{owner_of(job).comment}'")
+        await admin.execute(f"COMMENT ON DATABASE \"{job.database}\" IS '{marked_by(job).comment}'")
         assert job.database not in [drift.subject for drift in await detector.detect()]
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}"')
@@ -544,7 +575,7 @@ async def test_staging_database_is_reported_when_its_instance_is_deleted_but_not
     deletion = (await instances.request_delete(job.instance_id)).job
     await job_store.begin(deletion)
     await job_store.finish_delete(deletion)
-    ours = Owner(job.tenant, job.ods_instance_id, job.job_id, job.mark).staging_name
+    ours = owner_of(job).staging_name
     try:
         await admin.execute(f"CREATE DATABASE {ours}")
         await admin.execute(f"CREATE DATABASE {owner.staging_name}")
@@ -609,6 +640,11 @@ async def trashed(
         await admin.execute(f'DROP DATABASE IF EXISTS "{trash_name(deletion.mark, number)}" WITH (FORCE)')
 
 
+async def known_owner(tenant: Tenant, job: InstanceJob) -> KnownOwner:
+    """The instance of the job, with the requests that the registry knows."""
+    return owner_of(job).knowing(await tenant.jobs.known_revisions(job), job.request, job.attempt)
+
+
 async def _commented(admin: asyncpg.Connection, database: str, comment: str | None) -> None:
     text = "NULL" if comment is None else f"'{comment}'"
     await admin.execute(f'COMMENT ON DATABASE "{database}" IS {text}')
@@ -633,14 +669,19 @@ async def test_nothing_is_reported_when_registry_and_server_agree_on_what_is_in_
     assert _about(found, trashed.name, trashed.database, str(trashed.trash_database)) == []
 
 
-async def test_comment_is_reported_when_it_was_removed_from_a_database_in_the_trash(
+@pytest.mark.parametrize("change", [None, *UNREADABLE], ids=["none", *UNREADABLE])
+async def test_comment_is_reported_when_it_was_removed_or_changed_of_a_database_in_the_trash(
     detector: DriftDetector,
     tenant: Tenant,
     instances: InstanceStore,
     admin: asyncpg.Connection,
     trashed: InstanceJob,
+    change: str | None,
 ) -> None:
-    await _commented(admin, str(trashed.trash_database), None)
+    row = await row_of(admin, str(trashed.trash_database))
+    assert row is not None
+    comment = None if change is None else unreadable(row["comment"], change)
+    await _commented(admin, str(trashed.trash_database), comment)
     (drift,) = await _found(detector, DriftKind.TRASH_CHANGED)
     assert drift.subject == f"{trashed.instance_id} {trashed.name}"
     assert "does not carry the mark" in drift.explanation
@@ -648,7 +689,7 @@ async def test_comment_is_reported_when_it_was_removed_from_a_database_in_the_tr
     statement = drift.explanation.partition("again: ")[2].partition(" If ")[0].rstrip(".")
     await admin.execute(statement)
     assert await _found(detector, DriftKind.TRASH_CHANGED) == []
-    purge = (await instances.request_delete(trashed.instance_id, Delete(Operation.DELETE))).job
+    purge = (await instances.request_delete(trashed.instance_id, Delete(Way.DROP))).job
     await tenant.jobs.begin(purge)
     assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
     assert not await admin.fetchval(_EXISTS, trashed.trash_database)
@@ -673,12 +714,14 @@ async def test_database_in_the_trash_is_reported_when_it_was_changed_by_hand_and
     change: str,
     words: str,
 ) -> None:
-    database, owner = str(trashed.trash_database), owner_of(trashed)
+    database, owner = str(trashed.trash_database), await known_owner(tenant, trashed)
     match change:
         case "published":
             await _commented(admin, database, owner.comment)
         case "later":
-            await _commented(admin, database, replace(owner, number=4, trashed_name=trashed.database).comment)
+            await _commented(
+                admin, database, replace(by_another(owner), trashed_name=trashed.database).comment
+            )
         case "opened":
             await admin.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
     (drift,) = await _found(detector, DriftKind.TRASH_CHANGED)
@@ -708,10 +751,10 @@ async def without_leftovers(admin: asyncpg.Connection) -> None:
 async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete(
     detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, trashed: InstanceJob, since: str
 ) -> None:
-    later = replace(owner_of(trashed), number=3)
+    later = by_another(await known_owner(tenant, trashed))
     name = trashed.database
     if since == "undeleted and deleted":
-        later, name = replace(later, number=4, trashed_name=name), trash_name(trashed.mark, 4)
+        later, name = replace(later, trashed_name=name), trash_name(trashed.mark, 4)
     await admin.execute(f'ALTER DATABASE "{trashed.trash_database}" RENAME TO "{name}"')
     await _commented(admin, name, later.comment)
     found = _about(await detector.detect(), name)
@@ -741,15 +784,16 @@ async def test_advice_can_be_followed_when_a_delete_would_drop_what_a_later_one_
     failed = (await instances.request_delete(completed.instance_id)).job
     await tenant.jobs.begin(failed)
     await tenant.jobs.fail(failed, "Sessions do not end.")
-    drop = (await instances.request_delete(completed.instance_id, Delete(Operation.DELETE))).job
-    later = replace(owner_of(drop), number=drop.number + 1, trashed_name=completed.database)
+    drop = (await instances.request_delete(completed.instance_id, Delete(Way.DROP))).job
+    owner = await known_owner(tenant, drop)
+    later = replace(by_another(owner), trashed_name=completed.database)
     await admin.execute(f'ALTER DATABASE "{completed.database}" RENAME TO "{drop.trash_database}"')
     await _commented(admin, str(drop.trash_database), later.comment)
     (drift,) = await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
     assert f"'{drop.trash_database}' (OdsInstanceId {drop.ods_instance_id})" in drift.explanation
 
     statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
-    assert "Nothing was dropped" in str((await ActivityEnvironment().run(statuses.begin, drop)).refusal)
+    assert "Nothing was done to it" in str((await ActivityEnvironment().run(statuses.begin, drop)).refusal)
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     with pytest.raises(ApplicationError, match=f"adopt {drop.ods_instance_id} --database"):
         await ActivityEnvironment().run(activities.drop, drop)
@@ -772,7 +816,7 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
 ) -> None:
     """The earlier database is the instance's; what was deleted is kept, under the name of the next delete."""
     forgotten = trash_name(completed.mark, completed.number + 1)
-    later = replace(owner_of(completed), number=2, database_mark=str(uuid.uuid4()))
+    later = replace(by_another(marked_by(completed)), number=2, database_id=str(uuid.uuid4()))
     later = replace(later, trashed_name=completed.database)
     await admin.execute(f'CREATE DATABASE "{forgotten}" ALLOW_CONNECTIONS false')
     try:
@@ -797,7 +841,7 @@ async def test_number_that_was_written_by_hand_is_left_out_when_a_database_is_ad
     tenant: Tenant, queries: InstanceQueries, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
     by_hand = trash_name(completed.mark, 2)
-    said = replace(owner_of(completed), number=10**12, database_mark=str(uuid.uuid4()), trashed_name="A")
+    said = replace(marked_by(completed), number=10**12, database_id=str(uuid.uuid4()), trashed_name="A")
     await admin.execute(f'CREATE DATABASE "{by_hand}" ALLOW_CONNECTIONS false')
     try:
         await _commented(admin, by_hand, said.comment)
@@ -815,7 +859,7 @@ async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_databa
     trashed: InstanceJob,
 ) -> None:
     """As after the server was restored to before the purge."""
-    purge = (await instances.request_delete(trashed.instance_id, Delete(Operation.DELETE))).job
+    purge = (await instances.request_delete(trashed.instance_id, Delete(Way.DROP))).job
     await tenant.jobs.begin(purge)
     await tenant.jobs.finish_purge(purge)
     (drift,) = _about(await detector.detect(), str(trashed.trash_database))
@@ -904,7 +948,7 @@ async def test_directory_without_database_is_reported_where_the_role_may_look(
 async def test_one_finding_names_the_time_between_when_the_registry_was_put_back(
     detector: DriftDetector, completed: InstanceJob, rows: asyncpg.Connection
 ) -> None:
-    await rows.execute("UPDATE adminapi.dbinstances SET attempt = 0")
+    await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
     assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
     assert f"'{completed.database}' (OdsInstanceId {completed.ods_instance_id})" in drift.explanation
@@ -941,9 +985,9 @@ async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
 async def test_what_may_be_dropped_is_no_database_in_the_trash_when_several_have_one_mark(
     detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
 ) -> None:
-    own, copy = owner_of(completed), f"{completed.database}_aside"
+    own, copy = marked_by(completed), f"{completed.database}_aside"
     version = trash_name(str(uuid.uuid4()), 2)
-    replaced = replace(own, database_mark=str(uuid.uuid4()), trashed_name=completed.database)
+    replaced = replace(own, database_id=str(uuid.uuid4()), trashed_name=completed.database)
     try:
         for name, comment in ((copy, own.comment), (version, replaced.comment)):
             await admin.execute(f'CREATE DATABASE "{name}"')
@@ -964,7 +1008,7 @@ async def test_nothing_is_asked_for_when_only_jobs_are_unknown_to_the_registry(
     for drift in await detector.detect([lost]):
         if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER and drift.subject.startswith("0 databases"):
             assert "ods instance adopt" not in drift.explanation
-    later = replace(owner_of(completed), number=completed.number + 1)
+    later = by_another(marked_by(completed))
     await admin.execute(f"COMMENT ON DATABASE \"{completed.database}\" IS '{later.comment}'")
     (drift,) = [
         one for one in await detector.detect([lost]) if one.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER

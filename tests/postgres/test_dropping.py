@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from ods.databases import dropping
+from ods.databases.adoption import let_go
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
-from ods.databases.trash import let_go
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     FENCES_HELD,
@@ -47,7 +47,7 @@ async def dropped(
     before: Callable[[], Awaitable[object]] = still_due,
 ) -> None:
     async with server.fenced(wanted.owner) as fenced:
-        await drop(fenced, wanted.owner, [wanted.database], 2, published=published, before=before)
+        await drop(fenced, wanted.owner, [wanted.database], published=published, before=before)
 
 
 async def test_database_is_removed_when_fifty_sessions_keep_reconnecting(
@@ -192,6 +192,28 @@ async def test_reason_names_the_mark_when_the_database_was_made_a_template(
     await admin.execute(f'ALTER DATABASE "{wanted.database}" IS_TEMPLATE false')
     await dropped(server, wanted)
     assert not await exists(admin, wanted.database)
+
+
+@pytest.mark.parametrize("moment", ["drop_found_staging", "end_all"])
+async def test_database_stays_open_when_an_operator_has_let_it_go_meanwhile(
+    server: Server,
+    wanted: CloneRequest,
+    admin: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """Another tenant may have adopted it by then."""
+    await provisioned(server, wanted)
+
+    async def let_it_go(*_: object) -> None:
+        await admin.execute(f'COMMENT ON DATABASE "{wanted.database}" IS NULL')
+
+    monkeypatch.setattr(dropping, moment, let_it_go)
+    with pytest.raises(DatabaseFaultError, match="Nothing was done"):
+        await dropped(server, wanted)
+    row = await row_of(admin, wanted.database)
+    assert row is not None
+    assert row["datallowconn"] is (moment == "drop_found_staging")
 
 
 async def test_no_other_database_is_dropped_when_it_has_got_the_name_by_hand_meanwhile(

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.embedded.polling import wait_until
+from ods.model.operations import InstanceStatus, Template
 from ods.observability.metrics.catalog import (
     BACKUP_AGE,
     BACKUPS_UNVERIFIED,
@@ -30,13 +31,12 @@ from ods.registry.backups.stored import StoredBackup
 from ods.registry.figures import RegistryFigures
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob, JobWait
-from ods.registry.instances.status import InstanceStatus, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import NameTakenError
 from ods.settings.settings import Settings, VerifyPolicy
 from ods.tenants import figures
-from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant, open_tenants
+from tests.postgres.instance_states import marked_by
 from tests.servers import make_tenant_settings, session
 
 
@@ -64,9 +64,10 @@ async def test_every_status_is_told_when_the_registry_is_empty(
 _ROWS = """
 WITH made AS (
     INSERT INTO adminapi.managed_instances
-        (name, odsinstanceid, state, databasetemplate, databasename, operation, jobnumber, attempt,
+        (name, odsinstanceid, state, databasetemplate, databasename, operation, arguments, jobnumber, attempt,
          lastmodifieddate)
-    SELECT format('Row %s', number), number, state, 'Minimal', format('Row_%s', number), operation, 1, 1,
+    SELECT format('Row %s', number), number, state, 'Minimal', format('Row_%s', number), operation,
+           CASE operation WHEN 'Reset' THEN '{"origin": {}}' ELSE '{}' END::jsonb, 1, 1,
            timezone('utc', now()) - age
     FROM (VALUES
         (1, 'Completed', 'Create', interval '30 days'), (2, 'Completed', 'Create', interval '1 s'),
@@ -99,6 +100,33 @@ async def test_instances_that_get_nowhere_are_told_apart_from_those_that_wait(
     assert values(samples, WAITING_FOR)["server", "default"] == 1
     assert sum(values(samples, WAITING_FOR).values()) == 1
     assert 3 * 3600 <= values(samples, PENDING_OLDEST)["default",] < 3 * 3600 + 60
+
+
+@pytest.mark.parametrize(
+    ("columns", "stuck"),
+    [
+        ("operation = 'Create'", 1),
+        ("""origin = '{"instance_id": 1, "mode": "online", "mark": "its"}'""", 0),
+        ("""origin = '{"backup_id": "a"}'""", 0),
+        ("""operation = 'Reset', arguments = '{"origin": {}}'""", 1),
+        ("""operation = 'Reset', arguments = '{"origin": {"database_id": "a"}}'""", 1),
+        ("""operation = 'Reset', arguments = '{"origin": {"instance_id": 1}}'""", 0),
+        ("""operation = 'Reset', arguments = '{"origin": {"backup_id": "a"}}'""", 0),
+        ("""operation = 'Purge', arguments = '{"backup_first": false}'""", 1),
+        ("""operation = 'Purge', arguments = '{"backup_first": true}'""", 0),
+        ("""operation = 'Delete', arguments = '{"keep": true, "backup_first": true}'""", 1),
+    ],
+)
+async def test_job_has_a_day_when_it_copies_a_database_through_programs(
+    engine: AsyncEngine, settings: Settings, rows: asyncpg.Connection, columns: str, stuck: int
+) -> None:
+    await rows.execute(
+        "INSERT INTO adminapi.dbinstances (name, odsinstanceid, state, databasetemplate, operation)"
+        " VALUES ('Row', 1, 'InProgress', 'Minimal', 'Create')"
+    )
+    hours_ago = "timezone('utc', now()) - interval '3 hours'"
+    await rows.execute(f"UPDATE adminapi.dbinstances SET {columns}, lastmodifieddate = {hours_ago}")  # noqa: S608
+    assert values(await read(engine, settings), STUCK) == {("default",): stuck}
 
 
 def counted(outcome: str, operation: str = "Create") -> float:
@@ -170,7 +198,7 @@ async def test_sizes_are_told_by_tenant_when_databases_carry_marks(
     settings: Settings, job: InstanceJob, admin: asyncpg.Connection
 ) -> None:
     def comment(installation: str) -> str:
-        return replace(owner_of(job), tenant="measured", installation=installation).comment
+        return replace(marked_by(job), tenant="measured", installation=installation).comment
 
     async with open_tenants(make_tenant_settings({"measured": settings})) as (tenant,):
         own = comment((await tenant.jobs.installation.state()).id)
@@ -232,7 +260,7 @@ async def test_backup_is_counted_by_how_it_ended_and_tells_its_age(tenant: Tenan
     kept = (await tenant.instances.request_backup(job.instance_id, "requested")).job
     await tenant.jobs.begin(kept)
     at = datetime.now(UTC) - timedelta(hours=1)
-    stored = StoredBackup(str(uuid4()), "file:///b", 1, 2, "0" * 64, "18.1", False, at, at)
+    stored = StoredBackup(str(uuid4()), "file:///b", 1, 2, "0" * 64, "1" * 64, "18.1", False, at, at)
     for _ in range(2):
         assert (await tenant.jobs.finish_backup(kept, stored, VerifyPolicy.NEVER)).recorded
     assert (backups("completed"), backups("failed")) == (before[0] + 1, before[1] + 1)

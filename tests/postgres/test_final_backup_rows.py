@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.backups.manifest import BackupKind
+from ods.model.arguments import DeleteArguments, Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.registry.backups.records import proven_state
 from ods.registry.backups.rows import FINAL
 from ods.registry.backups.stored import LostBackup, StoredBackup
@@ -19,17 +21,16 @@ from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import BackupRefusedError, InstanceNotFoundError, RefusedError
 from ods.registry.storage.models import DbInstance
 from ods.settings.settings import VerifyPolicy
 from ods.tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to
+from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, stores
 
-PURGE, FINAL_PURGE = Delete(Operation.DELETE), Delete(Operation.DELETE, final_backup=True)
-TO_TRASH = Delete(Operation.TRASH)
+PURGE, FINAL_PURGE = Delete(Way.DROP), Delete(Way.DROP, final_backup=True)
+TO_TRASH = Delete(Way.TRASH)
 WEEK = timedelta(days=7)
 Stores = Callable[[timedelta], tuple[InstanceStore, JobStore]]
 
@@ -65,7 +66,10 @@ async def purge(instances: InstanceStore, job_store: JobStore, trashed: Instance
 def stored() -> StoredBackup:
     at = datetime(2027, 1, 1, tzinfo=UTC)
     return StoredBackup(
-        str(uuid4()), "file:///srv", 10, 20, "0" * 64, "18.6", encrypted=False, taken_at=at, finished_at=at
+        *(str(uuid4()), "file:///srv", 10, 20, "0" * 64, "1" * 64, "18.6"),
+        encrypted=False,
+        taken_at=at,
+        finished_at=at,
     )
 
 
@@ -90,7 +94,98 @@ async def test_no_purge_follows_when_the_delete_before_it_was_cancelled_a_moment
     assert await instances.request_purge_after(job) is None
     assert not await instances.is_purge_due()
     row = await row_of(queries, job)
-    assert (row.is_in_trash, row.purge_follows, row.purge_after) == (True, False, None)
+    assert (row.is_in_trash, row.backup_first, row.purge_after) == (True, False, None)
+
+
+@pytest.mark.parametrize("backup_first", [True, False])
+async def test_job_of_a_purge_is_void_when_its_row_says_otherwise_about_the_backup(
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    trashed: InstanceJob,
+    *,
+    backup_first: bool,
+) -> None:
+    """As when the row was changed by hand; a worker that is told to drop at once must not go on."""
+
+    async def change() -> None:
+        changed = (
+            "UPDATE adminapi.dbinstances SET arguments = jsonb_build_object("
+            "'backup_first', NOT (arguments -> 'backup_first')::boolean) WHERE id = $1"
+        )
+        await rows.execute(changed, trashed.instance_id)
+
+    purge = (await instances.request_purge(trashed.instance_id, final_backup=backup_first)).job
+    await change()
+    assert not await job_store.is_due(purge)
+    assert not (await job_store.begin(purge)).held
+    (changed,) = await job_store.waiting_jobs(0, 10)
+    assert changed.backup_first is not backup_first
+    assert (await job_store.begin(changed)).held
+    await change()
+    assert await job_store.position(changed) is None
+    assert not await job_store.record_final_backup(changed, stored(), "state")
+    assert not await job_store.finish_purge(changed)
+    assert not await job_store.fail(changed, "no")
+
+
+async def test_row_of_a_purge_says_whether_it_makes_a_backup_first(
+    purge: InstanceJob, rows: asyncpg.Connection
+) -> None:
+    for arguments in ("{}", '{"backup_first": null}', '{"backup_first": true, "keep": true}'):
+        with pytest.raises(asyncpg.CheckViolationError, match="ck_dbinstances_arguments"):
+            await rows.execute(
+                "UPDATE adminapi.dbinstances SET arguments = $2 WHERE id = $1", purge.instance_id, arguments
+            )
+
+
+async def test_failed_purge_makes_a_backup_first_when_it_is_retried_after_a_confirm(
+    tenant: Tenant, job_store: JobStore, instances: InstanceStore, purge: InstanceJob
+) -> None:
+    assert await job_store.fail(purge, "The store is away.")
+    await tenant.cancellations.hold_drops()
+    retry = (await instances.request_retry(purge.instance_id)).job
+    assert (retry.backup_first, retry.makes_backup) == (True, purge.makes_backup)
+
+
+async def test_backup_is_made_first_when_an_admin_api_takes_its_delete_after_a_failed_one_back(
+    engine: AsyncEngine, rows: asyncpg.Connection, name: str
+) -> None:
+    """Its words count again once a sweep has decided what becomes of the database."""
+    instances, job_store = stores(engine)
+    live = await bring_to(instances, job_store, "Completed", name)
+    failed = (await instances.request_delete(live.instance_id, FINAL_PURGE)).job
+    assert (await job_store.begin(failed)).held
+    assert await job_store.fail(failed, "The server is away.")
+    for word in ("PendingDelete", "Created", "PendingDelete"):
+        await rows.execute(
+            "UPDATE adminapi.dbinstances SET status = $2 WHERE id = $1", live.instance_id, word
+        )
+    await job_store.follow_admin_api()
+    (due,) = await job_store.waiting_jobs(0, 10)
+    assert (due.rules.name, due.backup_first) == ("Trash", True)
+
+
+async def test_delete_that_is_not_decided_does_not_begin_even_when_it_is_recorded(
+    engine: AsyncEngine, rows: asyncpg.Connection, name: str
+) -> None:
+    instances, job_store = stores(engine)
+    live = await bring_to(instances, job_store, "Completed", name)
+    delete = (await instances.request_delete(live.instance_id, PURGE)).job
+    await rows.execute(
+        'UPDATE adminapi.dbinstances SET arguments = \'{"keep": false, "backup_first": true}\' WHERE id = $1',
+        live.instance_id,
+    )
+    row = await rows.fetchrow("SELECT request FROM adminapi.dbinstances WHERE id = $1", live.instance_id)
+    assert row is not None
+    its = replace(
+        delete, arguments=DeleteArguments(keep=False, backup_first=True), request=str(row["request"])
+    )
+    assert not (await job_store.begin(its)).held
+    await job_store.follow_admin_api()
+    (due,) = await job_store.waiting_jobs(0, 10)
+    assert (due.rules.name, due.backup_first) == ("Trash", True)
+    assert (await job_store.begin(due)).held
 
 
 async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_purged(
@@ -98,17 +193,17 @@ async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_pu
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
-    assert (job.operation, job.purge_follows, job.makes_backup) == (Operation.TRASH, True, None)
+    assert (job.rules.name, job.backup_first, job.makes_backup) == ("Trash", True, None)
     assert (await job_store.begin(job)).held
     assert await instances.request_purge_after(job) is None, "it is not in the trash yet"
     assert await job_store.finish_delete(job)
     assert await instances.is_purge_due()
     purge = await instances.request_purge_after(job)
     assert purge is not None
-    assert (purge.operation, purge.number) == (Operation.PURGE_AFTER_BACKUP, job.number + 1)
+    assert (purge.operation, purge.backup_first, purge.number) == (Operation.PURGE, True, job.number + 1)
     assert await instances.request_purge_after(job) == purge, "as when the answer was lost"
     row = await row_of(queries, job)
-    assert (row.status, row.is_in_trash, row.purge_follows) == ("Pending_Delete", True, False)
+    assert (row.status, row.is_in_trash, row.backup_first) == ("Pending_Delete", True, True)
     assert not row.is_live
     assert (await job_store.begin(purge)).held
     assert await instances.request_purge_after(job) is None
@@ -131,19 +226,19 @@ async def test_every_way_to_drop_makes_a_backup_when_the_setting_says_so(
     instances, job_store = always(timedelta(days=days))
     live = await bring_to(instances, job_store, "Completed", f"{name} live")
     plain = (await instances.request_delete(live.instance_id)).job
-    assert (plain.operation, plain.purge_follows) == (Operation.TRASH, days == 0)
+    assert (plain.rules.name, plain.backup_first) == ("Trash", days == 0)
     other = await bring_to(instances, job_store, "Completed", f"{name} other")
     dropped = (await instances.request_delete(other.instance_id, PURGE)).job
-    assert (dropped.operation, dropped.purge_follows) == (Operation.TRASH, True)
+    assert (dropped.rules.name, dropped.backup_first) == ("Trash", True)
     for job in (plain, dropped):
         await job_store.begin(job)
         await job_store.finish_delete(job)
     if days:
         purge = (await instances.request_purge(plain.instance_id)).job
-        assert purge.operation is Operation.PURGE_AFTER_BACKUP
+        assert (purge.operation, purge.backup_first) == (Operation.PURGE, True)
     await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
     due = await instances.request_due_purges(10, [])
-    assert {one.job.operation for one in due} == {Operation.PURGE_AFTER_BACKUP}
+    assert {(one.job.operation, one.job.backup_first) for one in due} == {(Operation.PURGE, True)}
     assert len(due) == (1 if days else 2)
 
 
@@ -167,7 +262,7 @@ async def test_purge_does_not_follow_when_its_delete_was_cancelled_or_the_instan
     assert waiting is not None
     assert await tenant.cancellations.cancel_waiting(waiting)
     row = await row_of(queries, first)
-    assert (row.status, row.purge_follows, row.purge_after) == (InstanceStatus.COMPLETED, False, None)
+    assert (row.status, row.purge_after) == (InstanceStatus.COMPLETED, None)
     second = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
     await job_store.begin(second)
     await job_store.finish_delete(second)
@@ -177,7 +272,7 @@ async def test_purge_does_not_follow_when_its_delete_was_cancelled_or_the_instan
     await job_store.begin(undelete)
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
     third = (await instances.request_delete(created.instance_id)).job
-    assert not third.purge_follows
+    assert not third.backup_first
     await rows.execute("DELETE FROM adminapi.audit")
 
 
@@ -203,7 +298,7 @@ async def test_purge_follows_when_its_delete_had_to_be_retried(
     await job_store.begin(job)
     await job_store.fail(job, "Sessions do not end.")
     retry = (await instances.request_retry(created.instance_id)).job
-    assert retry.purge_follows
+    assert retry.backup_first
     await job_store.begin(retry)
     await job_store.finish_delete(retry)
     assert await instances.request_purge_after(retry) is not None

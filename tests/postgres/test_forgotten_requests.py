@@ -1,8 +1,9 @@
-"""A database that was published by a request which the registry has forgotten is not dropped, nor put aside.
+"""A database whose revision the registry has forgotten is neither dropped nor put aside.
 
 Numbers of jobs do not tell it here: the row has the number of the forgotten request, or a later one.
 """
 
+from collections.abc import Sequence
 from typing import Literal, assert_never
 
 import asyncpg
@@ -14,12 +15,14 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from activities.versions import VersionActivities
+from ods.model.arguments import Way
+from ods.model.operations import Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation, Template
 from ods.settings.settings import Settings
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
+from tests.job_kinds import kind_of
 
 pytestmark = pytest.mark.long
 
@@ -27,6 +30,17 @@ _STATE = (
     "SELECT string_agg(oid || datname || datallowconn, ',' ORDER BY oid) FROM pg_database"
     " WHERE shobj_description(oid, 'pg_database') LIKE $1"
 )
+_FORGET = """
+DELETE FROM adminapi.databaserevisions WHERE instanceid = $1
+    AND at = (SELECT max(at) FROM adminapi.databaserevisions WHERE instanceid = $1)
+RETURNING *
+"""
+_CONFIRM_LAST = """
+UPDATE adminapi.databaserevisions SET state = 'confirmed'
+WHERE (databaseid, at) IN (
+    SELECT databaseid, max(at) FROM adminapi.databaserevisions WHERE instanceid = $1 GROUP BY databaseid
+)
+"""
 _Publisher = Literal["undelete", "rename", "reset", "adoption"]
 publishers = pytest.mark.parametrize("publisher", ["undelete", "rename", "reset", "adoption"])
 
@@ -78,37 +92,38 @@ class Site:
 
     async def trash(self) -> InstanceJob:
         """Delete the instance, which can come back."""
-        job = await self.begun(await self.asked(Operation.TRASH))
+        job = await self.begun(await self.asked("Trash"))
         assert (await ActivityEnvironment().run(self.activities.trash, job)).finished
         return job
 
-    async def asked(self, operation: Operation) -> InstanceJob:
-        """A job of this operation, which is requested."""
+    async def asked(self, kind: str, *, backup_first: bool = False) -> InstanceJob:
+        """A job of this kind, which is requested."""
         instances, number = self.tenant.instances, self.job.instance_id
-        match operation:
-            case Operation.DELETE | Operation.TRASH | Operation.DETACH:
-                requested = await instances.request_delete(number, Delete(operation))
-            case Operation.PURGE:
-                requested = await instances.request_purge(number)
-            case Operation.PURGE_AFTER_BACKUP:
-                requested = await instances.request_purge(number, final_backup=True)
-            case Operation.RESET:
+        match kind:
+            case "Delete" | "Trash" | "Detach":
+                requested = await instances.request_delete(number, Delete(Way(kind)))
+            case "Purge":
+                requested = await instances.request_purge(number, final_backup=backup_first)
+            case "Reset":
                 requested = await instances.request_reset(number)
-            case Operation.UNDO_RESET:
+            case "UndoReset":
                 requested = await instances.request_undo_reset(number)
             case _:
-                raise AssertionError(operation)
+                raise AssertionError(kind)
         return requested.job
 
-    async def forget(self) -> list[str]:
-        """Have the registry forget its latest request, and nothing else; returns all that it knew."""
-        known: list[str] = await self.rows.fetchval("SELECT publishrequests FROM adminapi.dbinstances")
-        await self.know(known[:-1])
+    async def forget(self) -> Sequence[asyncpg.Record]:
+        """Have the registry forget the latest revisions, and nothing else; returns them."""
+        known: Sequence[asyncpg.Record] = await self.rows.fetch(_FORGET, self.job.instance_id)
+        await self.rows.execute(_CONFIRM_LAST, self.job.instance_id)
         return known
 
-    async def know(self, requests: list[str]) -> None:
-        """Have the registry know these requests."""
-        await self.rows.execute("UPDATE adminapi.dbinstances SET publishrequests = $1", requests)
+    async def know(self, revisions: Sequence[asyncpg.Record]) -> None:
+        """Have the registry know these revisions again."""
+        for one in revisions:
+            await self.rows.execute(
+                "INSERT INTO adminapi.databaserevisions VALUES ($1, $2, $3, $4, $5, $6)", *one.values()
+            )
 
     async def state(self) -> str | None:
         """The databases of the instance, and whether they are open."""
@@ -118,21 +133,21 @@ class Site:
     async def work(self, job: InstanceJob) -> None:
         """Do what the job is to do with the databases."""
         run, activities = ActivityEnvironment().run, self.activities
-        match job.operation:
-            case Operation.DELETE:
+        match kind_of(job):
+            case "Delete":
                 await run(activities.drop, job)
-            case Operation.TRASH:
+            case "Trash":
                 await run(activities.trash, job)
-            case Operation.DETACH:
+            case "Detach":
                 await run(activities.detach, job)
-            case Operation.PURGE:
+            case "Purge":
                 await run(activities.purge, job)
-            case Operation.RESET:
+            case "Reset":
                 await run(activities.reset, job)
-            case Operation.UNDO_RESET:
+            case "UndoReset":
                 await run(activities.undo_reset, job)
             case _:
-                raise AssertionError(job.operation)
+                raise AssertionError(kind_of(job))
 
 
 @pytest.fixture
@@ -143,7 +158,7 @@ async def site(tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connecti
     return site
 
 
-async def assert_refused_until_known(site: Site, job: InstanceJob, known: list[str]) -> None:
+async def assert_refused_until_known(site: Site, job: InstanceJob, known: Sequence[asyncpg.Record]) -> None:
     """Assert that the work of the job is refused, and done as soon as the registry knows the request."""
     before = await site.state()
     assert before is not None
@@ -151,20 +166,19 @@ async def assert_refused_until_known(site: Site, job: InstanceJob, known: list[s
         with pytest.raises(ApplicationError, match="restored to"):
             await site.work(job)
         assert await site.state() == before
-    own = await site.rows.fetchval("SELECT publishrequests FROM adminapi.dbinstances")
-    await site.know(list(dict.fromkeys([*known, *own])))
+    await site.know(known)
     await site.work(job)
     assert await site.state() != before
 
 
 @publishers
-@pytest.mark.parametrize("operation", [Operation.DELETE, Operation.TRASH, Operation.DETACH])
+@pytest.mark.parametrize("kind", ["Delete", "Trash", "Detach"])
 async def test_delete_is_refused_when_the_request_that_published_the_database_is_forgotten(
-    site: Site, settings: Settings, publisher: _Publisher, operation: Operation
+    site: Site, settings: Settings, publisher: _Publisher, kind: str
 ) -> None:
     await site.publish(publisher)
     known = await site.forget()
-    job = await site.asked(operation)
+    job = await site.asked(kind)
     tenant = site.tenant
     statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
     assert "restored to" in str(await statuses._refusal(job))  # noqa: SLF001 - `begin` would end the job
@@ -177,27 +191,27 @@ async def test_reset_is_refused_when_the_request_that_published_the_database_is_
 ) -> None:
     await site.publish(publisher)
     known = await site.forget()
-    job = await site.begun(await site.asked(Operation.RESET))
+    job = await site.begun(await site.asked("Reset"))
     await assert_refused_until_known(site, job, known)
 
 
 async def test_undo_of_a_reset_is_refused_when_the_request_of_the_reset_is_forgotten(site: Site) -> None:
     await site.publish("reset")
     known = await site.forget()
-    job = await site.begun(await site.asked(Operation.UNDO_RESET))
+    job = await site.begun(await site.asked("UndoReset"))
     await assert_refused_until_known(site, job, known)
 
 
 @publishers
-@pytest.mark.parametrize("operation", [Operation.PURGE, Operation.PURGE_AFTER_BACKUP])
+@pytest.mark.parametrize("backup_first", [False, True])
 async def test_purge_is_refused_when_the_request_that_published_the_database_is_forgotten(
-    site: Site, publisher: _Publisher, operation: Operation
+    site: Site, publisher: _Publisher, *, backup_first: bool
 ) -> None:
     await site.publish(publisher)
     await site.trash()
     known = await site.forget()
-    job = await site.begun(await site.asked(operation))
-    if operation is Operation.PURGE:
+    job = await site.begun(await site.asked("Purge", backup_first=backup_first))
+    if not backup_first:
         await assert_refused_until_known(site, job, known)
         return
     before = await site.state()
@@ -216,7 +230,7 @@ async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash
     (purge,) = await site.tenant.versions.claim_due(5)
     before = await site.state()
     versions = VersionActivities(site.tenant, ConcurrencyLimit(1))
-    with pytest.raises(ApplicationError, match="restored to"):
+    with pytest.raises(ApplicationError, match="as the registry knows it"):
         await ActivityEnvironment().run(versions.purge_version, purge)
     assert await site.state() == before
     await site.know(known)
@@ -235,7 +249,7 @@ async def test_database_stays_unknown_when_it_is_renamed_after_its_request_was_f
     job = await site.begun(last.job)
     await ActivityEnvironment().run(site.activities.rename, job)
     assert await jobs.finish_rename(job, "any")
-    delete = await site.begun(await site.asked(Operation.DELETE))
+    delete = await site.begun(await site.asked("Delete"))
     with pytest.raises(ApplicationError, match="restored to"):
         await site.work(delete)
 
@@ -258,14 +272,21 @@ async def test_what_an_undelete_has_opened_stays_when_its_request_is_forgotten_b
     assert await site.state() != before
 
 
-async def test_comment_tells_the_request_that_the_row_has_when_a_job_publishes(site: Site) -> None:
+async def test_comments_have_the_revisions_that_the_registry_knows_when_jobs_have_published(
+    site: Site,
+) -> None:
     await site.publish("rename")
-    job = await site.begun((await site.tenant.instances.request_reset(site.job.instance_id)).job)
-    await ActivityEnvironment().run(site.activities.reset, job)
-    row = await site.tenant.queries.instance(site.job.instance_id)
+    await site.publish("reset")
     comments = await site.rows.fetch(
-        "SELECT shobj_description(oid, 'pg_database')::json ->> 'request' AS request FROM pg_database"
+        "SELECT shobj_description(oid, 'pg_database')::json ->> 'revision' FROM pg_database"
         " WHERE shobj_description(oid, 'pg_database') LIKE $1",
-        f"%{job.mark}%",
+        f"%{site.job.mark}%",
     )
-    assert {one["request"] for one in comments} == {row.latest_request}
+    its = site.job.instance_id
+    confirmed = await site.rows.fetch(
+        "SELECT id::text FROM adminapi.databaserevisions WHERE state = 'confirmed' AND instanceid = $1", its
+    )
+    assert len(comments) == 2
+    assert {tuple(one) for one in comments} == {tuple(one) for one in confirmed}
+    unresolved = "SELECT FROM adminapi.databaserevisions WHERE state = 'intended' AND instanceid = $1"
+    assert await site.rows.fetch(unresolved, its) == []

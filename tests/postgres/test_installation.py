@@ -26,21 +26,21 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import Template
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import JobWait
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.snapshots.store import SnapshotStore
 from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import Settings
-from ods.tenants import siblings
+from ods.tenants import installation_check
 from ods.tenants.drift.findings import DriftKind
 from ods.tenants.installation_check import InstallationCheck
 from ods.tenants.tenant import Tenant, open_tenants
-from tests import preloaded, registries
+from tests import preloaded, registries, servers
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, make_tenant_settings, service_dsn, session
@@ -128,8 +128,10 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
     async with session(copied_dsn) as rows:
         await rows.execute(
             "INSERT INTO adminapi.dbinstances (name, odsinstanceid, status, databasetemplate, databasename,"
-            " operation) VALUES ('Theirs', 7, 'Completed', 'Minimal', 'EdFi_Ods_Theirs_Minimal', 'Create'),"
-            " ('Gone', 8, 'Deleted', 'Minimal', 'EdFi_Ods_Gone_Minimal', 'Delete')"
+            " operation, arguments)"
+            " VALUES ('Theirs', 7, 'Completed', 'Minimal', 'EdFi_Ods_Theirs_Minimal', 'Create', '{}'),"
+            " ('Gone', 8, 'Deleted', 'Minimal', 'EdFi_Ods_Gone_Minimal', 'Delete',"
+            ' \'{"keep": false, "backup_first": false}\')'
         )
         await rows.execute("UPDATE adminapi.managed_instances SET undodue = true")
         await rows.execute(_ANSWERED)
@@ -179,7 +181,10 @@ async def marked_database(
 ) -> AsyncIterator[Owner]:
     """A database of this installation on the server; its name is the prefix with the OdsInstanceId."""
     number = next(NUMBERS)
-    owner = Owner(tenant, number, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1, installation)
+    mark, request = str(uuid.uuid4()), str(uuid.uuid4())
+    owner = Owner(
+        tenant, number, "CreateInstanceJob-1-1", mark, installation, 1, database_id=request, revision=request
+    )
     await admin.execute(f'CREATE DATABASE "{prefix}_{number}"')
     await admin.execute(f"COMMENT ON DATABASE \"{prefix}_{number}\" IS '{owner.comment}'")
     yield owner
@@ -303,11 +308,11 @@ async def test_nothing_may_be_changed_when_the_registry_of_a_tenant_may_be_a_cop
 async def test_nothing_may_be_changed_when_the_registries_of_all_other_tenants_are_away_or_hang(
     tenant: Tenant, seen: asyncpg.Connection, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(siblings, "_ANSWERED_WITHIN", 0.1)
+    monkeypatch.setattr(installation_check, "_ANSWERED_WITHIN", 0.1)
     stranger = str(uuid.uuid4())
     hanging = Mock(read=Mock(side_effect=partial(asyncio.sleep, 60)))
     away = {"districtB": "postgresql://service@127.0.0.1:1/EdFi_Admin"}
-    async with siblings.opened_siblings(away) as opened, marked_database(admin, "others", stranger):
+    async with installation_check.opened_siblings(away) as opened, marked_database(admin, "others", stranger):
         check = check_of(tenant, {**opened, "districtC": hanging})
         with pytest.raises(InstallationNotConfirmedError, match="registry of districtB, districtC is away"):
             await check.require_confirmed(seen)
@@ -352,7 +357,7 @@ async def test_nothing_may_be_changed_when_two_tenants_have_one_registry_by_diff
     tenant: Tenant, seen: asyncpg.Connection, registry_dsn: str
 ) -> None:
     other = {"districtB": registry_dsn.replace("127.0.0.1", "localhost")}
-    async with siblings.opened_siblings(other) as opened:
+    async with installation_check.opened_siblings(other) as opened:
         with pytest.raises(InstallationNotConfirmedError, match="is this one, by another address"):
             await check_of(tenant, opened).require_confirmed(seen)
 
@@ -432,6 +437,34 @@ def shown(installation: Installation) -> dict[str, str]:
     assert run.returncode == 0, run.stderr
     found: dict[str, str] = json.loads(run.stdout)
     return found
+
+
+async def test_tenants_that_share_a_server_are_no_other_installations_to_commands(
+    postgres: EmbeddedPostgres,
+    registry_dsn: str,
+    seen: asyncpg.Connection,
+    sibling: InstallationStore,
+    sibling_dsn: str,
+    admin: asyncpg.Connection,
+) -> None:
+    """Which record nothing."""
+    del seen
+    installation = (await sibling.state()).id
+    settings = {
+        name: make_settings(postgres, dsn, shared_server=False)
+        for name, dsn in (("one", registry_dsn), ("two", sibling_dsn))
+    }
+    variables = servers.environment(make_tenant_settings(settings))
+    async with marked_database(admin, "others", installation), session(registry_dsn) as rows:
+        before = await rows.fetch("SELECT neighbours FROM adminapi.installation")
+        run = preloaded.run("ods.cli", "--tenant", "one", "installation", "show", "--json", env=variables)
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["obstacle"] == "none"
+        assert installation not in json.loads(run.stdout)["otherInstallations"]
+        doctor = preloaded.run("ods.cli", "doctor", env=variables)
+        (told,) = [line for line in doctor.stdout.splitlines() if "one: installation" in line]
+        assert "confirmed for this registry and server" in told
+        assert await rows.fetch("SELECT neighbours FROM adminapi.installation") == before
 
 
 async def test_copy_is_told_and_goes_on_when_the_operator_confirms_it(
@@ -534,6 +567,17 @@ async def test_copy_beside_the_original_is_not_confirmed_and_becomes_an_installa
     for name in ("districtA", "districtB"):
         confirmed = run(name, "confirm")
         assert confirmed.returncode == 0, confirmed.stderr
+
+
+def test_operator_is_told_when_the_registry_of_another_tenant_cannot_be_asked(
+    postgres: EmbeddedPostgres, copied_dsn: str
+) -> None:
+    away = make_settings(postgres, "postgresql://service@127.0.0.1:1/EdFi_Admin")
+    several = make_tenant_settings({"districtA": make_settings(postgres, copied_dsn), "districtB": away})
+    variables = variables_of(several) | {"ODS_TENANT": "districtA"}
+    run = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
+    assert run.returncode == 0, run.stderr
+    assert "The registry of districtB is away" in run.stderr + run.stdout
 
 
 async def test_registry_is_not_renewed_when_two_tenants_have_it(

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from ods.model.operations import Template
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import JobWait
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceNotFoundError
 from ods.registry.storage.listing import Page

@@ -10,15 +10,17 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
+from tests.job_kinds import JOB_KINDS, of_kind
 from tests.postgres.instance_states import CONNECTION_STRING, STATES, bring_to, status_in, stores
 
 RELATIONS = {
@@ -184,15 +186,12 @@ async def test_deletion_waits_as_a_new_job_when_the_state_allows_it(
     job = requested.job
     assert requested.instance.status == "Pending_Delete"
     # Also if there is nothing to keep by the registry, which may have been restored to an earlier state.
-    assert (job.operation, job.number, job.attempt) == (Operation.TRASH, earlier.number + 1, 1)
+    assert (job.rules.name, job.number, job.attempt) == ("Trash", earlier.number + 1, 1)
     assert job.published is (state != "Error")
     renamed = state == "Completed_Rename"
     # The database may have the name that a failed rename has given it.
     left = (earlier.new_name, earlier.new_database) if state == "Error_Rename" else (None, None)
     assert (job.mark, job.new_name, job.new_database) == (earlier.mark, *left)
-    # A delete publishes nothing: the attempt before it is the latest that can have done that.
-    known = (1, 1) if state == "Delete_Failed" else (earlier.number, earlier.attempt)
-    assert (job.known_number, job.known_attempt) == known
     assert job.database == (earlier.final_database if renamed else earlier.database)
     assert await status_of(queries, job) == "Pending_Delete"
     assert await job_status(queries, job) == "Pending"
@@ -237,7 +236,7 @@ async def test_deletion_is_refused_when_rows_refer_to_the_ods_instance(
         await rows.execute(RELATIONS[kind], job.ods_instance_id)
     before = await everything(rows)
     with pytest.raises(RefusedError) as refused:
-        await instances.request_delete(job.instance_id, Delete(Operation.DELETE))
+        await instances.request_delete(job.instance_id, Delete(Way.DROP))
     assert refused.value.status == "Completed"
     assert refused.value.reason == f"The ODS instance is in use by {', '.join(kinds)}."
     assert all(kind in refused.value.next_step for kind in kinds)
@@ -411,7 +410,7 @@ async def test_nothing_changes_when_a_step_comes_from_another_request_or_attempt
     strangers = [
         replace(job, attempt=job.attempt - (2 if state.startswith("Pending") else 1)),
         replace(job, attempt=job.attempt + 2),
-        *(replace(job, operation=other, request=str(uuid4())) for other in Operation),
+        *(of_kind(job, kind, request=str(uuid4())) for kind in JOB_KINDS),
         replace(job, instance_id=job.instance_id + 1),
     ]
     before = await everything(rows)
@@ -517,7 +516,7 @@ async def test_deletion_is_refused_and_routing_stays_when_a_relation_appeared_me
     kind: str,
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
-    job = (await instances.request_delete(created.instance_id, Delete(Operation.DELETE))).job
+    job = (await instances.request_delete(created.instance_id, Delete(Way.DROP))).job
     await rows.execute(RELATIONS[kind], job.ods_instance_id)
     assert not (await job_store.begin(job)).held
     assert await queries.ods_instance(job.ods_instance_id) is not None

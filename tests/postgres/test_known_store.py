@@ -10,9 +10,10 @@ import asyncpg
 import pytest
 
 from ods.backups.storage import StoreTimeouts
+from ods.backups.store_identity import OtherStoreError
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.settings.settings import Settings
-from ods.tenants.known_store import OtherStoreError, backup_obstacle, known_store, require_backups
+from ods.tenants.known_store import backup_obstacle, known_store, require_backups
 from ods.tenants.tenant import Tenant
 from tests import preloaded
 from tests.mount_points import mount, unmount

@@ -17,23 +17,25 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.reconcile import ReconcileActivities
 from activities.statuses import StatusActivities
-from ods.databases import adoption, ownership, provisioning, publishing, trash
+from ods.databases import activating, adoption, ownership, provisioning, publishing, retiring
+from ods.databases.activating import rename, rename_back
 from ods.databases.errors import DatabaseFaultError, FormerNameTakenError, NameLeftError
 from ods.databases.left_names import record_left
 from ods.databases.lookup import find_own
 from ods.databases.ownership import Owner, with_left
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
-from ods.databases.renaming import rename, rename_back
+from ods.databases.retiring import TrashJob
 from ods.databases.server import Server
-from ods.databases.trash import TrashJob
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import Way
+from ods.model.operations import Operation, Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import trash_name
-from ods.registry.instances.status import Operation, Template
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
+from tests.postgres.owners import requesting
 from tests.postgres.postgres_inspection import (
     exists,
     fingerprint,
@@ -111,8 +113,8 @@ async def _undelete(server: Server, other: CloneRequest, name: str) -> None:
     async with server.fenced(other.owner) as fenced:
         if not await find_own(fenced, other.owner):
             await provision(fenced, other, TemplateSizes())
-            await trash.put(server, fenced, TrashJob(other.owner, 2, 1, [other.database], kept))
-        await trash.take_out(server, fenced, other.owner, kept, name)
+            await retiring.retire(server, fenced, TrashJob(other.owner, 2, [other.database], kept))
+        await activating.take_out(server, fenced, other.owner, kept, name)
 
 
 @pytest.mark.parametrize("way", [_create, _rename, _undelete])
@@ -170,7 +172,7 @@ async def test_instance_takes_back_at_once_what_it_has_left(
     await renamed(server, wanted, new_name, recorded=False)
     async with server.fenced(wanted.owner) as fenced:
         await rename_back(server, fenced, wanted.owner, wanted.database, new_name)
-    assert await left_by(admin, wanted.database) == {new_name: True}
+    assert await left_by(admin, wanted.database) == {new_name: False}
 
 
 async def test_every_name_stays_reserved_when_an_instance_is_renamed_deleted_and_undeleted(
@@ -183,8 +185,8 @@ async def test_every_name_stays_reserved_when_an_instance_is_renamed_deleted_and
     await renamed(server, replace(wanted, database=names[1]), names[2], recorded=True)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, [names[2]], kept))
-        await trash.take_out(server, fenced, wanted.owner, kept, names[2])
+        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [names[2]], kept))
+        await activating.take_out(server, fenced, wanted.owner, kept, names[2])
     for name, minutes in zip(names, (3, 10), strict=False):
         with pytest.raises(NameLeftError, match=f"Wait {minutes} minutes"):
             await make(server, replace(other, database=name))
@@ -199,28 +201,28 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
     server: Server, wanted: CloneRequest, other: CloneRequest, admin: asyncpg.Connection, new_name: str
 ) -> None:
     await make(server, wanted)
-    undelete, former = replace(wanted.owner, number=3, attempt=1), wanted.database
+    undelete, former = requesting(wanted.owner), wanted.database
     kept = trash_name(wanted.owner.mark, 2)
-    job = TrashJob(wanted.owner, 2, 1, [wanted.database, new_name], kept)
+    job = TrashJob(wanted.owner, 2, [wanted.database, new_name], kept)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.put(server, fenced, job)
+        await retiring.retire(server, fenced, job)
     await make(server, replace(other, database=wanted.database))
     async with server.fenced(wanted.owner) as fenced:
         with pytest.raises(FormerNameTakenError, match="Wait 10 minutes, then undelete it"):
-            await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+            await activating.take_out(server, fenced, undelete, kept, new_name, former=former)
     await admin.execute(f'DROP DATABASE "{wanted.database}" WITH (FORCE)')
     async with server.fenced(wanted.owner) as fenced:
-        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+        await activating.take_out(server, fenced, undelete, kept, new_name, former=former)
     assert await left_by(admin, new_name) == {wanted.database: False}
     with pytest.raises(NameLeftError, match=NOT_RECORDED):
         await make(server, replace(other, database=wanted.database))
     async with server.fenced(wanted.owner) as fenced:
         # The undelete has failed: the name is free at once again.
-        await trash.put(server, fenced, replace(job, owner=undelete, number=3))
+        await retiring.retire(server, fenced, replace(job, owner=undelete, number=3))
     await make(server, replace(other, database=wanted.database))
     await let_minutes_pass_in_trash(admin, kept, 10)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+        await activating.take_out(server, fenced, undelete, kept, new_name, former=former)
         await record_left(fenced, wanted.owner, new_name)
     assert await left_by(admin, new_name) == {wanted.database: True}
 
@@ -243,21 +245,21 @@ async def test_undelete_waits_for_ten_minutes_when_the_worker_that_deleted_has_a
             return super().now(tz) + ahead
 
     await make(server, wanted)
-    undelete, former = replace(wanted.owner, number=3, attempt=1), wanted.database
+    undelete, former = requesting(wanted.owner), wanted.database
     kept = trash_name(wanted.owner.mark, 2)
     with monkeypatch.context() as worker:
         worker.setattr(ownership, "datetime", Clock)
         async with server.fenced(wanted.owner) as fenced:
-            await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, [wanted.database], kept))
+            await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [wanted.database], kept))
     await make(server, replace(other, database=wanted.database))
     for passed, told in ((0, "Wait 10 minutes"), (9, "Wait 1 minute")):
         await let_minutes_pass_in_trash(admin, kept, passed)
         async with server.fenced(wanted.owner) as fenced:
             with pytest.raises(FormerNameTakenError, match=told):
-                await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+                await activating.take_out(server, fenced, undelete, kept, new_name, former=former)
     await let_minutes_pass_in_trash(admin, kept, 1)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.take_out(server, fenced, undelete, kept, new_name, former=former)
+        await activating.take_out(server, fenced, undelete, kept, new_name, former=former)
     assert await exists(admin, new_name)
 
 
@@ -268,7 +270,7 @@ async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave
     await renamed(server, wanted, new_name, recorded=False)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, [wanted.database, new_name], kept))
+        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [wanted.database, new_name], kept))
     await make(server, replace(other, database=wanted.database))
     await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
 
@@ -297,7 +299,7 @@ async def test_delete_frees_the_registry_s_name_alone_when_renames_have_left_sev
         await renamed(server, replace(wanted, database=current), target, recorded=has_time)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await trash.put(server, fenced, TrashJob(wanted.owner, 2, 1, names[-2:], kept))
+        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, names[-2:], kept))
     assert await left_by(admin, kept) == {f"{wanted.database}{left}": True}
     await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
 
@@ -402,7 +404,7 @@ async def test_name_stays_reserved_until_a_rename_is_undone_or_recorded(
     run, activities = ActivityEnvironment().run, DatabaseActivities(first, ConcurrencyLimit(1))
     await run(activities.compensate, renaming)
     assert await routed(first) == job.database
-    assert await left_by(admin, job.database) == {}
+    assert await left_by(admin, job.database) == {renaming.final_database: True}
 
 
 async def leftovers(tenant: Tenant) -> list[InstanceJob]:
@@ -443,7 +445,7 @@ async def test_clients_reach_no_database_of_another_tenant_when_a_renamed_instan
     await work(first, renaming, finish=False)
     connection_string = first.connection_strings.encrypted(renaming.final_database)
     assert await first.jobs.finish_rename(renaming, connection_string)
-    delete = (await first.instances.request_delete(job.instance_id, Delete(Operation.TRASH))).job
+    delete = (await first.instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     assert (await first.jobs.begin(delete)).held
     assert (await run(activities.trash, delete)).finished
     wanted = await second.instances.reserve(name, Template.MINIMAL)
@@ -485,7 +487,7 @@ async def test_clients_are_led_to_the_instance_s_own_database_when_the_name_befo
     *,
     is_deleted: bool,
 ) -> None:
-    """By a person, or a worker of an earlier release; also if a delete has failed since."""
+    """By a person; also if a delete has failed since."""
     tenant, _ = tenants
     job = (await tenant.instances.reserve(name, Template.MINIMAL)).job
     await work(tenant, job)

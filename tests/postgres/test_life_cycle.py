@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 import pytest
 
+from ods.model.operations import Template
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
 from ods.tenants.tenant import Tenant
@@ -48,7 +48,7 @@ Token = tuple[int, str, int, int]
 
 
 def token_of(job: InstanceJob) -> Token:
-    return (job.instance_id, str(job.operation), job.number, job.attempt)
+    return (job.instance_id, job.rules.name, job.number, job.attempt)
 
 
 @dataclass
@@ -332,7 +332,7 @@ class Walk:
             "Delete": model.related,
             "Rename": model.stolen is not None and model.stolen == model.new_name,
         }
-        assert (begun.refusal is not None) is (held and obstacles[job.operation])
+        assert (begun.refusal is not None) is (held and obstacles[job.rules.name])
         if held and job.attempt > self.tokens[-1].attempt and job.number == self.tokens[-1].number:
             self.tokens.append(job)
 
@@ -375,7 +375,7 @@ class Walk:
         job = await self.queries.job(token.job_id)
         assert job is not None
         model = self.model_of(token)
-        is_last = (model.operation, model.number) == (token.operation, token.number)
+        is_last = (model.operation, model.number) == (token.rules.name, token.number)
         assert await self.cancellations.cancel_waiting(job) is (is_last and model.cancel())
 
     async def record_cancel(self) -> None:

@@ -10,9 +10,9 @@ from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
 
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.operations import InstanceStatus
 from ods.registry.instances.instance_list import InstanceFilter, page_of_instances
 from ods.registry.instances.job_list import JobFilter, page_of_jobs
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.storage.listing import Page
 from tests import registries
 from tests.servers import session

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from ods.databases.dropping import drop_obstacle
-from ods.databases.lookup import published_by
+from ods.databases.lookup import published_as
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
 
@@ -24,7 +24,7 @@ async def published(server: Server, wanted: CloneRequest) -> CloneRequest:
 async def publisher(server: Server, wanted: CloneRequest) -> str | None:
     """The job that published the database, if that can be used."""
     async with server.session() as session:
-        found = await published_by(session, wanted.owner, wanted.database)
+        found = await published_as(session, wanted.owner, wanted.database)
     return None if found is None else found.job_id
 
 

@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, Connection, MetaData, String
 
-from ods.registry.instances.status import InstanceStatus, Template
+from ods.model.operations import InstanceStatus, Template
 from ods.registry.migrations import upgrade
 from ods.registry.migrations.conflicts import ConflictingRowsError
 from ods.registry.storage.engine import create_registry_engine

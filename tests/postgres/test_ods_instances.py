@@ -9,11 +9,12 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import Operation, Template
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.ods_instances.parts import ContextDraft, Contexts
 from ods.registry.ods_instances.store import OdsInstanceDraft, OdsInstances
@@ -74,8 +75,8 @@ async def test_instance_waits_for_its_deletion_when_its_ods_instance_is_deleted(
 
     assert requested is not None
     job = requested.job
-    way = Operation.TRASH if job.published else Operation.DELETE
-    assert (job.operation, job.number, job.attempt) == (way, earlier.number + 1, 1)
+    way = "Trash" if job.published else "Delete"
+    assert (job.rules.name, job.number, job.attempt) == (way, earlier.number + 1, 1)
     assert await ods_instance_of(rows, job) is None
     assert (await instance_of(rows, job))["status"] == "Pending_Delete"
     assert [waiting.job_id for waiting in await job_store.waiting_jobs(0, 9)] == [job.job_id]
@@ -149,7 +150,7 @@ async def lead(
 @pytest.mark.parametrize("way", [None, Operation.DELETE])
 @pytest.mark.parametrize("remedy", ["delete it", "lead it elsewhere", "detach"])
 async def test_delete_waits_until_no_other_ods_instance_leads_to_the_database(
-    ods_instances: OdsInstances, tenant: Tenant, name: str, way: Operation | None, remedy: str
+    ods_instances: OdsInstances, tenant: Tenant, name: str, way: Way | None, remedy: str
 ) -> None:
     job = await bring_to(tenant.instances, tenant.jobs, "Completed", name)
     other = await add_another(ods_instances, tenant.connection_strings, job)
@@ -166,7 +167,7 @@ async def test_delete_waits_until_no_other_ods_instance_leads_to_the_database(
         case "lead it elsewhere":
             await lead(ods_instances, tenant.connection_strings, other, "another")
         case _:
-            way = Operation.DETACH
+            way = Way.LEAVE
     deletion = (await tenant.instances.request_delete(job.instance_id, Delete(way))).job
     begun = await tenant.jobs.begin(deletion)
     assert (begun.held, begun.refusal) == (True, None)

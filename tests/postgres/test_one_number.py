@@ -6,8 +6,8 @@ import uuid
 import asyncpg
 import pytest
 
+from ods.model.operations import Template
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
-from ods.registry.instances.status import Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.migrations import upgrade
 from ods.registry.storage.engine import create_registry_engine
@@ -21,8 +21,9 @@ pytestmark = pytest.mark.long
 ODS_IDS = "dbo.odsinstances_odsinstanceid_seq"
 OWN_IDS = "adminapi.dbinstances_id_seq"
 BY_ADMIN_API = (
-    "INSERT INTO adminapi.dbinstances (name, status, databasetemplate, operation)"
-    " VALUES ('theirs ' || gen_random_uuid(), 'Deleted', 'Minimal', 'Delete') RETURNING id"
+    "INSERT INTO adminapi.dbinstances (name, status, databasetemplate, operation, arguments)"
+    " VALUES ('theirs ' || gen_random_uuid(), 'Deleted', 'Minimal', 'Delete',"
+    ' \'{"keep": false, "backup_first": false}\') RETURNING id'
 )
 BY_ODS_API = (
     "INSERT INTO dbo.odsinstances (name) VALUES ('theirs ' || gen_random_uuid()) RETURNING odsinstanceid"
@@ -70,8 +71,8 @@ async def test_number_is_one_when_many_are_reserved_at_once_while_others_add_row
 
 IN_USE = {
     "OdsInstanceId": "INSERT INTO dbo.odsinstances (odsinstanceid, name) VALUES ($1, 'theirs')",
-    "id": "INSERT INTO adminapi.dbinstances (id, name, status, databasetemplate, operation)"
-    " VALUES ($1, 'theirs', 'Deleted', 'Minimal', 'Delete')",
+    "id": "INSERT INTO adminapi.dbinstances (id, name, status, databasetemplate, operation, arguments)"
+    " VALUES ($1, 'theirs', 'Deleted', 'Minimal', 'Delete', '{\"keep\": false, \"backup_first\": false}')",
     "reserved OdsInstanceId": "INSERT INTO adminapi.dbinstances"
     " (name, odsinstanceid, status, databasetemplate, operation)"
     " VALUES ('theirs', $1, 'Completed', 'Minimal', 'Create')",
@@ -201,10 +202,15 @@ async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_
             IN_USE["id"],
             number,
         )
-    lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), 1, 1)
+    lost = lost_instance(name, number, 1)
     restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.ods_instance_id == number
     assert (restored.id == number) is not used
+
+
+def lost_instance(name: str, number: int, published_by: int) -> LostInstance:
+    mark, request = str(uuid.uuid4()), str(uuid.uuid4())
+    return LostInstance(name, Template.MINIMAL, number, mark, published_by, None, request, request)
 
 
 KNOWN = {
@@ -218,12 +224,13 @@ KNOWN = {
         " gen_random_uuid(), 'A', 'requested', 'BackupInstanceJob-' || $1 || '-7', 'Minimal', now(), '{}')"
     ),
     "snapshot": (
-        "INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, status, createdat)"
-        " VALUES ($1, 7, 'EdFi_Ods_A_Snapshot', 'Completed', now())"
+        "INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, databaseid, status, createdat)"
+        " VALUES ($1, 7, 'EdFi_Ods_A_Snapshot', gen_random_uuid(), 'Completed', now())"
     ),
     "version": (
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', 'ods_trash_a', 7, 1, now(), now())"
+        " databaseid, replacedat, purgeafter)"
+        " VALUES ($1, 'Minimal', 'ods_trash_a', 7, gen_random_uuid(), now(), now())"
     ),
 }
 """What the registry may still have of an instance whose row is lost, each of its seventh job."""
@@ -237,6 +244,6 @@ async def test_lost_instance_goes_on_after_the_jobs_that_the_registry_and_its_da
     number = highest + 10
     await rows.execute(KNOWN[what].replace("$1", str(number)))
     await rows.execute(KNOWN["job"].replace("$1", f"1{number}").replace("-7", "-70"))  # of another one
-    lost = LostInstance(name, Template.MINIMAL, number, str(uuid.uuid4()), published_by, 1)
+    lost = lost_instance(name, number, published_by)
     restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.job_number == max(8, published_by)

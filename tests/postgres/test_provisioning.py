@@ -157,7 +157,7 @@ async def test_names_are_taken_literally_when_they_hold_special_characters(
         assert row is not None
         assert wanted.owner.owns(row["comment"])
         async with server.fenced(wanted.owner) as fenced:
-            await drop(fenced, wanted.owner, [database], 2, published=True, before=still_due)
+            await drop(fenced, wanted.owner, [database], published=True, before=still_due)
         assert not await exists(admin, database)
         assert await exists(admin, template)
     finally:

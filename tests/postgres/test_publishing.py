@@ -7,11 +7,11 @@ import asyncpg
 import pytest
 
 from ods.databases import spares
+from ods.databases.activating import rename
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision, verify
 from ods.databases.publishing import DatabaseAccess, settings_left_out
-from ods.databases.renaming import rename
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool
 from ods.settings.settings import CloneStrategy
@@ -198,7 +198,7 @@ async def test_database_is_given_away_and_still_managed_when_the_settings_name_i
     async with server.fenced(wanted.owner) as fenced:
         await rename(server, fenced, wanted.owner, wanted.database, renamed)
         assert await admin.fetchval(owner, renamed) == role
-        await drop(fenced, wanted.owner, [renamed], 2, published=True, before=still_due)
+        await drop(fenced, wanted.owner, [renamed], published=True, before=still_due)
     assert not await exists(admin, renamed)
 
 

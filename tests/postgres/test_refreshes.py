@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.refreshes import RefreshActivities
+from activities.education_organizations import RefreshActivities
+from ods.model.operations import JobStatus
 from ods.registry.education_organizations.refreshes import RefreshJobs, Scope
-from ods.registry.instances.status import JobStatus
 
 EVERYTHING, ONE, OTHER = Scope(None), Scope(7), Scope(8)
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import asyncpg
 import pytest
 
+from ods.model.operations import Operation, Template
 from ods.registry.connection_strings.encryption import fits_column
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.tenants.tenant import Tenant

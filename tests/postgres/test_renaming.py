@@ -8,15 +8,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ods.databases import renaming
+from ods.databases import activating
+from ods.databases.activating import rename, rename_back
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.lookup import DatabaseRows, find
 from ods.databases.ownership import LeftName, Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
-from ods.databases.renaming import rename, rename_back
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
+from tests.postgres.owners import requesting
 from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,
@@ -73,14 +74,12 @@ async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_ba
 async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_first(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, new_name: str
 ) -> None:
-    published = replace(wanted.owner, number=3)
-    async with server.fenced(published) as fenced:
-        await provision(fenced, replace(wanted, owner=published), TemplateSizes())
-        await rename(server, fenced, replace(wanted.owner, number=2), wanted.database, new_name)
-        with pytest.raises(DisagreementError, match="later than the registry knows"):
-            await drop(
-                fenced, replace(wanted.owner, number=2), [new_name], 3, published=True, before=still_due
-            )
+    yesterday = requesting(wanted.owner)
+    async with server.fenced(wanted.owner) as fenced:
+        await provision(fenced, replace(wanted, owner=requesting(wanted.owner)), TemplateSizes())
+        await rename(server, fenced, yesterday, wanted.database, new_name)
+        with pytest.raises(DisagreementError, match="The registry does not know the state"):
+            await drop(fenced, yesterday, [new_name], published=True, before=still_due)
     assert await exists(admin, new_name)
 
 
@@ -159,7 +158,7 @@ async def test_foreign_database_is_untouched_when_it_took_the_name_at_the_last_m
         await admin.execute(f'CREATE DATABASE "{new_name}"')
         return answer
 
-    monkeypatch.setattr(renaming, "find", just_before)
+    monkeypatch.setattr(activating, "find", just_before)
     with pytest.raises(NotOursError):
         await renamed(server, provisioned, new_name)
     assert await exists(admin, provisioned.database)

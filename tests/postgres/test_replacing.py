@@ -11,17 +11,25 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from ods.databases import dropping, renaming, replacing, trash
+from ods.databases import activating, dropping, replacing, retiring
 from ods.databases.errors import DatabaseFaultError, DisagreementError
 from ods.databases.ownership import LeftName, Owner, with_left
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.replacing import Exchange, Stage
+from ods.databases.retiring import TrashJob
 from ods.databases.server import Server
 from ods.databases.statements import execute
-from ods.databases.trash import TrashJob
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.instances.naming import reset_name, trash_name
-from tests.postgres.postgres_inspection import exists, persistent_sessions, row_of, still_due, until
+from tests.postgres.owners import by_another, requesting
+from tests.postgres.postgres_inspection import (
+    comment_on,
+    exists,
+    persistent_sessions,
+    row_of,
+    still_due,
+    until,
+)
 from tests.servers import service_dsn, session
 
 _IS_RENAMING = """
@@ -35,22 +43,22 @@ async def exchange(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> AsyncIterator[Exchange]:
     """A reset, the second job of an instance that has its database; the fresh one is there as well."""
-    owner = wanted.owner
-    successor = replace(owner, number=0, attempt=0, database_mark=str(uuid.uuid4()))
+    other = str(uuid.uuid4())
+    owner = requesting(wanted.owner, wanted.owner.database_id, other)
+    successor = owner.of_database(other)
     exchange = Exchange(
         current=owner,
         successor=successor,
         job_id="ResetInstanceJob-1-2",
         number=2,
-        attempt=1,
         database=wanted.database,
-        other=reset_name(str(successor.database_mark)),
+        other=reset_name(str(successor.database_id)),
         replaced=trash_name(owner.mark, 2),
         from_trash=False,
     )
     async with server.fenced(owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
-        fresh = replace(wanted, owner=successor, database=exchange.other)
+        fresh = replace(wanted, owner=replace(successor, revision=None), database=exchange.other)
         await provision(fenced, fresh, TemplateSizes())
     yield exchange
     for name in (exchange.other, exchange.replaced, trash_name(owner.mark, 3)):
@@ -59,12 +67,13 @@ async def exchange(
 
 def undone(exchange: Exchange) -> Exchange:
     """The undo of this reset, as the third job."""
+    had, has = exchange.current.database_id, exchange.successor.database_id
+    owner = requesting(exchange.current, had, has)
     return Exchange(
-        current=replace(exchange.successor, number=2, attempt=1),
-        successor=replace(exchange.current, number=2, attempt=1),
+        current=owner.of_database(has),
+        successor=owner.of_database(had),
         job_id="UndoResetInstanceJob-1-3",
         number=3,
-        attempt=1,
         database=exchange.database,
         other=exchange.replaced,
         replaced=trash_name(exchange.current.mark, 3),
@@ -88,11 +97,6 @@ async def stage(server: Server, exchange: Exchange) -> Stage:
         return await replacing.stage(reading, exchange)
 
 
-async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
-    statement = "SELECT format('COMMENT ON DATABASE %I IS %L', $1::text, $2::text)"
-    await admin.execute(await admin.fetchval(statement, database, text))
-
-
 async def oid(admin: asyncpg.Connection, database: str) -> int | None:
     found: int | None = await admin.fetchval("SELECT oid::int8 FROM pg_database WHERE datname = $1", database)
     return found
@@ -114,8 +118,8 @@ async def test_names_are_exchanged_and_marks_kept_when_a_database_takes_the_plac
     marked, trashed = Owner.read(now["comment"]), Owner.read(before["comment"])
     assert marked is not None
     assert trashed is not None
-    assert (marked.publication, marked.trashed_name) == ((2, 1), None)
-    assert (trashed.publication, trashed.trashed_name) == ((2, 1), exchange.database)
+    assert (marked.revision, marked.trashed_name) == (exchange.successor.revision, None)
+    assert (trashed.revision, trashed.trashed_name) == (exchange.current.revision, exchange.database)
     assert exchange.successor.owns(now["comment"])
     assert exchange.current.owns(before["comment"])
     assert not exchange.current.owns(now["comment"])
@@ -128,7 +132,7 @@ async def test_names_that_renames_have_left_stay_reserved_by_the_database_that_t
     row = await row_of(admin, exchange.database)
     assert row is not None
     left = (LeftName("EdFi_Ods_Left_Minimal", datetime(2026, 1, 31, tzinfo=UTC)),)
-    await comment(admin, exchange.database, with_left(row["comment"], left))
+    await comment_on(admin, exchange.database, with_left(row["comment"], left))
     for step in (exchange, undone(exchange)):
         await take_place(server, step)
         rows = [await row_of(admin, name) for name in (step.database, step.replaced)]
@@ -213,7 +217,7 @@ async def test_nothing_is_exchanged_when_another_session_changes_a_database_just
             await admin.execute(f'ALTER DATABASE "{changed}" RENAME TO "{changed}_b"')
             await admin.execute(f'CREATE DATABASE "{changed}"')
         else:
-            await comment(admin, changed, "mine")
+            await comment_on(admin, changed, "mine")
         await execute(*arguments, **reasons)  # type: ignore[arg-type]
 
     monkeypatch.setattr(replacing, "execute", change_first)
@@ -316,7 +320,7 @@ async def test_nothing_is_exchanged_when_registry_and_server_disagree(
 async def test_nothing_is_exchanged_when_the_database_was_published_later_than_the_registry_knows(
     server: Server, exchange: Exchange, admin: asyncpg.Connection
 ) -> None:
-    await comment(admin, exchange.database, replace(exchange.current, number=2).comment)
+    await comment_on(admin, exchange.database, by_another(exchange.current).comment)
     before = await row_of(admin, exchange.database)
     with pytest.raises(DisagreementError, match="later than the registry knows"):
         await take_place(server, exchange)
@@ -327,7 +331,7 @@ async def test_nothing_comes_back_when_the_comment_does_not_say_that_it_is_in_th
     server: Server, exchange: Exchange, admin: asyncpg.Connection
 ) -> None:
     await take_place(server, exchange)
-    await comment(admin, exchange.replaced, exchange.current.comment)
+    await comment_on(admin, exchange.replaced, exchange.current.comment)
     with pytest.raises(DisagreementError, match="does not say that it is in the trash"):
         await take_place(server, undone(exchange))
     assert await exists(admin, exchange.replaced)
@@ -338,17 +342,21 @@ async def test_registry_follows_the_server_when_that_was_restored_to_before_the_
 ) -> None:
     """The registry has the fresh one, the server has the old one alone, under the instance's name."""
     await admin.execute(f'DROP DATABASE "{exchange.other}"')
-    before = await row_of(admin, exchange.database)
-    await take_place(server, undone(exchange))
-    assert await row_of(admin, exchange.database) == before
+    before = await oid(admin, exchange.database)
+    undo = undone(exchange)
+    await take_place(server, undo)
+    row = await row_of(admin, exchange.database)
+    assert row is not None
+    marked = Owner.read(row["comment"])
+    assert (row["oid"], marked and marked.revision) == (before, undo.successor.revision)
 
 
 async def test_nothing_passes_for_undone_when_the_comment_has_lost_the_mark_of_the_database(
     server: Server, exchange: Exchange, admin: asyncpg.Connection
 ) -> None:
-    """As after a rename by a worker of an earlier release: both comments are those of the replaced one."""
+    """As by hand: both comments are those of the replaced one."""
     await take_place(server, exchange)
-    await comment(admin, exchange.database, exchange.current.comment)
+    await comment_on(admin, exchange.database, exchange.current.comment)
     before = [await row_of(admin, name) for name in (exchange.database, exchange.replaced)]
     with pytest.raises(DisagreementError, match="ods instance adopt"):
         await take_place(server, undone(exchange))
@@ -368,13 +376,13 @@ async def test_operator_is_not_told_to_remove_the_only_database_when_the_registr
     before = await row_of(admin, database)
     async with server.fenced(owner) as fenced:
         jobs = {
-            "drop": dropping.drop(fenced, owner, [database], 3, published=True, before=still_due),
+            "drop": dropping.drop(fenced, owner, [database], published=True, before=still_due),
             "drop of what was never there": dropping.drop(
-                fenced, owner, [database], 3, published=False, before=still_due
+                fenced, owner, [database], published=False, before=still_due
             ),
-            "trash": trash.put(server, fenced, TrashJob(owner, 2, 1, [database], exchange.replaced)),
-            "rename": renaming.rename(server, fenced, owner, database, f"{database}_b"),
-            "undelete": trash.take_out(server, fenced, owner, exchange.replaced, database),
+            "trash": retiring.retire(server, fenced, TrashJob(owner, 2, [database], exchange.replaced)),
+            "rename": activating.rename(server, fenced, owner, database, f"{database}_b"),
+            "undelete": activating.take_out(server, fenced, owner, exchange.replaced, database),
             "make": provision(fenced, wanted, TemplateSizes()),
         }
         doing = jobs.pop(job)
@@ -392,10 +400,10 @@ async def test_leftover_is_dropped_when_the_registry_knows_of_no_reset(
     server: Server, exchange: Exchange, admin: asyncpg.Connection
 ) -> None:
     async with server.fenced(exchange.current) as fenced:
-        own_is_away = replace(exchange.current, database_mark=str(uuid.uuid4()))
+        own_is_away = replace(exchange.current, database_id=str(uuid.uuid4()))
         await replacing.drop_unknown(fenced, own_is_away, [])
         assert await exists(admin, exchange.other)
-        await replacing.drop_unknown(fenced, exchange.current, [exchange.successor.database_mark])
+        await replacing.drop_unknown(fenced, exchange.current, [exchange.successor.database_id])
         assert await exists(admin, exchange.other)  # it is what the instance had before another reset
         await replacing.drop_unknown(fenced, exchange.current, [str(uuid.uuid4())])
     assert not await exists(admin, exchange.other)

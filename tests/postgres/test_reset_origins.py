@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,15 +11,16 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import Operation, Template
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.jobs import InstanceJob, Replacement
-from ods.registry.instances.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
+from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import (
@@ -40,7 +41,7 @@ ROUNDS = 20
 Ask = Callable[[InstanceStore, InstanceJob], Awaitable[Any]]
 REFUSED: dict[str, Ask] = {
     "delete": lambda instances, source: instances.request_delete(source.instance_id),
-    "purge": lambda instances, source: instances.request_delete(source.instance_id, Delete(Operation.DELETE)),
+    "purge": lambda instances, source: instances.request_delete(source.instance_id, Delete(Way.DROP)),
     "rename": lambda instances, source: instances.request_rename(source.instance_id, f"{source.name} new"),
     "reset": lambda instances, source: instances.request_reset(source.instance_id),
     "closed copy": lambda instances, source: instances.reserve(
@@ -93,7 +94,7 @@ async def backup(instances: InstanceStore, job_store: JobStore, source: Instance
     assert (await job_store.begin(job)).held
     now = datetime.now(UTC)
     stored = StoredBackup(
-        *(str(uuid.uuid4()), "file:///backups/1", 10, 20, "0" * 64, "18.6"),
+        *(str(uuid.uuid4()), "file:///backups/1", 10, 20, "0" * 64, "1" * 64, "18.6"),
         encrypted=False,
         taken_at=now,
         finished_at=now,
@@ -130,8 +131,7 @@ async def test_job_carries_the_source_and_its_template_when_an_instance_is_reset
     mode: CopyMode,
 ) -> None:
     job = await asked(instances, target, CopyOrigin(source.instance_id, mode), "Minimal")
-    # A worker that would clone the template does not know the operation.
-    assert job.operation is Operation.REPLACE
+    assert job.operation is Operation.RESET
     assert job.job_id == f"ResetInstanceJob-{target.ods_instance_id}-2"
     assert job.replacement is not None
     assert job.replacement.origin == CopyOrigin(source.instance_id, mode, source.mark)
@@ -143,21 +143,6 @@ async def test_job_carries_the_source_and_its_template_when_an_instance_is_reset
     recorded = await queries.job(job.job_id)
     assert recorded is not None
     assert (recorded.operation, recorded.database_template) == ("Reset", None)
-
-
-async def test_row_of_a_plain_reset_is_that_of_the_release_before_there_were_other_origins(
-    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, target: InstanceJob
-) -> None:
-    job = await asked(instances, target, TemplateOrigin())
-    assert job.operation is Operation.RESET
-    assert job.replacement is not None
-    kept = (await row(queries, target)).replacement
-    assert kept is not None
-    assert kept == {
-        key: value for key, value in asdict(job.replacement).items() if key not in {"copy_of", "backup_id"}
-    }
-    assert Replacement(**kept) == job.replacement
-    await done(job_store, job)
 
 
 async def test_origin_goes_with_the_database_when_a_reset_is_undone(
@@ -273,7 +258,7 @@ async def test_source_is_not_held_by_the_undo_of_a_reset_to_a_copy_of_it(
     await done(job_store, await asked(instances, target, TemplateOrigin()))
     undo = (await instances.request_undo_reset(target.instance_id)).job
     assert undo.replacement is not None
-    assert undo.replacement.copy_of is not None
+    assert isinstance(undo.replacement.origin, CopyOrigin)
     await instances.request_delete(source.instance_id)
     await done(job_store, undo)
 
@@ -366,7 +351,7 @@ async def test_backup_is_kept_until_the_reset_to_it_has_ended(
 ) -> None:
     job = await asked(instances, target, BackupOrigin(backup), "Sample")
     assert (job.operation, job.replacement and job.replacement.origin) == (
-        Operation.REPLACE,
+        Operation.RESET,
         BackupOrigin(backup),
     )
     for _ in range(2):
@@ -414,7 +399,7 @@ async def test_reset_or_delete_of_its_source_is_granted_but_never_both_when_they
         for outcome in outcomes:
             if not isinstance(outcome, BaseException):
                 job = outcome if isinstance(outcome, InstanceJob) else outcome.job
-                granted.append(job.operation)
-                if job.operation is Operation.REPLACE:
+                granted.append(job.rules.name)
+                if job.operation is Operation.RESET:
                     await done(job_store, job)
-    assert set(granted) == {Operation.REPLACE, Operation.TRASH}
+    assert set(granted) == {"Reset", "Trash"}

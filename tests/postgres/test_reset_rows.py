@@ -10,6 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.adoptions import AdoptionStore, DatabaseName
 from ods.registry.instances.attributes import AttributeChanges
@@ -19,7 +21,6 @@ from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import is_reset_name, is_trash_name, trash_name
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import ReplacedDatabase, VersionStore
@@ -131,9 +132,9 @@ async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
     for _ in range(2):  # safe to repeat
         assert await job_store.finish_replacement(done)
     after = await row(queries, completed)
-    assert (after.status, after.replacement, str(after.database_mark)) == (
+    assert (after.status, after.replacement, str(after.database_id)) == (
         *("Completed", None),
-        replacement.mark,
+        replacement.database_id,
     )
     assert (after.database_template, after.template_generation) == ("Sample", 5)
     assert (after.name, after.database_name, str(after.mark)) == (
@@ -141,9 +142,9 @@ async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
         completed.mark,
     )
     (version,) = await of_instance(queries, completed)
-    assert (version.database_mark, version.database_name) == (None, replacement.replaced)
+    assert (str(version.database_id), version.database_name) == (completed.database_id, replacement.replaced)
     assert (version.database_template, version.template_generation) == ("Minimal", 3)
-    assert (version.job_number, version.attempt, version.replaced_by) == (2, 1, "a client")
+    assert (version.job_number, version.replaced_by) == (2, "a client")
     assert abs(version.purge_after - version.replaced_at - TRASH) < timedelta(seconds=5)
     job = await queries.job(requested.job_id)
     assert job is not None
@@ -156,12 +157,12 @@ async def test_version_is_the_database_again_when_the_reset_is_undone(
     first = await reset(instances, job_store, completed)
     second = await undo(instances, job_store, completed)
     after = await row(queries, completed)
-    assert (after.database_mark, after.database_template) == (None, "Minimal")
+    assert (str(after.database_id), after.database_template) == (completed.database_id, "Minimal")
     (version,) = await of_instance(queries, completed)
     assert first.replacement is not None
     assert second.replacement is not None
-    assert (str(version.database_mark), version.database_name) == (
-        first.replacement.mark,
+    assert (str(version.database_id), version.database_name) == (
+        first.replacement.database_id,
         second.replacement.replaced,
     )
     assert second.job_id == f"UndoResetInstanceJob-{completed.ods_instance_id}-3"
@@ -298,7 +299,7 @@ async def test_what_was_begun_is_kept_in_the_row_when_the_reset_was_cancelled_wi
     assert await job_store.follow_exchange(left)  # the databases were exchanged before
     after = await row(queries, completed)
     assert job.replacement is not None
-    assert (str(after.database_mark), after.replacement) == (job.replacement.mark, None)
+    assert (str(after.database_id), after.replacement) == (job.replacement.database_id, None)
     assert len(await of_instance(queries, completed)) == 1
     assert not await job_store.follow_exchange(left)
 
@@ -318,7 +319,7 @@ async def test_exchange_is_recorded_when_another_product_has_requested_a_delete_
     )
     await job_store.follow_admin_api()
     (delete,) = [one for one in await job_store.waiting_jobs(0, 100) if one.instance_id == job.instance_id]
-    assert delete.operation is Operation.TRASH
+    assert delete.rules.to_trash
     assert not await job_store.follow_exchange(delete)  # it is about to begin
     assert (await job_store.begin(delete)).held
     await job_store.fail(delete, "It carries another mark.")
@@ -345,12 +346,12 @@ async def test_no_purge_follows_a_delete_that_has_overtaken_a_reset_which_was_to
     )
     await worker.follow_admin_api()
     (delete,) = [one for one in await worker.waiting_jobs(0, 100) if one.instance_id == reset.instance_id]
-    assert (delete.operation, delete.purge_follows) == (Operation.TRASH, True)
+    assert (delete.rules.name, delete.backup_first) == ("Trash", True)
     assert (await worker.begin(delete)).held
     await worker.fail(delete, "It carries another mark.")
     assert await worker.follow_exchange(delete)
     again = (await instances.request_retry(delete.instance_id)).job
-    assert (again.operation, again.purge_follows) == (Operation.TRASH, False)
+    assert (again.rules.name, again.backup_first) == ("Trash", False)
     assert (await worker.begin(again)).held
     assert await worker.finish_delete(again)
     assert await instances.request_purge_after(again) is None
@@ -419,18 +420,16 @@ async def test_each_version_can_be_brought_back_when_it_is_named(
     instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
 ) -> None:
     resets = [await reset(instances, job_store, completed) for _ in range(_SOME)]
-    marks = {
-        version.database_name: version.database_mark for version in await of_instance(queries, completed)
-    }
-    last = (await row(queries, completed)).database_mark
+    marks = {version.database_name: version.database_id for version in await of_instance(queries, completed)}
+    last = (await row(queries, completed)).database_id
     first, second, third = [str(job.replacement and job.replacement.replaced) for job in resets]
-    assert marks[first] is None  # what it was created with
+    assert str(marks[first]) == completed.database_id  # what it was created with
     for database in (first, third, second):
-        before = (await row(queries, completed)).database_mark
+        before = (await row(queries, completed)).database_id
         back = await undo(instances, job_store, completed, database)
         assert back.replacement is not None
-        assert (await row(queries, completed)).database_mark == marks[database]
-        kept = {one.database_name: one.database_mark for one in await of_instance(queries, completed)}
+        assert (await row(queries, completed)).database_id == marks[database]
+        kept = {one.database_name: one.database_id for one in await of_instance(queries, completed)}
         assert kept[back.replacement.replaced] == before
         assert database not in kept
         assert len(kept) == _SOME
@@ -513,11 +512,11 @@ async def test_latest_version_comes_back_first_when_the_clock_was_set_back(
         "UPDATE adminapi.instanceversions"
         " SET replacedat = replacedat + interval '1 hour', purgeafter = purgeafter + interval '1 hour'"
     )
-    latest = (await row(queries, completed)).database_mark
+    latest = (await row(queries, completed)).database_id
     await reset(instances, job_store, completed)
     assert await versions.claim_due(20) == []
     await undo(instances, job_store, completed)
-    assert (await row(queries, completed)).database_mark == latest
+    assert (await row(queries, completed)).database_id == latest
 
 
 async def test_nothing_is_claimed_when_its_time_is_not_over_or_a_job_may_need_it(
@@ -586,13 +585,13 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
     await trashed(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
     assert version.purge_after == (await row(queries, completed)).purge_after
-    purge = (await instances.request_delete(completed.instance_id, Delete(Operation.DELETE))).job
+    purge = (await instances.request_delete(completed.instance_id, Delete(Way.DROP))).job
     assert (await job_store.begin(purge)).held
     assert await job_store.finish_purge(purge)
     assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
 
 
-@pytest.mark.parametrize("delete", [Delete(), Delete(Operation.DELETE, final_backup=True)])
+@pytest.mark.parametrize("delete", [Delete(), Delete(Way.DROP, final_backup=True)])
 async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
     instances: InstanceStore,
     job_store: JobStore,
@@ -680,7 +679,7 @@ async def test_claimed_version_comes_back_when_its_instance_was_protected_before
     days: str,
 ) -> None:
     """The client protects the instance because it needs what was there, however long."""
-    before = (await row(queries, completed)).database_mark
+    before = (await row(queries, completed)).database_id
     await reset(instances, job_store, completed)
     await due(rows)
     (purge,) = await versions.claim_due(20)
@@ -695,7 +694,7 @@ async def test_claimed_version_comes_back_when_its_instance_was_protected_before
     left = version.purge_after - datetime.now(UTC).replace(tzinfo=None)
     assert abs(left - KEPT_IN_DOUBT) < timedelta(minutes=1)
     await undo(instances, job_store, completed)
-    assert (await row(queries, completed)).database_mark == before
+    assert (await row(queries, completed)).database_id == before
 
 
 async def test_version_is_claimed_again_when_its_time_is_over_after_the_protection(
@@ -922,35 +921,13 @@ async def test_version_is_kept_as_long_as_at_the_request_when_the_worker_has_ano
     assert abs(version.purge_after - version.replaced_at - kept) < timedelta(seconds=5)
 
 
-async def test_reset_goes_on_when_it_was_requested_before_rows_said_how_long_a_version_is_kept(
-    instances: InstanceStore,
-    job_store: JobStore,
-    queries: InstanceQueries,
-    completed: InstanceJob,
-    rows: asyncpg.Connection,
-) -> None:
-    job = (await instances.request_reset(completed.instance_id)).job
-    assert job.replacement is not None
-    old = replace(job, replacement=replace(job.replacement, kept_seconds=None))
-    await rows.execute(
-        "UPDATE adminapi.dbinstances SET replacement = replacement - 'kept_seconds' WHERE id = $1",
-        job.instance_id,
-    )
-    (waiting,) = [one for one in await job_store.waiting_jobs(0, 100) if one.instance_id == job.instance_id]
-    assert waiting == old
-    assert (await job_store.begin(old)).held
-    assert await job_store.finish_replacement(old)
-    (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - TRASH) < timedelta(seconds=5)
-
-
 async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_place(
     instances: InstanceStore, job_store: JobStore, completed: InstanceJob
 ) -> None:
     await reset(instances, job_store, completed)
     rename = (await instances.request_rename(completed.instance_id, f"{completed.name} b")).job
-    assert not (await job_store.begin(replace(rename, database_mark=None))).held
-    assert not (await job_store.begin(replace(rename, database_mark=str(uuid.uuid4())))).held
+    assert not (await job_store.begin(replace(rename, database_id=completed.database_id))).held
+    assert not (await job_store.begin(replace(rename, database_id=str(uuid.uuid4())))).held
     assert (await job_store.begin(rename)).held
 
 
@@ -1006,7 +983,8 @@ async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_
     assert await of_instance(queries, completed) == []
     assert await queries.trash(Page("Id")) == []
     after = await row(queries, completed)
-    assert (after.database_mark, after.replacement) == (None, None)
+    assert after.replacement is None
+    assert str(after.database_id) not in {completed.database_id, begun.database_id}
     (running,) = await job_store.running_jobs(after.id - 1, 1)
     assert await job_store.fail(running, "The registry does not say which database takes the place.")
     with pytest.raises(RefusedError, match="No earlier database"):
@@ -1015,24 +993,26 @@ async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_
 
 @pytest.mark.parametrize(
     ("since", "left"),
-    [(None, 30), (timedelta(days=10), 20), (timedelta(days=29), 7), (timedelta(days=-2), 30)],
-    ids=["unknown", "then", "long ago", "by another clock"],
+    [(timedelta(days=10), 20), (timedelta(days=29), 7), (timedelta(days=-2), 30)],
+    ids=["then", "long ago", "by another clock"],
 )
 async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_been_but_not_at_once(
     engine: AsyncEngine,
     factory: JobFactory,
     rows: asyncpg.Connection,
     completed: InstanceJob,
-    since: timedelta | None,
+    since: timedelta,
     left: int,
 ) -> None:
-    replaced_at = None if since is None else datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(trash_name(completed.mark, 2), 2, 1, str(uuid.uuid4()), None, replaced_at)
+    replaced_at = datetime.now(UTC).replace(tzinfo=None) - since
+    found = ReplacedDatabase(
+        *(trash_name(completed.mark, 2), 2, str(uuid.uuid4()), str(uuid.uuid4()), None), replaced_at
+    )
     store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
-        await store.keep_replaced(instance, [found])
+        await store.keep_replaced(instance, [found], ())
     with pytest.raises(RuntimeError, match="block"):
-        await store.keep_replaced(instance, [found])
+        await store.keep_replaced(instance, [found], ())
     remaining: timedelta = await rows.fetchval(
         "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.instanceversions"
         " WHERE instanceid = $1",

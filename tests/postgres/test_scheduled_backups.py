@@ -10,6 +10,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import Template
+from ods.model.origins import BackupOrigin
 from ods.registry.backups.expiry import BackupExpiry
 from ods.registry.backups.records import BackupRecords
 from ods.registry.backups.rows import SCHEDULED
@@ -19,8 +22,6 @@ from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.origins import BackupOrigin
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import BackupNotFoundError, RefusedError
@@ -62,7 +63,7 @@ def records(tenant: Tenant) -> BackupRecords:
 
 def stored(sign: str | None = SIGN) -> StoredBackup:
     now = datetime.now(UTC)
-    return StoredBackup(str(uuid4()), "file:///b", 1, 2, "0" * 64, "18.1", False, now, now, sign)
+    return StoredBackup(str(uuid4()), "file:///b", 1, 2, "0" * 64, "1" * 64, "18.1", False, now, now, sign)
 
 
 async def requested(instances: InstanceStore, job: InstanceJob, due_at: datetime) -> InstanceJob:
@@ -697,7 +698,7 @@ async def test_last_backup_goes_with_its_instance_when_a_restored_registry_let_i
     await tenant.cancellations.hold_drops()
     assert await deleted(expiry) == []
     assert await expires(tenant, backup_id) is None
-    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Operation.DELETE))).job
+    delete = (await tenant.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await tenant.jobs.begin(delete)
     await tenant.jobs.finish_delete(delete)
     await end_earlier(rows, timedelta(days=89))
@@ -738,7 +739,8 @@ async def test_backup_stays_while_an_instance_is_being_restored_from_it(
     first = await made_at(tenant, rows, job, MONDAY)
     await made_at(tenant, rows, job, TUESDAY)
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET backupid = $1, operation = 'Restore', state = 'InProgress'",
+        "UPDATE adminapi.dbinstances SET origin = jsonb_build_object('backup_id', $1::text),"
+        " operation = 'Create', state = 'InProgress'",
         str(first),
     )
     assert await deleted(expiry) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.registry.migrations import upgrade
 from ods.registry.migrations.conflicts import ConflictingRowsError
 from ods.registry.storage.models import DbInstance

@@ -18,7 +18,7 @@ from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes, provision, verify
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
-from ods.databases.spares import SpareMark
+from ods.databases.spares import Fingerprint, SpareMark
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.settings.settings import CloneStrategy
@@ -541,6 +541,24 @@ async def test_databases_of_others_are_untouched_when_spares_are_pruned(
     ]
     for name in theirs:
         await admin.execute(f"CREATE DATABASE {name} OWNER {seeding.SERVICE_ROLE}")
+    comments = [
+        "District 9",
+        SpareMark(stranger, template, Fingerprint(1, 1), 1).comment,
+        SpareMark(installation, template, Fingerprint(1, 1), 1).comment.replace("oid", "another member"),
+        Owner(
+            "default",
+            1,
+            "CreateInstanceJob-1-1",
+            stranger,
+            installation,
+            database_id=stranger,
+            revision=stranger,
+        ).comment,
+    ]
+    for comment in comments:
+        theirs.append(spares.new_name(installation))
+        await admin.execute(f"CREATE DATABASE {theirs[-1]} OWNER {seeding.SERVICE_ROLE}")
+        await admin.execute(f"COMMENT ON DATABASE {theirs[-1]} IS '{comment}'")
     before = [await fingerprint(admin, name) for name in theirs]
     try:
         assert (await pool.prune()).removed == 0

@@ -15,19 +15,19 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
 from activities.statuses import StatusActivities
-from ods.databases import trash
+from ods.databases import adoption
 from ods.databases.lookup import find_own
-from ods.databases.ownership import Owner
 from ods.databases.server import Server
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob, JobFailure
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
-from tests.postgres.instance_states import bring_to
+from tests.postgres.instance_states import bring_to, marked_by
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_time_of_a_left_name_does_not_begin_when_the_next_rename_is_under_
 async def _since(tenant: Tenant, job: InstanceJob) -> list[datetime | None]:
     async with tenant.server.session() as session:
         (row,) = await find_own(session, owner_of(job))
-    marked = Owner.read(row["comment"])
+    marked = row.marked
     assert marked is not None
     return [one.since for one in marked.left]
 
@@ -149,17 +149,21 @@ async def test_detach_ends_when_it_was_interrupted_after_the_mark_was_removed(
     job = (await instances.reserve(name, Template.MINIMAL)).job
     await ActivityEnvironment().run(statuses.begin, job)
     await ActivityEnvironment().run(databases.provision, job)
-    detach = (await instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    detach = (await instances.request_delete(job.instance_id, Delete(Way.LEAVE))).job
     begun = await ActivityEnvironment().run(statuses.begin, detach)
     assert (begun.held, begun.refusal) == (True, None)
     async with tenant.server.fenced(owner_of(detach)) as fenced:
-        await trash.let_go(
-            tenant.server, fenced, owner_of(detach).knowing(()), detach.databases, published=True
+        await adoption.let_go(
+            tenant.server,
+            fenced,
+            owner_of(detach).knowing(await job_store.known_revisions(detach)),
+            detach.databases,
+            published=True,
         )
     await job_store.fail(detach, "The registry was away.")
     if is_marked:  # another database is the instance's: this one is none that was let go
         await admin.execute(f'CREATE DATABASE "{job.database}_moved"')
-        comment = owner_of(job).comment
+        comment = marked_by(job).comment
         await admin.execute(f"COMMENT ON DATABASE \"{job.database}_moved\" IS '{comment}'")
 
     retry = (await instances.request_retry(job.instance_id)).job

@@ -1,9 +1,10 @@
 """The status of an instance, in the words of this service and of an Admin API that shares the table."""
 
 import asyncio
+import json
 import re
 import uuid
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import pytest
 
 from api.schemas.managed_status import ManagedStatus, managed_status
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.arguments import DROP_AT_ONCE, Way
+from ods.model.operations import InstanceStatus, Operation
+from ods.model.origins import CopyOrigin
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.naming import trash_name
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, Operation
 from ods.registry.instances.steps import JobFactory
 from ods.registry.storage.errors import RefusedError
 from ods.registry.storage.models import DbInstance
@@ -29,6 +32,9 @@ from tests.servers import session
 pytestmark = pytest.mark.long
 
 VIEW = f"adminapi.{DbInstance.__tablename__}"
+
+
+WEEK = timedelta(days=7)
 
 
 async def test_words_in_sql_are_those_of_the_api_when_a_status_is_translated(
@@ -57,6 +63,23 @@ async def test_instance_follows_when_an_admin_api_writes_its_status(
     assert await ed_fi_admin.status("Theirs") == word
     if word in STATE_OF_WORD:
         assert managed_status(instance.status, instance.operation) == word.replace("Failed", "Error")
+
+
+@pytest.mark.parametrize("word", ["InProgress", "CreateInProgress", "Completed", "Error"])
+async def test_instance_waits_for_its_copy_when_an_admin_api_says_that_it_creates_it(
+    ed_fi_admin: EdFiAdmin, word: str
+) -> None:
+    """The Admin API knows templates alone: it would have the client use an empty database."""
+    await ed_fi_admin.install()
+    instances, jobs = stores(ed_fi_admin.engine)
+    source = await bring_to(instances, jobs, "Completed", "Source")
+    copy = (await instances.reserve("Copy", source.template, origin=CopyOrigin(source.instance_id))).job
+    await ed_fi_admin.sql.execute(
+        "UPDATE adminapi.dbinstances SET status = $1 WHERE id = $2", word, copy.instance_id
+    )
+    row = await InstanceQueries(ed_fi_admin.engine).instance(copy.instance_id)
+    assert (row.status, row.operation) == ("Pending", "Create")
+    assert (await jobs.begin(copy)).held
 
 
 async def test_status_of_a_rename_stays_when_an_admin_api_writes_the_row_as_it_read_it(
@@ -137,17 +160,38 @@ async def test_row_is_adopted_when_an_instance_of_ours_has_a_template_that_the_s
     assert [job.instance_id for job in await job_store.waiting_jobs(0, 10)] == [ours.instance_id, added]
 
 
-async def test_job_of_before_does_not_begin_when_the_operation_of_its_row_was_changed(
-    ed_fi_admin: EdFiAdmin,
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_job_of_before_does_not_begin_when_its_row_was_changed(
+    ed_fi_admin: EdFiAdmin, *, keeps: bool
 ) -> None:
+    """What was to go to the trash is not dropped, nor the other way round, by the job of before."""
     await ed_fi_admin.install()
-    instances, job_store = stores(ed_fi_admin.engine)
-    drop = await bring_to(instances, job_store, "Pending_Delete", "Ours")
-    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET operation = 'Trash'")
-    assert not (await job_store.begin(drop)).held
-    (trash,) = await job_store.waiting_jobs(0, 10)
-    assert trash.request != drop.request
-    assert (await job_store.begin(trash)).held
+    instances, job_store = stores(ed_fi_admin.engine, trash=timedelta() if keeps else WEEK)
+    before = await bring_to(instances, job_store, "Pending_Delete", "Ours")
+    assert before.rules.to_trash is not keeps
+    changed = "UPDATE adminapi.dbinstances SET arguments = arguments || jsonb_build_object('keep', $1::bool)"
+    await ed_fi_admin.sql.execute(changed, keeps)
+    assert not (await job_store.begin(before)).held
+    (after,) = await job_store.waiting_jobs(0, 10)
+    assert (after.request != before.request, after.rules.to_trash) == (True, keeps)
+    assert (await job_store.begin(after)).held
+    await ed_fi_admin.sql.execute(changed, not keeps)
+    assert not await job_store.finish_delete(after)
+
+
+async def test_job_of_a_later_release_is_left_to_that_when_others_wait(ed_fi_admin: EdFiAdmin) -> None:
+    await ed_fi_admin.install()
+    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
+    theirs = await bring_to(instances, job_store, "Pending_Delete", "Theirs")
+    ours = await bring_to(instances, job_store, "Pending", "Ours")
+    await ed_fi_admin.sql.execute("ALTER TABLE adminapi.dbinstances DROP CONSTRAINT ck_dbinstances_arguments")
+    await ed_fi_admin.sql.execute(
+        'UPDATE adminapi.dbinstances SET arguments = arguments || \'{"until": "2027"}\' WHERE id = $1',
+        theirs.instance_id,
+    )
+    assert not (await job_store.begin(theirs)).held
+    for limit in (1, 10):
+        assert [job.instance_id for job in await job_store.waiting_jobs(0, limit)] == [ours.instance_id]
 
 
 @pytest.mark.parametrize("word", ["PendingDelete", "Pending_Delete"])
@@ -162,7 +206,6 @@ async def test_our_instance_is_deleted_when_an_admin_api_asks_for_it_in_the_tabl
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert (delete.instance_id, delete.operation) == (before.instance_id, Operation.DELETE)
     assert delete.request != before.request
-    assert delete.publication == before.publication  # nothing that was published later may be dropped
     assert delete.number == before.number + 1
     begun = await job_store.begin(delete)
     assert (begun.held, begun.refusal) == (True, None)
@@ -204,17 +247,14 @@ async def test_job_is_as_written_when_an_earlier_release_asks_for_a_delete(ed_fi
     """Its processes may run on while the registry is migrated; they write `status`, as an Admin API does."""
     await ed_fi_admin.install()
     instances, job_store = stores(ed_fi_admin.engine)
-    created = await bring_to(instances, job_store, "Completed", "Ours")
+    await bring_to(instances, job_store, "Completed", "Ours")
     await ed_fi_admin.sql.execute(
         "UPDATE adminapi.dbinstances SET status = 'Pending_Delete', operation = 'Delete', jobnumber = 2,"
-        " attempt = 0, knownnumber = 1, knownattempt = 1"
+        " attempt = 0, arguments = $1",
+        json.dumps(asdict(DROP_AT_ONCE)),
     )
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert (delete.operation, delete.number, delete.attempt) == (Operation.DELETE, 2, 1)
-    assert delete.publication == created.publication
-
-
-WEEK = timedelta(days=7)
 
 
 @pytest.mark.parametrize("state", ["Completed", "Completed_Rename", "Error_Rename"])
@@ -229,10 +269,9 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete(
     for _ in range(2):
         await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)
-    assert delete.operation is Operation.TRASH
+    assert delete.rules.to_trash
     assert delete.job_id == f"DeleteInstanceJob-{before.ods_instance_id}-{before.number + 1}"
     assert delete.trash_database == trash_name(delete.mark, delete.number)
-    assert delete.publication == before.publication
     assert (await job_store.begin(delete)).held
     assert await job_store.finish_delete(delete)
     assert await ed_fi_admin.status("Ours" if state != "Completed_Rename" else "Ours new") == "Deleted"
@@ -275,9 +314,9 @@ async def test_job_has_failed_when_an_admin_api_has_overtaken_it_with_a_delete(
     assert "Another product has requested a delete" in str(ended.error_message)
 
 
-@pytest.mark.parametrize(("trash", "way"), [(WEEK, Operation.TRASH), (timedelta(), Operation.DELETE)])
+@pytest.mark.parametrize(("trash", "way"), [(WEEK, Way.TRASH), (timedelta(), Way.DROP)])
 async def test_failed_create_is_deleted_as_by_its_own_api_when_an_admin_api_asks_for_it(
-    ed_fi_admin: EdFiAdmin, trash: timedelta, way: Operation
+    ed_fi_admin: EdFiAdmin, trash: timedelta, way: Way
 ) -> None:
     """The registry may have been restored to before it knew of the database, which the trash keeps."""
     await ed_fi_admin.install()
@@ -288,12 +327,12 @@ async def test_failed_create_is_deleted_as_by_its_own_api_when_an_admin_api_asks
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)
-    assert (delete.operation, delete.purge_follows) == (way, False)
+    assert (delete.rules.name, delete.backup_first) == (way, False)
 
 
-@pytest.mark.parametrize("way", [Operation.TRASH, Operation.DETACH])
+@pytest.mark.parametrize("way", [Way.TRASH, Way.LEAVE])
 async def test_failed_delete_goes_on_as_it_was_requested_when_an_admin_api_asks_for_it_again(
-    ed_fi_admin: EdFiAdmin, way: Operation
+    ed_fi_admin: EdFiAdmin, way: Way
 ) -> None:
     await ed_fi_admin.install()
     instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
@@ -323,8 +362,7 @@ async def test_delete_is_a_new_job_when_an_admin_api_asks_for_it_after_one_that_
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)
-    assert (delete.operation, delete.number) == (Operation.TRASH, cancelled.number + 1)
-    assert delete.publication == cancelled.publication
+    assert (delete.rules.name, delete.number) == ("Trash", cancelled.number + 1)
     assert delete.trash_database == trash_name(delete.mark, delete.number)
 
 
@@ -340,7 +378,8 @@ async def test_name_in_the_trash_is_free_when_an_admin_api_asks_for_a_delete_of_
     for version in (forgotten, trash_name(str(uuid.uuid4()), before.number)):
         await ed_fi_admin.sql.execute(
             "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-            " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', $2, 2, 1, now(), now())",
+            " databaseid, replacedat, purgeafter)"
+            " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now())",
             before.instance_id,
             version,
         )

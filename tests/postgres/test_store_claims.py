@@ -16,11 +16,11 @@ from temporalio.testing import ActivityEnvironment
 from activities.backup_cleaning import BackupCleaning, CleaningReport
 from ods.backups.errors import BackupFaultError, StoreFullError
 from ods.backups.storage import BackupStore
+from ods.backups.store_identity import SharedStoreError
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.backups.stores import BackupStores
 from ods.tenants.drift.findings import Drift, DriftKind
-from ods.tenants.known_store import known_store, unshared_store
-from ods.tenants.store_claims import SharedStoreError, claim_store
+from ods.tenants.known_store import claim_store, known_store, unshared_store
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
 from tests.quotas import largest_file

@@ -17,16 +17,16 @@ from temporalio.testing import ActivityEnvironment
 from activities.reconcile import ReconcileActivities
 from activities.sweep import SweepActivities, SweepPage
 from ods.databases.server import Server
+from ods.model.arguments import Way
+from ods.model.operations import JobStatus, Template
 from ods.registry.instances.cancelling import CANCELLED_WITHOUT_WORKFLOW
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JobStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.settings.secret_files import CurrentDsn
-from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
-from tests.postgres.instance_states import bring_to, stores
+from tests.postgres.instance_states import bring_to, marked_by, stores
 from tests.servers import session
 
 
@@ -103,7 +103,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
     engine: AsyncEngine, rows: asyncpg.Connection, registry_dsn: str, name: str, trash: timedelta, table: str
 ) -> None:
     instances, job_store = stores(engine, trash=trash)
-    way = {timedelta(): Operation.DELETE}.get(trash, Operation.TRASH)
+    way = "Trash" if trash else "Delete"
     locked = await bring_to(instances, job_store, "Delete_Failed", f"{name} A")  # whose job has a row
     overtaken = await bring_to(instances, job_store, "InProgress_Rename", f"{name} B")
     other = await bring_to(instances, job_store, "InProgress_Rename", f"{name} C")
@@ -124,7 +124,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
             await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
         assert waiting.job_id in starts.started
         due = {one.instance_id: one for one in await job_store.waiting_jobs(0, 10)}
-        assert due[other.instance_id].operation is way
+        assert due[other.instance_id].rules.name == way
         assert await job_status(rows, due[other.instance_id]) == "Pending"
         assert await job_status(rows, other) == "Error"
         assert await job_status(rows, overtaken) == ("InProgress" if table == "jobstatuses" else "Error")
@@ -132,7 +132,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
 
     await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     due = {one.instance_id: one for one in await job_store.waiting_jobs(0, 10)}
-    assert [(number, due[number].operation) for number, _ in deletes] == deletes
+    assert [(number, due[number].rules.name) for number, _ in deletes] == deletes
     for number in (locked.instance_id, *dict(deletes)):
         assert await job_status(rows, due[number]) == "Pending"
         assert due[number].job_id in starts.started
@@ -248,7 +248,7 @@ async def test_drop_is_not_tried_again_when_it_was_cancelled_while_an_outage_end
     failed: str,
 ) -> None:
     number = (await bring_to(instances, job_store, state, name)).instance_id
-    job = (await instances.request_delete(number, Delete(Operation.DELETE))).job
+    job = (await instances.request_delete(number, Delete(Way.DROP))).job
     assert (await job_store.begin(job)).held
     assert await tenant.cancellations.record(job)  # by a client, when the workflow has given up
     for _ in range(2):  # also if the activity is tried again
@@ -280,7 +280,7 @@ async def test_purge_is_finished_when_it_was_cancelled_after_its_drop_had_begun(
     trash = str(purge.trash_database)
     await admin.execute(f'CREATE DATABASE "{trash}"')
     try:
-        await admin.execute(f"COMMENT ON DATABASE \"{trash}\" IS '{owner_of(purge).comment}'")
+        await admin.execute(f"COMMENT ON DATABASE \"{trash}\" IS '{marked_by(purge).comment}'")
         assert not await ActivityEnvironment().run(reconcile.restart, purge), "it is whole"
         await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", trash)
         assert await ActivityEnvironment().run(reconcile.restart, purge)

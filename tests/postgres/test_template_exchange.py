@@ -11,22 +11,27 @@ from statistics import median
 import asyncpg
 import pytest
 
-from ods.databases import provisioning, spares, template_generations
+from ods.databases import provisioning, spares, template_marks
+from ods.databases.activating import rename
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
-from ods.databases.renaming import rename
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool
 from ods.databases.spares import SpareMark
-from ods.databases.template_generations import Generation
-from ods.databases.template_loading import TemplateLoad, loading
-from ods.databases.template_marks import TemplateMark, TemplateState, new_private_name, private_prefix
-from ods.databases.template_replacement import LoadTarget
+from ods.databases.template_loading import LoadTarget, TemplateLoad, loading
+from ods.databases.template_marks import (
+    Generation,
+    TemplateMark,
+    TemplateState,
+    new_private_name,
+    private_prefix,
+)
 from ods.embedded import seeding
 from ods.settings.settings import CloneStrategy
+from tests.postgres.owners import requesting
 from tests.postgres.postgres_inspection import exists
-from tests.servers import MINIMAL_TEMPLATE, NUMBERS
+from tests.servers import INSTALLATION, MINIMAL_TEMPLATE, NUMBERS
 
 _OID = "SELECT oid::int8 FROM pg_database WHERE datname = $1"
 _COMMENT = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
@@ -96,7 +101,11 @@ async def owner_of(admin: asyncpg.Connection, database: str) -> Owner:
 # What it refuses
 
 
-_STRANGER = Owner("default", 7, "CreateInstanceJob-7-1", str(uuid.uuid4()), 1, 1)
+_STRANGER = Owner(
+    *("default", 7, "CreateInstanceJob-7-1", str(uuid.uuid4()), INSTALLATION, 1),
+    database_id=INSTALLATION,
+    revision=INSTALLATION,
+)
 
 
 @pytest.mark.parametrize(
@@ -298,9 +307,9 @@ async def test_generation_is_not_known_when_more_than_one_exchange_comes_between
 
 async def test_generation_is_not_known_when_there_is_no_template(server: Server) -> None:
     async with server.session() as session:
-        assert await template_generations.generation_of(session, "nowhere") is None
+        assert await template_marks.generation_of(session, "nowhere") is None
         before = Generation(1, 1)
-        assert await template_generations.generation_copied(session, "nowhere", "none", before) is None
+        assert await template_marks.generation_copied(session, "nowhere", "none", before) is None
 
 
 # What creates notice
@@ -335,7 +344,8 @@ async def _timed_creates(server: Server, template: str, admin: asyncpg.Connectio
     seconds = []
     for _ in range(count):
         number = next(NUMBERS)
-        owner = Owner("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), 1, 1).knowing(())
+        its = ("default", number, f"CreateInstanceJob-{number}-1", str(uuid.uuid4()), INSTALLATION, 1)
+        owner = requesting(Owner(*its, database_id=str(uuid.uuid4())))
         wanted = CloneRequest(owner, template, f"Timed_{number}", CloneStrategy.WAL_LOG)
         began = time.perf_counter()
         await provisioned(server, wanted)

@@ -32,7 +32,7 @@ from ods.databases.provisioning import Copy, TemplateSizes, clone
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool
 from ods.databases.template_leftovers import remove_leftovers
-from ods.databases.template_loading import loading
+from ods.databases.template_loading import LoadTarget, loading
 from ods.databases.template_marks import (
     Contents,
     TemplateMark,
@@ -40,7 +40,6 @@ from ods.databases.template_marks import (
     new_private_name,
     private_prefix,
 )
-from ods.databases.template_replacement import LoadTarget
 from ods.embedded import seeding
 from ods.embedded.errors import CommandError
 from ods.embedded.postgres import EmbeddedPostgres
@@ -53,6 +52,7 @@ from ods.settings.settings import CloneStrategy
 from ods.tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import exists
 from tests.servers import (
+    INSTALLATION,
     NUMBERS,
     POSTGRES_VERSION,
     SAMPLE_TEMPLATE,
@@ -463,7 +463,10 @@ async def test_extensions_are_told_when_a_dump_creates_some(dumps: Path) -> None
         assert await needed_extensions(Dump(dumps / name, DumpForm.SQL)) == {"pg_trgm"}
 
 
-OWNER = Owner("default", 1, "CreateInstanceJob-1-1", str(uuid.uuid4()), 1, 1)
+_UUID = str(uuid.uuid4())
+OWNER = Owner(
+    "default", 1, "CreateInstanceJob-1-1", _UUID, INSTALLATION, 1, database_id=_UUID, revision=_UUID
+)
 FOREIGN = TemplateMark(str(uuid.uuid4()), "Loaded", TemplateState.PUBLISHED, contents=Contents(1, None, {}))
 
 

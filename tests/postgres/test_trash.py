@@ -9,15 +9,16 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from ods.databases import trash
+from ods.databases import activating, adoption, dropping, retiring
 from ods.databases.dropping import drop, drop_obstacle
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.retiring import TrashJob
 from ods.databases.server import Server
-from ods.databases.trash import TrashJob
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.instances.naming import is_trash_name, trash_name
+from tests.postgres.owners import by_another, requesting
 from tests.postgres.postgres_inspection import (
     exchanging_by_hand,
     exists,
@@ -48,30 +49,28 @@ async def job(server: Server, wanted: CloneRequest, kept: str) -> TrashJob:
     """The delete of an instance that has its database."""
     async with server.fenced(wanted.owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
-    return TrashJob(wanted.owner, 2, 1, [wanted.database], kept)
+    return TrashJob(requesting(wanted.owner), 2, [wanted.database], kept)
 
 
 async def put(server: Server, job: TrashJob, *, drop_invalid: bool = True) -> bool:
     async with server.fenced(job.owner) as fenced:
-        return await trash.put(server, fenced, job, drop_invalid=drop_invalid)
+        return await retiring.retire(server, fenced, job, drop_invalid=drop_invalid)
 
 
 async def take_out(server: Server, owner: KnownOwner, job: TrashJob, name: str) -> None:
     async with server.fenced(owner) as fenced:
-        await trash.take_out(server, fenced, owner, job.trash, name)
+        await activating.take_out(server, fenced, owner, job.trash, name)
 
 
-async def purge(server: Server, job: TrashJob, number: int = 2, attempt: int = 1) -> bool:
+async def purge(server: Server, job: TrashJob) -> bool:
     """Purge on the word of a registry that knows this job to have put the database there."""
     async with server.fenced(job.owner) as fenced:
-        return await trash.purge(
-            fenced, replace(job.owner, number=number, attempt=attempt), job.trash, before=still_due
-        )
+        return await dropping.purge(fenced, job.owner, job.trash, before=still_due)
 
 
 async def let_go(server: Server, job: TrashJob) -> None:
     async with server.fenced(job.owner) as fenced:
-        await trash.let_go(server, fenced, job.owner, job.names, published=True)
+        await adoption.let_go(server, fenced, job.owner, job.names, published=True)
 
 
 async def comment(admin: asyncpg.Connection, database: str, text: str | None) -> None:
@@ -96,7 +95,11 @@ async def test_database_is_closed_under_another_name_with_its_mark_when_it_is_in
         assert not await exists(admin, name)
         marked = Owner.read(after["comment"])
         assert marked is not None
-        assert (marked.mark, marked.publication, marked.trashed_name) == (job.owner.mark, (2, 1), name)
+        assert (marked.mark, marked.revision, marked.trashed_name) == (
+            job.owner.mark,
+            job.owner.revision,
+            name,
+        )
         assert marked.template_generation == 4
         assert "trashedAt" in json.loads(after["comment"])
     assert is_trash_name(job.trash)
@@ -111,15 +114,16 @@ async def test_database_is_as_before_when_it_comes_back(
         await user.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
     before = await row_of(admin, name)
     assert await put(server, job)
+    undelete = requesting(job.owner)
     for _ in range(2):  # the second time there is nothing to do
-        await take_out(server, replace(job.owner, number=3), job, name)
+        await take_out(server, undelete, job, name)
         after = await row_of(admin, name)
         assert before is not None
         assert after is not None
         assert {**after, "comment": before["comment"]} == dict(before)
         marked = Owner.read(after["comment"])
         assert marked is not None
-        assert (marked.publication, marked.trashed_name) == ((3, 1), None)
+        assert (marked.revision, marked.trashed_name) == (undelete.revision, None)
         assert marked.template_generation == 4
         assert not await exists(admin, job.trash)
     async with session(postgres.dsn(name)) as user:
@@ -133,7 +137,7 @@ async def test_database_gets_its_name_back_when_it_was_opened_and_marked_as_in_u
     assert await put(server, job)
     await comment(admin, job.trash, job.owner.comment)
     await admin.execute(f'ALTER DATABASE "{job.trash}" ALLOW_CONNECTIONS true')
-    await take_out(server, replace(job.owner, number=3), job, name)
+    await take_out(server, requesting(job.owner), job, name)
     assert await exists(admin, name)
     assert not await exists(admin, job.trash)
 
@@ -146,9 +150,9 @@ async def test_database_gets_the_name_that_is_asked_for_when_its_own_was_taken(
     await make_foreign(admin, postgres.dsn(), name)
     before = await fingerprint(admin, name)
     with pytest.raises(NotOursError):
-        await take_out(server, replace(job.owner, number=3), job, name)
+        await take_out(server, requesting(job.owner), job, name)
     assert await exists(admin, job.trash)
-    await take_out(server, replace(job.owner, number=3), job, f"{name}_again")
+    await take_out(server, requesting(job.owner), job, f"{name}_again")
     assert await exists(admin, f"{name}_again")
     assert await fingerprint(admin, name) == before
     await admin.execute(f'DROP DATABASE "{name}_again"')
@@ -178,7 +182,7 @@ async def test_database_keeps_its_name_and_the_reason_is_told_when_sessions_do_n
 async def test_nothing_is_kept_when_the_instance_has_no_database(
     server: Server, owner: KnownOwner, database: str, kept: str
 ) -> None:
-    assert not await put(server, TrashJob(owner, 2, 1, [database], kept))
+    assert not await put(server, TrashJob(owner, 2, [database], kept))
 
 
 async def test_database_is_dropped_when_its_drop_was_interrupted_before_the_delete(
@@ -198,7 +202,7 @@ async def test_database_stays_when_its_drop_was_interrupted_and_no_client_has_re
     await admin.execute(_INVALIDATE, name)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DatabaseFaultError):
-            await trash.put(server, fenced, job)
+            await retiring.retire(server, fenced, job)
     assert await exists(admin, name)
 
 
@@ -210,7 +214,7 @@ async def test_nothing_comes_back_when_the_operator_has_renamed_the_database_in_
     assert await put(server, job)
     await admin.execute(f'ALTER DATABASE "{job.trash}" RENAME TO "{by_hand.format(name)}"')
     with pytest.raises(DisagreementError, match="carries its mark"):
-        await take_out(server, replace(job.owner, number=3), job, name)
+        await take_out(server, requesting(job.owner), job, name)
     await admin.execute(f'ALTER DATABASE "{by_hand.format(name)}" RENAME TO "{job.trash}"')
 
 
@@ -220,7 +224,7 @@ async def test_database_of_a_failed_rename_comes_back_under_the_name_of_the_regi
     (name,) = job.names
     await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_new"')
     assert await put(server, replace(job, names=[name, f"{name}_new"]))
-    await take_out(server, replace(job.owner, number=3), job, name)
+    await take_out(server, requesting(job.owner), job, name)
     assert await exists(admin, name)
 
 
@@ -236,7 +240,7 @@ async def test_foreign_database_is_untouched_when_it_has_the_name_of_the_instanc
 ) -> None:
     await make_foreign(admin, postgres.dsn(), database, text)
     before = await fingerprint(admin, database)
-    job = TrashJob(owner, 2, 1, [database], kept)
+    job = TrashJob(owner, 2, [database], kept)
     with pytest.raises(NotOursError):
         await put(server, job)
     assert await fingerprint(admin, database) == before
@@ -246,9 +250,9 @@ async def test_nothing_is_moved_when_the_database_was_published_later_than_the_r
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
     (name,) = job.names
-    await comment(admin, name, replace(job.owner, number=2).comment)
+    await comment(admin, name, by_another(job.owner).comment)
     before = await row_of(admin, name)
-    with pytest.raises(DisagreementError, match="later than the registry knows"):
+    with pytest.raises(DisagreementError, match="The registry does not know the state"):
         await put(server, job)
     assert await row_of(admin, name) == before
 
@@ -281,7 +285,7 @@ async def test_both_are_untouched_when_an_earlier_database_of_the_instance_has_t
 ) -> None:
     """It holds what the instance had by a registry that was restored since: it must not be removed."""
     await make_foreign(admin, postgres.dsn(), job.trash)
-    earlier = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=job.names[0])
+    earlier = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=job.names[0])
     await comment(admin, job.trash, earlier.comment)
     before = [await fingerprint(admin, name) for name in (*job.names, job.trash)]
     with pytest.raises(DisagreementError, match="another number at the end of its name") as told:
@@ -309,13 +313,34 @@ async def test_nothing_is_dropped_when_the_database_in_the_trash_was_opened(
     assert await exists(admin, job.trash)
 
 
+@pytest.mark.parametrize(
+    "statement", ['ALTER DATABASE "{}" ALLOW_CONNECTIONS true', 'COMMENT ON DATABASE "{}" IS NULL']
+)
+async def test_nothing_is_dropped_when_an_operator_has_opened_or_let_go_what_was_found_closed(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, statement: str
+) -> None:
+    """The worker was suspended in between."""
+    assert await put(server, job)
+
+    async def act() -> None:
+        await admin.execute(statement.format(job.trash))
+
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DatabaseFaultError, match="Nothing was done") as fault:
+            await dropping.purge(fenced, job.owner, job.trash, before=act)
+    assert fault.value.retryable
+    assert await exists(admin, job.trash)
+    with pytest.raises((DisagreementError, NotOursError)):
+        await purge(server, job)
+
+
 async def test_purge_goes_on_when_its_drop_was_interrupted(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
     assert await put(server, job)
     await admin.execute(_INVALIDATE, job.trash)
     with pytest.raises(DisagreementError, match="nothing can come back"):
-        await take_out(server, replace(job.owner, number=3), job, job.names[0])
+        await take_out(server, requesting(job.owner), job, job.names[0])
     await purge(server, job)
     assert not await exists(admin, job.trash)
 
@@ -344,8 +369,8 @@ async def test_nothing_is_dropped_when_the_comment_is_later_than_the_registry_or
     server: Server, job: TrashJob, admin: asyncpg.Connection, kind: str
 ) -> None:
     texts = {
-        "published": replace(job.owner, number=3).comment,
-        "trashed later": replace(job.owner, number=4, trashed_name=job.names[0]).comment,
+        "published": by_another(job.owner).comment,
+        "trashed later": replace(by_another(job.owner), trashed_name=job.names[0]).comment,
         "not in the trash by its comment": job.owner.comment,
     }
     assert await put(server, job)
@@ -359,15 +384,16 @@ async def test_nothing_is_dropped_when_the_database_came_back_and_the_registry_i
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
     assert await put(server, job)
-    await take_out(server, replace(job.owner, number=3), job, job.names[0])
+    undelete = requesting(job.owner)
+    await take_out(server, undelete, job, job.names[0])
     with pytest.raises(DisagreementError, match="carries its mark"):
         await purge(server, job)
-    later = TrashJob(replace(job.owner, number=3), 4, 1, job.names, trash_name(job.owner.mark, 4))
+    later = TrashJob(requesting(undelete), 4, job.names, trash_name(job.owner.mark, 4))
     assert await put(server, later)
     with pytest.raises(DisagreementError, match="carries its mark"):
         await purge(server, job)
     assert await exists(admin, later.trash)
-    await purge(server, later, number=4)
+    await purge(server, later)
     assert not await exists(admin, later.trash)
 
 
@@ -377,7 +403,7 @@ async def test_delete_drops_nothing_when_the_registry_is_of_before_the_trash(
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="carries its mark"):
-            await drop(fenced, job.owner, job.names, 3, published=True, before=still_due)
+            await drop(fenced, job.owner, job.names, published=True, before=still_due)
     assert await exists(admin, job.trash)
 
 
@@ -386,21 +412,31 @@ async def test_delete_drops_what_a_failed_one_has_left_in_the_trash(
 ) -> None:
     assert await put(server, job)
     async with server.fenced(job.owner) as fenced:
-        await drop(fenced, job.owner, [*job.names, job.trash], 3, published=True, before=still_due)
+        await drop(fenced, job.owner, [*job.names, job.trash], published=True, before=still_due)
     assert not await exists(admin, job.trash)
 
 
-@pytest.mark.parametrize("number", [3, 4])
 async def test_delete_drops_nothing_when_a_later_one_has_moved_the_database_to_the_trash(
-    server: Server, job: TrashJob, admin: asyncpg.Connection, number: int
+    server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
-    """It is the third, after one to the trash that has failed, by a registry that was restored to before."""
-    assert await put(server, replace(job, number=number))
+    """It is one after which the registry was restored, so that it does not know the later one."""
+    assert await put(server, replace(job, owner=requesting(job.owner)))
     names = [*job.names, job.trash]
     async with server.fenced(job.owner) as fenced:
-        with pytest.raises(DisagreementError, match=r"moved to the trash by .* Nothing was dropped"):
-            await drop(fenced, job.owner, names, 3, published=True, before=still_due)
-        assert await drop_obstacle(fenced, job.owner, names, dropped_by=3) is not None
+        with pytest.raises(DisagreementError, match=r"does not know the state .* Nothing was done to it"):
+            await drop(fenced, job.owner, names, published=True, before=still_due)
+        assert await drop_obstacle(fenced, job.owner, names, drops=True) is not None
+    assert await exists(admin, job.trash)
+
+
+async def test_delete_drops_nothing_when_an_undelete_that_did_not_end_has_had_the_database(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    assert await put(server, replace(job, put_back=True))
+    names = [*job.names, job.trash]
+    async with server.fenced(job.owner) as fenced:
+        with pytest.raises(DisagreementError, match="Nothing was done to it"):
+            await drop(fenced, job.owner, names, published=True, before=still_due)
         assert await drop_obstacle(fenced, job.owner, names) is None  # where it can come back from
     assert await exists(admin, job.trash)
 
@@ -413,9 +449,11 @@ async def test_nothing_is_done_when_two_databases_carry_the_mark(
     await admin.execute(f'CREATE DATABASE "{name}"')
     await comment(admin, name, job.owner.comment)
     with pytest.raises(DisagreementError, match="Both"):
-        await take_out(server, replace(job.owner, number=3), job, name)
+        await take_out(server, requesting(job.owner), job, name)
     with pytest.raises(DisagreementError, match="Both"):
         await put(server, job)
+    with pytest.raises(DisagreementError, match="Both"):
+        await purge(server, job)
     assert await exists(admin, name)
     assert await exists(admin, job.trash)
 
@@ -426,7 +464,7 @@ async def test_nothing_comes_back_when_no_database_carries_the_mark(
     assert await put(server, job)
     await admin.execute(f'DROP DATABASE "{job.trash}"')
     with pytest.raises(DatabaseFaultError, match="nothing can come back"):
-        await take_out(server, replace(job.owner, number=3), job, job.names[0])
+        await take_out(server, requesting(job.owner), job, job.names[0])
 
 
 @pytest.mark.parametrize("own", ["lost", "half dropped"])
@@ -441,14 +479,14 @@ async def test_no_purge_is_advised_when_the_own_database_is_lost_and_another_one
     await admin.execute(f'CREATE DATABASE "{another}"')
     try:
         if left == "a version":
-            version = replace(job.owner, database_mark=str(uuid.uuid4()), trashed_name=job.names[0])
+            version = replace(job.owner, database_id=str(uuid.uuid4()), trashed_name=job.names[0])
             await comment(admin, another, version.comment)
         if own == "lost":
             await admin.execute(f'DROP DATABASE "{job.trash}"')
         else:
             await admin.execute(_INVALIDATE, job.trash)
         with pytest.raises(DatabaseFaultError, match=f"'{another}'. `ods drift` tells how") as told:
-            await take_out(server, replace(job.owner, number=3), job, job.names[0])
+            await take_out(server, requesting(job.owner), job, job.names[0])
         assert "Purge it" not in told.value.reason
         assert "or purge" not in told.value.reason
         assert "would drop it as well" in told.value.reason
@@ -460,11 +498,11 @@ async def test_failed_undelete_is_purged_when_it_is_in_the_trash_again(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
     assert await put(server, job)
-    undelete = replace(job.owner, number=3)
+    undelete = requesting(job.owner)
     await take_out(server, undelete, job, job.names[0])
     assert await put(server, replace(job, owner=undelete, number=3), drop_invalid=False)
     assert await exists(admin, job.trash)
-    await purge(server, job, number=3)
+    await purge(server, replace(job, owner=undelete))
     assert not await exists(admin, job.trash)
 
 
@@ -477,7 +515,7 @@ async def test_database_stays_open_and_without_a_mark_when_it_is_let_go(
         assert await put(server, job)
     for _ in range(2):  # the second time there is nothing to do
         async with server.fenced(job.owner) as fenced:
-            await trash.let_go(server, fenced, job.owner, [name, job.trash], published=True)
+            await adoption.let_go(server, fenced, job.owner, [name, job.trash], published=True)
         row = await row_of(admin, name)
         assert row is not None
         assert (row["datallowconn"], row["comment"]) == (True, None)
@@ -491,7 +529,7 @@ async def test_database_in_the_trash_keeps_its_mark_when_its_name_was_taken_befo
     await make_foreign(admin, postgres.dsn(), name)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(NotOursError):
-            await trash.let_go(server, fenced, job.owner, [name, job.trash], published=True)
+            await adoption.let_go(server, fenced, job.owner, [name, job.trash], published=True)
     row = await row_of(admin, job.trash)
     assert row is not None
     assert row["comment"] is not None
@@ -503,7 +541,7 @@ async def test_sessions_go_on_when_the_database_is_let_go(
     (name,) = job.names
     async with session(f"{reader}/{name}") as user:
         async with server.fenced(job.owner) as fenced:
-            await trash.let_go(server, fenced, job.owner, [name], published=True)
+            await adoption.let_go(server, fenced, job.owner, [name], published=True)
         assert await user.fetchval("SELECT 1") == 1
     assert await exists(admin, name)
 
@@ -515,7 +553,7 @@ async def test_foreign_database_is_untouched_when_it_would_be_let_go(
     before = await fingerprint(admin, database)
     async with server.fenced(owner) as fenced:
         with pytest.raises(NotOursError):
-            await trash.let_go(server, fenced, owner, [database], published=True)
+            await adoption.let_go(server, fenced, owner, [database], published=True)
     assert await fingerprint(admin, database) == before
 
 
@@ -559,7 +597,7 @@ async def test_nothing_passes_for_missing_when_the_instance_has_a_later_database
 ) -> None:
     """The registry was restored to before a rename and a reset; what that replaced was purged since."""
     (name,) = job.names
-    later = replace(job.owner, number=4, database_mark=str(uuid.uuid4()))
+    later = replace(job.owner, number=4, database_id=str(uuid.uuid4()))
     await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{name}_aside"')
     await comment(admin, f"{name}_aside", later.comment)
     with pytest.raises(DisagreementError, match="_aside"):
@@ -570,7 +608,7 @@ async def test_nothing_passes_for_missing_when_the_instance_has_a_later_database
         await purge(server, job)
     async with server.fenced(job.owner) as fenced:
         with pytest.raises(DisagreementError, match="_aside"):
-            await drop(fenced, job.owner, job.names, 3, published=True, before=still_due)
+            await drop(fenced, job.owner, job.names, published=True, before=still_due)
     assert await exists(admin, f"{name}_aside")
 
 
@@ -579,7 +617,7 @@ async def test_purge_is_done_when_the_only_other_databases_are_those_of_resets(
 ) -> None:
     """What the instance had before, or was to get, is in the trash, or under a private name."""
     (name,) = job.names
-    before = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=name)
+    before = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=name)
     aside = trash_name(str(uuid.uuid4()), 2)
     await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
     await comment(admin, aside, before.comment)
@@ -595,7 +633,7 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
 ) -> None:
     (name,) = job.names
     aside = trash_name(str(uuid.uuid4()), 2)
-    before = replace(job.owner, number=2, database_mark=str(uuid.uuid4()), trashed_name=name)
+    before = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=name)
     if half_dropped:
         await admin.execute(f'CREATE DATABASE "{aside}"')
         await admin.execute(_INVALIDATE, name)
@@ -613,7 +651,7 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
         assert await exists(admin, name) is half_dropped
         if not half_dropped:
             async with server.fenced(job.owner) as fenced:  # an undelete that does not end is undone
-                assert not await trash.put(server, fenced, replace(job, put_back=True))
+                assert not await retiring.retire(server, fenced, replace(job, put_back=True))
         await admin.execute(_INVALIDATE, aside)  # and of this, nothing is left either
         assert not await put(server, job)
     finally:
@@ -623,7 +661,7 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
 async def test_version_is_gone_when_an_earlier_try_has_dropped_it_and_the_instance_is_in_use(
     server: Server, job: TrashJob, admin: asyncpg.Connection
 ) -> None:
-    version = replace(job.owner, database_mark=str(uuid.uuid4()))
+    version = replace(job.owner, database_id=str(uuid.uuid4()))
     async with server.fenced(version) as fenced:
-        assert not await trash.purge(fenced, version, job.trash, replaced=True, before=still_due)
+        assert not await dropping.purge(fenced, version, job.trash, replaced=True, before=still_due)
     assert await exists(admin, *job.names)

@@ -10,14 +10,16 @@ import asyncpg
 import pytest
 
 from ods.backups.errors import BackupFaultError
-from ods.databases import trash, trash_backup
+from ods.databases import activating, dropping, retiring, trash_backup
+from ods.databases.droppable import find_in_trash
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.ownership import KnownOwner, opened_by
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
+from ods.databases.retiring import TrashJob
 from ods.databases.server import Server
-from ods.databases.trash import TrashJob
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.instances.naming import trash_name
+from tests.postgres.owners import forgetting, requesting
 from tests.postgres.postgres_inspection import exists, holding_comment, row_of, still_due, until
 from tests.servers import session
 
@@ -36,7 +38,7 @@ async def kept(
     name = trash_name(owner.mark, 2)
     async with server.fenced(owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
-        assert await trash.put(server, fenced, TrashJob(owner, 2, 1, [wanted.database], name))
+        assert await retiring.retire(server, fenced, TrashJob(owner, 2, [wanted.database], name))
     yield name
     await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -102,12 +104,13 @@ async def test_database_is_open_while_it_is_backed_up_and_closed_and_marked_as_b
 
     async with server.fenced(trashed) as fenced:
         answer, state = await trash_backup.while_open(fenced, trashed, kept, JOB, work)
-        found = await trash_backup.inspect_trash(fenced, trashed, kept)
+        found = await find_in_trash(fenced, trashed, kept)
     after = await row_of(admin, kept)
     assert before is not None
     assert after is not None
     assert (answer, dict(after)) == (42, dict(before))
-    assert found == trash_backup.Trashed(state, invalid=False)
+    assert found is not None
+    assert (found.state, found.is_invalid) == (state, False)
     assert await purge(server, trashed, kept, state)
     assert not await exists(admin, kept)
     assert not await purge(server, trashed, kept, None), "nothing is left to drop"
@@ -189,7 +192,7 @@ async def test_database_is_purged_without_a_backup_when_one_was_interrupted_and_
 ) -> None:
     await leave_open(admin, kept)
     async with server.fenced(trashed) as fenced:
-        assert await trash.purge(fenced, trashed, kept, before=still_due)
+        assert await dropping.purge(fenced, trashed, kept, before=still_due)
     assert not await exists(admin, kept)
 
 
@@ -319,10 +322,10 @@ async def test_backup_still_counts_when_the_drop_could_not_begin(
 async def put_back(owner: KnownOwner, server: Server, wanted: CloneRequest, kept: str) -> KnownOwner:
     """The instance, after an undelete that did not end: its database is in the trash again."""
     undelete = replace(owner, number=3)
-    again = TrashJob(undelete, 3, 1, [wanted.database], kept, put_back=True)
+    again = TrashJob(undelete, 3, [wanted.database], kept, put_back=True)
     async with server.fenced(owner) as fenced:
-        await trash.take_out(server, fenced, undelete, kept, wanted.database)
-        assert await trash.put(server, fenced, again)
+        await activating.take_out(server, fenced, undelete, kept, wanted.database)
+        assert await retiring.retire(server, fenced, again)
     return undelete
 
 
@@ -332,7 +335,7 @@ async def test_database_is_dropped_only_after_a_backup_when_an_undelete_has_put_
     """By a registry that has forgotten how that ended, people may have used it since."""
     with pytest.raises(DisagreementError, match=r"put back.*Nothing was dropped.*final backup"):
         async with server.fenced(put_back) as fenced:
-            await trash.purge(fenced, put_back, kept, before=still_due)
+            await dropping.purge(fenced, put_back, kept, before=still_due)
     assert await purge(server, put_back, kept, await back_up(server, put_back, kept))
     assert not await exists(admin, kept)
 
@@ -343,15 +346,17 @@ async def test_database_that_was_put_back_is_dropped_when_a_drop_of_it_was_inter
     """Nothing else can be done with it."""
     await interrupt_drop(admin, postgres, kept)
     async with server.fenced(put_back) as fenced:
-        assert await trash.purge(fenced, put_back, kept, before=still_due)
+        assert await dropping.purge(fenced, put_back, kept, before=still_due)
     assert not await exists(admin, kept)
 
 
-@pytest.mark.parametrize("known", [1, 0])
+@pytest.mark.parametrize("knows_another", [True, False])
 async def test_nothing_is_opened_when_the_registry_knows_an_earlier_delete(
-    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, known: int
+    server: Server, trashed: KnownOwner, kept: str, admin: asyncpg.Connection, *, knows_another: bool
 ) -> None:
-    earlier = replace(trashed, number=known)
+    earlier = forgetting(trashed)
+    if knows_another:
+        earlier = requesting(earlier)
     with pytest.raises(DisagreementError, match="restored to an earlier state"):
         await back_up(server, earlier, kept)
     with pytest.raises(DisagreementError, match="restored to an earlier state"):
@@ -364,15 +369,13 @@ async def test_nothing_is_opened_when_the_database_is_that_of_another_installati
 ) -> None:
     row = await row_of(admin, kept)
     assert row is not None
-    theirs = "11111111-52f4-4f3c-8a43-0e8d7f4f3f10"
-    await comment(
-        admin, kept, row["comment"].replace('"installation": null', f'"installation": "{theirs}"', 1)
-    )
-    ours = replace(trashed, installation="22222222-52f4-4f3c-8a43-0e8d7f4f3f10")
+    theirs = row["comment"].replace(trashed.installation, "11111111-52f4-4f3c-8a43-0e8d7f4f3f10", 1)
+    assert theirs != row["comment"]
+    await comment(admin, kept, theirs)
     with pytest.raises(NotOursError):
-        await back_up(server, ours, kept)
+        await back_up(server, trashed, kept)
     with pytest.raises(NotOursError):
-        await purge(server, ours, kept, "any")
+        await purge(server, trashed, kept, "any")
     assert await state_of(admin, kept) == (False, None)
 
 

@@ -9,9 +9,10 @@ from functools import partial
 import asyncpg
 import pytest
 
+from ods.model.arguments import Way
+from ods.model.operations import Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation, Template
 from ods.registry.storage.errors import InstanceError, InstanceNotFoundError, NameTakenError, RefusedError
 from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import CONNECTION_STRING, let_time_pass, stores
@@ -28,7 +29,6 @@ TRASH_EDGES = EDGES | {
 }
 SEEDS = range(45)
 STEPS = 150
-_PURGES = ("Purge", "PurgeAfterBackup")
 _MADE, _DELETED = {"Pending", "Error"}, {"Pending_Delete", "Delete_Failed"}
 _STARTS = {"Create": _MADE, "Rename": _MADE, "Undelete": {"Pending", "Deleted"}}
 _FAILED = {"Create": "Error", "Rename": "Error", "Undelete": "Deleted"}
@@ -45,7 +45,7 @@ class TrashModel(Model):
 
     @property
     def live(self) -> bool:
-        return self.status != "Deleted" and self.operation not in _PURGES
+        return self.status != "Deleted" and self.operation != "Purge"
 
     @property
     def final_name(self) -> str:
@@ -59,7 +59,7 @@ class TrashModel(Model):
     def not_found(self) -> bool:
         return not self.live and not self.kept
 
-    def request_way(self, way: Operation | None) -> type[InstanceError] | None:
+    def request_way(self, way: Way | None) -> type[InstanceError] | None:
         """A delete: to the trash, or in this way."""
         if not self.live and way is not None and self.kept:
             return RefusedError  # what is in the trash is not detached
@@ -84,12 +84,12 @@ class TrashModel(Model):
         self.new_name = None if name == self.name else name
         return None
 
-    def request_purge(self, operation: str) -> type[InstanceError] | None:
+    def request_purge(self) -> type[InstanceError] | None:
         if self.not_found():
             return InstanceNotFoundError
         if self.live or self.status not in {"Deleted", "Delete_Failed"} or self.undo_due:
             return RefusedError
-        self.next_job(operation, "Pending_Delete")
+        self.next_job("Purge", "Pending_Delete")
         return None
 
     def request_rename(self, name: str) -> type[InstanceError] | None:
@@ -144,24 +144,24 @@ class TrashModel(Model):
                 self.name = self.final_name
             if operation == "Undelete":
                 self.related = self.aside
-            if operation in {"Undelete", "Detach", "Delete", *_PURGES}:
+            if operation in {"Undelete", "Detach", "Delete", "Purge"}:
                 self.kept = self.aside = False
             if operation == "Trash":
                 self.kept = True
             self.new_name, self.undo_due = None, False
             self.status, self.job = target, "Completed"
-        is_cancelled = operation in _PURGES and self.job == "Error"
+        is_cancelled = operation == "Purge" and self.job == "Error"
         return self.status == _ENDS.get(operation, "Deleted") and not is_cancelled
 
     def fail(self, token: Token, *, cancelled: bool = False) -> bool:
         target = _FAILED.get(self.operation, "Delete_Failed")
-        if (cancelled or self.is_called_off) and self.operation in _PURGES:
+        if (cancelled or self.is_called_off) and self.operation == "Purge":
             target = "Deleted"
         if not self.is_at(token):
             return False
         if self.status == "InProgress":
             self.status, self.job = target, "Error"
-            if cancelled and self.operation not in _PURGES:
+            if cancelled and self.operation != "Purge":
                 self.cancelled = (self.number, self.attempt)
         return (self.status, self.job) == (target, "Error")
 
@@ -169,14 +169,14 @@ class TrashModel(Model):
         target = _WAITING.get(self.operation, "Pending_Delete")
         if not self.is_at(token):
             return False
-        is_cancelled_purge = self.operation in _PURGES and self.status == "Deleted" and self.kept
+        is_cancelled_purge = self.operation == "Purge" and self.status == "Deleted" and self.kept
         has_failed = self.status == "Delete_Failed" and self.operation != "Detach"  # which drops nothing
         if self.status == "InProgress" or has_failed or is_cancelled_purge:
             self.status, self.job = target, "Pending"
         return self.status == target
 
     def end_before_begin(self) -> bool:
-        in_trash = {("Undelete", "Pending"), *((purge, "Pending_Delete") for purge in _PURGES)}
+        in_trash = {("Undelete", "Pending"), ("Purge", "Pending_Delete")}
         if (self.operation, self.status) in in_trash:
             self.status = "Deleted"
             self.job, self.attempt = "Error", self.attempt + 1
@@ -235,7 +235,7 @@ class TrashWalk(Walk):
         self.tokens.append(job)
 
     async def request_delete(self) -> None:
-        way = self.chance.choice([None, None, Operation.DETACH])
+        way = self.chance.choice([None, None, Way.LEAVE])
         ask = partial(self.instances.request_delete, delete=Delete(way))
         await self.request(ask, self.model.request_way(way))
 
@@ -244,9 +244,8 @@ class TrashWalk(Walk):
         await self.request(self.instances.request_undelete, self.model.request_undelete(name), name)
 
     async def request_purge(self) -> None:
-        operation = _PURGES[self.model.number % len(_PURGES)]
-        ask = partial(self.instances.request_purge, final_backup=operation == "PurgeAfterBackup")
-        await self.request(ask, self.model.request_purge(operation))
+        ask = partial(self.instances.request_purge, final_backup=bool(self.model.number % 2))
+        await self.request(ask, self.model.request_purge())
 
     async def begin(self) -> None:
         job = self.token()
@@ -274,10 +273,10 @@ class TrashWalk(Walk):
             "Create": partial(self.jobs.finish_create, connection_string=CONNECTION_STRING),
             "Rename": partial(self.jobs.finish_rename, connection_string=CONNECTION_STRING),
             "Undelete": partial(self.jobs.finish_undelete, connection_string=CONNECTION_STRING),
-            **dict.fromkeys(_PURGES, self.jobs.finish_purge),
+            "Purge": self.jobs.finish_purge,
         }
         finish = others.get(job.operation, self.jobs.finish_delete)
-        expected = self.model_of(job).finish(token_of(job), str(job.operation))
+        expected = self.model_of(job).finish(token_of(job), job.rules.name)
         try:
             assert await finish(job) is expected
         except NameTakenError:
@@ -298,7 +297,9 @@ class TrashWalk(Walk):
 
 
 _STATE = """
-SELECT i.state, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,
+SELECT i.state,
+       CASE WHEN (i.arguments ->> 'keep')::boolean THEN 'Trash' ELSE i.operation END,
+       i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,
        i.undodue, i.name, i.newname,
        (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid),
        i.trashedat IS NOT NULL AND i.purgedat IS NULL,
@@ -306,8 +307,7 @@ SELECT i.state, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS 
        jsonb_array_length(i.setaside -> 'contexts') > 0 AS aside
 FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j
 ON j.jobid = format('%sInstanceJob-%s-%s',
-                    CASE WHEN i.operation IN ('Trash', 'Detach') THEN 'Delete'
-                         WHEN i.operation = 'PurgeAfterBackup' THEN 'Purge' ELSE i.operation END,
+                    CASE WHEN i.operation = 'Detach' THEN 'Delete' ELSE i.operation END,
                     i.odsinstanceid, i.jobnumber)
 WHERE i.id = $1
 """

@@ -9,13 +9,14 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.arguments import Way
+from ods.model.operations import InstanceStatus, JobStatus, Operation, Template
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.cancelling import CANCELLED, CANCELLED_WITHOUT_WORKFLOW, JobCancellations
 from ods.registry.instances.deletes import Delete, drops_at_retry
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Template
 from ods.registry.instances.store import InstanceStore
 from ods.registry.ods_instances.store import OdsInstances
 from ods.registry.storage.errors import (
@@ -32,8 +33,8 @@ from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time
 
 pytestmark = pytest.mark.long
 
-PURGE = Delete(Operation.DELETE)
-_BACKED_UP = Delete(Operation.DELETE, final_backup=True)
+PURGE = Delete(Way.DROP)
+_BACKED_UP = Delete(Way.DROP, final_backup=True)
 PROTECTED = AttributeChanges(protected=True)
 _DUE = "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '3 days'"
 _CONTEXT = (
@@ -122,7 +123,7 @@ async def test_parts_come_back_when_the_delete_had_to_be_retried(
         assert await contexts(rows, job) == 1
 
 
-@pytest.mark.parametrize("way", [Operation.DETACH, Operation.DELETE])
+@pytest.mark.parametrize("way", [Way.LEAVE, Way.DROP])
 @pytest.mark.parametrize("part", ["OdsInstanceContexts", "OdsInstanceDerivatives"])
 async def test_parts_are_not_forgotten_when_another_delete_follows_a_failed_move_to_the_trash(
     instances: InstanceStore,
@@ -130,7 +131,7 @@ async def test_parts_are_not_forgotten_when_another_delete_follows_a_failed_move
     queries: InstanceQueries,
     rows: asyncpg.Connection,
     name: str,
-    way: Operation,
+    way: Way,
     part: str,
 ) -> None:
     job = await bring_to(instances, job_store, "Pending_Delete", name)
@@ -235,7 +236,7 @@ async def test_own_contexts_come_back_when_a_purge_has_failed_and_a_delete_follo
         assert (await job_store.begin(purge)).held
         await job_store.fail(purge, "Sessions do not end.")
     delete = (await instances.request_delete(job.instance_id)).job
-    assert delete.operation is Operation.TRASH
+    assert delete.rules.to_trash
     await job_store.begin(delete)
     assert await job_store.finish_delete(delete)
     came_back = await contexts_after_undelete(instances, job_store, queries, job.instance_id)
@@ -267,7 +268,7 @@ async def test_own_contexts_are_not_forgotten_by_a_detach_when_a_purge_has_faile
     assert (await job_store.begin(purge)).held
     await job_store.fail(purge, "Sessions do not end.")
     with pytest.raises(RefusedError, match="purge that has failed keeps OdsInstanceContexts"):
-        await instances.request_delete(job.instance_id, Delete(Operation.DETACH))
+        await instances.request_delete(job.instance_id, Delete(Way.LEAVE))
 
     delete = (await instances.request_delete(job.instance_id)).job
     await job_store.begin(delete)
@@ -275,7 +276,7 @@ async def test_own_contexts_are_not_forgotten_by_a_detach_when_a_purge_has_faile
     came_back = await contexts_after_undelete(instances, job_store, queries, job.instance_id)
     assert came_back == {"schoolYear": "2027"}
     await instances.change_attributes(job.instance_id, AttributeChanges(contexts={}))
-    detach = (await instances.request_delete(job.instance_id, Delete(Operation.DETACH))).job
+    detach = (await instances.request_delete(job.instance_id, Delete(Way.LEAVE))).job
     assert (await job_store.begin(detach)).held
 
 
@@ -290,7 +291,7 @@ async def test_purge_may_follow_a_failed_move_to_the_trash_when_that_keeps_own_c
     await job_store.begin(delete)
     await job_store.fail(delete, "Sessions do not end.")
     with pytest.raises(RefusedError, match="OdsInstanceContexts"):
-        await instances.request_delete(job.instance_id, Delete(Operation.DETACH))
+        await instances.request_delete(job.instance_id, Delete(Way.LEAVE))
     if is_own:
         purge = (await instances.request_delete(job.instance_id, PURGE)).job
         assert (await job_store.begin(purge)).held
@@ -364,7 +365,7 @@ async def test_nothing_is_in_the_trash_when_there_was_no_database_to_keep(
 ) -> None:
     failed = await bring_to(instances, job_store, "Error", name)
     job = (await instances.request_delete(failed.instance_id)).job
-    assert (job.operation, job.published) == (Operation.TRASH, False)  # there may be one all the same
+    assert (job.rules.to_trash, job.published) == (True, False)  # there may be one all the same
     await job_store.begin(job)
     await job_store.finish_delete(replace(job, trash_database=None))
     assert not (await row_of(queries, job)).is_in_trash
@@ -464,8 +465,8 @@ async def test_purge_is_neither_due_nor_retried_when_it_was_cancelled_but_grante
 @pytest.mark.parametrize(
     ("state", "delete", "drops"),
     [
-        ("Completed", Delete(Operation.TRASH), False),
-        ("Completed", Delete(Operation.DETACH), False),
+        ("Completed", Delete(Way.TRASH), False),
+        ("Completed", Delete(Way.LEAVE), False),
         ("Completed", PURGE, True),
         ("Completed", _BACKED_UP, True),  # to the trash, from where a purge follows
         ("Deleted", PURGE, True),
@@ -528,7 +529,8 @@ async def test_drop_that_was_called_off_is_not_finished_when_the_instance_had_an
         assert await job_store.finish_undelete(undelete, "of no use")
     await rows.execute(
         "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " attempt, replacedat, purgeafter) VALUES ($1, 'Minimal', 'ods_trash_before', 2, 1, now(), now())",
+        " databaseid, replacedat, purgeafter)"
+        " VALUES ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now(), now())",
         trashed.instance_id,
     )
     purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
@@ -924,14 +926,14 @@ async def test_protected_instance_is_not_purged_when_it_was_protected_while_it_w
     assert (await instances.request_undelete(number)).job.trash_database == trashed.trash_database
 
 
-@pytest.mark.parametrize("way", [Operation.TRASH, Operation.DETACH, Operation.DELETE])
+@pytest.mark.parametrize("way", [Way.TRASH, Way.LEAVE, Way.DROP])
 async def test_delete_is_refused_and_the_instance_as_before_when_it_was_protected_past_the_service(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
     rows: asyncpg.Connection,
     name: str,
-    way: Operation,
+    way: Way,
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
     delete = (await instances.request_delete(created.instance_id, Delete(way, "a client"))).job
@@ -1037,7 +1039,6 @@ async def test_purge_knows_the_job_that_has_put_the_database_into_the_trash(
     instances: InstanceStore, job_store: JobStore, trashed: InstanceJob
 ) -> None:
     purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
-    assert purge.publication == (trashed.number, trashed.attempt)
     assert purge.trash_database == trashed.trash_database
     assert not await job_store.finish_delete(purge)
 
@@ -1077,18 +1078,6 @@ async def test_time_in_the_trash_begins_with_the_end_of_the_delete_when_it_was_r
     assert not await instances.is_purge_due()
     left = await rows.fetchval("SELECT purgeafter - timezone('utc', now()) FROM adminapi.dbinstances")
     assert left > timedelta(days=6)
-
-
-async def test_delete_of_an_admin_api_knows_the_publication_when_the_instance_had_come_back(
-    instances: InstanceStore, job_store: JobStore, trashed: InstanceJob, rows: asyncpg.Connection
-) -> None:
-    undelete = (await instances.request_undelete(trashed.instance_id)).job
-    await job_store.begin(undelete)
-    assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
-    await rows.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
-    await job_store.follow_admin_api()
-    (deletion,) = await job_store.waiting_jobs(0, 10)
-    assert deletion.publication == (undelete.number, undelete.attempt)
 
 
 async def test_trash_is_empty_when_a_copy_of_the_registry_has_become_an_installation_of_its_own(

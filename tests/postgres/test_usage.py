@@ -9,11 +9,11 @@ import asyncpg
 import pytest
 
 from ods.databases import statements, usage
+from ods.databases.activating import rename
 from ods.databases.constants import APPLICATION_NAME
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
-from ods.databases.renaming import rename
 from ods.databases.server import Server
 from ods.databases.usage import UsageReader
 from ods.embedded.polling import wait_until
@@ -76,7 +76,7 @@ async def test_delete_does_not_wait_when_the_tables_are_being_read(
     reading: "asyncio.Task[object]",
 ) -> None:
     async with asyncio.timeout(2), server.fenced(provisioned.owner) as fenced:
-        await drop(fenced, provisioned.owner, [provisioned.database], 2, published=True, before=still_due)
+        await drop(fenced, provisioned.owner, [provisioned.database], published=True, before=still_due)
     with pytest.raises(DatabaseFaultError) as caught:
         await reading
     assert caught.value.outage

@@ -295,10 +295,11 @@ class Site:
 
     async def _end_temporal(self) -> None:
         """End Temporal at once: what it has committed is in its files."""
-        if self._temporal_process is not None:
-            self._temporal_process.send_signal(SIGKILL)
-            await self._temporal_process.wait()
+        if (ended := self._temporal_process) is not None:
             self._temporal_process = None
+            with suppress(ProcessLookupError):  # it has ended by itself: who waits for it fails
+                ended.send_signal(SIGKILL)
+            await ended.wait()
 
     async def _started(self, name: str, module: str, *words: str, **own: str) -> preloaded.Process:
         with self._log(name).open("ab") as log:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from api.app import app_with
 from api.http.parsing import MAX_INT32
+from ods.model.operations import Template
 from ods.registry.clients.credentials import (
     BACKUP_DOWNLOAD,
     LONGEST_CLIENT_TEXT,
@@ -19,7 +20,6 @@ from ods.registry.clients.credentials import (
 from ods.registry.instances.attributes import LONGEST_DESCRIPTION
 from ods.registry.instances.contexts import LONGEST_CONTEXT_TEXT
 from ods.registry.instances.naming import MAX_NAME_LENGTH, NAME_PATTERN, name_errors
-from ods.registry.instances.status import Template
 from ods.registry.ods_instances.parts import DERIVATIVE_TYPES
 from ods.registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT
 from ods.registry.storage.models import ApiClient, DbInstance, OdsInstance, OdsInstanceContext

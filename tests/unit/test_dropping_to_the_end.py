@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from activities.dropping_to_the_end import DroppingToTheEnd
+from activities.job_fence import DroppingToTheEnd
 
 
 class _Drop:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from ods.model.operations import Template
 from ods.registry.instances.naming import (
     MAX_NAME_LENGTH,
     database_name,
@@ -12,7 +13,6 @@ from ods.registry.instances.naming import (
     name_errors,
     snapshot_name,
 )
-from ods.registry.instances.status import Template
 
 EMPTY = "'Name' must not be empty."
 TOO_LONG = "'Name' must be 46 characters or fewer. You entered 47 characters."

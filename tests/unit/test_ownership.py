@@ -2,6 +2,8 @@ import json
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,16 +11,37 @@ from hypothesis import strategies as st
 
 from ods.databases.inspection import Database, published_last
 from ods.databases.ownership import LeftName, Owner, published_at, with_left
+from ods.model.revisions import KnownRevisions, Revision, RevisionState, revision_by
 
-OWNER = Owner("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444")
+OURS, OTHERS = "aaaaaaaa-1111-4222-8333-444444444444", "bbbbbbbb-1111-4222-8333-444444444444"
+OWNER = Owner(
+    *("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444", OURS, 1),
+    database_id="dddddddd-1111-4222-8333-444444444444",
+    revision="cccccccc-1111-4222-8333-444444444444",
+)
+TIME = "2026-11-26T08:00:00+00:00"
 WRITTEN = {
+    "version": 1,
     "tenant": "default",
     "odsInstanceId": 42,
     "job": "CreateInstanceJob-42-1",
     "mark": "6b1f0f6e-1111-4222-8333-444444444444",
+    "installation": OURS,
+    "number": 1,
+    "database": "dddddddd-1111-4222-8333-444444444444",
+    "revision": "cccccccc-1111-4222-8333-444444444444",
+    "role": "current",
+    "templateGeneration": None,
+    "publishedAt": TIME,
 }
-"""The comment as version 1 wrote it."""
-OURS, OTHERS = "aaaaaaaa-1111-4222-8333-444444444444", "bbbbbbbb-1111-4222-8333-444444444444"
+"""What each comment of ours has."""
+SOMETIMES = {
+    "role": "retained",
+    "trashedAt": TIME,
+    "name": "EdFi_Ods_A_Minimal",
+    "left": {"EdFi_Ods_B_Minimal": TIME},
+}
+"""What some have as well."""
 owners = st.builds(
     Owner,
     tenant=st.text(),
@@ -26,10 +49,10 @@ owners = st.builds(
     job_id=st.text(),
     mark=st.uuids().map(str),
     number=st.integers(0, 999_999_999),
-    attempt=st.integers(0, 999_999_999),
-    installation=st.none() | st.uuids().map(str),
+    database_id=st.uuids().map(str),
+    installation=st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),
-    request=st.none() | st.uuids().map(str),
+    revision=st.none() | st.uuids().map(str),
     left=st.lists(
         st.builds(
             LeftName,
@@ -41,15 +64,14 @@ owners = st.builds(
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, "left", "other"]), inner),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([*WRITTEN, *SOMETIMES, "other"]), inner),
 )
 
 
 @pytest.mark.parametrize("count", [-1, 10**9, 10**12])
-@pytest.mark.parametrize("field", ["number", "attempt"])
-def test_comment_is_not_ours_when_the_registry_cannot_have_its_numbers(field: str, count: int) -> None:
-    assert Owner.read(json.dumps(WRITTEN | {field: 5})) is not None
-    assert Owner.read(json.dumps(WRITTEN | {field: count})) is None
+def test_comment_is_not_ours_when_the_registry_cannot_have_its_number(count: int) -> None:
+    assert Owner.read(json.dumps(WRITTEN | {"number": 5})) is not None
+    assert Owner.read(json.dumps(WRITTEN | {"number": count})) is None
 
 
 @given(owners)
@@ -96,29 +118,42 @@ def test_the_rest_of_a_comment_stays_when_names_that_were_left_are_written(
 
 
 def test_comment_tells_all_that_is_needed_to_know_the_database_again_when_it_is_written() -> None:
-    owner = replace(OWNER, number=1, attempt=3, installation=OURS, template_generation=2)
-    written = json.loads(owner.comment)
-    at = published_at(owner.comment)
+    comment = replace(OWNER, template_generation=2).comment
+    at = published_at(comment)
     assert at is not None
     assert datetime.now(UTC) - at < timedelta(minutes=1)
-    assert written.pop("publishedAt")
-    assert written == WRITTEN | {
-        "version": 2,
-        "installation": OURS,
-        "number": 1,
-        "attempt": 3,
-        "templateGeneration": 2,
-    }
+    written = json.loads(comment)
+    assert written == WRITTEN | {"templateGeneration": 2, "publishedAt": written["publishedAt"]}
 
 
-@pytest.mark.parametrize(("request_of_comment", "is_unknown"), [(None, False), (OURS, False), (OTHERS, True)])
-def test_publication_is_unknown_when_another_request_had_its_number(
-    request_of_comment: str | None, *, is_unknown: bool
-) -> None:
-    known = replace(OWNER, number=3, attempt=1).knowing([OURS])
-    published = replace(OWNER, number=2, attempt=1, request=request_of_comment)
-    assert published.is_unknown_to(known) is is_unknown
-    assert replace(published, number=3, attempt=2).is_unknown_to(known)
+def test_revision_is_unknown_when_no_job_of_the_registry_gives_it_that_database() -> None:
+    request = str(uuid.uuid4())
+    given = revision_by(request, 2, OWNER.database_id)
+    revisions = (
+        Revision(given, OWNER.database_id, RevisionState.INTENDED),
+        Revision(OTHERS, OWNER.database_id, RevisionState.VOID),
+    )
+    known = OWNER.knowing(KnownRevisions(revisions), request, 2)
+    assert known.revision == given
+    assert replace(OWNER, revision=given).agrees_with(known)
+    past = replace(OWNER, revision=OTHERS)
+    assert (past.is_unknown_to(known), past.agrees_with(known)) == (False, False)
+    assert OWNER.is_unknown_to(known)
+    assert not OWNER.agrees_with(known)
+    assert replace(OWNER, revision=given, database_id=OTHERS).is_unknown_to(known)
+    assert replace(OWNER, revision=None).is_unknown_to(known)
+
+
+def test_revision_is_another_when_request_attempt_or_database_is() -> None:
+    assert revision_by(OURS, 1, OTHERS) == revision_by(OURS, 1, OTHERS)
+    of = product((OURS, OTHERS), (1, 2), (OURS, OTHERS))
+    assert len({revision_by(*one) for one in of}) == 8
+
+
+def test_no_comment_of_the_trash_is_written_when_no_revision_is_known() -> None:
+    with pytest.raises(ValueError, match="revision"):
+        _ = replace(OWNER, revision=None, trashed_name="EdFi_Ods_A_Minimal").comment
+    assert Owner.read(replace(OWNER, revision=None).comment) == replace(OWNER, revision=None)
 
 
 def test_database_is_put_back_when_its_comment_says_so() -> None:
@@ -126,11 +161,58 @@ def test_database_is_put_back_when_its_comment_says_so() -> None:
     assert Owner.read(owner.comment) == owner
 
 
-def test_comment_of_version_1_is_understood_when_it_is_read() -> None:
-    owner = Owner.read(json.dumps(WRITTEN))
-    assert owner == replace(OWNER, number=1, attempt=0, installation=None)
-    assert OWNER.owns(json.dumps(WRITTEN))
-    assert published_at(json.dumps(WRITTEN)) is None
+def test_comment_is_ours_when_it_has_all_that_ours_have() -> None:
+    assert Owner.read(json.dumps(WRITTEN)) == OWNER
+    assert Owner.read(json.dumps(WRITTEN | SOMETIMES)) == replace(
+        OWNER,
+        trashed_name="EdFi_Ods_A_Minimal",
+        left=(LeftName("EdFi_Ods_B_Minimal", datetime.fromisoformat(TIME)),),
+    )
+
+
+@pytest.mark.parametrize("missing", [*WRITTEN, "name"])
+def test_comment_is_not_ours_when_it_lacks_what_ours_have(missing: str) -> None:
+    written = WRITTEN | SOMETIMES
+    del written[missing]
+    assert Owner.read(json.dumps(written)) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 0},
+        {"version": 2},
+        {"version": "1"},
+        {"version": True},
+        {"tenant": None},
+        {"odsInstanceId": "42"},
+        {"job": 1},
+        {"mark": "42"},
+        {"installation": None},
+        {"number": "1"},
+        {"number": 1.0},
+        {"number": True},
+        {"role": "current"},
+        {"role": "staging"},
+        {"role": None},
+        {"templateGeneration": -1},
+        {"templateGeneration": "2"},
+        {"publishedAt": "today"},
+        {"publishedAt": TIME.removesuffix("+00:00")},
+        {"database": None},
+        {"revision": "a revision"},
+        {"revision": None},
+        {"trashedAt": None},
+        {"name": None},
+        {"left": ["EdFi_Ods_B_Minimal"]},
+        {"left": {"EdFi_Ods_B_Minimal": "today"}},
+    ],
+    ids=str,
+)
+def test_comment_is_not_ours_when_one_of_its_fields_is_not_as_ours(changed: dict[str, Any]) -> None:
+    comment = json.dumps(WRITTEN | SOMETIMES | changed)
+    assert Owner.read(comment) is None
+    assert not OWNER.owns(comment)
 
 
 @pytest.mark.parametrize("mark", [OURS.replace("a", "0"), OURS.replace("a", "f")])
@@ -139,18 +221,12 @@ def test_database_is_not_ours_when_it_has_another_mark(mark: str) -> None:
     assert not owner.owns(replace(owner, mark=mark).comment)
 
 
-@pytest.mark.parametrize(("other", "owns"), [(OURS, True), (None, True), (OTHERS, False)])
+@pytest.mark.parametrize(("other", "owns"), [(OURS, True), (OTHERS, False)])
 def test_database_of_another_installation_is_not_ours_when_a_copied_registry_has_its_mark(
-    other: str | None, *, owns: bool
+    other: str, *, owns: bool
 ) -> None:
     ours = replace(OWNER, installation=OURS)
     assert ours.owns(replace(OWNER, installation=other).comment) is owns
-
-
-def test_publication_grows_when_jobs_and_attempts_follow_each_other() -> None:
-    order = [(1, 1), (1, 2), (2, 1), (3, 0)]
-    found = [replace(OWNER, number=number, attempt=attempt).publication for number, attempt in order]
-    assert found == sorted(found)
 
 
 def test_database_stays_ours_when_a_later_job_of_the_instance_asks() -> None:

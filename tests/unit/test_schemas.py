@@ -11,8 +11,10 @@ from api.routes.jobs import JobAnswer
 from api.schemas.base import ResponseModel
 from api.schemas.instances import Accepted, Instance
 from api.schemas.ods_instances import ApplicationAnswer, ContextAnswer, DerivativeAnswer, OdsInstanceAnswer
+from ods.model.arguments import MakeArguments
+from ods.model.operations import Operation, Template
+from ods.model.origins import FROM_TEMPLATE
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.status import Operation, Template
 from ods.registry.instances.store import Requested
 from ods.registry.ods_instances.applications import Application
 from ods.registry.storage.models import (
@@ -38,6 +40,8 @@ INSTANCE = DbInstance(
     last_refreshed=AT,
     last_modified=AT,
     operation="Create",
+    arguments_column={},
+    origin_column={},
     job_number=1,
     attempt=1,
     mark=UUID(int=1),
@@ -48,10 +52,22 @@ INSTANCE = DbInstance(
     labels={"district": "255901"},
 )
 JOB = InstanceJob(
-    *("default", Operation.CREATE, 7, 42, 1, 1, "Grand Bend", Template.MINIMAL),
-    *("EdFi_Ods_Grand_Bend_Minimal", str(UUID(int=1)), str(UUID(int=2))),
+    *(
+        "default",
+        Operation.CREATE,
+        MakeArguments(FROM_TEMPLATE),
+        7,
+        42,
+        1,
+        1,
+        "Grand Bend",
+        FROM_TEMPLATE,
+        Template.MINIMAL,
+    ),
+    *("EdFi_Ods_Grand_Bend_Minimal", str(UUID(int=3)), str(UUID(int=1)), str(UUID(int=2))),
     published=False,
-    policy=ExecutionPolicy("ods-ddl", 2, 2, 60),
+    policy=ExecutionPolicy("ods-ddl", 2, 2, 60, 60, "ods-backup"),
+    installation="an-installation",
 )
 RUNNING = {
     "job_id": "CreateInstanceJob-42-1",

@@ -67,7 +67,9 @@ def test_spare_is_unfinished_when_its_comment_is_foreign_or_broken(comment: str 
 def test_name_is_private_and_fits_when_a_spare_is_ordered(installation: uuid.UUID) -> None:
     name = new_name(str(installation))
     assert name.startswith(f"ods_spare_{installation.hex[:16]}_")
-    assert is_spare(name)
+    assert is_spare(name, None)
+    assert is_spare(name, MARK.comment)
+    assert not is_spare(name, "District 9")
     assert len(name) <= 63
     assert new_name(str(installation)) != name
 

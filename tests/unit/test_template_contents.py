@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ods.databases.spares import Fingerprint, SpareMark
-from ods.databases.template_contents import contents_of
 from ods.databases.template_marks import (
     Contents,
     TemplateMark,
     TemplateState,
+    contents_of,
     generation_in,
     is_private,
     new_private_name,

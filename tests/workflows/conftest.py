@@ -11,8 +11,10 @@ from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from ods.model.arguments import MakeArguments
+from ods.model.operations import Operation, Template
+from ods.model.origins import FROM_TEMPLATE
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.status import Operation, Template
 from ods.temporal.client import DATA_CONVERTER
 from ods.temporal.namespace import SEARCH_ATTRIBUTE_TYPES
 from tests.servers import binary
@@ -70,19 +72,21 @@ def job(queue: str) -> InstanceJob:
     return InstanceJob(
         tenant="default",
         operation=Operation.CREATE,
+        arguments=MakeArguments(FROM_TEMPLATE),
         instance_id=7,
         ods_instance_id=uuid.uuid4().int % 1_000_000_000,
         number=1,
         attempt=1,
         name="Grand Bend",
+        origin=FROM_TEMPLATE,
         template=Template.MINIMAL,
         database="EdFi_Ods_Grand_Bend_Minimal",
+        database_id="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f0d",
         mark="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f10",
         request="0b6e2d5c-9a31-4c53-b6a0-5d5f1a0c7e21",
         published=False,
-        policy=ExecutionPolicy(
-            ddl_queue=queue, ddl_attempts=3, heartbeat_timeout=5, decision_window=3600, backup_queue=queue
-        ),
+        policy=ExecutionPolicy(queue, 3, 5, 3600, 3600, queue),
+        installation="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f0f",
     )
 
 

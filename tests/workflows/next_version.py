@@ -6,8 +6,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.statuses import StatusActivities
     from ods.registry.instances.jobs import InstanceJob
     from workflows import options
-    from workflows.create_instance import CreateInstance
     from workflows.job_workflow import JobWorkflow
+    from workflows.jobs import CreateInstance
 
 PATCH = "look-again"
 
@@ -22,16 +22,9 @@ class _OneStepMore(JobWorkflow):
             StatusActivities.begin, self.job, **options.status_write(self.job.policy, "Look again")
         )
 
-    async def clean_up(self) -> bool:
-        return await CreateInstance.clean_up(self)  # type: ignore[arg-type]  # likewise
-
 
 @workflow.defn(name="CreateInstance")
 class Patched(_OneStepMore):
-    @workflow.init
-    def __init__(self, job: InstanceJob) -> None:
-        super().__init__(job)
-
     @workflow.run
     async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
@@ -43,10 +36,6 @@ class Patched(_OneStepMore):
 
 @workflow.defn(name="CreateInstance")
 class Unpatched(_OneStepMore):
-    @workflow.init
-    def __init__(self, job: InstanceJob) -> None:
-        super().__init__(job)
-
     @workflow.run
     async def run(self, job: InstanceJob) -> str:
         return await self.run_job()

@@ -17,7 +17,7 @@ _SAME_PATHS = Path(__file__).parent / "same_paths.json"
 PathTaken: TypeAlias = tuple[str, ...]
 
 _TYPES: dict[str, type] = {workflow.__name__: workflow for workflow in WORKFLOWS}
-_OF_EVERY_JOB = {"fail", "compensate", "is_due", "record_wait"}
+_OF_EVERY_JOB = {"fail", "compensate", "is_due", "next_attempt", "record_wait"}
 """Activities that jobs of all operations run; the others are an operation's own."""
 _LEFT_OUT = (
     *("workflow_task", "activity_task_started", "timer_fired"),

@@ -7,6 +7,7 @@ step can be made to fail at will.
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +17,8 @@ from temporalio.exceptions import ApplicationError
 from activities.backup_cleaning import CleaningReport
 from activities.backup_verification import Verdict, Verification
 from activities.databases import ProvisionResult, ReplaceResult, TrashResult
-from activities.education_organizations import PageRead, PageToRead
+from activities.education_organizations import PageRead, PageToRead, RefreshResult
 from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage, VersionsDue
-from activities.refreshes import RefreshResult
 from activities.scheduled_requests import ScheduledReport
 from activities.sweep import SweepPage, SweepResult
 from ods.databases.spare_pool import PruneResult, SpareOrder
@@ -52,6 +52,7 @@ class Script:
         self.finished_generations: list[int | None] = []
         self.recorded = True
         self.due = False
+        self.next_request: str | None = None
         self.pages: list[SweepResult] = []
         self.stuck: list[StuckPage] = []
         self.leftovers: list[Leftovers] = []
@@ -65,7 +66,7 @@ class Script:
         self.stored = StoredBackup(
             "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
             "s3://bucket/default/7/7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f11",
-            *(10, 20, "0" * 64, "18.6"),
+            *(10, 20, "0" * 64, "1" * 64, "18.6"),
             encrypted=False,
             taken_at=datetime(2027, 1, 1, tzinfo=UTC),
             finished_at=datetime(2027, 1, 1, 0, 1, tzinfo=UTC),
@@ -100,6 +101,12 @@ class Script:
     async def is_due(self, job: InstanceJob) -> bool:
         await self._follow("is_due")
         return self.due
+
+    @activity.defn
+    async def next_attempt(self, job: InstanceJob) -> InstanceJob | None:
+        if hold := self.holds.get("next_attempt"):
+            await hold()
+        return replace(job, attempt=job.attempt + 1, request=self.next_request or job.request)
 
     @activity.defn
     async def provision(self, job: InstanceJob) -> ProvisionResult:
@@ -364,6 +371,7 @@ class Script:
         return [
             self.begin,
             self.is_due,
+            self.next_attempt,
             self.provision,
             self.finish_create,
             self.drop,

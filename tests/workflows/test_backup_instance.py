@@ -12,11 +12,11 @@ from temporalio.exceptions import ApplicationError
 
 from activities.backup_verification import Verdict, Verification
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
-from workflows.backup_instance import BackupInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import BackupInstance
 from workflows.search_attributes import STATUS
 from workflows.verify_backup import VerifyBackup
 
@@ -27,7 +27,7 @@ BACKUP_ID = "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12"
 
 @pytest.fixture
 def backup(job: InstanceJob) -> InstanceJob:
-    return replace(job, operation=Operation.BACKUP, number=2, published=True, makes_backup=BACKUP_ID)
+    return of_kind(job, "Backup", number=2, published=True, makes_backup=BACKUP_ID)
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.origins import CopyMode, CopyOrigin
-from ods.registry.instances.status import Operation
+from tests.job_kinds import made_of
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
-from workflows.create_instance import CopyInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import CreateInstance
 from workflows.search_attributes import STATUS
 
 Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
@@ -28,26 +28,26 @@ BACKUP_QUEUE = "queue of what takes long"
 def copy(job: InstanceJob) -> InstanceJob:
     """A copy whose steps on the queue of backups would not be found."""
     origin = CopyOrigin(12, CopyMode.CLOSED, SOURCE_MARK)
-    return replace(job, operation=Operation.COPY, copy_of=origin)
+    return made_of(job, origin)
 
 
 @pytest.fixture
 def start(client: Client, queue: str) -> Start:
     async def start(job: InstanceJob) -> WorkflowHandle[Any, str]:
-        return await client.start_workflow(CopyInstance.run, job, id=job.workflow_id, task_queue=queue)
+        return await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
 
     return start
 
 
 def online(copy: InstanceJob) -> InstanceJob:
-    return replace(copy, copy_of=CopyOrigin(12, CopyMode.ONLINE, SOURCE_MARK))
+    return made_of(copy, CopyOrigin(12, CopyMode.ONLINE, SOURCE_MARK))
 
 
 @pytest.mark.parametrize("mode", list(CopyMode))
 async def test_copy_is_begun_provisioned_and_finished_when_nothing_fails(
     start: Start, copy: InstanceJob, script: Script, keep: Keep, mode: CopyMode
 ) -> None:
-    handle = await start(replace(copy, copy_of=CopyOrigin(12, mode, SOURCE_MARK)))
+    handle = await start(made_of(copy, CopyOrigin(12, mode, SOURCE_MARK)))
     assert "is done" in await handle.result()
     assert script.calls == ["begin", "provision", "finish_create"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
@@ -59,7 +59,7 @@ async def test_online_copy_takes_no_place_of_other_jobs_when_it_is_made(
     start: Start, copy: InstanceJob, queue: str, mode: CopyMode, queue_: str | None
 ) -> None:
     policy = replace(copy.policy, backup_queue=BACKUP_QUEUE)
-    handle = await start(replace(copy, policy=policy, copy_of=CopyOrigin(12, mode, SOURCE_MARK)))
+    handle = await start(made_of(replace(copy, policy=policy), CopyOrigin(12, mode, SOURCE_MARK)))
     async with asyncio.timeout(10):
         while True:
             events = (await handle.fetch_history()).events

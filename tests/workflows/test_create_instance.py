@@ -12,11 +12,11 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
-from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import CreateInstance
 from workflows.search_attributes import STATUS
 
 
@@ -191,6 +191,38 @@ async def test_job_is_done_when_retried_after_a_failure(
     assert script.calls == ["begin", "provision", "fail", "compensate", "begin", "provision", "finish_create"]
     assert script.attempts == [1, 2]
     await keep("create-retried", handle)
+
+
+async def test_job_is_retried_under_its_new_request_when_a_database_was_adopted(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    script.next_request = NEXT_REQUEST
+    handle = await start(job)
+    await until(lambda: "compensate" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.requests == [job.request, NEXT_REQUEST]
+    await keep("create-retried-after-adoption", handle)
+
+
+async def test_next_job_is_not_lost_when_handed_over_while_the_next_attempt_is_asked_for(
+    start: Start, job: InstanceJob, script: Script, keep: Keep
+) -> None:
+    script.faults["provision"] = [refused("no")]
+    script.due = True
+    handle = await start(job)
+    next_job = replace(job, request=NEXT_REQUEST, number=job.number + 1)
+
+    async def hand_over() -> None:
+        await handle.signal(JobWorkflow.hand_over, next_job)
+
+    script.holds["next_attempt"] = hand_over
+    await until(lambda: "compensate" in script.calls)
+    await handle.signal(JobWorkflow.retry)
+    assert "is done" in await handle.result()
+    assert script.requests == [job.request, NEXT_REQUEST]
+    await keep("create-retried-while-handed-over", handle)
 
 
 async def test_retry_is_not_lost_when_signalled_during_the_clean_up(
@@ -524,4 +556,4 @@ async def test_story_is_told_when_an_operator_looks(
 
 
 def _delete_after(job: InstanceJob) -> InstanceJob:
-    return replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)
+    return of_kind(job, "Delete", number=2, request=NEXT_REQUEST)

@@ -1,5 +1,4 @@
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -7,11 +6,11 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
-from workflows.delete_instance import DeleteInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import DeleteInstance
 from workflows.search_attributes import STATUS
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
@@ -19,7 +18,7 @@ Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 @pytest.fixture
 def start(client: Client, queue: str, job: InstanceJob) -> Start:
-    deletion = replace(job, operation=Operation.DELETE, number=2, published=True)
+    deletion = of_kind(job, "Delete", number=2, published=True)
 
     async def start() -> WorkflowHandle[Any, str]:
         return await client.start_workflow(

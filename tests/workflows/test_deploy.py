@@ -13,8 +13,8 @@ from ods.temporal.client import DATA_CONVERTER
 from tests.workflows.next_version import PATCH, Patched, Unpatched
 from tests.workflows.script import Script, refused, until
 from worker import WORKFLOWS
-from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import CreateInstance
 
 
 def _worker(client: Client, queue: str, script: Script, *workflows: type) -> Worker:

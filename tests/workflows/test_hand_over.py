@@ -1,16 +1,14 @@
 """What the time-skipping server cannot do: continue as new after a cancellation."""
 
-from dataclasses import replace
-
 import pytest
 from temporalio.client import Client
 
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused
-from workflows.create_instance import CreateInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import CreateInstance
 
 
 @pytest.fixture
@@ -27,12 +25,10 @@ async def test_handed_over_job_is_not_lost_when_the_workflow_is_cancelled(
 
     async def cancel_and_hand_over() -> None:
         await handle.cancel()
-        await handle.signal(
-            JobWorkflow.hand_over, replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)
-        )
+        await handle.signal(JobWorkflow.hand_over, of_kind(job, "Delete", number=2, request=NEXT_REQUEST))
 
     script.holds["compensate"] = cancel_and_hand_over
-    deletion = replace(job, operation=Operation.DELETE, number=2, request=NEXT_REQUEST)
+    deletion = of_kind(job, "Delete", number=2, request=NEXT_REQUEST)
     assert "DeleteInstanceJob" in await handle.result()
     assert (await (await handle.describe()).memo())["job"] == deletion.job_id
     assert script.calls[4:] == ["is_due", "begin", "drop", "finish_delete"]

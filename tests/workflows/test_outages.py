@@ -14,7 +14,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 
 from ods.embedded.polling import wait_until
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import JOB_KINDS, of_kind
 from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
@@ -25,21 +25,17 @@ Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
 
 AWAY = "The PostgreSQL server of the ODS databases cannot be reached."
 STEPS = {
-    Operation.CREATE: "provision",
-    Operation.DELETE: "drop",
-    Operation.RENAME: "rename",
-    Operation.TRASH: "trash",
-    Operation.DETACH: "detach",
-    Operation.UNDELETE: "undelete",
-    Operation.PURGE: "purge",
-    Operation.PURGE_AFTER_BACKUP: "back_up_trash",
-    Operation.BACKUP: "back_up",
-    Operation.SNAPSHOT: "snapshot",
-    Operation.COPY: "provision",
-    Operation.RESTORE: "provision",
-    Operation.RESET: "reset",
-    Operation.REPLACE: "reset",
-    Operation.UNDO_RESET: "undo_reset",
+    "Create": "provision",
+    "Delete": "drop",
+    "Rename": "rename",
+    "Trash": "trash",
+    "Detach": "detach",
+    "Undelete": "undelete",
+    "Purge": "purge",
+    "Backup": "back_up",
+    "Snapshot": "snapshot",
+    "Reset": "reset",
+    "UndoReset": "undo_reset",
 }
 
 
@@ -61,20 +57,21 @@ def away(reason: str = AWAY) -> ApplicationError:
     return ApplicationError(reason, type="Outage")
 
 
-@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("kind", JOB_KINDS)
 async def test_job_is_done_when_the_server_comes_back_after_more_tries_than_the_job_has_attempts(
-    start: Start, job: InstanceJob, script: Script, keep: Keep, operation: Operation
+    start: Start, job: InstanceJob, script: Script, keep: Keep, kind: str
 ) -> None:
-    step = STEPS[operation]
+    step = STEPS[kind]
     script.faults[step] = [away()] * 20
-    handle = await start(replace(job, operation=operation, new_name="New", new_database="New"))
+    wanted = of_kind(job, kind, new_name="New", new_database="New")
+    handle = await start(wanted)
     assert "is done" in await handle.result()
     assert script.calls.count(step) == 21
     assert "fail" not in script.calls
-    await keep(f"{operation.lower()}-outage", handle)
+    await keep(f"{kind.lower()}-outage", handle)
 
 
-@pytest.mark.parametrize("kind", ["TurnMissed", "WorkerShutdown"])
+@pytest.mark.parametrize("kind", ["SlotMissed", "WorkerShutdown"])
 async def test_job_is_done_when_workers_stop_more_often_than_the_job_has_attempts(
     start: Start, job: InstanceJob, script: Script, kind: str
 ) -> None:
@@ -229,7 +226,7 @@ async def test_delete_ends_and_is_not_tried_again_when_it_is_cancelled_during_it
 
     script.holds["drop"] = fail_when_cancelled
     policy = replace(job.policy, outage_timeout=0, ddl_attempts=1)
-    deletion = replace(job, operation=Operation.DELETE, number=2, published=True, policy=policy)
+    deletion = of_kind(job, "Delete", number=2, published=True, policy=policy)
     handle = await start(deletion)
     await until(lambda: "drop" in script.calls)
     await handle.cancel()

@@ -11,8 +11,9 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
+from ods.model.arguments import DeleteArguments, PurgeArguments
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
@@ -25,9 +26,10 @@ STEPS = ["back_up_trash", "verify_final_backup", "purge_backed_up"]
 
 @pytest.fixture
 def purge(job: InstanceJob) -> InstanceJob:
-    return replace(
+    return of_kind(
         job,
-        operation=Operation.PURGE_AFTER_BACKUP,
+        "Purge",
+        arguments=PurgeArguments(backup_first=True),
         number=3,
         request=NEXT_REQUEST,
         published=True,
@@ -38,13 +40,13 @@ def purge(job: InstanceJob) -> InstanceJob:
 
 @pytest.fixture
 def trash(job: InstanceJob) -> InstanceJob:
-    return replace(
+    return of_kind(
         job,
-        operation=Operation.TRASH,
+        "Trash",
+        arguments=DeleteArguments(keep=True, backup_first=True),
         number=2,
         published=True,
         trash_database="ods_trash_7f2a_2",
-        purge_follows=True,
     )
 
 
@@ -155,7 +157,7 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
     handle = await start(purge)
     await until(lambda: "compensate" in script.calls)
     script.due = True
-    undelete = replace(purge, operation=Operation.UNDELETE, number=4, request=str(UUID(int=4)))
+    undelete = of_kind(purge, "Undelete", number=4, request=str(UUID(int=4)))
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
     assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]

@@ -98,8 +98,17 @@ async def test_versions_are_dropped_when_their_time_is_over(
 ) -> None:
     script.stuck = [StuckPage([], None)]
     purge = VersionPurge(
-        *(5, "default", "0c6b1f6e-1111-4222-8333-444444444444", 7, 42, "Grand Bend", job.mark, None),
-        *("ods_trash_7f2a_2", 2, 1, job.policy),
+        *(
+            5,
+            "default",
+            "0c6b1f6e-1111-4222-8333-444444444444",
+            7,
+            42,
+            "Grand Bend",
+            job.mark,
+            job.database_id,
+        ),
+        *("ods_trash_7f2a_2", 2, job.policy),
     )
     script.versions = VersionsDue([purge, replace(purge, version_id=6)])
     script.faults["purge_version 5"] = [refused("It carries another comment.")]

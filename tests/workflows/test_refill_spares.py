@@ -16,7 +16,7 @@ Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 @pytest.fixture
 def start(client: Client, queue: str) -> Start:
-    policy = ExecutionPolicy(ddl_queue=queue, ddl_attempts=8, heartbeat_timeout=5, decision_window=3600)
+    policy = ExecutionPolicy(queue, 8, 5, 3600, 3600, queue)
 
     async def start() -> WorkflowHandle[Any, str]:
         return await client.start_workflow(

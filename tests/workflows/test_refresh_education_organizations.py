@@ -9,8 +9,8 @@ from temporalio.worker import Worker
 
 from activities.education_organizations import PageRead
 from ods.embedded.polling import wait_until
+from ods.model.operations import JobStatus
 from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
-from ods.registry.instances.status import JobStatus
 from tests.workflows.conftest import Keep
 from tests.workflows.sandbox import Sandbox
 from tests.workflows.script import Script, until

@@ -1,5 +1,4 @@
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -7,11 +6,11 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import NEXT_REQUEST, Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow
-from workflows.rename_instance import RenameInstance
+from workflows.jobs import RenameInstance
 from workflows.search_attributes import NAME, OPERATION, STATUS
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
@@ -19,9 +18,9 @@ Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 @pytest.fixture
 def renaming(job: InstanceJob) -> InstanceJob:
-    return replace(
+    return of_kind(
         job,
-        operation=Operation.RENAME,
+        "Rename",
         number=2,
         published=True,
         new_name="Big Bend",
@@ -159,9 +158,9 @@ async def test_next_job_follows_without_a_gap_when_it_is_handed_over(
     handle = await start()
     await until(lambda: "compensate" in script.calls)
     script.due = True
-    deletion = replace(
+    deletion = of_kind(
         renaming,
-        operation=Operation.DELETE,
+        "Delete",
         number=3,
         request=NEXT_REQUEST,
         new_name=None,

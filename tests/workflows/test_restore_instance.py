@@ -8,25 +8,26 @@ import pytest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
+from ods.model.origins import BackupOrigin
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import made_of
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, until
-from workflows.create_instance import RestoreInstance
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import CreateInstance
 
 Start: TypeAlias = Callable[[InstanceJob], Awaitable[WorkflowHandle[Any, str]]]
 
 
 @pytest.fixture
 def restore(job: InstanceJob) -> InstanceJob:
-    return replace(job, operation=Operation.RESTORE, backup_id="c54a6ca6-2c0b-4b87-9a4e-2f1f1f2f9f7c")
+    return made_of(job, BackupOrigin("c54a6ca6-2c0b-4b87-9a4e-2f1f1f2f9f7c"))
 
 
 @pytest.fixture
 def start(client: Client, queue: str) -> Start:
     async def start(job: InstanceJob) -> WorkflowHandle[Any, str]:
-        return await client.start_workflow(RestoreInstance.run, job, id=job.workflow_id, task_queue=queue)
+        return await client.start_workflow(CreateInstance.run, job, id=job.workflow_id, task_queue=queue)
 
     return start
 

@@ -1,26 +1,25 @@
 """The workflow that makes a snapshot of an instance."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import Operation
+from tests.job_kinds import of_kind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow
+from workflows.jobs import SnapshotInstance
 from workflows.search_attributes import STATUS
-from workflows.snapshot_instance import SnapshotInstance
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
 
 @pytest.fixture
 def start(client: Client, queue: str, job: InstanceJob) -> Start:
-    wanted = replace(job, operation=Operation.SNAPSHOT, number=2, published=True)
+    wanted = of_kind(job, "Snapshot", number=2, published=True)
 
     async def start() -> WorkflowHandle[Any, str]:
         return await client.start_workflow(

@@ -14,7 +14,7 @@ from ods.console.page_route import signed_in_router
 from ods.console.session import ActingDep
 from ods.console.views.delete_instances import DeletionPage, DeletionViewDep
 from ods.console.views.instance import InstanceId
-from ods.registry.instances.status import Operation
+from ods.model.arguments import Way
 
 router = signed_in_router(manages_instances=True)
 
@@ -38,7 +38,7 @@ async def purge(
     request: Request, instance_id: InstanceId, form: Form, view: DeletionViewDep, service: InstanceServiceDep
 ) -> Response:
     """Request that the instance is deleted and its database dropped, perhaps after a backup."""
-    deletion = partial(service.delete, instance_id, Operation.DELETE, final_backup=_FINAL_BACKUP in form)
+    deletion = partial(service.delete, instance_id, Way.DROP, final_backup=_FINAL_BACKUP in form)
     return await _carry_out(request, await view.purge(instance_id), form, deletion)
 
 
@@ -75,7 +75,7 @@ async def detach(
     request: Request, instance_id: InstanceId, form: Form, view: DeletionViewDep, service: InstanceServiceDep
 ) -> Response:
     """Request that the instance is forgotten."""
-    deletion = partial(service.delete, instance_id, Operation.DETACH)
+    deletion = partial(service.delete, instance_id, Way.LEAVE)
     return await _carry_out(request, await view.detach(instance_id), form, deletion)
 
 

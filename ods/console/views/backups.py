@@ -13,9 +13,9 @@ from ods.backups.manifest import BackupKind
 from ods.console.views.paging import PageNumber, Paging
 from ods.console.views.progress import ProgressView
 from ods.console.views.statuses import Badge, job_badge
+from ods.model.operations import JOB_UNDER_WAY, JobStatus
 from ods.registry.backups.records import BackupFilter, BackupState
 from ods.registry.backups.rows import VERIFICATION_RUNS, VERIFICATION_WAITS
-from ods.registry.instances.status import JOB_UNDER_WAY, JobStatus
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import DbInstance
 

@@ -14,12 +14,9 @@ from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan, PlannedJob
 from ods.console.texts import t
 from ods.console.views.in_use import InUse
+from ods.model.arguments import Way
 from ods.registry.instances.deletes import Delete
-from ods.registry.instances.status import Operation
 from ods.tenants.usage import is_without_database
-
-_LOSES_DATA = (Operation.DELETE, Operation.PURGE)
-_TAKES_DATABASE = (*_LOSES_DATA, Operation.TRASH)
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class DeletionLine(InUse):
     @property
     def loses_data(self) -> bool:
         """Whether its database is dropped at once."""
-        return bool(self.planned and self.planned.operation in _LOSES_DATA) and not self.never_had_database
+        return bool(self.planned and self.planned.drops_database) and not self.never_had_database
 
     @property
     def is_backed_up(self) -> bool:
@@ -70,7 +67,7 @@ class DeletionLine(InUse):
         if self.never_had_database:
             return "NeverCreated"
         operation = self.planned.operation
-        if self._was_never_created and operation in _TAKES_DATABASE and isinstance(self.usage, str):
+        if self._was_never_created and operation != Way.LEAVE and isinstance(self.usage, str):
             return "NotKnown"
         return operation
 
@@ -167,7 +164,7 @@ class DeletionView:
             ProblemError: 404, there is no such instance.
             InstanceNotFoundError: its database was dropped, or left, already.
         """
-        return await self._one(instance_id, Operation.DELETE, "purge")
+        return await self._one(instance_id, Way.DROP, "purge")
 
     async def detach(self, instance_id: int) -> DeletionPage:
         """What becomes of the instance if its database is left where it is.
@@ -176,9 +173,9 @@ class DeletionView:
             ProblemError: 404, there is no such instance.
             InstanceNotFoundError: it is deleted.
         """
-        return await self._one(instance_id, Operation.DETACH, "detach")
+        return await self._one(instance_id, Way.LEAVE, "detach")
 
-    async def _one(self, instance_id: int, way: Operation, verb: str) -> DeletionPage:
+    async def _one(self, instance_id: int, way: Way, verb: str) -> DeletionPage:
         row = found(await self._queries.any_instance(instance_id), "instance", instance_id)
         plan = await self._plans.of_delete(instance_id, Delete(way))
         errors = [message for messages in plan.errors.values() for message in messages]

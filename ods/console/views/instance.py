@@ -22,9 +22,9 @@ from ods.console.views.backups import BackupRow, backup_row
 from ods.console.views.progress import ProgressView, progress_of
 from ods.console.views.statuses import Badge, instance_badge, job_badge
 from ods.console.views.trends import SizesView, TrendsViewDep
+from ods.model.operations import CAN_BE_BACKED_UP, InstanceStatus, Product
 from ods.registry.backups.records import BackupFilter
 from ods.registry.instances.job_list import JobFilter
-from ods.registry.instances.status import CREATES, REQUEST_BESIDE, RETRY, InstanceStatus, Operation
 from ods.registry.snapshots.store import SNAPSHOT, ListedSnapshot
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import (
@@ -81,7 +81,7 @@ class InstanceHead:
     @property
     def was_not_created(self) -> bool:
         """Whether its creation has failed, so that there is nothing to lose by a delete."""
-        return self.row.status == InstanceStatus.ERROR and Operation(self.row.operation) in CREATES
+        return self.row.status == InstanceStatus.ERROR and self.row.rules.makes is Product.DATABASE
 
 
 @dataclass(frozen=True)
@@ -316,9 +316,9 @@ def _actions(row: DbInstance) -> InstanceActions:
     return InstanceActions(
         rename=status is InstanceStatus.COMPLETED,
         delete=row.is_live and (has_failed or status is InstanceStatus.COMPLETED),
-        retry=status in RETRY[Operation(row.operation)].sources,
+        retry=status in row.rules.retry.sources,
         undelete=row.is_in_trash and status in {InstanceStatus.DELETED, InstanceStatus.DELETE_FAILED},
         copy=status is InstanceStatus.COMPLETED,
         reset=status is InstanceStatus.COMPLETED,
-        back_up=status in REQUEST_BESIDE.sources,
+        back_up=status in CAN_BE_BACKED_UP,
     )

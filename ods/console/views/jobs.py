@@ -15,9 +15,9 @@ from ods.console.views.ids import id_of
 from ods.console.views.paging import PageNumber, Paging
 from ods.console.views.progress import ProgressView
 from ods.console.views.statuses import Badge, job_badge
+from ods.model.operations import JOB_UNDER_WAY, JOB_WORDS, JobStatus
 from ods.registry.instances.job_list import JobFilter
 from ods.registry.instances.jobs import job_id
-from ods.registry.instances.status import JOB_UNDER_WAY, JOB_WORDS, RETRY, JobStatus, Operation
 from ods.registry.storage.models import DbInstance, Job, Wait
 from ods.temporal.job_executions import JobExecution
 from ods.temporal.job_runs import UnreadableJobError
@@ -242,14 +242,14 @@ def _progress(job: Job, wait: Wait | None) -> ProgressView | None:
 
 
 def _can_retry(job: Job, instance: DbInstance) -> bool:
-    return _is_last(job, instance) and instance.status in RETRY[Operation(instance.operation)].sources
+    return _is_last(job, instance) and instance.status in instance.rules.retry.sources
 
 
 def _is_last(job: Job, instance: DbInstance) -> bool:
     """Whether no other job of the instance was requested since."""
     if instance.ods_instance_id is None or not instance.is_adopted:
         return False
-    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    last = job_id(instance.word, instance.ods_instance_id, instance.job_number)
     return job.job_id == last
 
 

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from api.schemas.instances import Instance
 from ods.console.texts import t
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, is_usable, traits
+from ods.model.operations import InstanceStatus, JobStatus, Operation, is_usable
 from ods.registry.storage.models import DbInstance
 
 GOOD, BUSY, BAD, GONE = ("good", "●"), ("busy", "◐"), ("bad", "▲"), ("gone", "○")
@@ -73,7 +73,7 @@ def _of_instance(status: InstanceStatus) -> tuple[str, str]:
 
 
 def _meaning(row: DbInstance, status: InstanceStatus, operation: Operation) -> str:
-    word = traits(operation).word
+    word = row.word
     match status:
         case InstanceStatus.COMPLETED:
             return t("meaning.available")

@@ -16,7 +16,7 @@ _SHARE = 20
 """An answer is also shown again for so many times as long as it took: at most a twentieth of the time is
 spent on asking."""
 _WAIT_SECONDS = 1.0
-"""How long a scrape waits for answers; until then those of before are shown."""
+"""How long a scrape waits for answers; until then the last ones are shown."""
 
 _logger = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
+from ods.model.operations import InstanceStatus
 from ods.registry.backups.retention import Covered, expiries
 from ods.registry.backups.rows import (
     SCHEDULED,
@@ -39,7 +40,6 @@ from ods.registry.backups.rows import (
     unlocked,
 )
 from ods.registry.installation import InstallationStore
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.keeping import KEPT_IN_DOUBT
 from ods.registry.storage.models import UTC_NOW, Backup, DbInstance
 from ods.registry.storage.sessions import RegistrySessions
@@ -114,12 +114,7 @@ def _survives(policy: VerifyPolicy) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class ExpiredBackup:
-    """A backup that has expired.
-
-    Attributes:
-        backup: its row.
-        needs_survivor: whether a later backup of its instance must stay: not if that has long been gone.
-    """
+    """A backup that has expired."""
 
     backup: Backup
     needs_survivor: bool
@@ -128,11 +123,8 @@ class ExpiredBackup:
 class BackupExpiry:
     """Computes when a tenant's scheduled backups expire, and deletes them.
 
-    Args:
-        engine: the connections to the tenant's registry.
-        installation: what others have made is theirs to delete.
-        kept: how many of an instance stay; None: all.
-        policy: which backups are verified.
+    `kept` says how many of an instance stay; None: all. What other installations have made is theirs to
+    delete.
     """
 
     def __init__(
@@ -201,9 +193,7 @@ class BackupExpiry:
         Not while an instance is being restored from it, nor for a while after that has failed; nor while
         another session has locked the row of one of the two.
 
-        Args:
-            backup_id: the backup.
-            survivor_id: one of its survivors, which is stored; None if its instance has long been gone.
+        `survivor_id` is one of its survivors, which is stored; None if its instance has long been gone.
         """
         conditions = await self._conditions()
         async with self._sessions.transaction() as session:

@@ -1,6 +1,6 @@
 """The backups that a registry knows: listing them, verifying them, deleting them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.operations import JOB_UNDER_WAY, JobStatus
 from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import (
     FINAL,
@@ -36,7 +37,6 @@ from ods.registry.backups.rows import (
 )
 from ods.registry.backups.stored import LostBackup
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JOB_UNDER_WAY, JobStatus
 from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, Job
@@ -53,13 +53,7 @@ _STATUS = case(
 class BackupState:
     """A backup, and how far it is.
 
-    Attributes:
-        backup: its row.
-        status: `Completed` once it is stored, or else that of its job.
-        error: why there is none, if its job has failed.
-        percent: how far its job is; None if that is not known, or it has ended.
-        eta_seconds: about how long it will take.
-        needed: whether its job goes on although it is stored: it drops the database.
+    `needed` says that its job goes on although it is stored: it drops the database.
     """
 
     backup: Backup
@@ -72,13 +66,7 @@ class BackupState:
 
 @dataclass(frozen=True)
 class BackupFilter:
-    """Which backups are listed: those that fulfil everything that is given.
-
-    Attributes:
-        kinds: the backup is one of these.
-        instance_id: it is one of the instance with this id, which may be gone.
-        statuses: it is in one of these.
-    """
+    """Which backups are listed: those that fulfil everything that is given."""
 
     kinds: Sequence[str] = ()
     instance_id: int | None = None
@@ -100,9 +88,8 @@ class BackupFilter:
 class BackupRecords:
     """The backups of one tenant.
 
-    Args:
-        engine: the connections to the tenant's registry.
-        tenant: the tenant's name.
+    One that is not there, or is deleted, raises `BackupNotFoundError`. One whose state does not allow what is
+    requested raises `BackupRefusedError`, which says why, and what to do.
     """
 
     def __init__(self, engine: AsyncEngine, tenant: str) -> None:
@@ -123,37 +110,19 @@ class BackupRecords:
             return (await session.scalars(select(func.count()).select_from(chosen_ids))).one()
 
     async def get(self, backup_id: UUID) -> BackupState:
-        """A backup.
-
-        Raises:
-            BackupNotFoundError: there is none, or it is deleted.
-        """
-        query = _with_job().where(Backup.id == backup_id, Backup.deleted_at.is_(None))
+        """A backup."""
         async with self._sessions.statement() as session:
-            row = (await session.execute(query)).one_or_none()
-        if row is None:
-            raise BackupNotFoundError(str(backup_id))
-        return _state(*row)
+            return await self._state_of(session, backup_id, _with_job())
 
     async def stored(self, backup_id: UUID) -> Backup:
-        """A backup that is stored.
-
-        Raises:
-            BackupNotFoundError: there is none, or it is deleted.
-            BackupRefusedError: it is not stored yet, or has failed.
-        """
+        """A backup that is stored."""
         state = await self.get(backup_id)
         if state.backup.stored_id is None:
             raise _not_stored(state)
         return state.backup
 
     async def mark_deleted(self, backup_id: UUID) -> Backup:
-        """Record that a client has deleted a backup: from now on it is not listed, and cannot be used.
-
-        Raises:
-            BackupNotFoundError: there is none, or it is deleted already.
-            BackupRefusedError: it is being made, or an instance is being restored from it.
-        """
+        """Record that a client has deleted a backup: from now on it is not listed, and cannot be used."""
         async with self._sessions.transaction() as session:
             backup = await self._deletable(session, backup_id)
             backup.deleted_at = UTC_NOW
@@ -165,10 +134,6 @@ class BackupRecords:
         """Remove the row of a backup that is to stay where it is stored; returns what the row had.
 
         Without the row, no pass takes it for one that is to be removed there.
-
-        Raises:
-            BackupNotFoundError: there is none, or it is deleted already.
-            BackupRefusedError: it is being made, or an instance is being restored from it.
         """
         async with self._sessions.transaction() as session:
             backup = await self._deletable(session, backup_id)
@@ -290,12 +255,7 @@ class BackupRecords:
         return True
 
     async def request_verification(self, backup_id: UUID) -> BackupState:
-        """Record that a backup shall be verified, unless one is about to be already.
-
-        Raises:
-            BackupNotFoundError: there is none, or it is deleted.
-            BackupRefusedError: it is not stored.
-        """
+        """Record that a backup shall be verified, unless one is about to be already."""
         async with self._sessions.transaction() as session:
             state = await self._locked(session, backup_id)
             if state.backup.stored_id is None:
@@ -317,12 +277,7 @@ class BackupRecords:
             return (await session.scalars(running)).one_or_none()
 
     async def finish_verification(self, backup_id: UUID, error: str | None) -> None:
-        """Record how a verification has ended.
-
-        Args:
-            backup_id: the backup.
-            error: why it was not passed; None if it was.
-        """
+        """Record how a verification has ended."""
         ended = update(Backup).where(Backup.id == backup_id, Backup.verification == VERIFICATION_RUNS)
         async with self._sessions.statement() as session:
             await session.execute(ended.values(**_verdict(error)))
@@ -341,40 +296,42 @@ class BackupRecords:
     async def record_gone(self, backup: Backup) -> bool:
         """Record that what is stored of a backup is gone, as a verification would that has failed.
 
-        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
-        if another session has locked its row.
+        Returns whether it is recorded: not if it was verified meanwhile, or as for `_rewrite`.
         """
         same = Backup.verification.is_not_distinct_from(backup.verification)
-        its = unlocked(*_still(backup), same)
-        gone = update(Backup).where(Backup.id.in_(its)).values(**_verdict(_gone_from(backup)))
-        async with self._sessions.statement() as session:
-            return await session.scalar(gone.returning(Backup.id)) is not None
+        return await self._rewrite(backup, _verdict(_gone_from(backup)), same)
 
     async def record_moved(self, backup: Backup, location: str) -> None:
-        """Record that a backup is stored in the folder `location` by now.
-
-        Not if it was deleted, stored anew or recorded elsewhere meanwhile, or if another session has locked
-        its row.
-        """
-        moved = update(Backup).where(Backup.id.in_(unlocked(*_still(backup)))).values(location=location)
-        async with self._sessions.statement() as session:
-            await session.execute(moved)
+        """Record that a backup is stored in the folder `location` by now."""
+        await self._rewrite(backup, {"location": location})
 
     async def record_back(self, backup: Backup, location: str) -> bool:
         """Record that a backup which was gone is stored again, and shall be verified.
 
-        Args:
-            backup: the backup, as it was read.
-            location: the folder in which it is now.
-
-        Returns whether it is recorded: not if the backup was deleted, stored anew or verified meanwhile, or
-        if another session has locked its row.
+        Returns whether it is recorded: not if it was verified meanwhile, or as for `_rewrite`.
         """
         same = (Backup.verification == VERIFICATION_FAILED, Backup.verification_error == _gone_from(backup))
         waits = {"verification": VERIFICATION_WAITS, "verification_error": None, "location": location}
-        back = update(Backup).where(Backup.id.in_(unlocked(*_still(backup), *same))).values(**waits)
+        return await self._rewrite(backup, waits, *same)
+
+    async def _rewrite(
+        self, backup: Backup, values: Mapping[str, object], *same: ColumnElement[bool]
+    ) -> bool:
+        """Write to the row of a backup what a pass has found in the store; returns whether it is written.
+
+        Not if the backup was deleted, stored anew or recorded elsewhere meanwhile, or if another session has
+        locked its row.
+        """
+        its = unlocked(
+            Backup.id == backup.id,
+            Backup.stored_id == backup.stored_id,
+            Backup.location == backup.location,
+            Backup.deleted_at.is_(None),
+            *same,
+        )
+        written = update(Backup).where(Backup.id.in_(its)).values(**values).returning(Backup.id)
         async with self._sessions.statement() as session:
-            return await session.scalar(back.returning(Backup.id)) is not None
+            return await session.scalar(written) is not None
 
     async def final_of(self, job: InstanceJob) -> Backup | None:
         """The backup that this purge makes before it drops; None if a client has deleted it."""
@@ -392,9 +349,7 @@ class BackupRecords:
         Nothing is recorded if another one is stored by now. Nor is that it was passed if another verification
         has failed meanwhile; one that still runs goes on, and its verdict counts.
 
-        Args:
-            backup: the backup, as it was when the verification began.
-            error: why it was not passed; None if it was.
+        The backup is as it was when the verification began.
         """
         its = [Backup.id == backup.id, Backup.stored_id == backup.stored_id]
         outcome = _verdict(error) | {"proven_id": None if error else backup.stored_id}
@@ -412,8 +367,12 @@ class BackupRecords:
             return (await session.scalars(select(Backup).where(condition).order_by(Backup.created_at))).all()
 
     async def _locked(self, session: AsyncSession, backup_id: UUID) -> BackupState:
-        chosen = (Backup.id == backup_id, Backup.deleted_at.is_(None))
-        row = (await session.execute(_with_job().where(*chosen).with_for_update(of=Backup))).one_or_none()
+        return await self._state_of(session, backup_id, _with_job().with_for_update(of=Backup))
+
+    @staticmethod
+    async def _state_of(session: AsyncSession, backup_id: UUID, rows: Select[Backup, Job]) -> BackupState:
+        chosen = rows.where(Backup.id == backup_id, Backup.deleted_at.is_(None))
+        row = (await session.execute(chosen)).one_or_none()
         if row is None:
             raise BackupNotFoundError(str(backup_id))
         return _state(*row)
@@ -451,16 +410,6 @@ def proven_state(backup: Backup) -> str | None:
 def is_recorded_gone(backup: Backup) -> bool:
     """Whether the last that is known of a backup is that it was gone from the store."""
     return backup.verification == VERIFICATION_FAILED and backup.verification_error == _gone_from(backup)
-
-
-def _still(backup: Backup) -> tuple[ColumnElement[bool], ...]:
-    """The conditions on the row of a backup that it is stored where it was when the backup was read."""
-    return (
-        Backup.id == backup.id,
-        Backup.stored_id == backup.stored_id,
-        Backup.location == backup.location,
-        Backup.deleted_at.is_(None),
-    )
 
 
 def _gone_from(backup: Backup) -> str:

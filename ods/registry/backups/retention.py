@@ -57,9 +57,7 @@ def expiries(backups: Sequence[Covered], kept: KeptBackups) -> list[datetime]:
 
     A backup of a database that did not change stands for the backups that were not made.
 
-    Args:
-        backups: the backups, by age, the oldest first.
-        kept: how many stay.
+    They are ordered by age, the oldest first.
     """
     periods = (
         _Period(date.toordinal, date.fromordinal, kept.daily),

@@ -8,10 +8,12 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Interval, Select, and_, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.model.arguments import origin_in
+from ods.model.operations import UNDER_WAY, Product, making
+from ods.model.origins import BackupOrigin
 from ods.observability.metrics.catalog import BACKUPS
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import UNDER_WAY, Operation
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError
 from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
@@ -49,16 +51,7 @@ async def add_backup(  # noqa: PLR0913, PLR0917 - what its row holds
     kind: str,
     due_at: datetime | None = None,
 ) -> None:
-    """Record that `job` makes a backup of the instance as it is now.
-
-    Args:
-        session: the transaction.
-        instance: the instance.
-        backup_id: the backup.
-        job: the job.
-        kind: why it is made.
-        due_at: the time of the schedule for which it is made, in UTC without a zone; None if for none.
-    """
+    """Record that `job` makes a backup of the instance as it is now; `due_at` is in UTC without a zone."""
     session.add(
         Backup(
             id=backup_id,
@@ -91,14 +84,7 @@ async def record_stored(
 async def record_final(session: AsyncSession, job: InstanceJob, stored: StoredBackup, state: str) -> bool:
     """Record what a purge has stored before it drops the database, which it is about to verify.
 
-    Args:
-        session: the transaction.
-        job: the purge.
-        stored: what it has stored.
-        state: the state of the database, closed again, that was stored.
-
-    Returns:
-        Whether the registry has such a backup: not if a client has deleted it.
+    `state` is that of the database when it was closed again. False if a client has deleted the backup.
     """
     unproven = {"database_state": state, "proven_id": None, "verification_error": None, "verified_at": None}
     its = (*_made_by(job), Backup.deleted_at.is_(None))
@@ -163,10 +149,7 @@ async def wait_for_due_verification(session: AsyncSession, backup: Backup, polic
     What is stored may be damaged at any time. `always` is for what is stored anew: this one is verified once
     in seven days.
 
-    Args:
-        session: the transaction.
-        backup: the backup, which is locked, and has not failed its last verification.
-        policy: which backups are verified.
+    The backup is locked, and has not failed its last verification.
     """
     match policy:
         case VerifyPolicy.ALWAYS:
@@ -207,11 +190,7 @@ async def details_of(session: AsyncSession, instance: DbInstance) -> dict[str, A
 
 
 async def hold_backup(session: AsyncSession, backup_id: str) -> None:
-    """Lock a backup that an instance shall be restored from: until its job has ended, it is not deleted.
-
-    Raises:
-        InvalidError: it is deleted.
-    """
+    """Lock a backup that an instance shall be restored from: until its job has ended, it is not deleted."""
     kept = select(Backup.id).where(Backup.id == UUID(backup_id), Backup.deleted_at.is_(None))
     if await session.scalar(kept.with_for_update(read=True)) is None:
         raise InvalidError({"BackupId": [f"There is no backup {backup_id}."]})
@@ -227,10 +206,13 @@ def unlocked(*conditions: ColumnElement[bool]) -> Select[UUID]:
 
 async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstance | None:
     """An instance whose restore from the backup waits or runs; the caller has locked the backup."""
-    created = and_(DbInstance.operation == Operation.RESTORE, DbInstance.backup_id == str(backup_id))
+    created = and_(
+        DbInstance.operation.in_(making(Product.DATABASE)),
+        DbInstance.origin_column["backup_id"].as_string() == str(backup_id),
+    )
     reset = and_(
-        DbInstance.operation == Operation.REPLACE,
-        DbInstance.replacement["backup_id"].as_string() == str(backup_id),
+        DbInstance.operation.in_(making(Product.REPLACEMENT)),
+        DbInstance.arguments_column["origin"]["backup_id"].as_string() == str(backup_id),
     )
     restores = select(DbInstance).where(or_(created, reset), DbInstance.status.in_(UNDER_WAY))
     return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
@@ -243,16 +225,11 @@ async def keep_for_another_restore(session: AsyncSession, job: InstanceJob) -> N
 
     The caller records the failure in the same transaction: until then, the restore is under way.
     """
-    match job.operation:
-        case Operation.RESTORE:
-            backup_id = job.backup_id
-        case Operation.REPLACE:
-            backup_id = None if job.replacement is None else job.replacement.backup_id
-        case _:
-            return
-    if backup_id is not None:
+    origin = origin_in(job.arguments)
+    if isinstance(origin, BackupOrigin):
         kept = func.greatest(Backup.kept_until, await end_of(session, KEPT_IN_DOUBT))
-        await session.execute(update(Backup).where(Backup.id == UUID(backup_id)).values(kept_until=kept))
+        restored = update(Backup).where(Backup.id == UUID(origin.backup_id))
+        await session.execute(restored.values(kept_until=kept))
 
 
 def without_zone(time: datetime) -> datetime:

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.operations import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Product, making
 from ods.registry.backups.rows import (
     SCHEDULED,
     VERIFICATION_FAILED,
@@ -15,7 +16,6 @@ from ods.registry.backups.rows import (
     wait_for_due_verification,
 )
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Operation
 from ods.registry.instances.steps import JobFactory
 from ods.registry.schedules.frequency import BACKUP_LABEL
 from ods.registry.schedules.participants import is_credible, participants
@@ -33,25 +33,14 @@ IS_COMPLETE: ColumnElement[bool] = and_(
 
 @dataclass(frozen=True)
 class LastBackup:
-    """The last scheduled backup of an instance, whose database may still be as it was then.
-
-    Attributes:
-        backup: its row, with a sign of the database.
-        database: the name of the database now.
-    """
+    """The last scheduled backup of an instance, whose database may still be as it was then."""
 
     backup: Backup
     database: str
 
 
 class ScheduledBackups:
-    """The scheduled backups of one tenant's instances, in the registry.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs that the queries return.
-        policy: which backups are verified.
-    """
+    """The scheduled backups of one tenant's instances, in the registry."""
 
     def __init__(self, engine: AsyncEngine, factory: JobFactory, policy: VerifyPolicy) -> None:
         self._sessions = RegistrySessions(engine)
@@ -59,11 +48,7 @@ class ScheduledBackups:
         self._policy = policy
 
     async def due(self, due_at: datetime) -> Sequence[int]:
-        """The ids of the instances of which a backup is due at a time of the schedule.
-
-        Args:
-            due_at: that time, in UTC without a zone.
-        """
+        """The ids of the instances of which one is due at a time of the schedule, in UTC without a zone."""
         is_made = or_(IS_COMPLETE, Job.status.in_(JOB_UNDER_WAY))
         last_made = (
             select(func.max(Backup.due_at))
@@ -90,10 +75,11 @@ class ScheduledBackups:
             .where(
                 Backup.kind == SCHEDULED,
                 Backup.mark == DbInstance.mark,
-                DbInstance.operation == Operation.BACKUP,
+                DbInstance.operation.in_(making(Product.BACKUP)),
                 DbInstance.status.in_(UNDER_WAY),
             )
         )
+        await self._factory.installation.state()
         async with self._sessions.statement() as session:
             return [self._factory.current_attempt(row) for row in await session.scalars(running)]
 
@@ -126,10 +112,7 @@ class ScheduledBackups:
 
         Does not wait for the locks of other sessions.
 
-        Args:
-            instance_id: the instance.
-            backup_id: its last scheduled backup.
-            due_at: the time of the schedule, in UTC without a zone.
+        `due_at` is in UTC without a zone.
 
         Raises:
             sqlalchemy.exc.DBAPIError: another session has locked one of the rows (SQLSTATE 55P03), …

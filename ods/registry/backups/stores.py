@@ -12,12 +12,7 @@ from ods.registry.storage.sessions import RegistrySessions
 
 @dataclass(frozen=True)
 class StoreClaim:
-    """By what a registry knows again that it, and no copy of it, has cleaned a store last.
-
-    Attributes:
-        number: how many there were before, of this registry in whichever store.
-        id: of this one alone.
-    """
+    """Tells a registry whether it, and no copy of it, was the last to clean a store."""
 
     number: int
     id: UUID
@@ -25,13 +20,7 @@ class StoreClaim:
 
 @dataclass(frozen=True)
 class ClaimState:
-    """What a registry knows of its claims.
-
-    Attributes:
-        installation: copies have the same.
-        number: that of the last claim; 0 if there is none.
-        id: of the last claim.
-    """
+    """What a registry knows of its claims."""
 
     installation: UUID
     number: int
@@ -43,11 +32,7 @@ class ClaimState:
 
 
 class BackupStores:
-    """The stores of one registry.
-
-    Args:
-        engine: the connections to the registry.
-    """
+    """The stores of one registry."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._sessions = RegistrySessions(engine)
@@ -93,7 +78,7 @@ class BackupStores:
     async def claim(self, seen: ClaimState, number: int) -> StoreClaim | None:
         """Record that this number is claimed next; returns the claim, to be written to the store.
 
-        None if there is another claim than the one that was seen: another worker was sooner.
+        None if there is another claim than the one that was seen: another worker was first.
         """
         claim = StoreClaim(number, uuid4())
         is_last = (

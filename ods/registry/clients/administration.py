@@ -80,7 +80,7 @@ class Client:
 
 
 class ClientAdministration:
-    """The changes of one tenant's clients.
+    """The changes of one tenant's clients; `ClientNotFoundError` if there is no such client.
 
     Args:
         engine: where they are.
@@ -103,11 +103,7 @@ class ClientAdministration:
             return [self._client(row) for row in await session.scalars(query)]
 
     async def find(self, client_id: str) -> Client:
-        """One client.
-
-        Raises:
-            ClientNotFoundError: there is none.
-        """
+        """One client."""
         if not is_storable(client_id):
             raise ClientNotFoundError
         query = select(ApiClient).where(ApiClient.client_id == client_id)
@@ -119,11 +115,7 @@ class ClientAdministration:
         return SecretHasher(shared=self._shared).hash(secret)
 
     async def add(self, client: NewClient, secret_hash: str) -> Client:
-        """Add a client.
-
-        Raises:
-            ClientExistsError: there is a client with this id.
-        """
+        """Add a client."""
         # Said in the row, which no Admin API has added.
         download = may_download(client.scope, given=client.backup_download, shared=False)
         adding = (
@@ -148,27 +140,17 @@ class ClientAdministration:
         """Refuse the client, and every token that it has: those are not valid again when it is enabled.
 
         Its sessions of the console end.
-
-        Raises:
-            ClientNotFoundError: there is none.
         """
         return await self._change("disable", client_id, enabled=False, **_WITHOUT_TOKENS)
 
     async def enable(self, client_id: str) -> Client:
-        """Let the client get tokens again.
-
-        Raises:
-            ClientNotFoundError: there is none.
-        """
+        """Let the client get tokens again."""
         return await self._change("enable", client_id, enabled=True)
 
     async def rotate(self, client_id: str, secret_hash: str) -> Client:
         """Give the client another secret, and refuse every token that it got with the old one.
 
         Its sessions of the console end.
-
-        Raises:
-            ClientNotFoundError: there is none.
         """
         return await self._change("rotate", client_id, client_secret=secret_hash, **_WITHOUT_TOKENS)
 
@@ -176,9 +158,6 @@ class ClientAdministration:
         """Let the client download backups, or no longer; refuse every token that it has, which say otherwise.
 
         Its sessions of the console end.
-
-        Raises:
-            ClientNotFoundError: there is none.
         """
         return await self._change(
             "change",
@@ -192,10 +171,6 @@ class ClientAdministration:
         """Remove the client, and refuse every token that it has, also if its id is used again.
 
         Returns what it was.
-
-        Raises:
-            ClientNotFoundError: there is none.
-            ClientInUseError: rows of an Admin API refer to it.
         """
         removing = delete(ApiClient).where(ApiClient.client_id == client_id).returning(ApiClient)
         command = f"ods client remove {client_id}"

@@ -75,10 +75,6 @@ class ClientStore:
     """The queries and changes of the API about its clients.
 
     One that is disabled, has expired or may not have the scope has neither credentials nor standing.
-
-    Args:
-        engine: where they are.
-        shared: whether an Admin API adds clients as well.
     """
 
     def __init__(self, engine: AsyncEngine, *, shared: bool) -> None:

@@ -70,22 +70,14 @@ class ConnectionString:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `text`.
-
-        Raises:
-            InvalidConnectionStringError: it cannot be read, or it names no host and port that can be used.
-        """
+        """Read `text`."""
         string = cls(read_pairs(text))
         _ = string.endpoints
         return string
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The servers, in their order.
-
-        Raises:
-            InvalidConnectionStringError: there is no host, or a port is no number from 1 to 65,535.
-        """
+        """The servers, in their order."""
         return endpoints(self.pairs)
 
     @property
@@ -116,11 +108,7 @@ class ConnectionString:
 
 
 def read_pairs(text: str) -> Pairs:
-    """The keywords and values in `text`, also those that Npgsql does not know.
-
-    Raises:
-        InvalidConnectionStringError: it is no such list.
-    """
+    """The keywords and values in `text`, also those that Npgsql does not know."""
     pairs, position = [], 0
     while not _END.match(text, position):
         match = _PAIR.match(text, position)
@@ -132,11 +120,7 @@ def read_pairs(text: str) -> Pairs:
 
 
 def endpoints(pairs: Pairs) -> tuple[Endpoint, ...]:
-    """The servers that `pairs` name, in their order.
-
-    Raises:
-        InvalidConnectionStringError: there is no host, or a port is no number from 1 to 65,535.
-    """
+    """The servers that `pairs` name, in their order."""
     named = _value(pairs, _HOST_KEYS) or ""
     said = _value(pairs, _PORT_KEYS)
     port = _DEFAULT_PORT if said is None else _port(said)

@@ -35,11 +35,7 @@ def encrypt(text: str, key: bytes) -> str:
 
 
 def decrypt(text: str, key: bytes) -> str:
-    """The text that was encrypted with `key`.
-
-    Raises:
-        UndecipherableError: it was not, or it was altered.
-    """
+    """The text that was encrypted with `key`."""
     try:
         iv, ciphertext, signature = (base64.b64decode(part, validate=True) for part in text.split("|"))
         signer = hmac.HMAC(key, hashes.SHA256())
@@ -73,22 +69,14 @@ class Keyring:
         return encrypt(text, self._current)
 
     def decrypt(self, text: str) -> str:
-        """The text that was encrypted with one of the keys.
-
-        Raises:
-            UndecipherableError: it was not, or it was altered.
-        """
+        """The text that was encrypted with one of the keys."""
         for key in (self._current, *self._previous):
             with suppress(UndecipherableError):
                 return decrypt(text, key)
         raise UndecipherableError("the text was not encrypted with any of the keys, or was altered")
 
     def renewed(self, text: str) -> str | None:
-        """`text`, encrypted with the current key instead; None if it is already.
-
-        Raises:
-            UndecipherableError: it was not encrypted with any of the keys, or it was altered.
-        """
+        """`text`, encrypted with the current key instead; None if it is already."""
         try:
             decrypt(text, self._current)
         except UndecipherableError:

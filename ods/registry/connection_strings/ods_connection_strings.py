@@ -78,12 +78,7 @@ class OdsConnectionStrings:
         return self._keys.encrypt(text)
 
     def decrypted(self, encrypted: str | None) -> ConnectionString:
-        """The connection string in `dbo.odsinstances.connectionstring`.
-
-        Raises:
-            UndecipherableError: it was encrypted with an unknown key, or altered, or is missing.
-            InvalidConnectionStringError: it cannot be read.
-        """
+        """The connection string in `dbo.odsinstances.connectionstring`."""
         return ConnectionString.parse(self._keys.decrypt(encrypted or ""))
 
     def renamed(self, old: str, new: str, encrypted: str | None) -> str | None:

@@ -14,8 +14,8 @@ from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.operations import JOB_UNDER_WAY, REFRESH, JobStatus
 from ods.registry.instances.jobs import tenant_id
-from ods.registry.instances.status import JOB_UNDER_WAY, REFRESH, JobStatus
 from ods.registry.storage.models import REFRESH_WAITS, UTC_NOW, Job
 from ods.registry.storage.sessions import RegistrySessions
 from ods.settings.settings import DEFAULT_TENANT, Settings

@@ -74,10 +74,7 @@ class EducationOrganizations:
         last one to have read. Nothing is written for an ODS instance that was deleted or got another database
         since it was listed.
 
-        Args:
-            source: the ODS instance, as it was listed.
-            database: the name of its database; None if its connection string has none.
-            read: reads the education organizations of that database.
+        `database` is None if the connection string has none.
 
         Raises:
             sqlalchemy.exc.DBAPIError: another session has locked the ODS instance (SQLSTATE 55P03), …

@@ -22,12 +22,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 
-from ods.registry.instances.status import JOB_UNDER_WAY, InstanceStatus, JobStatus, Operation, traits
+from ods.model.arguments import DeleteArguments, arguments_column
+from ods.model.operations import BACK_TO_EARLIER, JOB_UNDER_WAY, RULES, InstanceStatus, JobStatus, Operation
 from ods.registry.instances.steps import job_values
 from ods.registry.instances.versions import name_in_trash
 from ods.registry.storage.models import UTC_NOW, DbInstance, Job
 
-_WORD = case({operation.value: traits(operation).word for operation in Operation}, value=DbInstance.operation)
+_WORD = case(
+    (DbInstance.brings_earlier_back, BACK_TO_EARLIER.word),
+    *((DbInstance.operation == operation, rules.word) for operation, rules in RULES.items()),
+)
 """What clients call the operation of the instance's last job."""
 _JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
 """The id of that job, as `ods.registry.instances.jobs.job_id` makes it."""
@@ -54,18 +58,20 @@ class AdminApiDeletes:
         """Those that no job is recorded of yet, or that were there, and that move the database to the trash.
 
         They are those of which `DeleteRules.way` says so: what never had a database, by the
-        registry, goes there as well, but not to be backed up.
+        registry, goes there as well, but not to be backed up. Nothing is decided of one that
+        asks for a backup and would keep nothing.
         """
         new = and_(
             DbInstance.status == InstanceStatus.PENDING_DELETE,
             DbInstance.operation == Operation.DELETE,
+            ~DbInstance.goes_to_trash,
             DbInstance.is_adopted,
-            or_(~is_recorded(), _WAS_THERE),
+            or_(~is_recorded(), _WAS_THERE, DbInstance.backup_first),
         )
         if self.trash:
             return new
-        # A delete that has failed may have been requested with a backup.
-        backs_up = or_(literal(self.final_backup), DbInstance.purge_follows)
+        # A delete that has failed before it may have been requested with a backup.
+        backs_up = or_(literal(self.final_backup), DbInstance.backup_first)
         return and_(new, DbInstance.published_at.is_not(None), backs_up)
 
     def moved_to_trash(self, *conditions: ColumnElement[bool]) -> Update:
@@ -77,14 +83,14 @@ class AdminApiDeletes:
         chosen = (
             select(DbInstance.id).where(self.to_the_trash(), *conditions).with_for_update(skip_locked=True)
         )
+        kept = DeleteArguments(keep=True, backup_first=not self.trash)
         return (
             update(DbInstance)
             .where(DbInstance.id.in_(chosen))
             .values(
-                operation=Operation.TRASH,
+                arguments_column=arguments_column(Operation.DELETE, kept),
                 trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
                 purge_after=UTC_NOW + literal(self.trash, Interval) if self.trash else None,
-                purge_follows=not self.trash,
                 deleted_by=None,
             )
         )

@@ -11,10 +11,10 @@ from http import HTTPStatus
 from sqlalchemy import ColumnElement, Interval, and_, func, literal, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.operations import AT_REST, WAITING, InstanceStatus
 from ods.registry.audit import AuditEntry, append
 from ods.registry.instances.naming import database_name
 from ods.registry.instances.reservations import require_free_database, reserved_id
-from ods.registry.instances.status import AT_REST, WAITING, InstanceStatus
 from ods.registry.storage.errors import NameTakenError
 from ods.registry.storage.models import UTC_NOW, DbInstance
 from ods.registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
@@ -32,6 +32,9 @@ WITH adopted AS (
     UPDATE {table} SET
         operation = coalesce(operation, CASE
             WHEN state IN ('Pending_Delete', 'Deleted', 'Delete_Failed') THEN 'Delete' ELSE 'Create' END),
+        arguments = CASE
+            WHEN operation IS NULL AND state IN ('Pending_Delete', 'Deleted', 'Delete_Failed')
+            THEN jsonb_build_object('keep', false, 'backup_first', false) ELSE arguments END,
         publishedat = coalesce(publishedat, CASE
             WHEN state IN ('Completed', 'Pending_Delete', 'Delete_Failed')
                 OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)

@@ -1,6 +1,6 @@
 """What an adoption changes in the registry: an instance gets a database, as the server says."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -9,7 +9,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
 
-from ods.registry.instances import status
+from ods.model.operations import ADOPTABLE, BRING_BACK, RULES, InstanceStatus, Operation, is_usable
+from ods.model.revisions import Role
 from ods.registry.instances.changeable import locked_instance
 from ods.registry.instances.copies import require_not_copied
 from ods.registry.instances.job_store import OUT_OF_TRASH
@@ -29,8 +30,8 @@ from ods.registry.instances.reservations import (
     require_free,
     require_free_database,
 )
+from ods.registry.instances.revisions import record_revision
 from ods.registry.instances.set_aside import give_back
-from ods.registry.instances.status import InstanceStatus, Operation, is_usable
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.versions import (
     ReplacedDatabase,
@@ -66,10 +67,9 @@ class LostInstance:
         ods_instance_id: its OdsInstanceId.
         mark: its UUID.
         number: the job that published the database last.
-        attempt: the attempt at that job.
         template_generation: which generation of the template the database is a copy of, if that is known.
-        database_mark: the mark of the database alone; None if it is the one that the instance was created
-            with.
+        database_id: the UUID of the database.
+        revision: the revision of the database.
     """
 
     name: str
@@ -77,9 +77,9 @@ class LostInstance:
     ods_instance_id: int
     mark: str
     number: int
-    attempt: int
-    template_generation: int | None = None
-    database_mark: str | None = None
+    template_generation: int | None
+    database_id: str
+    revision: str
 
 
 class AdoptionStore:
@@ -130,7 +130,7 @@ class AdoptionStore:
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await locked_instance(session, instance_id)
-            require_state(instance, status.ADOPTABLE, "given a database")
+            require_state(instance, ADOPTABLE, "given a database")
             if not marked:
                 require_created(instance, "given a database")
             await require_not_copied(session, instance)
@@ -161,11 +161,16 @@ class AdoptionStore:
             instance = await locked_instance(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
                 raise not_deleted(instance)
-            require_state(instance, status.REQUEST_UNDELETE.sources, "given a database")
+            require_state(instance, BRING_BACK.sources, "given a database")
             await require_place(session, instance, instance.name, database.name)
             left, kept = instance.database_name, instance.set_aside
             was_published = instance.published_at is not None
-            columns = OUT_OF_TRASH | {"operation": Operation.UNDELETE, "status": InstanceStatus.COMPLETED}
+            columns = {
+                **OUT_OF_TRASH,
+                "operation": Operation.UNDELETE,
+                "arguments_column": {},
+                "status": BRING_BACK.target,
+            }
             # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
             number = max(number, instance.job_number) + 1
             columns |= {"job_number": number, "request": uuid4(), "attempt": 1, "last_modified": UTC_NOW}
@@ -195,26 +200,42 @@ class AdoptionStore:
             instance: the instance, which the block has yielded.
             number: the last job that has published one of its databases, as the server says.
         """
-        if instance.status != InstanceStatus.COMPLETED or number <= instance.publication[0]:
+        if instance.status != InstanceStatus.COMPLETED or number <= instance.job_number:
             return
         instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
         instance.request = uuid4()
         instance.last_modified = UTC_NOW
-        if instance.known_number is not None:
-            instance.known_number, instance.known_attempt = instance.job_number, instance.attempt
 
-    async def keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
-        """Record databases in the trash that the instance had before resets.
+    async def keep_replaced(
+        self, instance: DbInstance, replaced: Sequence[ReplacedDatabase], known: Collection[str]
+    ) -> None:
+        """Record the databases in the trash that the instance had before resets, with their revisions.
 
         To be called in the block that yields the instance: its transaction records them. They can come back
         until they would have been purged, but for a while at least, whatever the settings say: the operator
         may have confused them with the one that was handed over.
+
+        Args:
+            instance: the instance.
+            replaced: the databases.
+            known: the names of those that the registry has already.
         """
         session = async_object_session(instance)
         if session is None:
             raise RuntimeError("The block that hands a database over to the instance has ended.")
         earliest = await end_of(session, KEPT_IN_DOUBT)
-        session.add_all([recorded_version(instance, one, self._trash, earliest) for one in replaced])
+        unknown = (one for one in replaced if one.name not in known)
+        session.add_all([recorded_version(instance, one, self._trash, earliest) for one in unknown])
+        await keep_versions(session, instance.id, KEPT_IN_DOUBT)
+        for one in replaced:
+            await record_revision(session, instance.id, UUID(one.database_id), one.revision, Role.RETAINED)
+
+    @staticmethod
+    async def record_revision(instance: DbInstance, revision: str) -> None:
+        """Record the revision that its database has got, in the block that yields the instance."""
+        if (session := async_object_session(instance)) is None:
+            raise RuntimeError("The block that hands a database over to the instance has ended.")
+        await record_revision(session, instance.id, instance.database_id, revision, Role.CURRENT)
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.
@@ -236,15 +257,15 @@ class AdoptionStore:
                 database_name=database.name,
                 ods_instance_id=lost.ods_instance_id,
                 ods_instance_name=lost.name,
-                status=InstanceStatus.COMPLETED,
+                status=RULES[Operation.CREATE].done,
                 operation=Operation.CREATE,
                 # Ids of jobs are made of it, and which of two backups is later is told by it.
                 job_number=max(lost.number, await free_job_number(session, number, lost.ods_instance_id)),
-                attempt=lost.attempt,
+                attempt=1,
                 mark=UUID(lost.mark),
                 published_at=UTC_NOW,
                 template_generation=lost.template_generation,
-                database_mark=None if lost.database_mark is None else UUID(lost.database_mark),
+                database_id=UUID(lost.database_id),
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
                 is_protected=self._protect_new,
@@ -252,6 +273,8 @@ class AdoptionStore:
             session.add(instance)
             await session.flush()
             await session.refresh(instance)
+            its = instance.id, instance.database_id, lost.revision, Role.CURRENT
+            await record_revision(session, *its)
             await start_routing(session, self._factory.next_attempt(instance), database.connection_string)
             return instance
 

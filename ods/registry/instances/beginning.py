@@ -3,11 +3,15 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias, assert_never
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.instances import status
+from ods.model.arguments import origin_in
+from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation
+from ods.model.origins import CopyOrigin
+from ods.registry.instances import revisions
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.cancelling import ending_before_begin
 from ods.registry.instances.contexts import own_contexts_of
@@ -22,7 +26,6 @@ from ods.registry.instances.ods_routing import (
     relations_reason,
     rename_obstacle,
 )
-from ods.registry.instances.origins import CopyOrigin
 from ods.registry.instances.protection import protection_refusal
 from ods.registry.instances.relations import relations_of
 from ods.registry.instances.reservations import former_name_refusal, require_free
@@ -33,7 +36,6 @@ from ods.registry.instances.set_aside import (
     keep_own_contexts,
     set_routing_aside,
 )
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation
 from ods.registry.instances.steps import Guard, fencing_token, is_at, is_cancelled, take_step
 from ods.registry.instances.versions import replacement_obstacle
 from ods.registry.snapshots import rows as snapshots
@@ -73,15 +75,15 @@ def _beginning_of(
     """How a job begins that needs a transaction; None if it begins by one statement."""
     beginning: _Beginning | None = None
     match job.operation:
-        case Operation.CREATE | Operation.RESTORE | Operation.BACKUP:
+        case Operation.BACKUP:
             pass
-        case Operation.COPY:
-            beginning = _begin_copy
+        case Operation.CREATE:
+            beginning = _begin_copy if _copied(job) else None
         case Operation.DELETE:
             beginning = partial(_begin_drop, admin_api_deletes, strings)
-        case Operation.DETACH | Operation.TRASH:
+        case Operation.DETACH:
             beginning = partial(_begin_delete, strings)
-        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
+        case Operation.PURGE:
             beginning = _begin_purge
         case Operation.RENAME:
             beginning = _begin_rename
@@ -89,7 +91,7 @@ def _beginning_of(
             beginning = _begin_undelete
         case Operation.SNAPSHOT:
             beginning = _begin_snapshot
-        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
+        case Operation.RESET:
             beginning = _begin_replacement
         case _:
             assert_never(job.operation)
@@ -110,7 +112,10 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
     instance = await session.get_one(DbInstance, job.instance_id)
     step, values = await ending_before_begin(session, instance, reason)
     before = fencing_token(job, job.attempt - 1)
-    return await take_step(session, job, step, {**values, "error_message": reason}, before)
+    ended = await take_step(session, job, step, {**values, "error_message": reason}, before)
+    if ended:
+        await revisions.forget_intended(session, job)
+    return ended
 
 
 async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
@@ -134,30 +139,9 @@ async def _source_obstacle(session: AsyncSession, job: InstanceJob) -> str | Non
 
 
 def _copied(job: InstanceJob) -> CopyOrigin | None:
-    """The instance that the job copies; what the undo of a reset brings back was copied earlier."""
-    match job.operation:
-        case Operation.COPY:
-            return job.copy_of
-        case Operation.REPLACE:
-            return None if job.replacement is None else job.replacement.copy_of
-        case (
-            Operation.CREATE
-            | Operation.RESTORE
-            | Operation.RENAME
-            | Operation.DELETE
-            | Operation.TRASH
-            | Operation.DETACH
-            | Operation.UNDELETE
-            | Operation.PURGE
-            | Operation.PURGE_AFTER_BACKUP
-            | Operation.BACKUP
-            | Operation.SNAPSHOT
-            | Operation.RESET
-            | Operation.UNDO_RESET
-        ):
-            return None
-        case _:
-            assert_never(job.operation)
+    """The instance that the job copies."""
+    origin = origin_in(job.arguments)
+    return origin if isinstance(origin, CopyOrigin) else None
 
 
 async def _begin_drop(
@@ -203,16 +187,16 @@ async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job:
     await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
     if (obstacle := await _others_obstacle(strings, session, job)) is not None:
         return obstacle
-    if job.operation is Operation.TRASH:
+    if job.rules.to_trash:
         return await _forgotten_obstacle(session, job) or await set_routing_aside(session, job)
-    if job.operation is Operation.DELETE:
+    if job.rules.drops:
         await keep_own_contexts(session, job)
     return await end_routing(session, job.ods_instance_id)
 
 
 async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
     """Why a purge cannot go by the trash: it would forget what others gave the ODS instance."""
-    if not job.purge_follows:
+    if not job.backup_first:
         return None
     own = await own_contexts_of(session, job.instance_id)
     relations = await relations_of(session, job.ods_instance_id, own)
@@ -221,7 +205,7 @@ async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | 
 
 async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
     """Why the database cannot go: other ODS instances lead there. A detach leaves it to them."""
-    if job.operation is Operation.DETACH:
+    if job.rules.releases:
         return None
     others = await others_leading_to(session, job.ods_instance_id, job.database, strings)
     return f"{others_reason(others)} {OTHERS_NEXT_STEP}" if others else None
@@ -294,15 +278,13 @@ async def _take_attempt(
     before: Guard = (
         *fencing_token(job, job.attempt - 1),
         DbInstance.database_name == job.database,
-        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
-        or_(~is_cancelled(), DbInstance.status.in_(status.WAITING)),
+        DbInstance.database_id == UUID(job.database_id),
+        or_(~is_cancelled(), DbInstance.status.in_(WAITING)),
         *conditions,
     )
-    step = status.BEGIN[job.operation]
+    step = job.rules.begin
     begun: dict[str, object] = {"error_message": None, **values}
-    if status.traits(job.operation).publishes:  # this attempt can, whatever an earlier one could
-        begun |= {"known_number": None, "known_attempt": None}
-    took_step = await take_step(session, job, step, begun, before)
+    took_step = await take_step(session, job, step, begun, before, partial(revisions.intended, job))
     return took_step or await is_at(session, fencing_token(job), step.target)
 
 

@@ -9,18 +9,18 @@ instance is what it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
+from ods.model.arguments import KEEP, arguments_column, drops_database
+from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
-from ods.registry.instances import status
 from ods.registry.instances.admin_api_deletes import is_recorded
 from ods.registry.instances.jobs import InstanceJob, Replacement, job_id
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step
+from ods.registry.instances.revisions import forget_intended
 from ods.registry.instances.steps import (
     CALLED_OFF,
     JobFactory,
@@ -28,6 +28,7 @@ from ods.registry.instances.steps import (
     is_to_end,
     is_tried_after_outage,
     job_record,
+    purge_follows,
     take_step,
 )
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
@@ -49,6 +50,11 @@ CANCELLED_AT_CONFIRM = (
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
+NO_PURGE_FOLLOWS: Mapping[str, object] = {
+    "arguments_column": arguments_column(Operation.DELETE, KEEP),
+    "purge_after": None,
+}
+"""Columns of an instance in the trash whose delete was to be followed by a purge, and is no longer."""
 
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
 _KEPT: Mapping[str, object] = {
@@ -59,7 +65,6 @@ _KEPT: Mapping[str, object] = {
     "trash_database": None,
     "purge_after": None,
     "deleted_by": None,
-    "purge_follows": False,
 }
 
 
@@ -85,17 +90,15 @@ class JobCancellations:
 
     async def running_attempt(self, job: Job) -> InstanceJob | None:
         """The attempt at `job` that is under way; None if its instance has moved on."""
-        async with self._sessions.statement() as session:
-            instance = await _instance_at(session, job)
+        instance = await self._instance_of(job)
         if instance is None or instance.status != InstanceStatus.IN_PROGRESS:
             return None
         return self._factory.last_attempt(instance)
 
     async def waiting_attempt(self, job: Job) -> InstanceJob | None:
         """The attempt at `job` that waits; None if it has begun, or its instance has moved on."""
-        async with self._sessions.statement() as session:
-            instance = await _instance_at(session, job)
-        if instance is None or instance.status not in status.WAITING:
+        instance = await self._instance_of(job)
+        if instance is None or instance.status not in WAITING:
             return None
         return self._factory.next_attempt(instance)
 
@@ -103,8 +106,7 @@ class JobCancellations:
         """The attempt at `job` that has failed; None if it has not, or its instance has moved on."""
         if job.status != JobStatus.ERROR:
             return None
-        async with self._sessions.statement() as session:
-            instance = await _instance_at(session, job)
+        instance = await self._instance_of(job)
         return None if instance is None else self._factory.last_attempt(instance)
 
     async def was_tried_again(self, job: Job, failed: InstanceJob) -> bool:
@@ -112,9 +114,14 @@ class JobCancellations:
 
         False if what the failed one had done was undone or recorded since, or another job has followed.
         """
-        async with self._sessions.statement() as session:
-            instance = await _instance_at(session, job)
+        instance = await self._instance_of(job)
         return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
+
+    async def _instance_of(self, job: Job) -> DbInstance | None:
+        """The instance whose last job this is; None if it has another one by now."""
+        await self._factory.installation.state()  # which the jobs that are made of the row name
+        async with self._sessions.statement() as session:
+            return await _instance_at(session, job)
 
     async def is_tried_again(self, job: InstanceJob) -> bool:
         """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
@@ -160,6 +167,7 @@ class JobCancellations:
 
         A rename or delete of an instance that works leaves it `Completed`, under its name.
         """
+        await self._factory.installation.state()
         async with self._sessions.transaction() as session:
             instance = await _instance_at(session, job, lock=True)
             return instance is not None and await self._cancel_next(session, instance)
@@ -169,6 +177,7 @@ class JobCancellations:
 
         As the reconcile pass would, it is put back to waiting first, in the same transaction.
         """
+        await self._factory.installation.state()
         async with self._sessions.transaction() as session:
             return await self._cancel_lost(session, job)
 
@@ -183,7 +192,8 @@ class JobCancellations:
 
         Returns the attempts that are cancelled.
         """
-        unended = (DbInstance.status.not_in(status.AT_REST), DbInstance.is_adopted, is_recorded())
+        await self._factory.installation.state()
+        unended = (DbInstance.status.not_in(AT_REST), DbInstance.is_adopted, is_recorded())
         async with self._sessions.transaction() as session:
             waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))
             drops = [row for row in waiting.all() if _drops_for_good(row)]
@@ -205,7 +215,7 @@ class JobCancellations:
         self, session: AsyncSession, job: InstanceJob, reason: str = CANCELLED_WITHOUT_WORKFLOW
     ) -> bool:
         lost = (*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
-        if not await take_step(session, job, status.RELEASE[job.operation], {}, lost):
+        if not await take_step(session, job, job.rules.release, {}, lost):
             return False
         instance = await session.get_one(DbInstance, job.instance_id, populate_existing=True)
         return await self._cancel_next(session, instance, reason)
@@ -220,6 +230,7 @@ class JobCancellations:
         values = {**ending, "cancelled_request": UUID(due.request), "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
+        await forget_intended(session, due)
         await keep_for_another_restore(session, due)
         await session.execute(job_record(due, step.job, reason))
         return True
@@ -227,12 +238,13 @@ class JobCancellations:
 
 async def _keep_trash(session: AsyncSession) -> None:
     kept_until = await end_of(session, KEPT_IN_DOUBT)
-    instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(status.AT_REST))
+    instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(AT_REST))
     # The backup and the purge that were to follow a delete may have been cancelled as well.
-    waits = {"purge_follows": False, **CANCELLED_PURGE}
-    await session.execute(instances.where(DbInstance.purge_follows).values(waits))
+    waits = {**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}
+    await session.execute(instances.where(purge_follows()).values(waits))
+    # Also of what a delete is about to put there.
     is_over = DbInstance.purge_after < kept_until
-    await session.execute(instances.where(is_over).values(purge_after=kept_until))
+    await session.execute(update(DbInstance).where(is_over).values(purge_after=kept_until))
     # One that has failed is not tried again without its client.
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
@@ -253,10 +265,9 @@ async def _keep_last_backups(session: AsyncSession) -> None:
 
 def _drops_for_good(instance: DbInstance) -> bool:
     """Whether the instance's job drops its database, or what it replaces, so that it cannot come back."""
-    operation = Operation(instance.operation)
-    if operation in status.REPLACEMENTS and instance.replacement is not None:
+    if instance.rules.replaces and instance.replacement is not None:
         return not Replacement.read(instance.replacement).keeps
-    return status.drops_database(operation, purge_follows=instance.purge_follows)
+    return drops_database(Operation(instance.operation), instance.arguments)
 
 
 def refusal(job: Job) -> JobRefusedError:
@@ -276,7 +287,7 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
     instance = await session.get(DbInstance, job.instance_id, with_for_update=lock)
     if instance is None or instance.ods_instance_id is None:
         return None
-    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    last = job_id(instance.word, instance.ods_instance_id, instance.job_number)
     return instance if last == job.job_id else None
 
 
@@ -292,17 +303,15 @@ async def ending_before_begin(
             that is as it was before the job was requested.
         cancelled: what is told of the instance if a client has cancelled it.
     """
-    operation = Operation(instance.operation)
+    rules = instance.rules
     if await _is_as_before(session, instance):
-        return status.KEEP[operation], {**_KEPT, "attempt": instance.attempt}
+        return rules.keep, {**_KEPT, "attempt": instance.attempt}
     values: dict[str, object] = {"error_message": refusal or cancelled, "outages": 0}
-    if refusal is None and operation in status.PURGES:
+    if refusal is None and not rules.is_live:
         values |= CANCELLED_PURGE
-    if operation is Operation.UNDELETE:  # the attempt is counted, and has published nothing
-        values |= {"known_number": instance.job_number, "known_attempt": instance.attempt}
     if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
         values["replacement"] = None
-    return (status.REFUSE if refusal else status.CANCEL)[operation], values
+    return rules.refuse if refusal else rules.cancel, values
 
 
 async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
@@ -312,11 +321,12 @@ async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
         session: the transaction, which has written to the instance.
         instance: the instance, which works as it did before the delete was requested, if it still does.
     """
-    last = job_id(Operation(instance.operation), instance.ods_instance_id, instance.job_number)
+    last = job_id(instance.word, instance.ods_instance_id, instance.job_number)
     ended_before = exists().where(Job.job_id == last, Job.status == JobStatus.ERROR, Job.started_at.is_(None))
-    has_failed = instance.status == InstanceStatus.DELETE_FAILED
-    if has_failed and await session.scalar(select(ended_before)) and await _is_as_before(session, instance):
-        kept = {**_KEPT, "error_message": instance.error_message, "status": InstanceStatus.COMPLETED}
+    step = instance.rules.keep_later
+    may_be_kept = instance.status in step.sources
+    if may_be_kept and await session.scalar(select(ended_before)) and await _is_as_before(session, instance):
+        kept = {**_KEPT, "error_message": instance.error_message, "status": step.target}
         await session.execute(
             update(DbInstance).where(DbInstance.id == instance.id).values(**kept, last_modified=UTC_NOW)
         )
@@ -327,32 +337,19 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
 
     After a rename that has begun and failed this is not sure, for the database may have the new name.
     """
-    operation = Operation(instance.operation)
-    match operation:
-        case Operation.CREATE | Operation.COPY | Operation.RESTORE | Operation.UNDELETE:
-            return False
-        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
-            return False
-        # Their own step leaves the instance as it is, and counts the attempt, which cannot begin then.
-        case Operation.BACKUP | Operation.SNAPSHOT:
-            return False
-        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
-            return False
-        case Operation.RENAME:
-            return instance.attempt == 0 and not await _has_failed_rename(session, instance)
-        # These end the routing when they begin, and touch no database before.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
-            its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-            is_whole = instance.published_at is not None and not instance.undo_due
-            return is_whole and bool(await session.scalar(select(exists(its))))
-        case _:
-            assert_never(operation)
+    if not instance.rules.is_kept:
+        return False
+    if instance.rules.ends_use:  # when it begins, and no database is touched before
+        its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
+        is_whole = instance.published_at is not None and not instance.undo_due
+        return is_whole and bool(await session.scalar(select(exists(its))))
+    return instance.attempt == 0 and not await _has_failed_rename(session, instance)
 
 
 async def _has_failed_rename(session: AsyncSession, instance: DbInstance) -> bool:
     """Whether the last job of the instance that has begun is a rename that failed."""
     last_begun = (
-        select(Job.operation == Operation.RENAME, Job.status == JobStatus.ERROR)
+        select(Job.operation == instance.rules.word, Job.status == JobStatus.ERROR)
         .where(Job.instance_id == instance.id, Job.started_at.is_not(None))
         .order_by(Job.id.desc())
         .limit(1)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.registry.instances.status import JOB_UNDER_WAY
+from ods.model.operations import JOB_UNDER_WAY
 from ods.registry.storage.models import DbInstance, Job
 from ods.registry.storage.sessions import RegistrySessions
 

@@ -15,9 +15,8 @@ from functools import partial
 from sqlalchemy import ColumnElement, TextClause, delete, false, insert, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.instances import status
+from ods.model.operations import BRINGING_BACK, InstanceStatus, next_step, quoted
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import InstanceStatus, Operation
 from ods.registry.storage.errors import FieldErrors, InvalidError, RefusedError
 from ods.registry.storage.models import DbInstance, OdsInstance, OdsInstanceContext
 from ods.registry.storage.rules import required_text_errors
@@ -48,7 +47,7 @@ UNION ALL
 SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
 WHERE trashedat IS NOT NULL AND purgedat IS NULL
-    AND operation = '{Operation.UNDELETE}' AND state <> '{InstanceStatus.DELETED}'
+    AND operation IN ({quoted(BRINGING_BACK)}) AND state <> '{InstanceStatus.DELETED}'
 """  # noqa: S608 - constants
 _PUBLISHED = """
 SELECT 'published' AS place, odsinstanceid AS owner, name, contextkey AS key, contextvalue AS value
@@ -166,7 +165,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
     if await session.get(OdsInstance, number, with_for_update={"key_share": True}) is None:
         current = InstanceStatus(instance.status)
         reason = "The ODS/API does not route to the instance any more: it can have no contexts."
-        raise RefusedError(current, reason, status.next_step(current))
+        raise RefusedError(current, reason, next_step(current))
     await require_free_contexts(session, contexts, number)
     instance.own_contexts = dict(contexts) or None
     rows = (await session.scalars(select(table).where(table.ods_instance_id == number))).all()

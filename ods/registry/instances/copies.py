@@ -6,19 +6,21 @@ request for the held instance has locked its row, and so has the request for a c
 other has committed.
 """
 
-from typing import assert_never
+from typing import Any, assert_never
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.model.operations import AT_REST, UNDER_WAY, InstanceStatus, Product, making
+from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.jobs import job_id
-from ods.registry.instances.origins import CopyMode, CopyOrigin
-from ods.registry.instances.status import AT_REST, UNDER_WAY, InstanceStatus, Operation
 from ods.registry.storage.errors import InvalidError, RefusedError
 from ods.registry.storage.models import DbInstance
 
-_WANTED = DbInstance.replacement["copy_of"]
-"""What the database that shall take the place of an instance's is a copy of."""
+_ORIGIN, _WANTED = DbInstance.origin_column, DbInstance.arguments_column["origin"]
+"""What the instance's database is made of, and that which shall take its place."""
+_FROM_TEMPLATE: ColumnElement[Any] = literal_column("'{}'::jsonb")
+"""As the condition of the index has it."""
 
 
 async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
@@ -101,18 +103,19 @@ async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyO
 def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbInstance]:
     """The instance that a job which waits or runs makes a copy of this one, in this mode if one is given."""
     created = [
-        DbInstance.operation == Operation.COPY,
-        DbInstance.copy_of == instance.id,
-        DbInstance.source_mark == instance.mark,
+        DbInstance.operation.in_(making(Product.DATABASE)),
+        _ORIGIN != _FROM_TEMPLATE,
+        _ORIGIN["instance_id"].as_integer() == instance.id,
+        _ORIGIN["mark"].as_string() == str(instance.mark),
     ]
     reset = [
-        DbInstance.operation == Operation.REPLACE,
+        DbInstance.operation.in_(making(Product.REPLACEMENT)),
         DbInstance.replacement.is_not(None),
         _WANTED["instance_id"].as_integer() == instance.id,
         _WANTED["mark"].as_string() == str(instance.mark),
     ]
     if mode is not None:
-        created.append(DbInstance.copy_mode == mode)
+        created.append(_ORIGIN["mode"].as_string() == mode)
         reset.append(_WANTED["mode"].as_string() == mode)
     query = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), or_(and_(*created), and_(*reset)))
     return query.order_by(DbInstance.id).limit(1)
@@ -124,7 +127,7 @@ async def _refusal(
     copy = (await session.scalars(copies)).one_or_none()
     if copy is None:
         return None
-    job = job_id(Operation(copy.operation), copy.ods_instance_id, copy.job_number)
+    job = job_id(copy.word, copy.ods_instance_id, copy.job_number)
     return RefusedError(
         instance.status,
         f"The instance {instance.id} is being copied: the instance {copy.id}, '{copy.name}', is made of it.",

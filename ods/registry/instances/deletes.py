@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ods.registry.instances import status
-from ods.registry.instances.status import Operation
+from ods.model.arguments import Way, drops_database, rules_of_way
+from ods.model.operations import Operation
 from ods.registry.storage.models import DbInstance
 
 
@@ -14,13 +14,12 @@ class Delete:
     """How an instance is deleted.
 
     Attributes:
-        way: `TRASH`, `DELETE` (the database is dropped at once) or `DETACH` (it is left); None: to the trash,
-            if there is one and something to keep.
+        way: None: to the trash, if there is one and something to keep.
         by: the client that requests it; None if it is not known.
         final_backup: whether a backup is made, and verified, before the database is dropped.
     """
 
-    way: Operation | None = None
+    way: Way | None = None
     by: str | None = None
     final_backup: bool = False
 
@@ -41,24 +40,24 @@ class DeleteRules:
     trash: timedelta
     final_backup: bool
 
-    def way(self, instance: DbInstance, delete: Delete) -> Operation:
-        """The operation that deletes a live instance.
+    def way(self, instance: DbInstance, delete: Delete) -> Way:
+        """The way of a live instance's delete.
 
         What is backed up before it is dropped goes to the trash first, where nothing is written to it. So
         does what never had a database by the registry, which may have been restored to before it had one.
         """
         if self.backs_up(instance, delete):
-            return Operation.TRASH
+            return Way.TRASH
         if delete.way is not None:
             return delete.way
-        return Operation.TRASH if self.trash else Operation.DELETE
+        return Way.TRASH if self.trash else Way.DROP
 
     def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
         """Whether a live instance that is deleted so stays in the trash, with the parts of its ODS instance.
 
         Not one that was never created: an ODS instance that has its id is another product's.
         """
-        is_trashed = self.way(instance, delete) is Operation.TRASH
+        is_trashed = rules_of_way(self.way(instance, delete)).to_trash
         return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
 
     def forgotten_contexts(self, instance: DbInstance, delete: Delete) -> Mapping[str, str]:
@@ -66,12 +65,12 @@ class DeleteRules:
 
         A detach leaves the database in use, which the ODS/API chooses by them.
         """
-        is_left = self.way(instance, delete) is Operation.DETACH
+        is_left = rules_of_way(self.way(instance, delete)).releases
         return {} if is_left else instance.own_contexts or {}
 
     def may_back_up(self, delete: Delete) -> bool:
         """Whether such a delete makes a backup of an instance that has a database."""
-        drops = delete.way is Operation.DELETE or (delete.way is None and not self.trash)
+        drops = delete.way is Way.DROP or (delete.way is None and not self.trash)
         return drops and (delete.final_backup or self.final_backup)
 
     def backs_up(self, instance: DbInstance, delete: Delete) -> bool:
@@ -87,7 +86,6 @@ class DeleteRules:
 
 def drops_at_retry(instance: DbInstance) -> bool:
     """Whether a retry of the instance's last job, which has failed, drops its database for good."""
-    operation = Operation(instance.operation)
-    can_be_retried = instance.status in status.RETRY[operation].sources
-    drops = status.drops_database(operation, purge_follows=instance.purge_follows)
+    can_be_retried = instance.status in instance.rules.retry.sources
+    drops = drops_database(Operation(instance.operation), instance.arguments)
     return can_be_retried and drops and instance.published_at is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Select, Text, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from ods.registry.instances.status import InstanceStatus
+from ods.model.operations import InstanceStatus
 from ods.registry.storage.listing import Listing, Page, by_utf16
 from ods.registry.storage.models import DbInstance
 from ods.registry.storage.rules import is_storable

@@ -7,7 +7,7 @@ from datetime import date, datetime, time, timedelta
 from sqlalchemy import ARRAY, ColumnElement, Date, Float, Select, cast, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.registry.instances.status import JOB_UNDER_WAY, JobStatus
+from ods.model.operations import JOB_UNDER_WAY, JobStatus
 from ods.registry.storage.models import UTC_NOW, Job
 from ods.registry.storage.sessions import RegistrySessions
 

@@ -1,7 +1,7 @@
 """What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     exists,
+    false,
     func,
     literal,
     not_,
@@ -22,15 +23,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
+from ods.model.revisions import KnownRevisions, revision_by
 from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
 from ods.registry.installation import InstallationStore
-from ods.registry.instances import status
+from ods.registry.instances import revisions
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
 from ods.registry.instances.beginning import begin
-from ods.registry.instances.cancelling import CANCELLED_PURGE, keep_if_refused
+from ods.registry.instances.cancelling import CANCELLED_PURGE, NO_PURGE_FOLLOWS, keep_if_refused
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from ods.registry.instances.left_names import leave_name
 from ods.registry.instances.ods_routing import (
@@ -40,14 +43,13 @@ from ods.registry.instances.ods_routing import (
     move_routing,
     start_routing,
 )
-from ods.registry.instances.origins import origin_columns
 from ods.registry.instances.reservations import name_taken
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step
 from ods.registry.instances.steps import (
     CALLED_OFF,
     NO_PROGRESS,
     WAITS_FOR_NOTHING,
+    Also,
     Guard,
     JobFactory,
     fencing_token,
@@ -59,6 +61,9 @@ from ods.registry.instances.steps import (
     is_to_end,
     is_tried_after_outage,
     job_record,
+    nothing_else,
+    purge_follows,
+    readable,
     take_step,
     take_step_once,
     waited_until,
@@ -75,20 +80,20 @@ from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Jo
 from ods.registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from ods.settings.settings import VerifyPolicy
 
-_DELETES = {Operation.DELETE, Operation.TRASH, Operation.DETACH}
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
-_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None, "purge_follows": False}
+_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
 OUT_OF_TRASH: dict[str, object] = {
     **_NO_NEW_NAMES,
     **_NOTHING_KEPT,
     "trashed_at": None,
     "deleted_by": None,
     "error_message": None,
-    # Another delete may be an Admin API's, which records no publication: the undelete's is the last.
-    "known_number": None,
-    "known_attempt": None,
 }
 """Columns of an instance that has come back from the trash."""
+
+
+_FORGOTTEN_ATTEMPTS = 10
+"""So many attempts at a create, at most, has a registry forgotten that was restored since."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,14 @@ class Position:
     Attributes:
         status: the instance's status.
         waits: whether the job is recorded as waiting for the end of an outage.
-        requests: which requests the registry knows of the instance, see `DbInstance.requests`.
+        known: the revisions of its databases that the registry knows.
         is_cancelled: whether a client has cancelled this attempt.
         is_in_trash: whether the instance is deleted, and can come back.
     """
 
     status: InstanceStatus
     waits: bool
-    requests: tuple[str, ...]
+    known: KnownRevisions
     is_cancelled: bool
     is_in_trash: bool
 
@@ -164,7 +169,7 @@ class JobStore:
                 confirmed what it is.
         """
         installation = await self.installation.require_confirmed()
-        if job.installation not in {None, installation.id}:
+        if job.installation != installation.id:
             return BeginResult(held=False)
         return await begin(self._sessions, job, refusal, self._admin_api_deletes, self._strings)
 
@@ -172,7 +177,19 @@ class JobStore:
         """Whether the instance waits for this very attempt of `job` to begin."""
         before = fencing_token(job, job.attempt - 1)
         async with self._sessions.statement() as session:
-            return await is_at(session, before, status.RELEASE[job.operation].target)
+            return await is_at(session, before, job.rules.release.target)
+
+    async def next_attempt(self, job: InstanceJob) -> InstanceJob | None:
+        """The attempt that comes after `job`, which has failed; None if the instance has another job by now.
+
+        Its request is another one if the instance was given a database since.
+        """
+        await self.installation.state()
+        its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
+        same = (DbInstance.job_number == job.number, DbInstance.operation == job.operation)
+        async with self._sessions.statement() as session:
+            row = await session.scalar(select(DbInstance).where(*its, *same, DbInstance.status.in_(AT_REST)))
+        return self._factory.next_attempt(row) if row is not None and readable([row]) else None
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
@@ -185,7 +202,7 @@ class JobStore:
             select(
                 DbInstance.status,
                 Job.waiting_for.is_not(None),
-                DbInstance.requests,
+                revisions.known_of_instance(),
                 is_cancelled(),
                 DbInstance.is_in_trash,
             )
@@ -196,27 +213,41 @@ class JobStore:
             row = (await session.execute(query)).one_or_none()
         if row is None:
             return None
-        status_now, waits, requests, cancelled, in_trash = row
+        status_now, waits, known, cancelled, in_trash = row
         return Position(
             InstanceStatus(status_now),
             bool(waits),
-            tuple(requests or ()),
+            revisions.as_known(known),
             is_cancelled=cancelled,
             is_in_trash=in_trash,
         )
 
-    async def known_requests(self, job: InstanceJob) -> tuple[str, ...]:
-        """Which requests the registry knows of the job's instance now; none if that is gone.
+    async def known_revisions(self, job: InstanceJob) -> KnownRevisions:
+        """The revisions of the instance's databases that the registry knows now; none if that is gone.
 
         Whichever job is its last: what is to be done to a database needs the `position` of the job.
         """
         is_its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
         async with self._sessions.statement() as session:
-            return tuple(await session.scalar(select(DbInstance.requests).where(*is_its)) or ())
+            return revisions.as_known(
+                await session.scalar(select(revisions.known_of_instance()).where(*is_its))
+            )
+
+    async def resolve(self, job: InstanceJob, seen: Collection[str]) -> None:
+        """Record which revisions the databases of an instance have whose last job has ended.
+
+        Args:
+            job: the job, at its last attempt.
+            seen: the revisions in the comments of the databases, read behind the fence.
+        """
+        locked = select(DbInstance.id).where(*fencing_token(job), DbInstance.status.in_(AT_REST))
+        async with self._sessions.transaction() as session:
+            if await session.scalar(locked.with_for_update()) is not None:
+                await revisions.resolve(session, job.instance_id, seen)
 
     async def is_done(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a delete or purge is recorded as done."""
-        step = status.FINISH[job.operation]
+        step = job.rules.finish
         async with self._sessions.statement() as session:
             return await has_taken(session, job, step, fencing_token(job))
 
@@ -254,9 +285,10 @@ class JobStore:
         Raises:
             NameTakenError: an ODS instance took the name or the reserved id in the meantime.
         """
-        return await self._complete(job, status.FINISH[Operation.CREATE], connection_string, job.attempt)
+        also = partial(revisions.confirmed, job)
+        return await self._complete(job, job.rules.finish, connection_string, also)
 
-    async def follow_database(self, job: InstanceJob, connection_string: str, attempt: int) -> bool:
+    async def follow_database(self, job: InstanceJob, connection_string: str, revision: str | None) -> bool:
         """Record as `Completed` an instance whose create has failed, but whose database was published.
 
         Safe to repeat. Returns whether the instance was at this attempt of the job, and the job a create.
@@ -264,25 +296,29 @@ class JobStore:
         Args:
             job: the create, at the attempt that failed.
             connection_string: what routes the ODS/API to the database, encrypted.
-            attempt: the attempt that published it; a registry that was restored may know only earlier ones.
+            revision: that of the database. If it is none of this create, what followed stays unknown.
 
         Raises:
             NameTakenError: an ODS instance has the name or the reserved id.
         """
-        return await self._complete(job, status.FOLLOW_DATABASE, connection_string, max(attempt, job.attempt))
+        attempts = range(1, job.attempt + _FORGOTTEN_ATTEMPTS + 1)
+        given = {revision_by(job.request, attempt, job.database_id) for attempt in attempts}
+        also = partial(revisions.confirmed_as, job, revision) if revision in given else None
+        return await self._complete(job, job.rules.follow, connection_string, also)
 
-    async def _complete(self, job: InstanceJob, step: Step, connection_string: str, attempt: int) -> bool:
+    async def _complete(
+        self, job: InstanceJob, step: Step, connection_string: str, also: Also | None
+    ) -> bool:
         created = {
             "ods_instance_name": job.name,
             "published_at": UTC_NOW,
             "error_message": None,
-            "attempt": attempt,
             "template_generation": job.template_generation,
         }
-        guard = (*fencing_token(job), DbInstance.operation.in_(status.CREATES))
+        guard = (*fencing_token(job), DbInstance.operation == Operation.CREATE)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
-            took_step = await take_step(session, job, step, created, guard)
+            took_step = await take_step(session, job, step, created, guard, also or nothing_else)
             if took_step:
                 await start_routing(session, job, connection_string)
             return took_step or await is_at(session, guard, step.target)
@@ -302,7 +338,7 @@ class JobStore:
         Raises:
             NameTakenError: an ODS instance took the name in the meantime.
         """
-        step = status.FINISH[Operation.RENAME]
+        step = job.rules.finish
         renamed = {
             "name": job.final_name,
             "ods_instance_name": job.final_name,
@@ -312,7 +348,8 @@ class JobStore:
         guard = fencing_token_of(Operation.RENAME, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
         async with self._sessions.transaction(conflicts) as session:
-            took_step = await take_step(session, job, step, renamed, guard)
+            also = partial(revisions.confirmed, job)
+            took_step = await take_step(session, job, step, renamed, guard, also)
             if took_step:
                 await change_routing(session, job, connection_string, self._strings)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
@@ -328,7 +365,7 @@ class JobStore:
             connection_string: what routes the ODS/API to the database by its new name, encrypted.
         """
         is_its = DbInstance.new_database_name == job.final_database
-        guard = (*fencing_token(job), is_its, DbInstance.status.in_(status.AT_REST))
+        guard = (*fencing_token(job), is_its, DbInstance.status.in_(AT_REST))
         moved = update(DbInstance).where(*guard, DbInstance.database_name == job.database)
         async with self._sessions.transaction() as session:
             followed = moved.values(database_name=job.final_database, last_modified=UTC_NOW)
@@ -351,31 +388,31 @@ class JobStore:
         Raises:
             CancelledDropError: as for `finish_purge`, if the database was dropped.
         """
-        if job.operation not in _DELETES:
+        if not (job.rules.ends_use and job.rules.is_live):
             return False
-        step = status.FINISH[job.operation]
+        step = job.rules.finish
         outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
+        also = partial(revisions.gone, UUID(job.database_id))
         async with self._sessions.transaction() as session:
-            if job.operation is Operation.TRASH and job.trash_database is not None:
+            if job.rules.to_trash and job.trash_database is not None:
                 # What the request has computed may be over: the job may have waited, or been retried, for
                 # longer. It was requested as one that can be undone, also if there is no trash any more.
                 end = await end_of(session, self._trash or KEPT_IN_DOUBT)
+                also = partial(revisions.confirmed, job)
                 outcome = {
                     **_NO_NEW_NAMES,
                     "trashed_at": UTC_NOW,
-                    "purge_after": None if job.purge_follows else func.greatest(DbInstance.purge_after, end),
-                    "known_number": job.number,
-                    "known_attempt": job.attempt,
+                    "purge_after": None if job.backup_first else func.greatest(DbInstance.purge_after, end),
                 }
-            if job.operation is Operation.DELETE:
+            if job.rules.drops:
                 await _keep_versions_of_cancelled(session, job)
-            took_step = await take_step(session, job, step, outcome, fencing_token(job))
-            follows = job.operation in {Operation.DELETE, Operation.TRASH} and not job.purge_follows
+            took_step = await take_step(session, job, step, outcome, fencing_token(job), also)
+            follows = not job.rules.releases and not job.backup_first
             if took_step and follows:
-                await follow_delete(session, job.instance_id, kept=job.operation is Operation.TRASH)
-            if took_step and job.purge_follows:  # the client has cancelled both, but too late for this one
+                await follow_delete(session, job.instance_id, kept=job.rules.to_trash)
+            if took_step and job.backup_first:  # the client has cancelled both, but too late for this one
                 cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
-                await session.execute(cancelled.values(purge_follows=False, **CANCELLED_PURGE))
+                await session.execute(cancelled.values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}))
             return took_step or await has_taken(session, job, step, fencing_token(job))
 
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
@@ -391,7 +428,7 @@ class JobStore:
             NameTakenError: an ODS instance took the name or the id in the meantime.
             ContextTakenError: another product gave a context to another one.
         """
-        step = status.FINISH[Operation.UNDELETE]
+        step = job.rules.finish
         restored: dict[str, object] = {
             "name": job.final_name,
             "ods_instance_name": job.final_name,
@@ -404,7 +441,8 @@ class JobStore:
         async with self._sessions.transaction(conflicts) as session:
             parts = select(DbInstance.set_aside, DbInstance.own_contexts).where(*guard)
             kept, own = (await session.execute(parts)).one_or_none() or (None, None)
-            took_step = await take_step(session, job, step, restored, guard)
+            also = partial(revisions.confirmed, job)
+            took_step = await take_step(session, job, step, restored, guard, also)
             if took_step:
                 contexts = contexts_to_come_back(kept, None if job.published else own)
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
@@ -429,22 +467,24 @@ class JobStore:
             CancelledDropError: a client has cancelled the purge, and the instance had another database before
                 a reset, which would be dropped as well.
         """
-        return await self._purged(job, status.FINISH[job.operation], dropped=dropped)
+        return await self._purged(job, job.rules.finish, dropped=dropped)
 
     async def follow_drop(self, job: InstanceJob) -> bool:
         """Record the same, of a purge that was cancelled when it had dropped the database.
 
         Safe to repeat; nothing is changed if the instance has moved on.
         """
-        return await self._purged(job, status.FOLLOW_DROP, dropped=None)
+        return await self._purged(job, job.rules.follow, dropped=None)
 
     async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
-        guard = (*fencing_token(job), DbInstance.operation.in_(status.PURGES))
+        guard = fencing_token_of(Operation.PURGE, job)
         purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
-            if step is not status.FOLLOW_DROP:
+            if step != job.rules.follow:
                 await _keep_versions_of_cancelled(session, job)
-            took_step = await take_step(session, job, step, purged, (*guard, DbInstance.purged_at.is_(None)))
+            also = partial(revisions.gone, UUID(job.database_id))
+            not_done = (*guard, DbInstance.purged_at.is_(None))
+            took_step = await take_step(session, job, step, purged, not_done, also)
             if took_step:
                 await follow_delete(session, job.instance_id, kept=False)
                 await append(session, _purge_entry(job, dropped=dropped))
@@ -462,7 +502,7 @@ class JobStore:
             stored: what was stored.
             verify: which backups are to be verified without a request.
         """
-        step, guard = status.FINISH[Operation.BACKUP], fencing_token_of(Operation.BACKUP, job)
+        step, guard = job.rules.finish, fencing_token_of(Operation.BACKUP, job)
         async with self._sessions.transaction() as session:
             if await take_step(session, job, step, {"error_message": None}, guard):
                 return RecordedBackup(recorded=True, verify=await record_stored(session, job, stored, verify))
@@ -478,7 +518,7 @@ class JobStore:
             stored: what it has stored.
             state: the state of the database that was stored.
         """
-        guard = fencing_token_of(Operation.PURGE_AFTER_BACKUP, job)
+        guard = (*fencing_token_of(Operation.PURGE, job), DbInstance.backup_first)
         held = select(DbInstance.id).where(*guard, DbInstance.status == InstanceStatus.IN_PROGRESS)
         async with self._sessions.transaction() as session:
             is_held = await session.scalar(held.with_for_update()) is not None
@@ -509,8 +549,8 @@ class JobStore:
         Args:
             job: the job, at the attempt that has exchanged the databases.
         """
-        step = status.FINISH[job.operation]
-        if job.operation not in status.REPLACEMENTS:
+        step = job.rules.finish
+        if not job.rules.replaces:
             return False
         async with self._sessions.transaction() as session:
             if await self._exchanged(session, job, step, in_doubt=job.attempt > 1):
@@ -531,8 +571,8 @@ class JobStore:
                 meanwhile.
         """
         async with self._sessions.transaction() as session:
-            if job.operation in status.REPLACEMENTS:
-                return await self._exchanged(session, job, status.FOLLOW_EXCHANGE, in_doubt=True)
+            if job.rules.replaces:
+                return await self._exchanged(session, job, job.rules.follow, in_doubt=True)
             generation = await session.scalar(
                 select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
             )
@@ -540,8 +580,8 @@ class JobStore:
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
                 await record_exchange(session, job, generation, self._trash, in_doubt=True)
-                purged = update(DbInstance).where(DbInstance.id == job.instance_id, DbInstance.purge_follows)
-                await session.execute(purged.values(purge_follows=False, purge_after=None))
+                purged = update(DbInstance).where(DbInstance.id == job.instance_id, purge_follows())
+                await session.execute(purged.values(NO_PURGE_FOLLOWS))
             return recorded
 
     async def _exchanged(
@@ -555,7 +595,10 @@ class JobStore:
         replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
         row = (await session.execute(replaced.with_for_update())).one_or_none()
         values = {**_exchange(job), "error_message": None}
-        if row is None or not await take_step(session, job, step, values, guard):
+        # An earlier attempt may have exchanged them: what follows one that failed looks at the comments.
+        is_done = step == job.rules.finish
+        also = partial(revisions.confirmed, job) if is_done else nothing_else
+        if row is None or not await take_step(session, job, step, values, guard, also):
             return False
         generation, cancelled = row
         await record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
@@ -572,6 +615,9 @@ class JobStore:
         async with self._sessions.transaction() as session:
             if await session.scalar(ended.returning(DbInstance.id)) is not None:
                 await keep_for_another_undo(session, job)
+                if job.replacement is not None and not job.replacement.from_trash:
+                    never = UUID(job.replacement.database_id)
+                    await revisions.forget_database(session, job.instance_id, never)
 
     async def end_undo(self, job: InstanceJob) -> None:
         """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.
@@ -581,7 +627,7 @@ class JobStore:
 
         Safe to repeat; nothing is changed if the instance has moved on.
         """
-        ended = (DbInstance.undo_due, DbInstance.status.in_(status.AT_REST))
+        ended = (DbInstance.undo_due, DbInstance.status.in_(AT_REST))
         undone = update(DbInstance).where(*fencing_token(job), *ended).values(undo_due=False)
         async with self._sessions.transaction() as session:
             if await session.scalar(undone.returning(DbInstance.id)) is not None:
@@ -589,7 +635,7 @@ class JobStore:
 
     async def is_replaced(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a reset, or of its undo, is recorded as done."""
-        step = status.FINISH[job.operation]
+        step = job.rules.finish
         async with self._sessions.statement() as session:
             return await has_taken(session, job, step, (*fencing_token(job), _has_replacement(job)))
 
@@ -613,8 +659,8 @@ class JobStore:
             # Locked, so that no request is recorded before the failure is.
             recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
             await keep_for_another_restore(session, job)
-            step = (status.CANCEL_RUNNING if cancelled or recorded else status.FAIL)[job.operation]
-            if step.target == status.FINISH[job.operation].target:
+            step = job.rules.cancel_running if cancelled or recorded else job.rules.fail
+            if step.target == job.rules.finish.target:
                 return await _fail_alone(session, job, step, reason)
             outages = DbInstance.outages + 1 if outage and not recorded else 0
             values: dict[str, object] = {"error_message": reason, "outages": outages}
@@ -624,7 +670,7 @@ class JobStore:
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
-        steps = status.FAIL[job.operation], status.CANCEL_RUNNING[job.operation]
+        steps = job.rules.fail, job.rules.cancel_running
         failed = DbInstance.status.in_([step.target for step in steps])
         explained = (
             update(DbInstance)
@@ -654,7 +700,7 @@ class JobStore:
         is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
         guard = (*fencing_token(job), ~is_done, ~is_to_end(), is_wanted)
         async with self._sessions.statement() as session:
-            released = await take_step_once(session, job, status.RELEASE[job.operation], {}, guard)
+            released = await take_step_once(session, job, job.rules.release, {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None
 
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
@@ -663,7 +709,7 @@ class JobStore:
         They are those of the rows with the lowest ids above `after`, by id. What another product has added,
         and this service has not adopted, is the other product's to do.
         """
-        waiting = DbInstance.status.in_(status.WAITING)
+        waiting = DbInstance.status.in_(WAITING)
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
         wanted = and_(waiting, not_(self._admin_api_deletes.to_the_trash()))
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
@@ -703,7 +749,7 @@ class JobStore:
         has_failed = and_(DbInstance.status == InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped))
         was_cancelled = and_(
             DbInstance.status == InstanceStatus.DELETED,
-            DbInstance.operation.in_(status.PURGES),
+            DbInstance.operation == Operation.PURGE,
             DbInstance.is_in_trash,
             has_mark(half_dropped.values()),
             DbInstance.trash_database.in_(half_dropped),
@@ -719,7 +765,7 @@ class JobStore:
         """
         failed = or_(
             DbInstance.status == InstanceStatus.ERROR,
-            and_(DbInstance.operation == Operation.DELETE, DbInstance.status == InstanceStatus.DELETE_FAILED),
+            and_(_drops_at_once(), DbInstance.status == InstanceStatus.DELETE_FAILED),
             and_(DbInstance.operation == Operation.UNDELETE, DbInstance.status == InstanceStatus.DELETED),
         )
         return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
@@ -730,26 +776,30 @@ class JobStore:
         A replacement was made, or begun, in vain, or a rename or an undelete has begun that is not done.
         """
         is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due)
-        return await self._last_attempts(
-            select(DbInstance).where(is_due, DbInstance.status.in_(status.AT_REST))
-        )
+        return await self._last_attempts(select(DbInstance).where(is_due, DbInstance.status.in_(AT_REST)))
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """The last jobs of the instances with these marks that no job works on, at their last attempt."""
-        ended = DbInstance.status.in_(status.AT_REST)
+        ended = DbInstance.status.in_(AT_REST)
         return await self._last_attempts(select(DbInstance).where(ended, has_mark(marks)))
 
     async def _last_attempts(self, query: Select[DbInstance]) -> Sequence[InstanceJob]:
         await self.installation.state()
         async with self._sessions.statement() as session:
             rows = await session.scalars(query.order_by(DbInstance.id))
-            return [self._factory.last_attempt(row) for row in rows]
+            return [self._factory.last_attempt(row) for row in readable(rows)]
 
     async def _page(self, condition: ColumnElement[bool], after: int, limit: int) -> Sequence[DbInstance]:
         await self.installation.require_confirmed()
-        query = select(DbInstance).where(condition, DbInstance.is_adopted, DbInstance.id > after)
+        query = (
+            select(DbInstance).where(condition, DbInstance.is_adopted).order_by(DbInstance.id).limit(limit)
+        )
         async with self._sessions.statement() as session:
-            return (await session.scalars(query.order_by(DbInstance.id).limit(limit))).all()
+            while rows := (await session.scalars(query.where(DbInstance.id > after))).all():
+                if known := readable(rows):
+                    return known
+                after = rows[-1].id  # a page without any would be taken for the last one
+        return []
 
 
 async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
@@ -757,7 +807,7 @@ async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reaso
     guard = fencing_token(job)
     values = {
         "outages": 0,
-        **(CANCELLED_PURGE if job.operation in status.PURGES else {"error_message": None}),
+        **({"error_message": None} if job.rules.is_live else CANCELLED_PURGE),
     }
     if not await take_step(session, job, step, values, guard):
         return await has_taken(session, job, step, guard)
@@ -768,7 +818,7 @@ async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reaso
 def _is_replacing(job: InstanceJob) -> Guard:
     """The instance has the database that the job replaces, and shall have the one that takes its place."""
     return (
-        DbInstance.database_mark.is_not_distinct_from(job.database_mark),
+        DbInstance.database_id == UUID(job.database_id),
         DbInstance.replacement == job.replacement_column,
     )
 
@@ -778,15 +828,17 @@ def _waits_for_end(job: InstanceJob) -> Guard:
     return (
         DbInstance.id == job.instance_id,
         DbInstance.mark == UUID(job.mark),
-        DbInstance.status.in_(status.AT_REST),
+        DbInstance.status.in_(AT_REST),
         *_is_replacing(job),
     )
 
 
 def _has_replacement(job: InstanceJob) -> ColumnElement[bool]:
     """The database that takes the place is the instance's by now."""
-    mark = None if job.replacement is None else job.replacement.mark
-    return and_(DbInstance.replacement.is_(None), DbInstance.database_mark.is_not_distinct_from(mark))
+    if job.replacement is None:
+        return false()
+    its = DbInstance.database_id == UUID(job.replacement.database_id)
+    return and_(DbInstance.replacement.is_(None), its)
 
 
 def _exchange(job: InstanceJob) -> dict[str, object]:
@@ -794,8 +846,8 @@ def _exchange(job: InstanceJob) -> dict[str, object]:
     if job.replacement is None:
         return {}
     return {
-        **origin_columns(job.replacement.origin),
-        "database_mark": None if job.replacement.mark is None else UUID(job.replacement.mark),
+        "origin_column": asdict(job.replacement.origin),
+        "database_id": UUID(job.replacement.database_id),
         "database_template": job.replacement.template,
         "template_generation": job.template_generation,
         "replacement": None,
@@ -811,7 +863,7 @@ def _purge_entry(job: InstanceJob, *, dropped: bool | None) -> AuditEntry:
         case None:
             done = f"Purged {job.trash_database}"
     title = f"{done}: the database {job.database} of {job.name}"
-    if job.operation is Operation.PURGE_AFTER_BACKUP and dropped:
+    if job.backup_first and dropped:
         title = f"{title}, after the backup {job.makes_backup}"
     path = f"/v2/trash/{job.instance_id}"
     return AuditEntry("worker", job.tenant, "PURGE", path, job.instance_id, job.job_id, HTTPStatus.OK, title)
@@ -826,10 +878,15 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
     # A delete to the trash does not drop what is half dropped if that leaves a version, and would fail again.
-    is_trashed = and_(DbInstance.operation == Operation.TRASH, ~_has_version())
-    drops = or_(is_trashed, DbInstance.operation.in_((Operation.DELETE, *status.PURGES)))
+    is_trashed = and_(DbInstance.goes_to_trash, ~_has_version())
+    drops = or_(is_trashed, _drops_at_once(), DbInstance.operation == Operation.PURGE)
     has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())
     return or_(is_tried_after_outage(), has_begun)
+
+
+def _drops_at_once() -> ColumnElement[bool]:
+    """The row's last job is a delete without the trash."""
+    return and_(DbInstance.operation == Operation.DELETE, ~DbInstance.goes_to_trash)
 
 
 def _is_kept_for_version() -> ColumnElement[bool]:

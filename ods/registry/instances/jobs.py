@@ -1,12 +1,22 @@
 """Jobs as they travel through workflows, with all that these need to know and without secrets."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 
-from ods.registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
-from ods.registry.instances.status import Operation, traits
+from ods.model.arguments import (
+    Arguments,
+    JobKind,
+    arguments_column,
+    backs_up_first,
+    job_kind,
+    origin_in,
+    require_fitting,
+    rules_of,
+)
+from ods.model.operations import Operation, Rules
+from ods.model.origins import Origin, read_origin
 from ods.settings.settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
@@ -32,8 +42,8 @@ class ExecutionPolicy:
     ddl_attempts: int
     heartbeat_timeout: float
     decision_window: float
-    outage_timeout: float = 3600
-    backup_queue: str = "ods-backup"
+    outage_timeout: float
+    backup_queue: str
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
@@ -56,53 +66,42 @@ class Replacement:
     has done is undone.
 
     Attributes:
-        mark: its own mark, a UUID; None if it is the database that the instance was created with.
+        database_id: its UUID.
         template: the name of the template that it is made from.
         database: the name that it has until it takes the place: a private one, or its name in the trash.
         replaced: the name in the trash that the database gets whose place it takes.
-        known_number: the latest job that can have published the instance's database before.
-        known_attempt: the latest attempt at that job.
-        trashed_number: of what comes from the trash, the job that has put it there.
-        trashed_attempt: the attempt at that job.
+        kept_seconds: how long what is replaced can come back at least, as the settings said at the request.
+        from_trash: whether it comes from the trash.
         by: the client that has requested it; None if it is not known.
         keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
-        copy_of: the instance that it is a copy of; None if it is none.
-        backup_id: the backup that it is restored from; None if it is from none.
-        kept_seconds: how long what is replaced can come back at least, as the settings said at the request;
-            None if it was requested before that was recorded.
+        origin: where its contents come from.
     """
 
-    mark: str | None
+    database_id: str
     template: str
     database: str
     replaced: str
-    known_number: int
-    known_attempt: int
-    trashed_number: int | None = None
-    trashed_attempt: int | None = None
-    by: str | None = None
-    keeps: bool = True
-    copy_of: CopyOrigin | None = None
-    backup_id: str | None = None
-    kept_seconds: int | None = None
-
-    @property
-    def origin(self) -> Origin:
-        """Where it comes from; without any other origin, from its template."""
-        return origin_of(self.copy_of, self.backup_id)
+    kept_seconds: int
+    from_trash: bool
+    by: str | None
+    keeps: bool
+    origin: Origin
 
     @property
     def column(self) -> dict[str, Any]:
-        """As rows hold it: as before there were other origins and promises, where it has none of these."""
-        later = {"copy_of", "backup_id", "kept_seconds"}
-        return {key: value for key, value in asdict(self).items() if key not in later or value is not None}
+        """As rows hold it."""
+        return asdict(self)
 
     @classmethod
     def read(cls, column: Mapping[str, Any]) -> Self:
-        """What a row holds."""
-        copy = column.get("copy_of")
-        source = None if copy is None else CopyOrigin(**{**copy, "mode": CopyMode(copy["mode"])})
-        return cls(**{**column, "copy_of": source})
+        """What a row holds.
+
+        Raises:
+            ValueError: another release has written it.
+        """
+        if column.keys() != {field.name for field in fields(cls)}:
+            raise ValueError("Another release has written what takes the place of a database.")
+        return cls(**{**column, "origin": read_origin(column["origin"])})
 
 
 @dataclass(frozen=True)
@@ -114,71 +113,87 @@ class InstanceJob:
     Attributes:
         tenant: the instance's tenant.
         operation: what the job does.
+        arguments: what that leaves open.
         instance_id: key of the instance in `adminapi.dbinstances`.
         ods_instance_id: its OdsInstanceId.
         number: counts the jobs of the instance.
         attempt: counts the times that this job has begun.
         name: the instance's name.
+        origin: where the contents of its database come from.
         template: the name of the template that its database is made from.
         database: the name of its database.
+        database_id: the UUID of its database, which a reset replaces by another one.
         mark: the UUID that its database carries. A restored registry may give ids and numbers again, but
             never a mark.
         request: the UUID that was drawn with the request for the job, and is never given again, as `number`
             is by a registry that was put back.
         published: whether the database was ever handed over to the ODS/API.
         policy: timeouts and numbers of tries.
+        installation: the installation whose registry requested the job.
         new_name: the name that a rename gives the instance, or an undelete under another name; a delete has
             it as well if a rename has failed.
         new_database: the name that the database gets with it.
-        installation: the installation whose registry requested the job.
-        known_number: of a delete, the last job before it: a database that was published later is not dropped.
-            Of a purge, the job that has put the database into the trash.
-        known_attempt: the last attempt at that job.
         template_generation: of a create that has published its database, which generation of the template
             that is a copy of; None if that is not known.
         trash_database: the name that the database has, or gets, in the trash.
-        copy_of: the instance that this one is a copy of; None if it is none.
-        backup_id: the backup that the instance is restored from; None if it is from none.
         makes_backup: the id of the backup that the job makes; None if it makes none.
-        database_mark: the mark of the database alone, a UUID; None until another one has taken its place.
         replacement: the database that takes its place; also of a later job, while what a failed reset has
             done is not undone yet.
-        purge_follows: of a delete that moves the database to the trash, whether the client has requested that
-            it is backed up and dropped as soon as it is there.
     """
 
     tenant: str
     operation: Operation
+    arguments: Arguments
     instance_id: int
     ods_instance_id: int
     number: int
     attempt: int
     name: str
+    origin: Origin
     template: str
     database: str
+    database_id: str
     mark: str
     request: str
     published: bool
     policy: ExecutionPolicy
+    installation: str
     new_name: str | None = None
     new_database: str | None = None
-    installation: str | None = None
-    known_number: int | None = None
-    known_attempt: int | None = None
     template_generation: int | None = None
     trash_database: str | None = None
-    copy_of: CopyOrigin | None = None
-    backup_id: str | None = None
+    makes_backup: str | None = None
+    replacement: Replacement | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a job that has the arguments of another operation, or a create that has two origins.
+
+        Raises:
+            ValueError: it has.
+        """
+        require_fitting(self.operation, self.arguments)
+        if self.operation is Operation.CREATE and origin_in(self.arguments) != self.origin:
+            raise ValueError("A create makes the database of another origin than its instance has.")
 
     @property
-    def origin(self) -> Origin:
-        """Where the instance's database comes from; jobs from before there were others have the template."""
-        return origin_of(self.copy_of, self.backup_id)
+    def backup_first(self) -> bool:
+        """Whether a backup is made before the job, or the purge that follows it, drops the database."""
+        return backs_up_first(self.arguments)
 
-    makes_backup: str | None = None
-    database_mark: str | None = None
-    replacement: Replacement | None = None
-    purge_follows: bool = False
+    @property
+    def arguments_column(self) -> dict[str, Any]:
+        """The arguments as the instance's row has them."""
+        return arguments_column(self.operation, self.arguments)
+
+    @property
+    def kind(self) -> JobKind:
+        """What distinguishes the job by operation and arguments."""
+        return job_kind(self.operation, self.arguments)
+
+    @property
+    def rules(self) -> Rules:
+        """What such a job may do."""
+        return rules_of(self.operation, self.arguments)
 
     @property
     def replacement_column(self) -> dict[str, Any] | None:
@@ -205,24 +220,17 @@ class InstanceJob:
         return [name for name in names if name is not None]
 
     @property
-    def publication(self) -> tuple[int, int]:
-        """Job and attempt that can have published the instance's database last: see `last_publication`."""
-        return last_publication(
-            self.operation, self.number, self.attempt, self.known_number, self.known_attempt
-        )
-
-    @property
     def job_id(self) -> str:
         """Key of the job in `adminapi.jobstatuses`."""
-        return job_id(self.operation, self.ods_instance_id, self.number)
+        return job_id(self.rules.word, self.ods_instance_id, self.number)
 
     @property
     def identity(self) -> tuple[str, str, str]:
         """What names the job, and no other: ids of jobs are given again where a registry was restored."""
-        return self.installation or "", self.mark, self.job_id
+        return self.installation, self.mark, self.job_id
 
     @property
-    def memo(self) -> dict[str, str | None]:
+    def memo(self) -> dict[str, str]:
         """What the workflow's memo says: of which installation and instance the job is, and which one."""
         return {INSTALLATION: self.installation, "mark": self.mark, "job": self.job_id}
 
@@ -236,34 +244,15 @@ class InstanceJob:
         return (self.request, self.attempt) == (other.request, other.attempt)
 
 
-def last_publication(
-    operation: Operation, number: int, attempt: int, known_number: int | None, known_attempt: int | None
-) -> tuple[int, int]:
-    """The job and the attempt at it that can have published an instance's database last.
-
-    A delete publishes nothing, nor does a purge. It has a number of its own, which would pass for that of a
-    later publication in a registry that was restored to an earlier state; so the attempt before the first
-    delete counts, or that which has put the database into the trash. Nor does an undelete that was cancelled
-    before its attempt began: then the attempt before that counts.
+def job_id(word: str, ods_instance_id: int, number: int) -> str:
+    """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`.
 
     Args:
-        operation: that of the instance's last job.
-        number: which job of the instance that is.
-        attempt: the last attempt at it.
-        known_number: of a delete, the job before the first delete; of what is in the trash, the job that has
-            put it there; of a cancelled undelete, itself. None if the delete was requested before this was
-            recorded.
-        known_attempt: the last attempt at that job.
+        word: what clients call the job: `Rules.word`.
+        ods_instance_id: its instance.
+        number: counts the jobs of that.
     """
-    is_cancelled = known_number == number
-    if known_number is None or (traits(operation).publishes and not is_cancelled):
-        return number, attempt
-    return known_number, known_attempt or 0
-
-
-def job_id(operation: Operation, ods_instance_id: int, number: int) -> str:
-    """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`."""
-    return f"{traits(operation).word}InstanceJob-{ods_instance_id}-{number}"
+    return f"{word}InstanceJob-{ods_instance_id}-{number}"
 
 
 def job_number(identifier: str) -> int:
@@ -293,13 +282,13 @@ class StartedJob:
     """A job whose workflow Temporal still has.
 
     Attributes:
-        installation: the installation that requested it; None in workflows that were started without one.
+        installation: the installation that requested it.
         mark: the mark of its instance.
         number: counts the jobs of the instance.
         at: when the workflow was started.
     """
 
-    installation: str | None
+    installation: str
     mark: str
     number: int
     at: datetime
@@ -326,7 +315,7 @@ class JobFailure:
         job: the job, at the attempt that gave up.
         reason: why, in words that say what the operator can do.
         outage: whether a server was away for longer than the job's policy waits.
-        cancelled: whether a client has cancelled it; a worker of an earlier release does not know that.
+        cancelled: whether a client has cancelled it.
     """
 
     job: InstanceJob

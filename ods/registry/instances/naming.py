@@ -9,7 +9,7 @@ from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
-from ods.registry.instances.status import Template
+from ods.model.operations import Template
 from ods.settings.settings import MAX_DATABASE_NAME_BYTES
 
 DATABASE_PREFIX = "EdFi_Ods"
@@ -67,9 +67,9 @@ def is_trash_name(database: str) -> bool:
     return _TRASH_NAME.fullmatch(database) is not None
 
 
-def reset_name(database_mark: str) -> str:
+def reset_name(database_id: str) -> str:
     """The private name of the database with this mark (a UUID) before it takes the place of another."""
-    return f"{RESET_PREFIX}{UUID(database_mark).hex}"
+    return f"{RESET_PREFIX}{UUID(database_id).hex}"
 
 
 def is_reset_name(database: str) -> bool:

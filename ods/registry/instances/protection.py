@@ -1,9 +1,6 @@
 """Protected instances: no request takes their data away before a client has ended the protection."""
 
-from typing import assert_never
-
-from ods.registry.instances import status
-from ods.registry.instances.status import InstanceStatus, Operation
+from ods.model.operations import InstanceStatus, next_step
 from ods.registry.storage.errors import RefusedError
 from ods.registry.storage.models import DbInstance
 
@@ -42,27 +39,7 @@ def require_protectable(instance: DbInstance) -> None:
         RefusedError: a job takes the data of the instance away, or is about to, or has failed at that.
     """
     current = InstanceStatus(instance.status)
-    if current != InstanceStatus.COMPLETED and takes_data(Operation(instance.operation)):
+    if current != InstanceStatus.COMPLETED and instance.rules.takes_data:
         raise RefusedError(
-            current, f"An instance in state {current} cannot be protected.", status.next_step(current)
+            current, f"An instance in state {current} cannot be protected.", next_step(current)
         )
-
-
-def takes_data(operation: Operation) -> bool:
-    """Whether a job of this kind takes the data of its instance away."""
-    match operation:
-        case Operation.CREATE | Operation.COPY | Operation.RESTORE:
-            return False
-        case Operation.RENAME | Operation.UNDELETE:
-            return False
-        case Operation.BACKUP | Operation.SNAPSHOT:
-            return False
-        # A detach takes the database away from those who use the instance.
-        case Operation.DELETE | Operation.TRASH | Operation.DETACH:
-            return True
-        case Operation.PURGE | Operation.PURGE_AFTER_BACKUP:
-            return True
-        case Operation.RESET | Operation.REPLACE | Operation.UNDO_RESET:
-            return True
-        case _:
-            assert_never(operation)

@@ -1,6 +1,8 @@
 """Queries of instances, jobs and ODS instances: pages, and single rows."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,8 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import InstrumentedAttribute
 
+from ods.model.operations import JobStatus
+from ods.model.revisions import KnownRevisions, RevisionState
 from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
-from ods.registry.instances.status import JobStatus
+from ods.registry.instances.revisions import as_revision
 from ods.registry.instances.steps import waited_until
 from ods.registry.ods_instances.applications import (
     Application,
@@ -39,6 +43,7 @@ from ods.registry.storage.errors import InstanceNotFoundError
 from ods.registry.storage.listing import Listing, Page, by_utf16
 from ods.registry.storage.models import (
     UTC_NOW,
+    DatabaseRevision,
     DbInstance,
     EducationOrganization,
     InstanceVersion,
@@ -118,6 +123,19 @@ _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
 
 
+@dataclass(frozen=True)
+class RecordedRevisions:
+    """The revisions of databases that a registry has ever recorded.
+
+    Attributes:
+        of_instances: those of each instance's databases, also those that are void.
+        confirmed: that of each database, by the UUID of the database.
+    """
+
+    of_instances: Mapping[int, Collection[str]]
+    confirmed: Mapping[str, str]
+
+
 class InstanceQueries:
     """Reads one tenant's instances, jobs and ODS instances."""
 
@@ -186,6 +204,22 @@ class InstanceQueries:
     async def versions(self) -> Sequence[InstanceVersion]:
         """Every database in the trash that an instance had before a reset, by id."""
         return await self._all(select(InstanceVersion).order_by(InstanceVersion.id))
+
+    async def revisions(self) -> RecordedRevisions:
+        """The revisions of all instances' databases."""
+        rows = await self._all(select(DatabaseRevision))
+        of_instances: dict[int, set[str]] = defaultdict(set)
+        for row in rows:
+            of_instances[row.instance_id].add(str(row.id))
+        confirmed = {
+            str(row.database_id): str(row.id) for row in rows if row.state == RevisionState.CONFIRMED
+        }
+        return RecordedRevisions(of_instances, confirmed)
+
+    async def revisions_of(self, instance_id: int) -> KnownRevisions:
+        """The revisions of the instance's databases."""
+        its = select(DatabaseRevision).where(DatabaseRevision.instance_id == instance_id)
+        return KnownRevisions(tuple(map(as_revision, await self._all(its))))
 
     async def instances_with_versions(self) -> Sequence[DbInstance]:
         """Every instance that has such a database, by id: also one that is deleted, or was detached."""

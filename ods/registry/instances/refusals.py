@@ -5,12 +5,19 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.instances import status
+from ods.model.arguments import Way, drops_database
+from ods.model.operations import (
+    AT_REST,
+    PURGEABLE,
+    RESETTABLE,
+    InstanceStatus,
+    Operation,
+    next_step,
+)
 from ods.registry.instances.copies import hold_refusal
 from ods.registry.instances.protection import protection_refusal
 from ods.registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
-from ods.registry.instances.status import InstanceStatus, Operation, after_failure
 from ods.registry.storage.errors import NameTakenError, RefusedError, require_granted
 from ods.registry.storage.models import (
     LIVE_DATABASE_INDEX,
@@ -26,7 +33,7 @@ from ods.registry.storage.sessions import Conflicts
 async def reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
     """Every reason for which no other database can take the place of the locked instance's."""
     return [
-        *state_refusals(instance, status.REQUEST_BESIDE.sources, "reset"),
+        *state_refusals(instance, RESETTABLE, "reset"),
         *filter(None, [protection_refusal(instance), await hold_refusal(session, instance)]),
         *unended_reset_refusals(instance),
     ]
@@ -34,7 +41,7 @@ async def reset_refusals(session: AsyncSession, instance: DbInstance) -> list[Re
 
 def unended_reset_refusals(instance: DbInstance) -> list[RefusedError]:
     """Why each request must wait that would forget the replacement in the row."""
-    if instance.replacement is None or instance.status not in status.AT_REST:
+    if instance.replacement is None or instance.status not in AT_REST:
         return []
     reason = "What a failed or cancelled reset has done is not undone yet."
     next_step = (
@@ -58,7 +65,7 @@ def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
 
     A delete, or the same again, looks for it under that name as well.
     """
-    if not instance.undo_due or instance.status not in status.AT_REST:
+    if not instance.undo_due or instance.status not in AT_REST:
         return []
     reason = "What a failed or cancelled job has done to the database's name is not undone yet."
     next_step = (
@@ -87,12 +94,12 @@ def state_refusals(instance: DbInstance, states: Collection[InstanceStatus], ver
     return [] if instance.status in states else [state_refusal(instance, verb)]
 
 
-def purge_refusals(instance: DbInstance, way: Operation | None) -> list[RefusedError]:
+def purge_refusals(instance: DbInstance, way: Way | None) -> list[RefusedError]:
     """Every reason for which a delete of this way cannot purge an instance in the trash."""
-    if way is Operation.DETACH:
+    if way is Way.LEAVE:
         next_step = "Undelete it, then detach its database."
         return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
-    state = state_refusals(instance, status.REQUEST_PURGE.sources, "purged")
+    state = state_refusals(instance, PURGEABLE, "purged")
     return [*state, *filter(None, [protection_refusal(instance)])]
 
 
@@ -102,13 +109,11 @@ def require_created(instance: DbInstance, verb: str) -> None:
     Raises:
         RefusedError: it has.
     """
-    if instance.status == InstanceStatus.ERROR and not after_failure(Operation(instance.operation)).usable:
+    if instance.status == InstanceStatus.ERROR and not instance.rules.keeps_instance:
         raise state_refusal(instance, verb)
 
 
-def set_aside_refusals(
-    instance: DbInstance, forgotten: Mapping[str, str], way: Operation
-) -> list[RefusedError]:
+def set_aside_refusals(instance: DbInstance, forgotten: Mapping[str, str], way: Way) -> list[RefusedError]:
     """Why a delete must wait that would forget what a failed delete has set aside.
 
     Args:
@@ -118,9 +123,9 @@ def set_aside_refusals(
             was to forget it as well; a detach may not, for the database stays in use.
     """
     kinds = kinds_set_aside(instance.set_aside, forgotten)
-    was_purge = status.drops_database(Operation(instance.operation), purge_follows=instance.purge_follows)
+    was_purge = drops_database(Operation(instance.operation), instance.arguments)
     # A delete to the trash comes here if a purge follows it, or if there never was a database.
-    if not kinds or (was_purge and status.drops_database(way, purge_follows=True)):
+    if not kinds or (was_purge and way is not Way.LEAVE):
         return []
     kept = ", ".join(kinds)
     if was_purge:
@@ -173,7 +178,7 @@ def state_refusal(instance: DbInstance, verb: str) -> RefusedError:
     """Why something cannot be done to an instance in its present state, and what helps."""
     current = InstanceStatus(instance.status)
     reason = f"An instance in state {current} cannot be {verb}."
-    return RefusedError(current, reason, status.next_step(current))
+    return RefusedError(current, reason, next_step(current))
 
 
 def not_deleted(instance: DbInstance) -> RefusedError:

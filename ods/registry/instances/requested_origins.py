@@ -1,66 +1,30 @@
 """What a request makes an instance's database of: held in its transaction, and recorded in its rows."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import assert_never
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.model.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin
 from ods.registry.backups.rows import hold_backup
 from ods.registry.instances.copies import copy_obstacle, held_source
-from ods.registry.instances.jobs import Replacement
-from ods.registry.instances.origins import BackupOrigin, CopyOrigin, Origin, TemplateOrigin, origin_columns
-from ods.registry.instances.status import Operation
 from ods.registry.storage.errors import RefusedError
 from ods.registry.storage.models import DbInstance
 
 
-def operation_of(origin: Origin) -> Operation:
-    """What makes an instance of this origin."""
-    match origin:
-        case TemplateOrigin():
-            return Operation.CREATE
-        case CopyOrigin():
-            return Operation.COPY
-        case BackupOrigin():
-            return Operation.RESTORE
-        case _:
-            assert_never(origin)
-
-
-def reset_of(origin: Origin) -> Operation:
-    """What resets an instance to this origin."""
-    match origin:
-        case TemplateOrigin():
-            return Operation.RESET
-        case CopyOrigin() | BackupOrigin():
-            return Operation.REPLACE
-        case _:
-            assert_never(origin)
-
-
-def made_of(replacement: Replacement, origin: Origin, source: DbInstance | None) -> Replacement:
-    """The same, which is made of this origin: of the source, if that is copied."""
-    match origin:
-        case TemplateOrigin():
-            return replacement
-        case CopyOrigin():
-            return replace(replacement, copy_of=_marked(origin, source))
-        case BackupOrigin():
-            return replace(replacement, backup_id=origin.backup_id)
-        case _:
-            assert_never(origin)
-
-
-def _marked(copy: CopyOrigin, source: DbInstance | None) -> CopyOrigin:
-    return replace(copy, mark=None if source is None else str(source.mark))
+def made_of(origin: Origin, source: DbInstance | None) -> Origin:
+    """The same origin, with the mark of the source if that is copied."""
+    if not isinstance(origin, CopyOrigin):
+        return origin
+    return replace(origin, mark=None if source is None else str(source.mark))
 
 
 def recorded_origin(origin: Origin, source: DbInstance | None) -> dict[str, object]:
     """The columns of a new instance that hold its origin."""
+    recorded: dict[str, object] = {"origin_column": asdict(made_of(origin, source))}
     if not isinstance(origin, CopyOrigin):
-        return origin_columns(origin)
-    generation = source.template_generation if source else None
-    return {**origin_columns(_marked(origin, source)), "template_generation": generation}
+        return recorded
+    return {**recorded, "template_generation": source.template_generation if source else None}
 
 
 async def require_same_source(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> None:

@@ -22,8 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+from ods.model.operations import InstanceStatus, Operation
 from ods.registry.instances.left_names import reserved_for
-from ods.registry.instances.status import InstanceStatus, Operation
 from ods.registry.ods_api_cache import CACHED, in_minutes
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.registry.storage.models import (

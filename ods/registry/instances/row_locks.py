@@ -8,7 +8,7 @@ from collections.abc import Collection
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.instances.status import Operation
+from ods.model.operations import Product, making
 from ods.registry.storage.models import DbInstance, OdsInstance
 
 
@@ -20,8 +20,10 @@ async def lock_instances(session: AsyncSession, ids: Collection[int]) -> None:
 
 async def lock_with_source(session: AsyncSession, instance_id: int) -> None:
     """Lock the row of an instance and, if its job copies another one, the row of that as well."""
-    of_copy = (DbInstance.id == instance_id, DbInstance.operation == Operation.COPY)
-    source = await session.scalar(select(DbInstance.copy_of).where(*of_copy))
+    creates = (DbInstance.id == instance_id, DbInstance.operation.in_(making(Product.DATABASE)))
+    source = await session.scalar(
+        select(DbInstance.origin_column["instance_id"].as_integer()).where(*creates)
+    )
     await lock_instances(session, {instance_id, source or instance_id})
 
 

@@ -6,13 +6,15 @@ late or repeated attempt changes nothing, nor does one at another instance that 
 registry was restored.
 """
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     ColumnElement,
     Double,
     Update,
@@ -29,14 +31,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.model.arguments import PurgeArguments, require_fitting
+from ods.model.operations import (
+    WAITING,
+    InstanceStatus,
+    JobStatus,
+    Operation,
+    Product,
+    Step,
+)
 from ods.observability.metrics.catalog import JOB_SECONDS, JOBS
 from ods.registry.backups.rows import count_failure
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
-from ods.registry.instances.status import WAITING, InstanceStatus, JobStatus, Operation, Step, traits
 from ods.registry.storage.models import UTC_NOW, DbInstance, Job
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import DEFAULT_TENANT
+
+_logger = logging.getLogger(__name__)
 
 Guard = Collection[ColumnElement[bool]]
 """What must hold of an instance's row for a step to be taken."""
@@ -92,20 +104,23 @@ class JobFactory:
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
         operation = Operation(instance.operation)
-        # An attempt that is due can publish, whatever became of the one before.
-        is_known = attempt == instance.attempt or not traits(operation).publishes
-        is_backed_up = operation in {Operation.BACKUP, Operation.PURGE_AFTER_BACKUP}
-        makes_backup = instance.makes_backup if is_backed_up else None
+        arguments = instance.arguments
+        purges_after_backup = arguments == PurgeArguments(backup_first=True)
+        makes_one = instance.rules.makes is Product.BACKUP or purges_after_backup
+        makes_backup = instance.makes_backup if makes_one else None
         return InstanceJob(
             tenant=self.tenant,
             operation=operation,
+            arguments=arguments,
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
             number=instance.job_number,
             attempt=attempt,
             name=instance.name,
+            origin=instance.origin,
             template=instance.database_template,
             database=instance.database_name,
+            database_id=str(instance.database_id),
             mark=str(instance.mark),
             request=str(instance.request),
             published=instance.published_at is not None,
@@ -113,16 +128,26 @@ class JobFactory:
             new_name=instance.new_name,
             new_database=instance.new_database_name,
             installation=self.installation.known_id,
-            known_number=instance.known_number if is_known else None,
-            known_attempt=instance.known_attempt if is_known else None,
             trash_database=instance.trash_database,
-            copy_of=instance.copy_origin,
-            backup_id=instance.backup_id,
             makes_backup=str(makes_backup) if makes_backup else None,
-            database_mark=instance.database_mark_text,
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
-            purge_follows=operation is Operation.TRASH and instance.purge_follows,
         )
+
+
+def readable(rows: Iterable[DbInstance]) -> list[DbInstance]:
+    """Those of the rows whose last job this release knows; the others are left to the release that does."""
+    return [row for row in rows if _is_readable(row)]
+
+
+def _is_readable(row: DbInstance) -> bool:
+    try:
+        require_fitting(Operation(row.operation), row.arguments)
+        if row.replacement is not None:
+            Replacement.read(row.replacement)
+    except ValueError:
+        _logger.warning("The job of instance %s is one of another release, and left to that.", row.id)
+        return False
+    return True
 
 
 _RETRIES_AFTER_OUTAGES = 5
@@ -155,6 +180,11 @@ def is_to_end() -> ColumnElement[bool]:
     return and_(DbInstance.status == InstanceStatus.IN_PROGRESS, is_cancelled())
 
 
+def purge_follows() -> ColumnElement[bool]:
+    """A purge that makes a backup first was requested together with the delete that is the row's last job."""
+    return and_(DbInstance.goes_to_trash, DbInstance.backup_first)
+
+
 CALLED_OFF: Mapping[str, object] = {
     "cancelled_request": DbInstance.request,
     "cancelled_attempt": DbInstance.attempt,
@@ -175,14 +205,37 @@ def has_mark(marks: Collection[str]) -> ColumnElement[bool]:
     return DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
 
 
-async def take_step(
-    session: AsyncSession, job: InstanceJob, step: Step, values: Mapping[str, object], guard: Guard
+Also = Callable[[CTE], Sequence[CTE]]
+"""Makes what is written to other tables with a step, of the row that has taken the step."""
+
+
+def nothing_else(_: CTE) -> Sequence[CTE]:
+    """Write nothing to other tables."""
+    return ()
+
+
+async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
+    session: AsyncSession,
+    job: InstanceJob,
+    step: Step,
+    values: Mapping[str, object],
+    guard: Guard,
+    also: Also = nothing_else,
 ) -> bool:
     """Take `step` if the row fulfils `guard` and has one of the step's statuses: one statement.
 
     It writes `values` to the row as well, and the same outcome to the job's own row.
 
-    Returns whether it was taken now.
+    Args:
+        session: the transaction.
+        job: the job.
+        step: the step.
+        values: columns of the row that are written.
+        guard: what must hold of the row.
+        also: what is written to other tables with it.
+
+    Returns:
+        Whether it was taken now.
     """
     moved = (
         update(DbInstance)
@@ -199,6 +252,7 @@ async def take_step(
         .cte("recorded")
     )
     query = select(moved.c.id, recorded.c.seconds).select_from(moved.outerjoin(recorded, true()))
+    query = query.add_cte(*also(moved))
     row = (await session.execute(query)).one_or_none()
     if row is None:
         return False
@@ -215,13 +269,13 @@ async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) 
             pass
         case JobStatus.IN_PROGRESS:
             if job.attempt == 1 and seconds is not None:  # later ones have waited for a person
-                JOB_SECONDS.labels(job.operation, "queue").observe(seconds)
+                JOB_SECONDS.labels(job.kind.name, "queue").observe(seconds)
         case JobStatus.COMPLETED:
-            JOBS.labels(job.operation, "completed", job.tenant).inc()
+            JOBS.labels(job.kind.name, "completed", job.tenant).inc()
             if seconds is not None:
-                JOB_SECONDS.labels(job.operation, "total").observe(seconds)
+                JOB_SECONDS.labels(job.kind.name, "total").observe(seconds)
         case JobStatus.ERROR:
-            JOBS.labels(job.operation, "failed", job.tenant).inc()
+            JOBS.labels(job.kind.name, "failed", job.tenant).inc()
         case _:
             assert_never(reached)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import assert_never
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -24,9 +25,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.arguments import (
+    DROP_AT_ONCE,
+    NO_ARGUMENTS,
+    Arguments,
+    DeleteArguments,
+    MakeArguments,
+    PurgeArguments,
+    Way,
+    arguments_column,
+    origin_in,
+    rules_of_way,
+)
+from ods.model.operations import DELETABLE, RULES, InstanceStatus, JobStatus, Operation, Step
+from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.installation import InstallationStore
-from ods.registry.instances import status
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from ods.registry.instances.changeable import found_instance, locked_instance
@@ -43,8 +57,7 @@ from ods.registry.instances.ods_routing import (
     others_reason,
     relations_reason,
 )
-from ods.registry.instances.origins import FROM_TEMPLATE, CopyOrigin, Origin
-from ods.registry.instances.protection import protection_refusal, require_unprotected, takes_data
+from ods.registry.instances.protection import protection_refusal, require_unprotected
 from ods.registry.instances.refusals import (
     UNDELETE_CONFLICTS,
     name_conflicts,
@@ -63,15 +76,13 @@ from ods.registry.instances.relations import lasting_relations_of, relations_of
 from ods.registry.instances.requested_origins import (
     hold_origin,
     made_of,
-    operation_of,
     recorded_origin,
     require_same_source,
-    reset_of,
 )
 from ods.registry.instances.reservations import lock_name, require_free, reserved_id
+from ods.registry.instances.revisions import revisions_of
 from ods.registry.instances.row_locks import lock_instances, lock_with_source
-from ods.registry.instances.status import InstanceStatus, JobStatus, Operation, Step, traits
-from ods.registry.instances.steps import JobFactory, job_record
+from ods.registry.instances.steps import JobFactory, job_record, readable
 from ods.registry.instances.versions import name_in_trash, version_to_bring_back
 from ods.registry.schedules.participants import is_served
 from ods.registry.snapshots import derivative
@@ -100,8 +111,8 @@ _HAS_LATER_VERSION = exists().where(
 _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
-    DbInstance.operation == Operation.TRASH,
-    or_(and_(DbInstance.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.purge_follows),
+    DbInstance.goes_to_trash,
+    or_(and_(DbInstance.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.backup_first),
     ~DbInstance.is_protected,
     DbInstance.replacement.is_(None),
     ~DbInstance.undo_due,
@@ -199,8 +210,8 @@ class InstanceStore:
                 database_template=template,
                 database_name=database_name(name, template),
                 ods_instance_id=number,
-                status=InstanceStatus.PENDING,
-                operation=operation_of(origin),
+                status=RULES[Operation.CREATE].waits,
+                operation=Operation.CREATE,
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
@@ -299,7 +310,7 @@ class InstanceStore:
         """Every reason for which the instance cannot be deleted, or purged if it is in the trash."""
         if instance.is_in_trash:
             return purge_refusals(instance, delete.way)
-        state = state_refusals(instance, status.REQUEST_DELETE.sources, "deleted")
+        state = state_refusals(instance, DELETABLE, "deleted")
         held = await hold_refusal(session, instance)
         refusals = [*state, *filter(None, [protection_refusal(instance), held])]
         if not self.deletes.can_come_back(instance, delete):
@@ -334,7 +345,7 @@ class InstanceStore:
         Their clients would lose it, and be led to that of the next instance of the name. What was never
         created has no database: one that has the name is another product's.
         """
-        if not instance.published_at or self.deletes.way(instance, delete) is Operation.DETACH:
+        if not instance.published_at or rules_of_way(self.deletes.way(instance, delete)).releases:
             return {}
         number, database = instance.ods_instance_id, instance.database_name
         return await others_leading_to(session, number, database, self._strings)
@@ -347,15 +358,21 @@ class InstanceStore:
         The names that a failed rename has reserved stay: the database may have the new one. So does the name
         in the trash, if an earlier delete has failed: the database may be there.
         """
-        way = self.deletes.way(instance, delete)
         instance.deleted_by = delete.by
-        instance.purge_follows = self.deletes.backs_up(instance, delete)
-        if way is Operation.TRASH:
-            if instance.trash_database is None:
-                instance.trash_database = name_in_trash(DbInstance.job_number + 1)
-            is_kept = not instance.purge_follows
-            instance.purge_after = UTC_NOW + literal(self._trash, Interval) if is_kept else None
-        return await self._next_job(session, instance, way, status.REQUEST_DELETE)
+        match way := self.deletes.way(instance, delete):
+            case Way.TRASH:
+                backup_first = self.deletes.backs_up(instance, delete)
+                if instance.trash_database is None:
+                    instance.trash_database = name_in_trash(DbInstance.job_number + 1)
+                instance.purge_after = None if backup_first else UTC_NOW + literal(self._trash, Interval)
+                kept = DeleteArguments(keep=True, backup_first=backup_first)
+                return await self._next_job(session, instance, Operation.DELETE, kept)
+            case Way.DROP:
+                return await self._next_job(session, instance, Operation.DELETE, DROP_AT_ONCE)
+            case Way.LEAVE:
+                return await self._next_job(session, instance, Operation.DETACH)
+            case _:
+                assert_never(way)
 
     async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
         """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
@@ -378,7 +395,7 @@ class InstanceStore:
                     "It may have been undeleted, and be in use. If it shall go all the same: DELETE"
                     f" /v2/dbInstances/{instance_id}, with ?purge=true if it shall not come back.",
                 )
-            delete = Delete(Operation.DELETE, final_backup=final_backup)
+            delete = Delete(Way.DROP, final_backup=final_backup)
             require_granted(purge_refusals(instance, delete.way))
             return await self._purged(session, instance, delete)
 
@@ -392,28 +409,29 @@ class InstanceStore:
             instance = await session.get(DbInstance, trashed.instance_id, with_for_update=True)
             if instance is None or instance.mark != UUID(trashed.mark):
                 return None
-            follows = (Operation.PURGE_AFTER_BACKUP, InstanceStatus.PENDING_DELETE, trashed.number + 1)
-            if (instance.operation, instance.status, instance.job_number) == follows:
+            follows = (Operation.PURGE, InstanceStatus.PENDING_DELETE, trashed.number + 1)
+            is_there = (instance.operation, instance.status, instance.job_number) == follows
+            if is_there and instance.backup_first:
                 return self._factory.next_attempt(instance)
             done = (InstanceStatus.DELETED, UUID(trashed.request))
             is_done = (instance.status, instance.request) == done
-            if not (is_done and instance.is_in_trash and instance.purge_follows):
+            if not (is_done and instance.is_in_trash and instance.backup_first):
                 return None
             if protection_refusal(instance) is not None or instance.replacement is not None:
                 return None
-            return (await self._purged(session, instance, Delete(Operation.DELETE, final_backup=True))).job
+            return (await self._purged(session, instance, Delete(Way.DROP, final_backup=True))).job
 
     async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
         """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
         require_granted(not_undone_refusals(instance))
-        if instance.purge_follows:
-            instance.purge_follows, instance.purge_after = False, UTC_NOW
-        if not self.deletes.backs_up(instance, delete):
-            return await self._next_job(session, instance, Operation.PURGE, status.REQUEST_PURGE)
-        instance.makes_backup = backup_id = uuid4()
-        operation = Operation.PURGE_AFTER_BACKUP
-        requested = await self._next_job(session, instance, operation, status.REQUEST_PURGE)
-        await add_backup(session, requested.instance, backup_id, requested.job, FINAL)
+        if instance.rules.to_trash and instance.backup_first:
+            instance.purge_after = UTC_NOW
+        arguments = PurgeArguments(self.deletes.backs_up(instance, delete))
+        if arguments.backup_first:
+            instance.makes_backup = uuid4()
+        requested = await self._next_job(session, instance, Operation.PURGE, arguments)
+        if requested.job.makes_backup is not None:
+            await add_backup(session, instance, UUID(requested.job.makes_backup), requested.job, FINAL)
         return requested
 
     async def is_purge_due(self) -> bool:
@@ -441,8 +459,8 @@ class InstanceStore:
         )
         async with self._sessions.transaction() as session:
             return [
-                await self._purged(session, row, Delete(Operation.DELETE, final_backup=row.purge_follows))
-                for row in (await session.scalars(due)).all()
+                await self._purged(session, row, Delete(Way.DROP, final_backup=row.backup_first))
+                for row in readable((await session.scalars(due)).all())
             ]
 
     async def request_undelete(self, instance_id: int, name: str | None = None) -> Requested:
@@ -458,7 +476,7 @@ class InstanceStore:
             instance = await locked_instance(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
                 raise not_deleted(instance)
-            require_state(instance, status.REQUEST_UNDELETE.sources, "undeleted")
+            require_state(instance, RULES[Operation.UNDELETE].requested, "undeleted")
             wanted = instance.name if name is None else name
             database = instance.database_name
             if wanted != instance.name:
@@ -467,11 +485,10 @@ class InstanceStore:
             last = (instance.operation, instance.new_name or instance.name)
             if last != (Operation.UNDELETE, wanted):
                 require_granted(not_undone_refusals(instance))
-            instance.purge_follows = False
             instance.new_name = instance.new_database_name = None
             if wanted != instance.name:
                 instance.new_name, instance.new_database_name = wanted, database
-            return await self._next_job(session, instance, Operation.UNDELETE, status.REQUEST_UNDELETE)
+            return await self._next_job(session, instance, Operation.UNDELETE)
 
     async def request_reset(
         self,
@@ -499,16 +516,12 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance, source = await _require_resettable(session, instance_id, origin)
-            mark = str(uuid4())
+            database_id = str(uuid4())
             chosen = source.database_template if source else template or instance.database_template
-            replacement = self._replacement(instance, mark, chosen, reset_name(mark), by)
-            return await self._next_job(
-                session,
-                instance,
-                reset_of(origin),
-                status.REQUEST_BESIDE,
-                made_of(replacement, origin, source),
-            )
+            wanted, its = made_of(origin, source), (database_id, chosen, reset_name(database_id))
+            replacement = self._replacement(instance, *its, wanted, by)
+            arguments = MakeArguments(wanted)
+            return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
     async def require_resettable(self, instance_id: int, origin: Origin = FROM_TEMPLATE) -> None:
         """Raise what `request_reset` would, and change nothing."""
@@ -535,31 +548,31 @@ class InstanceStore:
         async with self._sessions.transaction() as session:
             instance = await locked_instance(session, instance_id)
             version = await version_to_bring_back(session, instance, database)
-            mark = version.database_mark_text
-            replacement = replace(
-                self._replacement(instance, mark, version.database_template, version.database_name, by),
-                trashed_number=version.job_number,
-                trashed_attempt=version.attempt,
-                copy_of=version.copy_origin,
-                backup_id=version.backup_id,
-            )
+            its = str(version.database_id), version.database_template, version.database_name
+            replacement = replace(self._replacement(instance, *its, version.origin, by), from_trash=True)
             require_granted(await reset_refusals(session, instance))
-            return await self._next_job(
-                session, instance, Operation.UNDO_RESET, status.REQUEST_BESIDE, replacement
-            )
+            arguments = MakeArguments(EarlierDatabase(replacement.database_id))
+            return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
-    def _replacement(
-        self, instance: DbInstance, mark: str | None, template: str, database: str, by: str | None
+    def _replacement(  # noqa: PLR0913, PLR0917 - what the row tells of it
+        self,
+        instance: DbInstance,
+        database_id: str,
+        template: str,
+        database: str,
+        origin: Origin,
+        by: str | None,
     ) -> Replacement:
         # Never given again, unlike a name with the instance's mark and the number of a job: a registry that
         # was restored counts these anew, and would take it for the name of a delete.
         replaced = trash_name(str(uuid4()), instance.job_number + 1)
         return Replacement(
-            *(mark, template, database, replaced),
-            *instance.publication,
+            *(database_id, template, database, replaced),
+            int(self._trash.total_seconds()),
+            from_trash=False,
             by=by,
             keeps=bool(self._trash),
-            kept_seconds=int(self._trash.total_seconds()) or None,
+            origin=origin,
         )
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
@@ -574,7 +587,7 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance = await locked_instance(session, instance_id)
-            require_state(instance, status.REQUEST_RENAME.sources, "renamed")
+            require_state(instance, RULES[Operation.RENAME].requested, "renamed")
             require_created(instance, "renamed")
             await require_not_copied(session, instance)
             database = database_name(name, instance.database_template)
@@ -582,7 +595,7 @@ class InstanceStore:
             if (instance.operation, instance.new_name) != (Operation.RENAME, name):
                 require_granted(not_undone_refusals(instance))
             instance.new_name, instance.new_database_name = name, database
-            return await self._next_job(session, instance, Operation.RENAME, status.REQUEST_RENAME)
+            return await self._next_job(session, instance, Operation.RENAME)
 
     async def request_backup(self, instance_id: int, kind: str) -> Requested:
         """Record, as a new job, that a backup of the instance shall be made.
@@ -622,10 +635,10 @@ class InstanceStore:
     async def _request_backup(
         self, session: AsyncSession, instance: DbInstance, kind: str, due_at: datetime | None = None
     ) -> Requested:
-        require_state(instance, status.REQUEST_BESIDE.sources, "backed up")
+        require_state(instance, RULES[Operation.BACKUP].requested, "backed up")
         await require_open(session, instance)
         instance.makes_backup = backup_id = uuid4()
-        requested = await self._next_job(session, instance, Operation.BACKUP, status.REQUEST_BESIDE)
+        requested = await self._next_job(session, instance, Operation.BACKUP)
         await add_backup(session, requested.instance, backup_id, requested.job, kind, due_at)
         return requested
 
@@ -670,13 +683,13 @@ class InstanceStore:
     async def _request_snapshot(
         self, session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
     ) -> RequestedSnapshot:
-        require_state(instance, status.REQUEST_BESIDE.sources, "copied")
+        require_state(instance, RULES[Operation.SNAPSHOT].requested, "copied")
         await require_open(session, instance)
         try:
             await derivative.require_own(session, instance.id, instance.ods_instance_id)
         except DerivativeTakenError as error:
             raise RefusedError(instance.status, error.reason, error.next_step) from None
-        requested = await self._next_job(session, instance, Operation.SNAPSHOT, status.REQUEST_BESIDE)
+        requested = await self._next_job(session, instance, Operation.SNAPSHOT)
         snapshot = await snapshots.add(session, instance, by, due_at)
         return RequestedSnapshot(requested.instance, requested.job, snapshot)
 
@@ -693,11 +706,11 @@ class InstanceStore:
             instance = await locked_instance(session, instance_id, in_trash=True)
             if instance.status == InstanceStatus.DELETED:
                 raise InstanceNotFoundError(instance_id)
-            step = status.RETRY[Operation(instance.operation)]
+            step = instance.rules.retry
             require_state(instance, step.sources, "retried")
-            if takes_data(Operation(instance.operation)):
+            if instance.rules.takes_data:
                 require_unprotected(instance)
-            if (copy := instance.copy_origin) and instance.operation == Operation.COPY:
+            if isinstance(copy := origin_in(instance.arguments), CopyOrigin):
                 await require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
@@ -726,37 +739,34 @@ class InstanceStore:
         session: AsyncSession,
         instance: DbInstance,
         operation: Operation,
-        step: Step,
+        arguments: Arguments = NO_ARGUMENTS,
         replacement: Replacement | None = None,
     ) -> Requested:
         require_granted(unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
         instance.request = uuid4()
-        if traits(operation).publishes:
-            instance.add_request(instance.request)
-        else:  # its number would pass for that of a later publication
-            instance.known_number, instance.known_attempt = instance.publication
         instance.operation = operation
+        instance.arguments_column = arguments_column(operation, arguments)
         instance.job_number += 1
         instance.attempt = 0
         instance.outages = 0
-        _advance(instance, step)
+        _advance(instance, RULES[operation].request)
         return self._with_job(session, await self._requested(session, instance))
 
     def _with_job(self, session: AsyncSession, requested: Requested) -> Requested:
         """Record the job that is new with the request."""
-        operation = requested.job.operation
         job = Job(
             job_id=requested.job.job_id,
             status=JobStatus.PENDING,
             created_at=UTC_NOW,
             instance_id=requested.instance.id,
-            operation=traits(operation).word,
+            operation=requested.job.rules.word,
             # Copies and restores do not tell how long a clone of the template takes.
-            database_template=None if operation in status.NOT_OF_TEMPLATE else requested.job.template,
+            database_template=requested.job.template if requested.job.kind.is_of_template else None,
         )
-        session.add(job)
+        # From now on: a registry that is put back to before the job begins is to know what that has done.
+        session.add_all([job, *revisions_of(requested.job)])
         return requested
 
 

@@ -5,7 +5,7 @@ each locks the row of the instance first, so that it is one or the other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from uuid import UUID
@@ -27,11 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.operations import AT_REST
 from ods.registry.audit import AuditEntry, append
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from ods.registry.instances.naming import TRASH_PREFIX
-from ods.registry.instances.origins import origin_columns
-from ods.registry.instances.status import AT_REST
+from ods.registry.instances.revisions import record_gone
 from ods.registry.instances.steps import JobFactory
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError, RefusedError
@@ -50,7 +50,7 @@ _MAY_GO = (
     ~DbInstance.is_in_trash,
     DbInstance.replacement.is_(None),
     ~DbInstance.is_protected,
-    DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+    DbInstance.database_id != InstanceVersion.database_id,
 )
 
 
@@ -61,18 +61,18 @@ class ReplacedDatabase:
     Attributes:
         name: its name in the trash.
         number: the job that has put it there.
-        attempt: the attempt at that.
-        database_mark: the mark of the database alone; None if the instance was created with it.
+        revision: the revision that it has there.
+        database_id: its UUID.
         template_generation: which generation of its template it is a copy of, if that is known.
-        replaced_at: when it was put there, in UTC without a zone, if that is known.
+        replaced_at: when it was put there, in UTC without a zone.
     """
 
     name: str
     number: int
-    attempt: int
-    database_mark: str | None
+    revision: str
+    database_id: str
     template_generation: int | None
-    replaced_at: datetime | None
+    replaced_at: datetime
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,9 @@ class VersionPurge:
         ods_instance_id: the OdsInstanceId of that.
         name: the instance's name.
         mark: the instance's mark.
-        database_mark: the mark of the version alone.
+        database_id: the UUID of the version.
         database: its name in the trash.
         number: the job that has put it there.
-        attempt: the attempt at that.
         policy: timeouts of the activity that drops it.
     """
 
@@ -101,10 +100,9 @@ class VersionPurge:
     ods_instance_id: int
     name: str
     mark: str
-    database_mark: str | None
+    database_id: str
     database: str
     number: int
-    attempt: int
     policy: ExecutionPolicy
 
 
@@ -180,10 +178,9 @@ class VersionStore:
             ods_instance_id=instance.ods_instance_id,
             name=instance.name,
             mark=str(instance.mark),
-            database_mark=version.database_mark_text,
+            database_id=str(version.database_id),
             database=version.database_name,
             number=version.job_number,
-            attempt=version.attempt,
             policy=self._factory.policy,
         )
 
@@ -202,7 +199,7 @@ class VersionStore:
                 DbInstance.mark == UUID(purge.mark),
                 ~DbInstance.is_protected,
                 ~DbInstance.has_database_in_trash,
-                DbInstance.database_mark.is_distinct_from(InstanceVersion.database_mark),
+                DbInstance.database_id != InstanceVersion.database_id,
             )
         )
         async with self._sessions.statement() as session:
@@ -220,6 +217,7 @@ class VersionStore:
         gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
         async with self._sessions.transaction() as session:
             if await session.scalar(gone) is not None:
+                await record_gone(session, purge.instance_id, UUID(purge.database_id))
                 await append(session, _purge_entry(purge, dropped=dropped))
 
 
@@ -293,7 +291,7 @@ def _named_version(
 async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
     """Why what shall come back cannot; the caller has locked the row of the instance."""
     replacement = job.replacement
-    if replacement is None or replacement.trashed_number is None:
+    if replacement is None or not replacement.from_trash:
         return None
     its = (
         InstanceVersion.instance_id == job.instance_id,
@@ -329,7 +327,7 @@ async def record_exchange(
     if replacement is None:
         return
     its = InstanceVersion.instance_id == job.instance_id
-    if replacement.trashed_number is not None:
+    if replacement.from_trash:
         back = (its, InstanceVersion.database_name == replacement.database)
         await session.execute(delete(InstanceVersion).where(*back))
     kept_for = _kept_for(replacement, trash, in_doubt=in_doubt)
@@ -342,7 +340,7 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
 
     Unless a pass drops it already.
     """
-    if (replacement := job.replacement) is None or replacement.trashed_number is None:
+    if (replacement := job.replacement) is None or not replacement.from_trash:
         return
     its = (
         InstanceVersion.instance_id == job.instance_id,
@@ -364,15 +362,14 @@ def recorded_version(
         trash: how long it is kept after it was replaced.
         earliest: until when it stays at least, in UTC without a zone.
     """
-    replaced_at = UTC_NOW if replaced.replaced_at is None else func.least(replaced.replaced_at, UTC_NOW)
+    replaced_at = func.least(replaced.replaced_at, UTC_NOW)
     return InstanceVersion(
         instance_id=instance.id,
-        database_mark=None if replaced.database_mark is None else UUID(replaced.database_mark),
+        database_id=UUID(replaced.database_id),
         database_template=instance.database_template,
         template_generation=replaced.template_generation,
         database_name=replaced.name,
         job_number=replaced.number,
-        attempt=replaced.attempt,
         replaced_at=replaced_at,
         purge_after=func.greatest(replaced_at + literal(trash, Interval), earliest),
     )
@@ -380,8 +377,8 @@ def recorded_version(
 
 async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
     """Forget that the instance had its database before a reset: it has it again."""
-    mark = InstanceVersion.database_mark.is_not_distinct_from(instance.database_mark)
-    await session.execute(delete(InstanceVersion).where(InstanceVersion.instance_id == instance.id, mark))
+    its = InstanceVersion.instance_id == instance.id, InstanceVersion.database_id == instance.database_id
+    await session.execute(delete(InstanceVersion).where(*its))
 
 
 async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
@@ -412,7 +409,7 @@ def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> 
     kept_for = timedelta()
     if replacement.keeps:
         # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
-        kept_for = max(trash, timedelta(seconds=replacement.kept_seconds or 0))
+        kept_for = max(trash, timedelta(seconds=replacement.kept_seconds))
     return max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for
 
 
@@ -425,16 +422,15 @@ def _version(
     )
     return InstanceVersion(
         instance_id=job.instance_id,
-        database_mark=job.database_mark,
+        database_id=UUID(job.database_id),
         database_template=job.template,
         template_generation=generation,
         database_name=replacement.replaced,
         job_number=job.number,
-        attempt=job.attempt,
         replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
         replaced_by=replacement.by,
         purge_after=purge_after,
-        **origin_columns(job.origin),
+        origin_column=asdict(job.origin),
     )
 
 

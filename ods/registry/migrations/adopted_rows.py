@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, text
 
+from ods.model.operations import NOT_LIVE
 from ods.registry.instances.admin_api_rows import ADOPT
 from ods.registry.instances.naming import database_name
-from ods.registry.instances.status import NOT_LIVE
 from ods.registry.migrations import numbers
 from ods.registry.migrations.conflicts import require_none
 from ods.settings.settings import MAX_DATABASE_NAME_BYTES

@@ -5,11 +5,13 @@ the words of `/v2/dbInstances` or those of `/v2/odsInstances/manage`, whichever 
 trigger keeps both in step, and stays with the table when that is renamed.
 """
 
+import json
 from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from ods.registry.instances.status import PURGES, Operation, traits
+from ods.model.arguments import DROP_AT_ONCE, KEEP, DeleteArguments, arguments_column
+from ods.model.operations import AT_REST, NOT_LIVE, Operation, operations_that, quoted
 from ods.registry.storage.models import RENAMED_TABLE
 
 
@@ -23,8 +25,8 @@ class Words(StrEnum):
 TRIGGER = "keep_status_in_step"
 """The trigger on the table, and the function that it runs."""
 
-_KEEPERS = ", ".join(f"'{operation}'" for operation in Operation if traits(operation).keeps_instance)
-_PUBLISHED = ", ".join(f"'{operation}'" for operation in Operation if traits(operation).publishes)
+_KEEPERS = quoted(operations_that(lambda rules: rules.keeps_instance))
+_PUBLISHED = quoted(operations_that(lambda rules: rules.publishes))
 # As `api/schemas/managed_status.py` has it; a test compares them.
 _MANAGED_STATUS = f"""
 CREATE OR REPLACE FUNCTION adminapi.managed_status(state text, operation text) RETURNS text
@@ -58,25 +60,29 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
         ELSE status
     END
 """
-# Those that publish nothing, as `Traits.publishes` has it: their numbers are none of a database.
-_UNPUBLISHED = ", ".join(f"'{operation}'" for operation in Operation if not traits(operation).publishes)
-# Of these, those that end the use of the instance.
-_DELETES = ", ".join(
-    f"'{operation}'"
-    for operation in Operation
-    if not traits(operation).publishes and not traits(operation).keeps_instance
+# Jobs that publish no database: after one, `knownnumber` still names the earlier job that did, if any.
+_UNPUBLISHED = quoted(operations_that(lambda rules: not rules.publishes))
+_DELETES = quoted(operations_that(lambda rules: rules.ends_use))
+_KEPT, _BACKED_UP = '{"keep": true}', '{"backup_first": true}'
+_DROPPED, _KEPT_FOR_GOOD, _NOT_DECIDED = (
+    json.dumps(arguments_column(Operation.DELETE, arguments))
+    for arguments in (DROP_AT_ONCE, KEEP, DeleteArguments(keep=False, backup_first=True))
 )
-_PURGES = ", ".join(f"'{operation}'" for operation in PURGES)
+_AT_REST = ", ".join(f"'{status}'" for status in sorted(AT_REST))
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
 # what `state` says already changes nothing: while an instance is renamed, `manage` calls it Created.
-# Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. What another
-# product tells of a create or delete of its own is followed while this service has not begun that. Otherwise
-# a row takes no word but that of a delete: not while a delete waits or runs, nor if the instance is deleted,
-# perhaps in the trash. A delete is a job of its own, as one that a client of this service asks for. One that
-# failed goes on, unless it was to drop the database: the other product does not ask for that, and the client
-# that did may have called it off.
-# A row whose operation changes, or whose state another product changes, has another request from then on: a
-# worker that has the job of before does not begin it, be that a drop of what was told as kept.
+# Of the words of `/v2/dbInstances`, only those of deletes tell which operation they are about. Another
+# product makes no copies and restores no backups: what it says about its own create or delete is followed as
+# long as this service has not begun that job. In all other cases a row follows only words of a delete, and
+# not those either while a delete waits or runs, or once the instance is deleted, perhaps in the trash.
+# A delete that another product asks for is the instance's next job, like one that a client of this service
+# asks for. If the last delete failed, that same job goes on, unless it was to drop the database: the other
+# product does not ask for a drop, and the client that did may have cancelled it.
+# A delete that another product asks for drops, unless a pass says by the settings that it goes to the trash.
+# If it follows a failed delete with a backup, it drops nothing before a pass has said that.
+# A row whose operation or arguments change, and a row whose state another product changes, have another
+# request from then on: a worker that has the job of before does not begin it, be that a drop of what was told
+# as kept. Not so if only the purge is called off that was to follow a delete to the trash.
 _KEEP_IN_STEP = f"""
 CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -86,6 +92,8 @@ DECLARE
     may_be_theirs boolean;
     is_ignored boolean;
     drops boolean;
+    backs_up boolean;
+    is_called_off boolean;
     is_next_job boolean := false;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -97,10 +105,11 @@ BEGIN
         THEN
             asks_for_delete := NEW.status = 'DeleteInProgress'
                 OR adminapi.state_of_status(NEW.status) = 'Pending_Delete';
-            may_be_theirs := OLD.attempt = 0 AND OLD.operation IN ('Create', 'Delete');
+            may_be_theirs := OLD.attempt = 0 AND (OLD.operation = 'Delete' AND OLD.arguments = '{_DROPPED}'
+                OR (OLD.operation = 'Create' AND OLD.origin = '{{}}'));
             is_ignored := CASE OLD.state
                 WHEN 'Deleted' THEN true
-                WHEN 'Delete_Failed' THEN OLD.operation IN ({_PURGES}) OR NOT asks_for_delete
+                WHEN 'Delete_Failed' THEN OLD.operation IN ({quoted(NOT_LIVE)}) OR NOT asks_for_delete
                 WHEN 'Completed' THEN NEW.status NOT LIKE '%Delete%'
                 WHEN 'Error' THEN NEW.status NOT LIKE '%Delete%'
                 ELSE NOT may_be_theirs AND (OLD.operation IN ({_DELETES}) OR NEW.status NOT LIKE '%Delete%')
@@ -109,7 +118,7 @@ BEGIN
                 NEW.status := OLD.status;
                 RETURN NEW;
             END IF;
-            drops := OLD.operation = 'Delete' OR (OLD.operation = 'Trash' AND OLD.purgefollows);
+            drops := OLD.operation = 'Delete' AND NOT OLD.arguments @> '{_KEPT_FOR_GOOD}';
             is_next_job := NEW.status LIKE '%Delete%' AND (OLD.operation NOT IN ({_DELETES})
                 OR OLD.state = 'Completed' OR (OLD.state = 'Delete_Failed' AND drops));
         END IF;
@@ -121,24 +130,29 @@ BEGIN
             THEN adminapi.managed_status(NEW.state, NEW.operation) ELSE NEW.state END;
     ELSIF is_theirs THEN
         NEW.state := adminapi.state_of_status(NEW.status);
-        NEW.operation := CASE
-            WHEN NEW.status LIKE '%Delete%' AND NEW.operation IN ({_DELETES}) AND NOT is_next_job
-                THEN NEW.operation
-            WHEN NEW.status LIKE '%Delete%' THEN 'Delete'
-            WHEN NEW.operation IS NULL OR NEW.state <> NEW.status THEN 'Create' ELSE NEW.operation END;
+        IF NEW.status LIKE '%Delete%' AND (is_next_job OR NEW.operation IS NULL
+            OR NEW.operation NOT IN ({_DELETES}))
+        THEN
+            backs_up := TG_OP = 'UPDATE' AND OLD.state = 'Delete_Failed' AND OLD.operation = 'Delete'
+                AND OLD.arguments @> '{_BACKED_UP}' AND NEW.publishedat IS NOT NULL;
+            NEW.operation := 'Delete';
+            NEW.arguments := CASE WHEN backs_up THEN '{_NOT_DECIDED}' ELSE '{_DROPPED}' END;
+        ELSIF NEW.status NOT LIKE '%Delete%' AND (NEW.operation IS NULL OR NEW.state <> NEW.status) THEN
+            NEW.operation := 'Create';
+            NEW.arguments := '{{}}';
+        END IF;
     END IF;
     IF is_next_job THEN
-        IF OLD.operation NOT IN ({_UNPUBLISHED}) OR OLD.knownnumber IS NULL THEN
-            NEW.knownnumber := OLD.jobnumber;
-            NEW.knownattempt := OLD.attempt;
-        END IF;
         NEW.jobnumber := OLD.jobnumber + 1;
         NEW.attempt := 0;
         NEW.outages := 0;
         NEW.errormessage := NULL;
     END IF;
+    is_called_off := TG_OP = 'UPDATE' AND OLD.state IN ({_AT_REST}) AND NEW.state = OLD.state
+        AND OLD.operation = 'Delete' AND OLD.arguments @> '{_KEPT}' AND NEW.arguments = '{_KEPT_FOR_GOOD}';
     IF TG_OP = 'UPDATE' AND NEW.request = OLD.request AND (
         is_next_job OR NEW.operation <> OLD.operation
+        OR (NEW.arguments <> OLD.arguments AND NOT is_called_off)
         OR (is_theirs AND OLD.jobnumber > 0 AND NEW.state <> OLD.state)
     ) THEN
         NEW.request := gen_random_uuid();

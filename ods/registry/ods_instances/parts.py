@@ -73,7 +73,11 @@ _Draft = TypeVar("_Draft", bound=ContextDraft | DerivativeDraft)
 
 
 class _Parts(ABC, Generic[_Row, _Draft]):
-    """Creates, changes and deletes one kind of rows that belong to a tenant's ODS instances."""
+    """Creates, changes and deletes one kind of rows that belong to a tenant's ODS instances.
+
+    If there is no such row, or no such ODS instance, `RowNotFoundError` is raised; `InvalidError`, if a draft
+    breaks rules.
+    """
 
     _model: type[_Row]
     _resource: ClassVar[str]
@@ -83,12 +87,7 @@ class _Parts(ABC, Generic[_Row, _Draft]):
         self._sessions = RegistrySessions(engine)
 
     async def create(self, draft: _Draft) -> _Row:
-        """Add the row that the draft describes.
-
-        Raises:
-            RowNotFoundError: there is no such ODS instance.
-            InvalidError: the draft breaks rules.
-        """
+        """Add the row that the draft describes."""
         async with self._sessions.transaction(self._conflicts) as session:
             row = self._model()
             await self._write_values(session, row, draft)
@@ -96,32 +95,19 @@ class _Parts(ABC, Generic[_Row, _Draft]):
             return row
 
     async def update(self, identifier: int, draft: _Draft) -> _Row:
-        """Give the row the values of the draft.
-
-        Raises:
-            RowNotFoundError: there is no such row, or no such ODS instance.
-            InvalidError: the draft breaks rules.
-        """
+        """Give the row the values of the draft."""
         async with self._sessions.transaction(self._conflicts) as session:
             row = await self._locked(session, identifier, draft.ods_instance_id)
             await self._write_values(session, row, draft)
             return row
 
     async def delete(self, identifier: int) -> None:
-        """Remove the row.
-
-        Raises:
-            RowNotFoundError: there is none.
-        """
+        """Remove the row."""
         async with self._sessions.transaction(self._conflicts) as session:
             await session.delete(await locked(session, self._model, identifier, self._resource))
 
     async def _locked(self, session: AsyncSession, identifier: int, wanted_owner: int | None) -> _Row:
-        """Lock the row after the ODS instances that it belongs to and shall belong to, which may not exist.
-
-        Raises:
-            RowNotFoundError: there is no such row.
-        """
+        """Lock the row after the ODS instances that it belongs to and shall belong to, if any."""
         table = self._model
         owner = await session.scalar(select(table.ods_instance_id).where(table.id == identifier))
         if owner is None:
@@ -199,11 +185,7 @@ class Derivatives(_Parts[OdsInstanceDerivative, DerivativeDraft]):
 
 
 async def _owner_errors(session: AsyncSession, ods_instance_id: int | None) -> list[str]:
-    """Lock the ODS instance that the row shall belong to, so that no other session adds a duplicate to it.
-
-    Raises:
-        RowNotFoundError: there is no such ODS instance.
-    """
+    """Lock the ODS instance that the row shall belong to, so that no other session adds a duplicate to it."""
     if not ods_instance_id:
         return ["'Ods Instance Id' is the id of no ODS instance. Please provide valid ods instance id."]
     if await _locked_owner(session, ods_instance_id) is None:

@@ -10,10 +10,11 @@ from functools import partial
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.arguments import rules_of_way
+from ods.model.operations import DELETABLE
 from ods.registry.connection_strings.npgsql import connection_string_errors
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.education_organizations.store import forget
-from ods.registry.instances import status
 from ods.registry.instances.copies import hold_refusal
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.naming import name_errors
@@ -23,7 +24,6 @@ from ods.registry.instances.refusals import not_adopted
 from ods.registry.instances.relations import lasting_relations_of, relations_of
 from ods.registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from ods.registry.instances.set_aside import keep_parts
-from ods.registry.instances.status import Operation
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.snapshots.rows import retire_all
 from ods.registry.storage import models
@@ -64,7 +64,11 @@ class OdsInstanceDraft:
 
 
 class OdsInstances:
-    """Creates, changes and deletes one tenant's ODS instances."""
+    """Creates, changes and deletes one tenant's ODS instances.
+
+    If there is none, `RowNotFoundError` is raised; `InvalidError`, if a draft breaks rules, or a job of its
+    instance is under way.
+    """
 
     def __init__(
         self, engine: AsyncEngine, instances: InstanceStore, connection_strings: OdsConnectionStrings
@@ -74,11 +78,7 @@ class OdsInstances:
         self._connection_strings = connection_strings
 
     async def create(self, draft: OdsInstanceDraft) -> OdsInstance:
-        """Add an ODS instance whose database this service does not manage.
-
-        Raises:
-            InvalidError: the draft breaks rules.
-        """
+        """Add an ODS instance whose database this service does not manage."""
         errors = {
             "InstanceType": _type_errors(draft),
             "ConnectionString": connection_string_errors(draft.connection_string),
@@ -92,12 +92,7 @@ class OdsInstances:
             return self._filled(row, draft)
 
     async def update(self, ods_instance_id: int, draft: OdsInstanceDraft) -> OdsInstance:
-        """Give the ODS instance the values of the draft; without a connection string, it keeps its own.
-
-        Raises:
-            RowNotFoundError: there is no such ODS instance.
-            InvalidError: the draft breaks rules, or a job of its instance is under way.
-        """
+        """Give the ODS instance the values of the draft; without a connection string, it keeps its own."""
         async with self._sessions.transaction(_CONFLICTS) as session:
             instance = await _locked_instance_of(session, ods_instance_id)
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
@@ -131,7 +126,7 @@ class OdsInstances:
             delete = Delete(by=by)
             # An ODS instance that has the id of one which was never created is another product's.
             managed = instance if instance and instance.published_at else None
-            to_trash = managed and self._instances.deletes.way(managed, delete) is Operation.TRASH
+            to_trash = managed and rules_of_way(self._instances.deletes.way(managed, delete)).to_trash
             stays = instance and self._instances.deletes.can_come_back(instance, delete)
             relations = await (lasting_relations_of if stays else relations_of)(session, ods_instance_id)
             in_use = [f"{relation} refer to this ODS instance. Can not be deleted." for relation in relations]
@@ -192,7 +187,7 @@ def _job_errors(instance: DbInstance | None, verb: str) -> list[str]:
     if not instance.is_adopted:
         refusal = not_adopted(instance)
         return [f"{refusal.reason} Can not be {verb}. {refusal.next_step}"]
-    if instance.status in status.REQUEST_DELETE.sources:
+    if instance.status in DELETABLE:
         return []
     return [f"A job of its instance is under way ({instance.status}). Can not be {verb}. Try again later."]
 

@@ -66,13 +66,7 @@ async def missing_grants(session: asyncpg.Connection, needs: Sequence[Need]) -> 
 
 
 async def missing_in_registry(engine: AsyncEngine) -> list[str]:
-    """The statements that give the service's role what it lacks in a registry.
-
-    Raises:
-        sqlalchemy.exc.SQLAlchemyError: the registry cannot be asked.
-        OSError: it cannot be reached.
-        asyncpg.PostgresError: it refuses the connection.
-    """
+    """The statements that give the service's role what it lacks in a registry."""
     async with engine.connect() as connection:
         raw: Any = await connection.get_raw_connection()
         session: asyncpg.Connection = raw.driver_connection

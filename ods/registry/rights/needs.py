@@ -51,6 +51,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_sequence_if_there("adminapi.odsinstancemanages_id_seq"),
         _on_table("adminapi", "instanceversions", *_ALL),
         _on_sequence("adminapi", "instanceversions", "id"),
+        _on_table("adminapi", "databaserevisions", *_ALL),
         _on_table("adminapi", "jobstatuses", "SELECT", "INSERT", "UPDATE"),
         _on_sequence("adminapi", "jobstatuses", "id"),
         _on_table("adminapi", "backups", *_ALL),

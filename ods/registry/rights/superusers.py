@@ -25,10 +25,5 @@ IS_SUPERUSER = (
 
 
 async def superusers(session: asyncpg.Connection, roles: Sequence[str] = ()) -> Mapping[str, str]:
-    """Those of `roles`, and of the session's login, that are superusers, each with the statement against it.
-
-    Raises:
-        asyncpg.PostgresError: the server refuses the question.
-        OSError: the session was lost.
-    """
+    """Those of `roles`, and of the session's login, that are superusers, with the statement against each."""
     return {row["role"]: row["remedy"] for row in await session.fetch(_SUPERUSERS, list(roles))}

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Interval, ScalarSelect, literal, or_, sele
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
-from ods.registry.instances.status import InstanceStatus
+from ods.model.operations import InstanceStatus
 from ods.registry.schedules.frequency import frequency_of, is_wanted
 from ods.registry.storage.models import UTC_NOW, DbInstance
 

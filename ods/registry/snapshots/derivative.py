@@ -23,11 +23,7 @@ def is_own(instance_id: int) -> ColumnElement[bool]:
 
 
 async def require_own(session: AsyncSession, instance_id: int, ods_instance_id: int) -> None:
-    """Check that the ODS instance has no derivative `Snapshot` that leads elsewhere.
-
-    Raises:
-        DerivativeTakenError: it has one.
-    """
+    """Check that the ODS instance has no derivative `Snapshot` that leads elsewhere."""
     foreign = select(OdsInstanceDerivative.id).where(*_of(ods_instance_id), is_own(instance_id).is_not(True))
     if (found := await session.scalar(foreign.limit(1))) is not None:
         raise DerivativeTakenError(found)

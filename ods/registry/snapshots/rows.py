@@ -9,9 +9,9 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, and_, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ods.model.operations import UNDER_WAY, Product, making
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import snapshot_name
-from ods.registry.instances.status import UNDER_WAY, Operation
 from ods.registry.snapshots import derivative
 from ods.registry.storage.models import UTC_NOW, DbInstance, Snapshot
 
@@ -29,7 +29,7 @@ IS_ABANDONED = and_(
     ~exists()
     .where(
         DbInstance.id == Snapshot.instance_id,
-        DbInstance.operation == Operation.SNAPSHOT,
+        DbInstance.operation.in_(making(Product.SNAPSHOT)),
         DbInstance.job_number == Snapshot.job_number,
         DbInstance.status.in_(UNDER_WAY),
     )
@@ -41,14 +41,7 @@ IS_ABANDONED = and_(
 async def add(
     session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
 ) -> Snapshot:
-    """Record the snapshot that the new job of the instance is to make.
-
-    Args:
-        session: the transaction.
-        instance: the instance, at that job.
-        by: the client that requests it; None if it is not known.
-        due_at: the time of the schedule for which it is made, in UTC without a zone; None if for none.
-    """
+    """Record the snapshot that the new job is to make; `due_at` is in UTC without a zone."""
     snapshot = Snapshot(
         instance_id=instance.id,
         job_number=instance.job_number,
@@ -56,7 +49,7 @@ async def add(
         status=SnapshotStatus.CREATING,
         created_at=UTC_NOW,
         created_by=by,
-        database_mark=instance.database_mark,
+        database_id=instance.database_id,
         due_at=due_at,
     )
     session.add(snapshot)

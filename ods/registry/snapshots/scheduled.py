@@ -6,8 +6,8 @@ from datetime import datetime
 from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ods.model.operations import UNDER_WAY, Product, making
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import UNDER_WAY, Operation
 from ods.registry.instances.steps import JobFactory
 from ods.registry.schedules.frequency import SNAPSHOT_LABEL
 from ods.registry.schedules.participants import is_credible, participants
@@ -17,23 +17,14 @@ from ods.registry.storage.sessions import RegistrySessions
 
 
 class ScheduledSnapshots:
-    """The scheduled snapshots of one tenant's instances, in the registry.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs that the queries return.
-    """
+    """The scheduled snapshots of one tenant's instances, in the registry."""
 
     def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
 
     async def due(self, due_at: datetime) -> Sequence[int]:
-        """The ids of the instances of which a snapshot is due at a time of the schedule.
-
-        Args:
-            due_at: that time, in UTC without a zone.
-        """
+        """The ids of the instances of which one is due at a time of the schedule, in UTC without a zone."""
         last_made = (
             select(func.max(Snapshot.due_at))
             .where(Snapshot.instance_id == DbInstance.id, ~IS_ABANDONED, is_credible(Snapshot.due_at))
@@ -51,9 +42,10 @@ class ScheduledSnapshots:
             .join(Snapshot, its)
             .where(
                 Snapshot.due_at.is_not(None),
-                DbInstance.operation == Operation.SNAPSHOT,
+                DbInstance.operation.in_(making(Product.SNAPSHOT)),
                 DbInstance.status.in_(UNDER_WAY),
             )
         )
+        await self._factory.installation.state()
         async with self._sessions.statement() as session:
             return [self._factory.current_attempt(row) for row in await session.scalars(running)]

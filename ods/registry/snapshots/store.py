@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Interval, Select, Text, cast, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.operations import Operation
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.status import FINISH, Operation
 from ods.registry.instances.steps import fencing_token_of, take_step
 from ods.registry.ods_api_cache import CACHED
 from ods.registry.snapshots import derivative
@@ -30,12 +30,8 @@ _IS_DUE = or_(IS_ABANDONED, (Snapshot.status == SnapshotStatus.REMOVING) & (Snap
 class ListedSnapshot:
     """A snapshot, as clients see it.
 
-    Attributes:
-        snapshot: its row.
-        ods_instance_id: the OdsInstanceId of its instance.
-        current: whether it is the one that the ODS/API reads.
-        before_reset: whether it is a copy of another database than the one that the instance has now, after a
-            reset or its undo.
+    `before_reset` says that it is a copy of another database than the one that the instance has now, after a
+    reset or its undo.
     """
 
     snapshot: Snapshot
@@ -46,16 +42,7 @@ class ListedSnapshot:
 
 @dataclass(frozen=True)
 class SnapshotRemoval:
-    """A snapshot whose database is to be dropped.
-
-    Attributes:
-        id: key of its row.
-        database: the name of its database.
-        mark: the mark of that database.
-        instance_mark: the mark of its instance.
-        ods_instance_id: the OdsInstanceId of its instance.
-        by_force: whether the sessions that still use it are ended.
-    """
+    """A snapshot whose database is to be dropped; `by_force`, together with the sessions that use it."""
 
     id: int
     database: str
@@ -66,13 +53,7 @@ class SnapshotRemoval:
 
 
 class SnapshotStore:
-    """The snapshots of one tenant's instances, in the registry.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        installation: the installation that the instances belong to.
-        keep: how many copies of an instance stay.
-    """
+    """The snapshots of one tenant's instances, in the registry, of which `keep` of an instance stay."""
 
     def __init__(self, engine: AsyncEngine, installation: InstallationStore, keep: int) -> None:
         self._sessions = RegistrySessions(engine)
@@ -93,7 +74,7 @@ class SnapshotStore:
                 Snapshot,
                 DbInstance.ods_instance_id,
                 _is_current(),
-                Snapshot.database_mark.is_distinct_from(DbInstance.database_mark),
+                Snapshot.database_id != DbInstance.database_id,
             )
             .join(DbInstance, DbInstance.id == Snapshot.instance_id)
             .where(Snapshot.instance_id == instance_id)
@@ -148,16 +129,14 @@ class SnapshotStore:
 
         Safe to repeat. Returns whether the instance was the job's to finish, and the job a snapshot.
 
-        Args:
-            job: the job, at the attempt that has made the copy.
-            connection_string: what leads to the copy, encrypted.
+        The encrypted `connection_string` leads to the copy.
 
         Raises:
             DerivativeTakenError: the derivative of the ODS instance leads to another database.
         """
         guard = fencing_token_of(Operation.SNAPSHOT, job)
         async with self._sessions.transaction() as session:
-            if not await take_step(session, job, FINISH[Operation.SNAPSHOT], {}, guard):
+            if not await take_step(session, job, job.rules.finish, {}, guard):
                 done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
                 return await session.scalar(select(Snapshot.id).where(*done)) is not None
             await derivative.switch(session, job.instance_id, job.ods_instance_id, connection_string)

@@ -78,11 +78,7 @@ class JobRefusedError(RefusedError):
 
 
 class BackupNotFoundError(InstanceError):
-    """There is no backup with this id.
-
-    Attributes:
-        backup_id: the id.
-    """
+    """There is no backup with this id."""
 
     def __init__(self, backup_id: str) -> None:
         super().__init__(f"no backup has the id {backup_id}")
@@ -109,12 +105,7 @@ class KeyOfAnotherRequestError(InstanceError):
 
 
 class RowNotFoundError(InstanceError):
-    """There is no such row.
-
-    Attributes:
-        resource: what the row would be, in the word that clients use.
-        identifier: the id it would have.
-    """
+    """There is no such row."""
 
     def __init__(self, resource: str, identifier: int) -> None:
         super().__init__(f"no {resource} has the id {identifier}")
@@ -123,11 +114,7 @@ class RowNotFoundError(InstanceError):
 
 
 class InvalidError(InstanceError):
-    """The request breaks rules.
-
-    Attributes:
-        errors: everything that is wrong with each property.
-    """
+    """The request breaks rules."""
 
     def __init__(self, errors: FieldErrors) -> None:
         super().__init__(f"invalid: {', '.join(errors)}")
@@ -142,21 +129,13 @@ class CancelledDropError(Exception):
 
 
 def require_granted(refusals: Sequence[RefusedError]) -> None:
-    """Refuse a request for the first of these reasons, which tells of the others.
-
-    Raises:
-        RefusedError: there is one.
-    """
+    """Refuse a request for the first of these reasons, which tells of the others."""
     if refusals:
         first, *others = refusals
         raise RefusedError(first.status, first.reason, first.next_step, others)
 
 
 def require_valid(errors: FieldErrors) -> None:
-    """Refuse a request with which something is wrong.
-
-    Raises:
-        InvalidError: something is.
-    """
+    """Refuse a request with which something is wrong."""
     if any(errors.values()):
         raise InvalidError(errors)

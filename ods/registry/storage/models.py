@@ -32,16 +32,18 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ods.registry.instances.jobs import last_publication
-from ods.registry.instances.origins import CopyMode, CopyOrigin, Origin, origin_of
-from ods.registry.instances.status import (
+from ods.model.arguments import Arguments, arguments_in, backs_up_first, origin_in, rules_of
+from ods.model.operations import (
+    BRINGING_BACK,
     JOB_UNDER_WAY,
     NOT_LIVE,
     REFRESH,
     InstanceStatus,
     JobStatus,
     Operation,
+    Rules,
 )
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, EarlierDatabase, Origin, read_origin
 
 FIRST_NAME = "dbinstances"
 """The name that the table of the instances has had at first, and in all migrations."""
@@ -59,7 +61,8 @@ _LIVE = text(
     )
 )
 """As `DbInstance.is_live`."""
-_HAS_NAMES = text(f"{_LIVE} AND (operation <> '{Operation.UNDELETE}' OR newname IS NULL)")
+_IS_BACK = " AND ".join(f"operation <> '{operation}'" for operation in BRINGING_BACK)
+_HAS_NAMES = text(f"{_LIVE} AND ({_IS_BACK} OR newname IS NULL)")
 """As `DbInstance.has_names`."""
 _IN_TRASH = text("trashedat IS NOT NULL AND purgedat IS NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
@@ -73,28 +76,40 @@ class Base(DeclarativeBase):
 
 
 class _HasOrigin:
-    """Where a database comes from, if not from its template.
+    """Where the contents of a database come from."""
 
-    The instance that it is a copy of, the mark of that, and the `CopyMode`; or the backup that it is restored
-    from.
-    """
+    origin_column: Mapped[dict[str, Any]] = mapped_column("origin", JSONB, server_default=text("'{}'::jsonb"))
 
-    copy_of: Mapped[int | None] = mapped_column("copyof")
-    copy_mode: Mapped[str | None] = mapped_column("copymode", String(10))
-    source_mark: Mapped[uuid.UUID | None] = mapped_column("sourcemark")
-    backup_id: Mapped[str | None] = mapped_column("backupid", String(64))
+    @property
+    def origin(self) -> Origin:
+        """Where they come from.
+
+        Raises:
+            ValueError: a later release has written it.
+        """
+        return read_origin(self.origin_column)
 
     @property
     def copy_origin(self) -> CopyOrigin | None:
         """The instance that it is a copy of; None if it is none."""
-        if self.copy_of is None or self.copy_mode is None:
-            return None
-        return CopyOrigin(self.copy_of, CopyMode(self.copy_mode), str(self.source_mark))
+        origin = self.origin
+        return origin if isinstance(origin, CopyOrigin) else None
 
     @property
-    def origin(self) -> Origin:
-        """Where it comes from."""
-        return origin_of(self.copy_origin, self.backup_id)
+    def copy_of(self) -> int | None:
+        """The id of that instance."""
+        return None if self.copy_origin is None else self.copy_origin.instance_id
+
+    @property
+    def copy_mode(self) -> CopyMode | None:
+        """How it was copied."""
+        return None if self.copy_origin is None else self.copy_origin.mode
+
+    @property
+    def backup_id(self) -> str | None:
+        """The backup that it is restored from; None if it is from none."""
+        origin = self.origin
+        return origin.backup_id if isinstance(origin, BackupOrigin) else None
 
 
 class DbInstance(_HasOrigin, Base):
@@ -130,7 +145,7 @@ class DbInstance(_HasOrigin, Base):
             postgresql_where=text("owncontexts IS NOT NULL AND publishedat IS NULL"),
         ),
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
-        Index("ix_dbinstances_copyof", "copyof", postgresql_where=text("copyof IS NOT NULL")),
+        Index("ix_dbinstances_origin", "id", postgresql_where=text("origin <> '{}'::jsonb")),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
         Index("ix_dbinstances_undodue", "id", postgresql_where=text("undodue")),
         Index("ix_dbinstances_modified", "lastmodifieddate"),
@@ -150,6 +165,10 @@ class DbInstance(_HasOrigin, Base):
     last_modified: Mapped[datetime | None] = mapped_column("lastmodifieddate")
     # Ours, beside the Admin API's:
     operation: Mapped[str] = mapped_column(String(20))
+    # What that leaves open: `ods.model.arguments`.
+    arguments_column: Mapped[dict[str, Any]] = mapped_column(
+        "arguments", JSONB, server_default=text("'{}'::jsonb")
+    )
     job_number: Mapped[int] = mapped_column("jobnumber", server_default=text("0"))
     # Drawn with each request for a job: a registry that was put back gives the number to another request.
     request: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
@@ -164,9 +183,6 @@ class DbInstance(_HasOrigin, Base):
     # Since a rename or an undelete began: its database may have another name than it has here, until that job
     # is done or undone.
     undo_due: Mapped[bool] = mapped_column("undodue", server_default=text("false"))
-    # The attempt at the job before a delete: the latest that can have published the database.
-    known_number: Mapped[int | None] = mapped_column("knownnumber")
-    known_attempt: Mapped[int | None] = mapped_column("knownattempt")
     # The attempt at its job that a client has called off last. Of no other attempt this tells.
     cancelled_request: Mapped[uuid.UUID | None] = mapped_column("cancelledrequest")
     cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
@@ -188,49 +204,23 @@ class DbInstance(_HasOrigin, Base):
     deleted_by: Mapped[str | None] = mapped_column("deletedby", String(256))
     purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
     purged_at: Mapped[datetime | None] = mapped_column("purgedat")
-    # A client has requested that it is backed up and purged as soon as it is in the trash.
-    purge_follows: Mapped[bool] = mapped_column("purgefollows", server_default=text("false"))
     # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
     # The backup that its last job which makes one has made, or makes.
     makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
-    # The mark of its database alone; null until a reset has replaced the one that it was created with.
-    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    # Its database, which a reset replaces by another one. Like a mark, never given again.
+    database_id: Mapped[uuid.UUID] = mapped_column("databaseid", server_default=text("gen_random_uuid()"))
     # The times of the schedules for which a backup and a snapshot of it were requested last.
     backup_due_at: Mapped[datetime | None] = mapped_column("backupdueat")
     snapshot_due_at: Mapped[datetime | None] = mapped_column("snapshotdueat")
     # The database that takes its place, until that is done or undone:
     # `ods.registry.instances.jobs.Replacement`.
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
-    # Of each request whose job can publish its database, but for its creation, and of each adoption: a UUID
-    # that is never given again, as numbers of jobs are by a registry that was restored. All are kept: the
-    # comment of its database, or of a version, may have any. As text: of an array of UUIDs, asyncpg asks
-    # PostgreSQL in each session what that is, with a query that is longer than the one for the row.
-    requests: Mapped[list[str] | None] = mapped_column("publishrequests", ARRAY(Text))
-
-    @property
-    def database_mark_text(self) -> str | None:
-        """Its `database_mark`, as comments have it."""
-        return None if self.database_mark is None else str(self.database_mark)
 
     @property
     def reserved_contexts(self) -> dict[str, str] | None:
         """The contexts that its ODS instance gets when there is one; None once it was published."""
         return self.own_contexts if self.published_at is None else None
-
-    @property
-    def known_requests(self) -> tuple[str, ...]:
-        """Its `requests`, in their order, as jobs and comments have them."""
-        return tuple(self.requests or ())
-
-    @property
-    def latest_request(self) -> str | None:
-        """The latest of its `requests`; None if only its creation can have published its database."""
-        return self.requests[-1] if self.requests else None
-
-    def add_request(self, request: uuid.UUID) -> None:
-        """Know this request as the latest by which its database may be published."""
-        self.requests = [*self.known_requests, str(request)]
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -250,20 +240,25 @@ class DbInstance(_HasOrigin, Base):
         return and_(cls.status != InstanceStatus.DELETED, *others)
 
     @property
+    def is_called_off(self) -> bool:
+        """Whether a client has cancelled or abandoned the last attempt at its job."""
+        return (self.cancelled_request, self.cancelled_attempt) == (self.request, self.attempt)
+
+    @property
     def is_delete_called_off(self) -> bool:
         """Whether its delete has failed, and a client has cancelled or abandoned that."""
-        called_off = (self.cancelled_request, self.cancelled_attempt)
-        return self.status == InstanceStatus.DELETE_FAILED and called_off == (self.request, self.attempt)
+        return self.status == InstanceStatus.DELETE_FAILED and self.is_called_off
 
     @hybrid_property
     def has_names(self) -> bool:
         """Whether no other instance can have its names: not those that an undelete will not give it back."""
-        return self.is_live and (self.operation != Operation.UNDELETE or self.new_name is None)
+        return self.is_live and (self.operation not in BRINGING_BACK or self.new_name is None)
 
     @has_names.inplace.expression
     @classmethod
     def _has_names(cls) -> ColumnElement[bool]:
-        return and_(cls.is_live, or_(cls.operation != Operation.UNDELETE, cls.new_name.is_(None)))
+        is_back = and_(*(cls.operation != operation for operation in BRINGING_BACK))
+        return and_(cls.is_live, or_(is_back, cls.new_name.is_(None)))
 
     @hybrid_property
     def is_in_trash(self) -> bool:
@@ -289,11 +284,56 @@ class DbInstance(_HasOrigin, Base):
         return and_(cls.trashed_at.is_not(None), cls.purged_at.is_(None))
 
     @property
-    def publication(self) -> tuple[int, int]:
-        """Job and attempt that can have published the database last, as far as the registry knows."""
-        return last_publication(
-            Operation(self.operation), self.job_number, self.attempt, self.known_number, self.known_attempt
-        )
+    def rules(self) -> Rules:
+        """What its last job may do."""
+        return rules_of(Operation(self.operation), self.arguments)
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of its last job.
+
+        Raises:
+            ValueError: a later release has written others.
+        """
+        return arguments_in(Operation(self.operation), self.arguments_column, self.origin)
+
+    @hybrid_property
+    def goes_to_trash(self) -> bool:
+        """Whether its last job is a delete that moves the database to the trash."""
+        return self.rules.to_trash
+
+    @goes_to_trash.inplace.expression
+    @classmethod
+    def _goes_to_trash(cls) -> ColumnElement[bool]:
+        is_kept = cls.arguments_column["keep"].as_boolean().is_(True)
+        return and_(cls.operation == Operation.DELETE, is_kept)
+
+    @hybrid_property
+    def brings_earlier_back(self) -> bool:
+        """Whether its last job is a reset to a database that it had before."""
+        return isinstance(origin_in(self.arguments), EarlierDatabase)
+
+    @brings_earlier_back.inplace.expression
+    @classmethod
+    def _brings_earlier_back(cls) -> ColumnElement[bool]:
+        its = cls.arguments_column["origin"]["database_id"].as_string()
+        return and_(cls.operation == Operation.RESET, its.is_not(None))
+
+    @hybrid_property
+    def backup_first(self) -> bool:
+        """Whether a backup is made before its last job, or the purge that follows, drops the database."""
+        return backs_up_first(self.arguments)
+
+    @backup_first.inplace.expression
+    @classmethod
+    def _backup_first(cls) -> ColumnElement[bool]:
+        is_true: ColumnElement[bool] = cls.arguments_column["backup_first"].as_boolean().is_(True)
+        return is_true
+
+    @property
+    def word(self) -> str:
+        """What clients call its last job."""
+        return self.rules.word
 
 
 class InstanceVersion(_HasOrigin, Base):
@@ -309,28 +349,34 @@ class InstanceVersion(_HasOrigin, Base):
     id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
     instance_id: Mapped[int] = mapped_column("instanceid")
     # As the columns of the instance were while it had this database.
-    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    database_id: Mapped[uuid.UUID] = mapped_column("databaseid")
     database_template: Mapped[str] = mapped_column("databasetemplate", String(100))
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
-    # Its name in the trash, and the attempt at the job that has put it there.
+    # Its name in the trash, and the job that has put it there.
     database_name: Mapped[str] = mapped_column("databasename", String(63))
     job_number: Mapped[int] = mapped_column("jobnumber")
-    attempt: Mapped[int]
     replaced_at: Mapped[datetime] = mapped_column("replacedat")
     replaced_by: Mapped[str | None] = mapped_column("replacedby", String(256))
     purge_after: Mapped[datetime] = mapped_column("purgeafter")
     # Since when it is being dropped: it cannot come back from then on.
     purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
 
-    @property
-    def database_mark_text(self) -> str | None:
-        """The mark of the database, as its comment has it."""
-        return None if self.database_mark is None else str(self.database_mark)
 
-    @property
-    def publication(self) -> tuple[int, int]:
-        """Job and attempt that published the database, or put it into the trash, as its comment has it."""
-        return self.job_number, self.attempt
+class DatabaseRevision(Base):
+    """A state that a database of an instance has, had, or was to get; see `ods.model.revisions`."""
+
+    __tablename__ = "databaserevisions"
+    __table_args__ = (
+        Index("ix_databaserevisions_instanceid", "instanceid"),
+        {"schema": "adminapi"},
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    instance_id: Mapped[int] = mapped_column("instanceid")
+    database_id: Mapped[uuid.UUID] = mapped_column("databaseid")
+    role: Mapped[str] = mapped_column(String(10))
+    state: Mapped[str] = mapped_column(String(10))
+    at: Mapped[datetime] = mapped_column(server_default=text("timezone('utc', now())"))
 
 
 class LeftDatabaseName(Base):
@@ -785,7 +831,7 @@ class Snapshot(Base):
     # From then on its database is dropped when no session uses it.
     remove_after: Mapped[datetime | None] = mapped_column("removeafter")
     # That of the instance's database which it is a copy of.
-    database_mark: Mapped[uuid.UUID | None] = mapped_column("databasemark")
+    database_id: Mapped[uuid.UUID] = mapped_column("databaseid")
 
 
 class ApiClientOdsInstance(Base):

@@ -30,23 +30,13 @@ _SESSION = "SELECT pg_backend_pid() || ' of ' || pg_postmaster_start_time()"
 
 
 async def keeps_sessions(dsn: str) -> bool:
-    """Whether a client of `dsn` has one session from its first transaction to its last.
-
-    Raises:
-        asyncpg.PostgresError: the server refuses.
-        OSError: the server cannot be reached in time.
-    """
+    """Whether a client of `dsn` has one session from its first transaction to its last."""
     async with client(dsn) as first:
         return await keeps_session(first, dsn)
 
 
 async def keeps_session(first: asyncpg.Connection, dsn: str) -> bool:
-    """The same, asked through a client of `dsn` that has not been used yet.
-
-    Raises:
-        asyncpg.PostgresError: the server refuses.
-        OSError: the server cannot be reached in time.
-    """
+    """The same, asked through a client of `dsn` that has not been used yet."""
     async with first.transaction():
         if await first.fetchval("SELECT pg_backend_pid()") == first.get_server_pid():
             return True
@@ -70,12 +60,7 @@ async def _meet(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
 
 @asynccontextmanager
 async def client(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A client of `dsn`, for such questions.
-
-    Raises:
-        asyncpg.PostgresError: the server refuses.
-        OSError: the server cannot be reached in time.
-    """
+    """A client of `dsn`, for such questions."""
     # A pooler in transaction mode would lose prepared statements as well.
     connection = await connect(dsn, timeout=_CONNECT_SECONDS, statement_cache_size=0)
     try:

@@ -1,18 +1,22 @@
-"""Databases that no instance has, snapshots, and templates."""
+"""Databases that no instance has, snapshots, templates, and clocks."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from ods.databases.inspection import Database
+from ods.model.operations import InstanceStatus
+from ods.registry.clock import CLOCKS_MAY_DIFFER, TimeGap
 from ods.registry.instances.naming import DATABASE_PREFIX
-from ods.registry.instances.status import InstanceStatus
 from ods.registry.snapshots.rows import SnapshotStatus
 from ods.registry.storage.models import DbInstance
 from ods.tenants.drift.findings import Drift, DriftKind
-from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere
+from ods.tenants.drift.ods_instances import served_without_mark
+from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere, published_later
 
 
-def unexpected_databases(seen: Snapshot, expected: Collection[str]) -> Iterator[Drift]:
-    """Databases of instances, by mark or name, that no live instance has, nor what is `expected`."""
+def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
+    """Databases of instances, by mark or name, that no live instance has."""
+    expected = {*seen.templates, *served_without_mark(seen), *(one.name for one in published_later(seen))}
     live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
     live_marks = {str(row.mark) for row in seen.instances}
     trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
@@ -64,7 +68,7 @@ def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
         mark = database.snapshot
         if mark is None or mark.mark in known:
             continue
-        if mark.installation in {None, seen.installation}:
+        if mark.installation == seen.installation:
             words = (
                 f"The registry does not know this snapshot of the OdsInstanceId {mark.ods_instance_id}: it"
                 " was restored to an earlier state. It is never dropped; if no derivative leads to it, drop"
@@ -73,9 +77,9 @@ def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.SNAPSHOT_WITHOUT_ROW, database.name, words)
 
 
-def wrong_templates(seen: Snapshot, templates: Collection[str]) -> Iterator[Drift]:
+def wrong_templates(seen: Snapshot) -> Iterator[Drift]:
     """Templates that do not exist, or accept connections."""
-    for name in templates:
+    for name in seen.templates:
         template = seen.databases.get(name)
         if template is None:
             words = "This template does not exist; instances cannot be created from it."
@@ -88,3 +92,40 @@ def wrong_templates(seen: Snapshot, templates: Collection[str]) -> Iterator[Drif
                 " ODS_TEMPLATES (`ods template load` makes one of a dump of the instance)."
             )
             yield Drift(DriftKind.TEMPLATE_OPEN, name, words)
+
+
+def wrong_clocks(seen: Snapshot) -> Iterator[Drift]:
+    """Clocks that differ by more than five minutes, and a time in which no pass ran."""
+    if abs(seen.clock_lead) > CLOCKS_MAY_DIFFER:
+        yield _clocks_differ("registry and server", "the server of the ODS databases", seen.clock_lead)
+    elif abs(seen.own_lead) > CLOCKS_MAY_DIFFER:
+        yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
+    if seen.time_gap is not None:
+        yield _time_gap(seen.time_gap)
+
+
+def _clocks_differ(subject: str, other: str, lead: timedelta) -> Drift:
+    by = timedelta(seconds=round(abs(lead).total_seconds()))
+    which = "ahead of" if lead > timedelta() else "behind"
+    return Drift(
+        DriftKind.CLOCKS_DIFFER,
+        subject,
+        f"The registry's clock is {by} (hours, minutes, seconds) {which} that of {other}. It decides when an"
+        " instance in the trash is due: nothing is purged before both agree within five minutes. Let both"
+        " take the time from one source (NTP).",
+    )
+
+
+def _time_gap(gap: TimeGap) -> Drift:
+    return Drift(
+        DriftKind.TIME_GAP,
+        "registry",
+        f"From {_minute(gap.last_seen)} to {_minute(gap.seen_again)}, by the registry's clock, no pass ran:"
+        " no worker did, the registry was restored, or that clock was set ahead. Nothing is purged from the"
+        f" trash, and no backup expires, before {_minute(gap.forgotten_at)}. Set the clock right before then,"
+        " or undelete what must not go.",
+    )
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"

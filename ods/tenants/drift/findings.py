@@ -56,10 +56,7 @@ class RemedyAction(StrEnum):
 class Remedy:
     """A request that settles a contradiction. The request itself checks whether it may be granted.
 
-    Attributes:
-        action: what is requested.
-        instance_id: of which instance.
-        database: of an adoption, the database that the instance gets; None if it keeps the name it has.
+    `database` is the one that the instance gets by an adoption; None if it keeps the name it has.
     """
 
     action: RemedyAction

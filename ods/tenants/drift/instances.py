@@ -1,12 +1,12 @@
 """Live instances whose database or ODS instance is not as the registry says."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ods.databases.inspection import Database
+from ods.model.operations import AT_REST, InstanceStatus
 from ods.registry.instances.deletes import drops_at_retry
-from ods.registry.instances.status import AT_REST, InstanceStatus, Operation
 from ods.registry.storage.models import DbInstance
-from ods.tenants.cancelled_drops import RETRY_DROPS, way_back_of_live
+from ods.tenants.cancelling import RETRY_DROPS, way_back_of_live
 from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from ods.tenants.drift.own_databases import (
     listed,
@@ -15,17 +15,18 @@ from ods.tenants.drift.own_databases import (
     unpublished_of,
     what_was_to_become_it,
 )
-from ods.tenants.drift.snapshot import Snapshot, must_be_usable, newest_version
+from ods.tenants.drift.snapshot import Snapshot, must_be_usable, newest_version, published_later
 
 
-def instances_without(seen: Snapshot, published_later: Collection[str | None]) -> Iterator[Drift]:
+def instances_without(seen: Snapshot) -> Iterator[Drift]:
     """Live instances without a usable database, or without an ODS instance.
 
-    Left out are the marks in `published_later`, whose databases the registry does not know.
+    Left out are those with databases that the registry does not know.
     """
+    later = {one.mark for one in published_later(seen)}
     routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
     for instance in seen.instances:
-        if not must_be_usable(instance) or str(instance.mark) in published_later:
+        if not must_be_usable(instance) or str(instance.mark) in later:
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.database_name)
@@ -92,7 +93,7 @@ def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
         for one in seen.databases.values()
         if one.owner is not None
         and one.mark == str(instance.mark)
-        and one.owner.installation in {None, seen.installation}
+        and one.owner.installation == seen.installation
         and not (one.trash or one.reset or one.invalid)
     ]
 
@@ -123,7 +124,7 @@ def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Re
 
 def _other_database(seen: Snapshot, database: Database, instance: DbInstance) -> str | None:
     """What is wrong if it is one that the instance had before a reset, or was to get by one."""
-    if database.owner is None or database.owner.database_mark == instance.database_mark_text:
+    if database.owner is None or database.owner.database_id == str(instance.database_id):
         return None
     if instance.replacement is not None:
         return "is the one of a reset that was interrupted: the reconcile pass will record it"
@@ -136,7 +137,7 @@ def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
     """Instances whose delete no pass goes on with, of which only what they had before a reset is left."""
     for instance in seen.instances:
         database = seen.databases.get(instance.database_name)
-        has_failed = instance.status == InstanceStatus.DELETE_FAILED and instance.operation == Operation.TRASH
+        has_failed = instance.status == InstanceStatus.DELETE_FAILED and instance.rules.to_trash
         if not ((has_failed or instance.is_delete_called_off) and _is_lost(database, instance)):
             continue
         if (before := newest_version(seen, instance)) is not None:

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 
-from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.storage.models import DbInstance
 from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from ods.tenants.drift.snapshot import Snapshot, must_be_usable
 
 
-def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+def ods_instances_without_database(seen: Snapshot) -> Iterator[Drift]:
     """ODS instances that lead to a database that does not exist."""
     for ods_instance in seen.ods_instances:
-        database = strings.local_database(ods_instance.connection_string)
+        database = seen.strings.local_database(ods_instance.connection_string)
         if database is not None and database not in seen.databases:
             yield Drift(
                 DriftKind.ODS_INSTANCE_WITHOUT_DATABASE,
@@ -20,7 +19,7 @@ def ods_instances_without_database(seen: Snapshot, strings: OdsConnectionStrings
             )
 
 
-def ods_instances_on_other_servers(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+def ods_instances_on_other_servers(seen: Snapshot) -> Iterator[Drift]:
     """ODS instances that lead to another server than the one on which the databases of instances are.
 
     Those of instances; and others that name a database as an instance's is named, to which they may have led
@@ -30,7 +29,7 @@ def ods_instances_on_other_servers(seen: Snapshot, strings: OdsConnectionStrings
     with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
     for ods_instance in seen.ods_instances:
         number = ods_instance.ods_instance_id
-        if (elsewhere := strings.other_server(ods_instance.connection_string)) is None:
+        if (elsewhere := seen.strings.other_server(ods_instance.connection_string)) is None:
             continue
         words = (
             f"The ODS/API is led to the database '{elsewhere.database}' on"
@@ -61,20 +60,20 @@ def _named_alike(other: DbInstance, number: int) -> str:
     )
 
 
-def served_without_mark(seen: Snapshot, strings: OdsConnectionStrings) -> set[str]:
+def served_without_mark(seen: Snapshot) -> set[str]:
     """Databases without a mark to which ODS instances or their derivatives lead, such as detached ones."""
     served = [one.connection_string for one in seen.ods_instances]
     served += [derivative.connection_string for derivative in seen.derivatives]
-    led_to = {strings.local_database(connection_string) for connection_string in served}
+    led_to = {seen.strings.local_database(connection_string) for connection_string in served}
     return {one.name for one in seen.databases.values() if one.mark is None and one.name in led_to}
 
 
-def derivatives_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+def derivatives_of_other_instances(seen: Snapshot) -> Iterator[Drift]:
     """Derivatives of an instance that lead to another one's database."""
     names = {row.ods_instance_id: row.name for row in seen.instances}
     with_names = {row.database_name: row for row in seen.instances if row.has_names}
     for derivative in seen.derivatives:
-        database = strings.local_database(derivative.connection_string)
+        database = seen.strings.local_database(derivative.connection_string)
         other = with_names.get(database or "")
         own_name = names.get(derivative.ods_instance_id)
         # ODS instances that are no instances may lead where the operator wants.
@@ -90,11 +89,11 @@ def derivatives_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings
         )
 
 
-def ods_instances_of_other_instances(seen: Snapshot, strings: OdsConnectionStrings) -> Iterator[Drift]:
+def ods_instances_of_other_instances(seen: Snapshot) -> Iterator[Drift]:
     """ODS instances that lead to the database of an instance, and are not that instance's."""
     with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
     for ods_instance in seen.ods_instances:
-        database = strings.local_database(ods_instance.connection_string)
+        database = seen.strings.local_database(ods_instance.connection_string)
         instance = with_names.get(database or "")
         if instance is None or instance.ods_instance_id == ods_instance.ods_instance_id:
             continue

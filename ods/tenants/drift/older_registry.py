@@ -1,64 +1,19 @@
 """What the server has, and the registry does not know, because it was restored to an earlier state."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
-from uuid import UUID
 
 from ods.databases.inspection import Database
-from ods.databases.ownership import Owner
 from ods.registry.instances.jobs import StartedJob
-from ods.registry.instances.naming import TRASH_PREFIX
-from ods.registry.storage.models import DbInstance
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.drift.own_databases import is_earlier, moment, taking_back
-from ods.tenants.drift.snapshot import Snapshot
+from ods.tenants.drift.snapshot import Snapshot, published_later
 
 _NAMED_AT_MOST = 200
 
 
-def published_later(seen: Snapshot) -> list[Database]:
-    """Databases of this installation that were published later than the registry knows, by name.
-
-    It knows an earlier publication of their instances, or not even the instances, which it never removes.
-    """
-    known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
-    versions = {row.database_name: row.publication for row in seen.versions}
-    requests = {mark: row.known_requests for mark, row in known.items()}
-    return [
-        database
-        for name, database in sorted(seen.databases.items())
-        if (owner := database.owner) is not None
-        and not database.reset  # never the database of an instance
-        # It is recorded, perhaps by an adoption.
-        and not (
-            owner.publication == versions.get(name)
-            and owner.mark in requests
-            and owner.has_request_among(requests[owner.mark])
-        )
-        and owner.installation in {None, seen.installation}
-        and (
-            _is_later(database, owner, known[owner.mark])
-            if owner.mark in known
-            else owner.mark not in seen.known_marks and owner.installation == seen.installation
-        )
-    ]
-
-
-def _is_later(database: Database, owner: Owner, instance: DbInstance) -> bool:
-    """Whether a database was published, or moved to the trash, later than its instance's row knows."""
-    number, attempt = instance.publication
-    if database.name == instance.trash_database:  # by a delete that may not have recorded it
-        number, attempt = instance.job_number, instance.attempt
-    by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
-    if database.trash and not by_delete and owner.database_mark != instance.database_mark_text:
-        return False  # it was replaced before: what the instance has now tells whether that is known
-    known = replace(owner, number=number, attempt=attempt).knowing(instance.known_requests)
-    return owner.is_unknown_to(known)
-
-
-def older_than_server(seen: Snapshot, later: Collection[Database]) -> Iterator[Drift]:
-    """That the registry does not know these databases, or jobs that Temporal has; one finding for all."""
-    jobs = _started_later(seen)
+def older_than_server(seen: Snapshot) -> Iterator[Drift]:
+    """That the registry does not know databases, or jobs that Temporal has; one finding for all."""
+    later, jobs = published_later(seen), _started_later(seen)
     if later or jobs:
         yield _registry_older(seen, later, jobs)
 

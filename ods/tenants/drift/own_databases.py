@@ -1,13 +1,14 @@
-"""Which of an instance's databases it had last, and which request gives it that."""
+"""Which of an instance's databases it had last, which request gives it that, and which is one too many."""
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
 from ods.databases.inspection import Database, published_last
 from ods.databases.ownership import Owner
 from ods.registry.storage.models import DbInstance
-from ods.tenants.drift.findings import Remedy, RemedyAction
-from ods.tenants.drift.snapshot import Snapshot
+from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.snapshot import Snapshot, expected_beside, published_later
 
 
 def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Database]:
@@ -18,7 +19,7 @@ def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Data
 
 def taking_back(instance: DbInstance, database: Database) -> Remedy:
     """The request that takes an instance in the trash back with this database, whichever it has by that."""
-    is_known = _mark_of(database) == instance.database_mark_text
+    is_known = _mark_of(database) == str(instance.database_id)
     if is_known and (database.trash or database.name == instance.database_name):
         return Remedy(RemedyAction.UNDELETE, instance.id)
     return Remedy(RemedyAction.ADOPT, instance.id, database.name)
@@ -26,7 +27,7 @@ def taking_back(instance: DbInstance, database: Database) -> Remedy:
 
 def _mark_of(database: Database) -> str | None:
     """The mark of the database alone; None also if it has no owner."""
-    return None if database.owner is None else database.owner.database_mark
+    return None if database.owner is None else database.owner.database_id
 
 
 def is_earlier(seen: Snapshot, database: Database) -> bool:
@@ -66,18 +67,13 @@ def put_in_place_by_registry(seen: Snapshot, instance: DbInstance) -> str | None
     """
     for one in seen.databases.values():
         is_its = one.owner is not None and one.mark == str(instance.mark)
-        if is_its and one.reset and not one.invalid and _mark_of(one) == instance.database_mark_text:
+        if is_its and one.reset and not one.invalid and _mark_of(one) == str(instance.database_id):
             return one.name
     return None
 
 
 def not_exchanged(instance: DbInstance, waiting: str) -> str:
-    """What the operator does if a reset is done by the registry, but not on the server.
-
-    Args:
-        instance: the instance, whose former database has its name on the server.
-        waiting: the database that the reset has given it by the registry, under its private name.
-    """
+    """What the operator does if a reset is done by the registry, but `waiting` has not taken the place."""
     name, then = instance.database_name, f"`ods instance adopt {instance.id}`"
     if instance.is_in_trash:
         then = "`ods drift`, which tells how the instance comes back"
@@ -117,3 +113,96 @@ def listed(databases: Collection[Database]) -> str:
 def moment(at: datetime | None) -> str:
     """A time in words, to the second; also one that is not known."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
+
+
+def second_databases(seen: Snapshot) -> Iterator[Drift]:
+    """Instances whose mark several databases carry."""
+    later = {one.name for one in published_later(seen)}
+    names = defaultdict(list)
+    expected = expected_beside(seen)
+    for database in seen.databases.values():
+        if database.name in expected or database.reset:
+            continue
+        if database.owner is not None and database.mark in seen.known_marks:
+            names[database.mark].append(database.name)
+    known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
+    for mark, several in names.items():
+        if len(several) > 1:
+            its = known.get(mark or "")
+            words = (
+                "They carry the mark of one instance, whose database the registry calls"
+                f" '{_name_of(its)}'. Nothing is done to the others. Keep all until their data tell which one"
+                " is the instance's: it may have had another one, such as before an adoption. When their"
+                f" comments were written: {listed([seen.databases[name] for name in several])}."
+                f" {_copies_among(seen, several, later, its)}"
+            )
+            if (
+                its is not None
+                and not its.is_in_trash
+                and its.database_name in several
+                and any(seen.databases[name].trash for name in several)
+            ):
+                words += f" {_recording(its)}"
+            yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+
+
+def _name_of(instance: DbInstance | None) -> str | None:
+    """What the registry calls the instance's database, which may be in the trash."""
+    if instance is None:
+        return None
+    return instance.trash_database if instance.is_in_trash else instance.database_name
+
+
+def _copies_among(
+    seen: Snapshot, several: Collection[str], later: Collection[str], its: DbInstance | None
+) -> str:
+    """What to do with copies among these databases, which must not be the data that only one of them has."""
+    last = published_last([seen.databases[name] for name in several])
+    known = {_name_of(its)} & {*several}
+    kept = {name for name in several if name in later or seen.databases[name].trash}
+    if last is not None:
+        kept.add(last.name)
+    elif not known:
+        kept.update(several)  # their comments do not tell which is the instance's
+    if its is not None:
+        kept.update(name for name in several if not _may_be_copy(seen.databases[name], its))
+    copy = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL)."
+    if kept <= known:
+        if its is None or its.is_in_trash:
+            return f"Then {copy}"
+        return (
+            f"If it is another one, `ods instance adopt {its.id} --database NAME` hands it over. Then {copy}"
+        )
+    words = (
+        f"Do not drop {_quoted(kept)}, which the instance may have had last, or before a reset: the registry"
+        " was restored to an earlier state, or a database was renamed by hand. Hand to the instance what it"
+        " had last: `ods instance adopt ID --database NAME`."
+    )
+    return f"{words} Of {_quoted(others)}, {copy}" if (others := {*several} - kept - known) else words
+
+
+def _may_be_copy(database: Database, instance: DbInstance) -> bool:
+    """Whether it may be a copy of the instance's own; one that it had before a reset has another mark."""
+    return database.owner is not None and database.owner.database_id == str(instance.database_id)
+
+
+def _quoted(names: Collection[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def unknown_version(instance: DbInstance) -> str:
+    """What to do with what a live instance had before a reset that the registry does not know."""
+    return (
+        f"It carries the mark of the instance {instance.id} {instance.name}, which has another database: the"
+        f" registry was restored to before a reset, or lost rows. It is not dropped. {_recording(instance)}"
+    )
+
+
+def _recording(instance: DbInstance) -> str:
+    """The request by which the registry gets to know what the instance had before resets."""
+    return (
+        f"`ods instance adopt {instance.id} --database {instance.database_name}` confirms the database of the"
+        " instance, and records closed ones in the trash as those that it had before resets: they can come"
+        f" back (`ods instance undo-reset {instance.id} --database NAME`), and are dropped when their time is"
+        " over."
+    )

@@ -3,23 +3,30 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
+from uuid import UUID
 
 from ods.databases.inspection import Database
+from ods.databases.ownership import Owner
+from ods.model.operations import InstanceStatus, Operation, is_usable
 from ods.registry.clock import TimeGap
+from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import StartedJob
-from ods.registry.instances.status import InstanceStatus, Operation, is_usable
+from ods.registry.instances.naming import TRASH_PREFIX
+from ods.registry.instances.queries import RecordedRevisions
 from ods.registry.storage import models
 from ods.registry.storage.models import DbInstance, InstanceVersion, OdsInstance, OdsInstanceDerivative
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Registry and server, read one after the other.
+    """Registry and server, read one after the other, and the settings that say what should be there.
 
     `trashed` are the instances in the trash, `versions` the databases there that instances had before
-    resets, `with_versions` those instances, be they deleted or detached, and `known_marks` also those of
-    instances whose databases are gone; `copies` are the snapshots; `last_change` is when the registry last
-    changed one of its instances, and `obstacle` what the operator must confirm before anything is changed.
+    resets, `with_versions` those instances, be they deleted or detached, `revisions` what databases of
+    instances have or had, and `known_marks` also the marks of instances whose databases are gone; `copies`
+    are the snapshots; `last_change` is when the registry last changed one of its instances, and `obstacle`
+    what the operator must confirm before anything is changed.
     `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
     process: where registry and ODS databases are on one server, only that tells of a wrong one. `time_gap` is
     what tells of it where all run on one machine. `shared_store` is the URL of a store of backups that
@@ -27,6 +34,9 @@ class Snapshot:
     """
 
     installation: str
+    tenant: str
+    templates: Collection[str]
+    strings: OdsConnectionStrings
     clock_lead: timedelta
     own_lead: timedelta
     time_gap: TimeGap | None
@@ -38,12 +48,46 @@ class Snapshot:
     instances: Collection[DbInstance]
     trashed: Collection[DbInstance]
     versions: Collection[InstanceVersion]
+    revisions: RecordedRevisions
     with_versions: Collection[DbInstance]
     known_marks: Collection[str]
     ods_instances: Collection[OdsInstance]
     derivatives: Collection[OdsInstanceDerivative]
     copies: Collection[models.Snapshot]
     started: Sequence[StartedJob]
+
+
+def has_known_revision(seen: Snapshot, owner: Owner | None, instance: DbInstance) -> bool:
+    """Whether the registry knows the revision in the comment of one of the instance's databases."""
+    return owner is not None and owner.revision in seen.revisions.of_instances.get(instance.id, ())
+
+
+def published_later(seen: Snapshot) -> list[Database]:
+    """Databases of this installation that were published later than the registry knows, by name.
+
+    It knows an earlier publication of their instances, or not even the instances, which it never removes.
+    """
+    known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
+    return [
+        database
+        for database in sorted(seen.databases.values(), key=attrgetter("name"))
+        if (owner := database.owner) is not None
+        and not database.reset  # never the database of an instance
+        and owner.installation == seen.installation
+        and (
+            _is_later(seen, database, owner, known[owner.mark])
+            if owner.mark in known
+            else owner.mark not in seen.known_marks
+        )
+    ]
+
+
+def _is_later(seen: Snapshot, database: Database, owner: Owner, instance: DbInstance) -> bool:
+    """Whether a database was published, or moved to the trash, later than the registry knows."""
+    by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
+    if database.trash and not by_delete and owner.database_id != str(instance.database_id):
+        return False  # it was replaced before: what the instance has now tells whether that is known
+    return not has_known_revision(seen, owner, instance)
 
 
 def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
@@ -65,7 +109,7 @@ def belongs_elsewhere(database: Database, seen: Snapshot) -> bool:
     owner = database.owner
     if owner is None or database.mark in seen.known_marks:
         return False
-    return owner.installation not in {None, seen.installation}
+    return owner.installation != seen.installation
 
 
 def must_be_usable(instance: DbInstance) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ods.databases.inspection import Database, published_last
-from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.ownership import Owner
+from ods.model.operations import AT_REST
 from ods.registry.backups.rows import without_zone
-from ods.registry.instances.status import AT_REST
 from ods.registry.storage.models import DbInstance, InstanceVersion
 from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from ods.tenants.drift.own_databases import (
@@ -18,15 +18,16 @@ from ods.tenants.drift.own_databases import (
     of_instance,
     put_in_place_by_registry,
     taking_back,
+    unknown_version,
     unpublished_of,
     what_was_to_become_it,
     which_last,
 )
-from ods.tenants.drift.second_databases import unknown_version
 from ods.tenants.drift.snapshot import (
     Snapshot,
     belongs_elsewhere,
     expected_beside,
+    has_known_revision,
     must_be_usable,
     newest_version,
 )
@@ -70,10 +71,7 @@ def _unpublished(instance: DbInstance, database: str) -> str:
 def _missing_in_trash(instance: DbInstance, database: Database | None, before: InstanceVersion | None) -> str:
     """What is wrong with an instance in the trash whose database, if there is one, has another name.
 
-    Args:
-        instance: the instance.
-        database: its own database.
-        before: what it had before a reset, and is there.
+    `before` is what it had before a reset, and is there.
     """
     if database is None and before is not None:
         return (
@@ -210,13 +208,13 @@ def out_of_trash_by_hand(database: str, owner: Owner) -> str:
     )
 
 
-def changed_in_trash(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+def changed_in_trash(seen: Snapshot) -> Iterator[Drift]:
     """Databases in the trash that were changed there, so that nothing is done to them by itself."""
     for row in seen.trashed:
         database = seen.databases.get(row.trash_database or "")
         if database is None or row.status not in AT_REST:
             continue
-        if (words := _change_in_trash(seen, tenant, row, database)) is not None:
+        if (words := _change_in_trash(seen, row, database)) is not None:
             remedy = _remedy_of_change(seen, row, database)
             yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words, remedy)
 
@@ -230,11 +228,11 @@ def _remedy_of_change(seen: Snapshot, instance: DbInstance, database: Database) 
     return Remedy(RemedyAction.PURGE, instance.id) if newest_version(seen, instance) is None else None
 
 
-def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database: Database) -> str | None:
+def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -> str | None:
     """How a database in the trash was changed, and what the operator can do; None if it was not."""
     name, owner = database.name, database.owner
     back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
-    its = _known_owner(seen, tenant, instance, instance).knowing(instance.known_requests)
+    its = _known_owner(seen, instance, instance)
     if owner is None or not its.owns(owner.comment):
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
@@ -246,7 +244,7 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
         if (before := newest_version(seen, instance)) is not None:
             return f'{words} Drop it: DROP DATABASE "{name}". {_way_back(instance, before)}'
         return f"{words} `ods instance purge {instance.id}` removes it."
-    if (contradiction := _contradiction(name, owner, its)) is not None:
+    if (contradiction := _contradiction(seen, name, owner, instance)) is not None:
         return f"{contradiction} {_KEPT} {back}"
     if database.open and database.opened_by is None:  # what a job has left open, the pass closes
         return (
@@ -256,41 +254,30 @@ def _change_in_trash(seen: Snapshot, tenant: str, instance: DbInstance, database
     return None
 
 
-def _known_owner(
-    seen: Snapshot, tenant: str, instance: DbInstance, had: DbInstance | InstanceVersion
-) -> Owner:
-    """Whom the comment of a database in the trash names by the registry.
-
-    Args:
-        seen: registry and server.
-        tenant: the tenant of the instance.
-        instance: the instance that the database belongs to.
-        had: the instance if it is the one that it had last, or the version that it had before a reset.
-    """
-    number, attempt = had.publication
+def _known_owner(seen: Snapshot, instance: DbInstance, had: DbInstance | InstanceVersion) -> Owner:
+    """Whom the comment of a database in the trash names by the registry, which the instance `had`."""
     return Owner(
-        *(tenant, instance.ods_instance_id, "adopted", str(instance.mark), number, attempt),
-        installation=seen.installation,
+        *(seen.tenant, instance.ods_instance_id, "adopted", str(instance.mark), seen.installation),
+        had.job_number,
+        # Without one that is confirmed, the comment is one that nothing is done by.
+        revision=seen.revisions.confirmed.get(str(had.database_id), str(had.database_id)),
         trashed_name=instance.database_name,
-        database_mark=had.database_mark_text,
+        database_id=str(had.database_id),
     )
 
 
 def _statement(database: str, owner: Owner, since: datetime | None) -> str:
     """What writes the comment of an owner on a database in the trash.
 
-    Args:
-        database: its name there.
-        owner: the owner.
-        since: when it came there, in UTC without a zone: by these times of its databases, what an instance
-            had last is found; None: now.
+    `since` is when it came there, in UTC without a zone (None: now): by these times of its databases, what an
+    instance had last is found.
     """
     at = datetime.now(UTC) if since is None else since.replace(tzinfo=UTC)
     comment = owner.comment_at(at).replace("'", "''")
     return f"COMMENT ON DATABASE \"{database}\" IS '{comment}'"
 
 
-def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
+def _contradiction(seen: Snapshot, name: str, owner: Owner, instance: DbInstance) -> str | None:
     """What the comment of a database in the trash says against its instance's row; None if nothing."""
     if owner.trashed_name is None:
         return f"The comment of its database '{name}' does not say that it is in the trash."
@@ -299,15 +286,20 @@ def _contradiction(name: str, owner: Owner, its: KnownOwner) -> str | None:
             f"Its database '{name}' was put back into the trash by an undelete that had opened it and did not"
             " end: if the registry was restored to an earlier state, it may have been used since."
         )
-    if owner.is_unknown_to(its):
+    if not has_known_revision(seen, owner, instance):
         return (
             f"Its database '{name}' was moved to the trash later than the registry knows, which was restored"
             " to an earlier state."
         )
+    if owner.revision != seen.revisions.confirmed.get(owner.database_id):
+        return (
+            f"Its database '{name}' is not in the state that the registry knows: the server was restored to"
+            " an earlier one."
+        )
     return None
 
 
-def versions_without_database(seen: Snapshot, tenant: str) -> Iterator[Drift]:
+def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
     """Databases that instances had before resets, and that are not in the trash as the registry says."""
     rows = {row.id: row for row in seen.with_versions}
     for version in seen.versions:
@@ -325,11 +317,11 @@ def versions_without_database(seen: Snapshot, tenant: str) -> Iterator[Drift]:
                 " and comment are as they were."
             )
             if database is not None and not database.invalid and not renamed:
-                its = _known_owner(seen, tenant, instance, version)
+                its = _known_owner(seen, instance, version)
                 comment = _statement(database.name, its, version.replaced_at)
                 words += f" If it is that one by its data, write the comment again: {comment}."
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
-        elif (change := _change_of_version(database, version, instance)) is not None:
+        elif (change := _change_of_version(seen, database, version, instance)) is not None:
             words = (
                 f"The database '{database.name}', which the instance had before a reset, {change}. {_KEPT}"
             )
@@ -344,7 +336,7 @@ def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> 
             continue
         if database.name == instance.database_name:
             return f" Its mark is on '{database.name}': do what is told of the instance's database."
-        if not _has_known_request(database.owner, instance):
+        if not has_known_revision(seen, database.owner, instance):
             return (
                 f" Its mark is on '{database.name}', by a job that the registry does not know: it was"
                 " restored to an earlier state. First do what is told of that."
@@ -353,18 +345,14 @@ def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> 
     return ""
 
 
-def _has_known_request(owner: Owner | None, instance: DbInstance) -> bool:
-    """Whether the registry knows the request that has put the database where it is."""
-    return owner is not None and owner.has_request_among(instance.known_requests)
-
-
-def _change_of_version(database: Database, version: InstanceVersion, instance: DbInstance) -> str | None:
+def _change_of_version(
+    seen: Snapshot, database: Database, version: InstanceVersion, instance: DbInstance
+) -> str | None:
     """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
     if database.invalid or database.owner is None:
         return None  # a pass goes on with the DROP when its time is over
-    number, attempt = version.publication
     known = replace(
-        database.owner, number=number, attempt=attempt, request=None, trashed_name=instance.database_name
+        _known_owner(seen, instance, version), template_generation=database.owner.template_generation
     )
     # By a registry that was restored it may have been in use since, and come back after that.
     written = None if database.published_at is None else without_zone(database.published_at)
@@ -375,10 +363,14 @@ def _change_of_version(database: Database, version: InstanceVersion, instance: D
     )
     if database.owner.trashed_name is None:
         return f"does not say in its comment that it is in the trash. {write}"
-    if not _has_known_request(database.owner, instance):
+    if not has_known_revision(seen, database.owner, instance):
         return (
             "was put into the trash by a job that the registry does not know, which was restored to an"
             f" earlier state: its comment is another than the registry knows. {write}"
+        )
+    if seen.revisions.confirmed.get(database.owner.database_id) not in {None, database.owner.revision}:
+        return (
+            f"is not in the state that the registry knows: the server was put back to an earlier one. {write}"
         )
     if database.open:
         close = f'ALTER DATABASE "{database.name}" ALLOW_CONNECTIONS false'
@@ -387,5 +379,5 @@ def _change_of_version(database: Database, version: InstanceVersion, instance: D
 
 
 def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
-    marks = (str(instance.mark), version.database_mark_text)
-    return owner is not None and (owner.mark, owner.database_mark) == marks
+    its = str(instance.mark), str(version.database_id)
+    return owner is not None and (owner.mark, owner.database_id) == its

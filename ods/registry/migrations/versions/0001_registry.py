@@ -175,20 +175,19 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN IF NOT EXISTS lastmodifieddate timestamp;
 ALTER TABLE adminapi.dbinstances
     -- What was asked, and how far it is. `status` has the words of the Admin API, `state` always ours.
-    ADD COLUMN state varchar(75), ADD COLUMN operation varchar(20), ADD COLUMN errormessage text,
+    ADD COLUMN state varchar(75), ADD COLUMN operation varchar(20),
+    ADD COLUMN arguments jsonb NOT NULL DEFAULT '{}', ADD COLUMN errormessage text,
     ADD COLUMN jobnumber int NOT NULL DEFAULT 0, ADD COLUMN attempt int NOT NULL DEFAULT 0,
     ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN outages int NOT NULL DEFAULT 0, ADD COLUMN makesbackup uuid,
     ADD COLUMN cancelledrequest uuid, ADD COLUMN cancelledattempt int,
     -- The database: by what it is known to be the instance's, and where it comes from.
-    ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(), ADD COLUMN databasemark uuid,
-    ADD COLUMN publishedat timestamp, ADD COLUMN publishrequests text[],
-    ADD COLUMN knownnumber int, ADD COLUMN knownattempt int,
-    ADD COLUMN templategeneration int, ADD COLUMN backupid varchar(64),
-    ADD COLUMN copyof int, ADD COLUMN copymode varchar(10), ADD COLUMN sourcemark uuid,
-    ADD CONSTRAINT dbinstances_origin_check CHECK (
-        (copyof IS NULL) = (copymode IS NULL) AND (copyof IS NULL) = (sourcemark IS NULL)
-        AND (copyof IS NULL OR backupid IS NULL)
+    ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN databaseid uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN publishedat timestamp,
+    ADD COLUMN templategeneration int, ADD COLUMN origin jsonb NOT NULL DEFAULT '{}',
+    ADD CONSTRAINT ck_dbinstances_origin CHECK (
+        origin = '{}' OR origin ? 'backup_id' OR origin ?& ARRAY['instance_id', 'mode', 'mark']
     ),
     -- What a rename, an undelete or a reset makes of it.
     ADD COLUMN newname varchar(100), ADD COLUMN newdatabasename varchar(255),
@@ -199,7 +198,7 @@ ALTER TABLE adminapi.dbinstances
     -- The trash.
     ADD COLUMN trashdatabase varchar(63), ADD COLUMN trashedat timestamp, ADD COLUMN deletedby varchar(256),
     ADD COLUMN purgeafter timestamp, ADD COLUMN purgedat timestamp,
-    ADD COLUMN purgefollows boolean NOT NULL DEFAULT false, ADD COLUMN setaside jsonb,
+    ADD COLUMN setaside jsonb,
     -- Schedules.
     ADD COLUMN backupdueat timestamp, ADD COLUMN snapshotdueat timestamp;
 -- What is being deleted waits for its delete: the word for what is in progress would have it created.
@@ -211,13 +210,25 @@ UPDATE adminapi.dbinstances SET
 _STATES = "'Pending', 'InProgress', 'Completed', 'Error', 'Pending_Delete', 'Deleted', 'Delete_Failed'"
 # What is deleted or being purged has no names any more. An undelete under another name reserves that, and not
 # the instance's own, which another instance may have by then.
-_LIVE = "state <> 'Deleted' AND operation <> 'Purge' AND operation <> 'PurgeAfterBackup'"
+_LIVE = "state <> 'Deleted' AND operation <> 'Purge'"
 _HAS_NAMES = f"{_LIVE} AND (operation <> 'Undelete' OR newname IS NULL)"
 _INSTANCE_RULES = f"""
 ALTER TABLE adminapi.dbinstances
     ALTER COLUMN state SET NOT NULL,
     ADD CONSTRAINT ck_dbinstances_state CHECK (state IN ({_STATES})),
-    ALTER COLUMN operation SET NOT NULL;
+    ALTER COLUMN operation SET NOT NULL,
+    -- No row of a delete or a purge leaves open whether it drops at once.
+    ADD CONSTRAINT ck_dbinstances_arguments CHECK (
+        CASE operation
+            WHEN 'Delete' THEN arguments IN (
+                '{{"keep": true, "backup_first": false}}', '{{"keep": true, "backup_first": true}}',
+                '{{"keep": false, "backup_first": false}}', '{{"keep": false, "backup_first": true}}')
+            WHEN 'Purge' THEN arguments IN ('{{"backup_first": false}}', '{{"backup_first": true}}')
+            WHEN 'Reset' THEN jsonb_typeof(arguments) = 'object'
+                AND jsonb_typeof(arguments -> 'origin') = 'object' AND arguments - 'origin' = '{{}}'
+            ELSE arguments = '{{}}'
+        END
+    );
 CREATE INDEX IF NOT EXISTS idx_dbinstances_name ON adminapi.dbinstances (name);
 CREATE INDEX IF NOT EXISTS idx_dbinstances_odsinstanceid ON adminapi.dbinstances (odsinstanceid);
 CREATE UNIQUE INDEX uq_dbinstances_live_name ON adminapi.dbinstances (name) WHERE {_HAS_NAMES};
@@ -237,7 +248,7 @@ CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id)
     WHERE owncontexts IS NOT NULL AND publishedat IS NULL;
 CREATE INDEX ix_dbinstances_trash
     ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL AND purgedat IS NULL;
-CREATE INDEX ix_dbinstances_copyof ON adminapi.dbinstances (copyof) WHERE copyof IS NOT NULL;
+CREATE INDEX ix_dbinstances_origin ON adminapi.dbinstances (id) WHERE origin <> '{{}}';
 CREATE INDEX ix_dbinstances_replacement ON adminapi.dbinstances (id) WHERE replacement IS NOT NULL;
 CREATE INDEX ix_dbinstances_undodue ON adminapi.dbinstances (id) WHERE undodue;
 """

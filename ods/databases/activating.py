@@ -1,0 +1,179 @@
+"""Activating a database: it gets the name that the instance's shall have, is open, and its comment says so.
+
+Its mark tells which name it has now, so that all of this may be repeated after any interruption. A rename
+considers only databases with its two names: another one with the mark is a copy, or the registry is wrong
+about the name, and the job stops.
+"""
+
+from dataclasses import replace
+
+import asyncpg
+
+from ods.databases.changing import MARK, OPEN, change_name, is_marked, owner_to_mark
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.left_names import back, leaving, require_not_left, require_not_taken
+from ods.databases.lookup import FoundDatabase, choose, elsewhere, find, refusal, two_carriers
+from ods.databases.ownership import KnownOwner, LeftName, trashed_at
+from ods.databases.remains import version_in, what_is_left
+from ods.databases.server import Server
+from ods.databases.statements import server_clock
+from ods.model.revisions import Role
+from ods.registry.instances.naming import is_reset_name, is_trash_name
+
+
+async def rename(
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, current: str, target: str
+) -> None:
+    """Give the instance's database the name `target`; sessions on it are ended.
+
+    The name that it leaves is in its comment from then on, and reserved: see `ods.databases.left_names`.
+
+    Args:
+        owner: the instance, with the revision that the rename gives its database.
+    """
+    found = await find(session, owner, current, target)
+    if target in found and not owner.owns(found[target].comment):
+        raise refusal(found[target], owner)
+    database = choose(found, owner, [current, target])
+    if database is None and current in found:
+        raise NotOursError(current, registered_for=owner.ods_instance_id)
+    if database is None:
+        way_back = "Restore it: `ods drift` tells what is left of it."
+        if (version := version_in(found, owner)) is not None:
+            way_back = (
+                f"What it had before a reset is in the trash: `ods instance adopt {owner.ods_instance_id}"
+                f" --database {version}` brings that back."
+            )
+        raise DatabaseFaultError(
+            f"The instance's database does not exist, so there is none to rename. {way_back} Then retry."
+        )
+    marked = owner_to_mark(owner, found[database])
+    left = leaving(marked.left, current)
+    if database == target:
+        has_left = current == target or left[-1] in marked.left
+        if not (has_left and is_marked(found[target], owner)):
+            left = marked.left if current == target else left
+            await _rename(server, session, owner, found[target], target, left)
+        return
+    if target in found:
+        raise DisagreementError(
+            target,
+            f"Both '{current}' and '{target}' carry the mark of this instance. Nothing was renamed. Remove"
+            " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
+            " another name, then retry.",
+        )
+    not_left = await require_not_left(session, owner, target)
+    await _rename(server, session, owner, found[current], target, left, not_left)
+
+
+async def rename_back(
+    server: Server, session: asyncpg.Connection, owner: KnownOwner, database: str, target: str
+) -> None:
+    """Undo a rename to `target` that failed: give the database the name `database` that the registry knows.
+
+    It has its confirmed revision again. Nothing is done if it does not have the name `target`, or a DROP of
+    it was interrupted.
+    """
+    found = await find(session, owner, database, target)
+    its = {name: row for name, row in found.items() if owner.owns(row.comment)}
+    if target not in its or database in its or its[target].is_invalid:
+        return
+    if database in found:
+        raise refusal(found[database], owner)
+    owner = owner.as_confirmed()
+    # A registry that has forgotten it may have led clients to the name that it leaves.
+    left = leaving(back(owner_to_mark(owner, found[target]).left, database), target)
+    await _rename(server, session, owner, found[target], database, left)
+
+
+async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    owner: KnownOwner,
+    found: FoundDatabase,
+    target: str,
+    left: tuple[LeftName, ...],
+    *guards: str,
+) -> None:
+    marked = replace(owner_to_mark(owner, found), left=left)
+    comment = marked.comment_at(await server_clock(session))
+    await change_name(server, session, found, target, MARK, guards=guards, comment=comment)
+
+
+async def take_out(  # noqa: PLR0913 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    owner: KnownOwner,
+    trash: str,
+    database: str,
+    *,
+    former: str | None = None,
+) -> None:
+    """Give the database in the trash the name `database`, open it, and mark it as published.
+
+    Also if it is in the trash under another name than the registry knows, as when that was restored to before
+    another delete.
+
+    Args:
+        owner: the instance, with the revision that its database gets.
+        former: the name by which the ODS/API may still know it, the registry's; not that of the comment,
+            which may be of an undelete that has failed. None if it does not matter.
+    """
+    found = await find(session, owner, database, trash, owner.staging_name)
+    if database in found and not owner.owns(found[database].comment):
+        raise refusal(found[database], owner, then="")
+    owned = [name for name, row in found.items() if owner.owns(row.comment)]
+    its = [name for name in owned if name == database or is_trash_name(name)]
+    if not its and owned:
+        raise elsewhere(owned[0], trash)
+    if not its and trash in found and found[trash].is_of(owner):
+        raise DisagreementError(
+            trash,
+            f"The database '{trash}' in the trash carries the mark of this instance, but by its comment it is"
+            " not the one that the instance has by the registry: it was changed by hand. Nothing was done to"
+            " it. `ods drift` tells which comment it should have; write that if the database is the"
+            " instance's, then try again.",
+        )
+    if not its and trash in found:
+        raise NotOursError(trash, in_trash=True)
+    if not its:
+        raise DatabaseFaultError(
+            f"There is no database '{trash}' with the mark of this instance:"
+            f" {what_is_left(found, owner) or 'nothing can come back. Restore it, or purge the instance.'}"
+        )
+    current, *others = its
+    if others:
+        raise two_carriers(current, others[0])
+    if found[current].is_invalid:
+        raise DisagreementError(
+            current,
+            f"A DROP of the database '{current}' was interrupted:"
+            f" {what_is_left(found, owner) or 'nothing can come back. Purge it.'}",
+        )
+    row = found[current]
+    is_out = row.is_open and row.role is not Role.RETAINED
+    if current == database and is_out and is_marked(row, owner):
+        return
+    opened = replace(owner_to_mark(owner, row), trashed_name=None)
+    guards = [] if current == database else [await require_not_left(session, owner, database)]
+    if former is not None and former not in {current, database}:  # under another name, as after a rename
+        guards.append(await require_not_taken(session, former, trashed_at(row.comment)))
+        opened = replace(opened, left=leaving(opened.left, former))
+    comment = opened.comment_at(await server_clock(session))
+    await change_name(server, session, row, database, OPEN, MARK, guards=guards, comment=comment)
+
+
+async def require_no_later(session: asyncpg.Connection, owner: KnownOwner, trash: str) -> None:
+    """Refuse an undelete while there is another database of the instance that the registry does not know.
+
+    The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
+    before, and what it knows to be in the trash is what a reset has replaced.
+    """
+    found = await find(session, owner)
+    own = [row for row in found.values() if owner.owns(row.comment)]
+    if own and not any(row.is_unknown_to(owner) for row in own):
+        return  # the registry knows all that became of it
+    for name, row in found.items():
+        is_its = name == trash or row in own or is_reset_name(name) or row.is_invalid
+        if not is_its and row.is_of(owner) and row.is_unknown_to(owner):
+            raise refusal(row, owner, then="")

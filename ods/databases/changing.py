@@ -1,0 +1,194 @@
+"""Changing a database that was found: its comment, its name, whether it is open; all in one transaction.
+
+Nothing is done if another database has the name by then, as after names were exchanged by hand: a statement
+that waits for the end of the other session's transaction follows the name.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import asyncpg
+
+from ods.databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
+from ods.databases.errors import DatabaseFaultError, NotOursError
+from ods.databases.lock_holders import name_holder
+from ods.databases.lookup import FoundDatabase, changed_meanwhile
+from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.server import Server
+from ods.databases.statements import NO_REASONS, execute, fetch_rows, server_clock
+from ods.model.revisions import Role
+
+MARK = "COMMENT ON DATABASE %2$I IS %3$L"
+OPEN = "ALTER DATABASE %2$I ALLOW_CONNECTIONS true"
+CLOSE = "ALTER DATABASE %2$I ALLOW_CONNECTIONS false"
+
+# By a division by zero. After a statement that has changed the database, or its name, no other session can
+# give the name to another one.
+_STILL_THE_SAME = "SELECT 1 / count(*) FROM pg_database WHERE datname = %2$L AND oid = %4$L::oid"
+# Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
+"""
+_PAUSE_SECONDS = 0.05
+
+
+async def change(  # noqa: PLR0913 - what becomes of a database
+    session: asyncpg.Connection,
+    database: str,
+    oid: str | None,
+    *statements: str,
+    target: str | None = None,
+    comment: str = "",
+    reasons: Mapping[str, str] = NO_REASONS,
+) -> None:
+    """Run statements on a database in one message, which is one transaction.
+
+    Args:
+        oid: of the database that was found; None if its name is a private one, which no other one gets.
+        statements: with `%1$I` for its name, `%2$I` for that which it has in the end, `%3$L` for the comment.
+        target: the name that it has in the end; None: the same.
+    """
+    message = "; ".join([*statements, *([] if oid is None else [_STILL_THE_SAME])])
+    try:
+        await execute(session, message, database, target or database, comment, oid or "", reasons=reasons)
+    except DatabaseFaultError as fault:
+        if fault.sqlstate != DIVISION_BY_ZERO:
+            raise
+        raise changed_meanwhile(database) from None
+
+
+async def change_name(  # noqa: PLR0913 - what becomes of a database
+    server: Server,
+    session: asyncpg.Connection,
+    found: FoundDatabase,
+    target: str,
+    *statements: str,
+    guards: Sequence[str] = (),
+    comment: str = "",
+) -> None:
+    """Rename a database, which ends its sessions, then run further statements, as of `change`.
+
+    Args:
+        target: its name from now on; that may be the same.
+        guards: statements as they are, which undo all of it if they fail.
+    """
+    current = found.name
+    reasons = renaming_reasons(current)
+    literal = [guard.replace("%", "%%") for guard in guards]
+    rename = [] if current == target else ["ALTER DATABASE %1$I RENAME TO %2$I"]
+    try:
+        async with server.session() as other, name_holder(other, current):
+            changing = change(
+                session,
+                current,
+                found.oid,
+                *(*rename, *statements, *literal),
+                target=target,
+                comment=comment,
+                reasons=reasons,
+            )
+            if not rename:
+                await changing
+                return
+            await end_sessions_until_done(changing, partial(end_sessions, other, current, reasons=reasons))
+    except DatabaseFaultError as fault:
+        if fault.sqlstate not in NAME_IN_USE:
+            raise
+        raise NotOursError(target) from None
+
+
+def renaming_reasons(database: str) -> Mapping[str, str]:
+    """What it means if a database cannot be renamed."""
+    return {
+        OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
+        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
+        f" '{database}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
+        " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
+    }
+
+
+async def end_sessions(
+    session: asyncpg.Connection, *databases: str, reasons: Mapping[str, str] = NO_REASONS
+) -> bool:
+    """Have the sessions of users on these databases end; whether there were any."""
+    return bool(await fetch_rows(session, _END_SESSIONS, databases, reasons=reasons))
+
+
+async def end_all(end_sessions: Callable[[], Awaitable[object]], seconds: float, reason: str) -> None:
+    """End the sessions on a closed database until there are none: none of them writes any more.
+
+    Args:
+        seconds: after which it is given up, for the `reason`.
+    """
+    waited_since = monotonic()
+    while await end_sessions():
+        if monotonic() - waited_since > seconds:
+            raise DatabaseFaultError(reason, retryable=True, sqlstate=OBJECT_IN_USE)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def end_sessions_until_done(
+    statement: Coroutine[Any, Any, None], end_sessions: Callable[[], Awaitable[object]]
+) -> None:
+    """Run `statement`, which no session on its database may see, and end those sessions until it is done.
+
+    While a rename, or a copy of its files, waits for them to end, PostgreSQL keeps new ones out. So the
+    database is open before and after it, even if this process dies; to close it first, as before a DROP,
+    could leave it closed.
+
+    Args:
+        statement: one message that renames or copies the database.
+        end_sessions: ends the sessions on the database, on another session; called again and again.
+    """
+    running = asyncio.create_task(statement)
+    try:
+        while not running.done():
+            await end_sessions()
+            await asyncio.wait([running], timeout=_PAUSE_SECONDS)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    await running
+
+
+def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
+    """The owner that a database is marked with.
+
+    A revision that the registry does not know stays in the comment: it, or the server, was restored to an
+    earlier state, and one that it knows would hide that. It keeps the database from being dropped until an
+    operator has made registry and server agree.
+
+    So does the one of a job that is undone, if none is confirmed.
+    """
+    marked = found.marked
+    if marked is None:
+        return owner
+    owner = replace(owner, template_generation=marked.template_generation, left=marked.left)
+    if owner.revision is not None and not _is_to_stay(marked, owner):
+        return owner
+    return replace(owner, job_id=marked.job_id, number=marked.number, revision=marked.revision)
+
+
+def is_marked(found: FoundDatabase, owner: KnownOwner) -> bool:
+    """Whether the comment of a database, which is as the job makes it, is to stay as it is.
+
+    It has the job's revision, or one that the registry does not know.
+    """
+    marked = found.marked
+    return marked is not None and (marked.revision == owner.revision or _is_to_stay(marked, owner))
+
+
+def _is_to_stay(marked: Owner, owner: KnownOwner) -> bool:
+    """Whether another revision would hide that the registry does not know this one."""
+    return marked.role is not Role.STAGING and marked.is_unknown_to(owner)
+
+
+async def mark_anew(session: asyncpg.Connection, owner: KnownOwner, found: FoundDatabase) -> None:
+    """Give the comment of a database another revision; the database stays as it is."""
+    comment = owner_to_mark(owner, found).comment_at(await server_clock(session))
+    await change(session, found.name, found.oid, MARK, comment=comment)

@@ -1,0 +1,108 @@
+"""Retiring a database: it is closed, gets a private name in the trash, and its comment says so.
+
+It can come back from there until it is purged.
+"""
+
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from ods.databases.changing import CLOSE, MARK, change_name, is_marked, owner_to_mark
+from ods.databases.droppable import deletable
+from ods.databases.dropping import drop_database, drop_found_staging
+from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.left_names import recorded
+from ods.databases.lookup import FoundDatabase, find, two_carriers
+from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.remains import require_no_staging, require_no_version
+from ods.databases.server import Server
+from ods.databases.statements import server_clock
+from ods.registry.instances.naming import is_trash_name
+
+
+@dataclass(frozen=True)
+class TrashJob:
+    """What a job of the trash works on.
+
+    Attributes:
+        owner: the instance, with the revision that its database gets in the trash.
+        names: what the registry calls the database, the name that decides first; not that in the trash.
+        put_back: whether it was there before, and the job, which did not end, has taken it out.
+    """
+
+    owner: KnownOwner
+    number: int
+    names: list[str]
+    trash: str
+    put_back: bool = False
+
+
+async def retire(
+    server: Server,
+    session: asyncpg.Connection,
+    job: TrashJob,
+    *,
+    drop_invalid: bool = False,
+    published: bool = True,
+) -> bool:
+    """Close the instance's database and give it its name in the trash; false if there is none to keep.
+
+    Refuses if the database is lost, and what the instance had before a reset, or was to become it, is not.
+
+    Args:
+        drop_invalid: whether a database is dropped whose DROP was interrupted, for a delete that a client has
+            requested: nothing else can be done with it.
+    """
+    owner = job.owner
+    found = await find(session, owner, *job.names, job.trash, owner.staging_name)
+    database = deletable(found, owner, [*job.names, job.trash], published=published)
+    if database is None and published and not job.put_back:
+        require_no_version(found, owner)
+        require_no_staging(found, owner)
+    await drop_found_staging(session, owner, found)
+    if database is None:
+        return False
+    if database == job.trash and is_marked(found[database], owner):
+        return True
+    if database != job.trash and job.trash in found:
+        raise _in_the_way(found[job.trash], owner, database)
+    if drop_invalid and found[database].is_invalid:
+        require_no_version(found, owner, half_dropped=database)
+        await drop_database(session, database, invalid=True)
+        return False
+    before = found[database].marked
+    left = (before.trashed_name if before else None) or database
+    put_back = job.put_back or (before is not None and before.put_back)
+    trashing = replace(owner, number=job.number, trashed_name=left, put_back=put_back)
+    marked = owner_to_mark(trashing, found[database])
+    registered, now = job.names[0], await server_clock(session)
+    # The ODS/API is led to it no more: what a rename had only begun to leave, the registry's name, is free at
+    # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker
+    # that recorded the rename has still written the time.
+    marked = replace(marked, left=recorded(marked.left, registered, registered, now))
+    comment = marked.comment_at(now)
+    await change_name(server, session, found[database], job.trash, CLOSE, MARK, comment=comment)
+    return True
+
+
+def owner_in_trash(database: str, comment: str | None) -> Owner | None:
+    """The owner of a database that is in the trash by its name and comment; None of any other one."""
+    marked = Owner.read(comment)
+    is_there = is_trash_name(database) and marked is not None and marked.trashed_name is not None
+    return marked if is_there else None
+
+
+def _in_the_way(row: FoundDatabase, owner: Owner, database: str) -> DatabaseFaultError:
+    """Why the database cannot get the name in the trash that another one has."""
+    trash = row.name
+    if owner.owns(row.comment):
+        return two_carriers(database, trash)
+    if not row.is_of(owner):
+        return NotOursError(trash)
+    return DisagreementError(
+        trash,
+        f"'{database}' was to be moved to the trash as '{trash}', but another database of this instance has"
+        " that name: the registry was restored to an earlier state. Nothing was done to either. Give that one"
+        " another number at the end of its name (ALTER DATABASE … RENAME TO …), then retry. `ods drift` tells"
+        " how it is kept.",
+    )

@@ -1,0 +1,107 @@
+"""Where the database of an instance comes from: its template, another instance, or a backup."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+
+class CopyMode(StrEnum):
+    """How an instance is copied.
+
+    `ONLINE`: by dump and restore, while the source is used. `CLOSED`: its files, while it cannot be used.
+    """
+
+    ONLINE = "online"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class TemplateOrigin:
+    """The database is a clone of the instance's template."""
+
+
+@dataclass(frozen=True)
+class CopyOrigin:
+    """The database is a copy of another instance's.
+
+    Attributes:
+        instance_id: key of that instance, the source, in `adminapi.dbinstances`.
+        mode: how it is copied.
+        mark: the mark of the source; None as long as the request has not looked it up.
+    """
+
+    instance_id: int
+    mode: CopyMode = CopyMode.ONLINE
+    mark: str | None = None
+
+
+@dataclass(frozen=True)
+class BackupOrigin:
+    """The database is restored from a backup.
+
+    Attributes:
+        backup_id: the backup.
+    """
+
+    backup_id: str
+
+
+@dataclass(frozen=True)
+class EarlierDatabase:
+    """No new database is made: one that the instance had before a reset is its database again.
+
+    Attributes:
+        database_id: that database.
+    """
+
+    database_id: str
+
+
+Origin: TypeAlias = TemplateOrigin | CopyOrigin | BackupOrigin
+
+FROM_TEMPLATE = TemplateOrigin()
+
+
+def read_exactly(written: object, kinds: tuple[Any, ...]) -> object:
+    """An object of the one of these dataclasses whose fields are just those that are written.
+
+    Raises:
+        ValueError: none of them has just these.
+    """
+    if isinstance(written, Mapping):
+        for kind in kinds:
+            if written.keys() == {field.name for field in fields(kind)}:
+                return kind(**written)
+    raise ValueError("Another release has written other fields.")
+
+
+def read_any_origin(written: object) -> Origin | EarlierDatabase:
+    """What a reset makes a database of, as rows and payloads hold it.
+
+    Raises:
+        ValueError: a field is unknown or missing, or its value is of another type.
+    """
+    match read_exactly(written, (TemplateOrigin, CopyOrigin, BackupOrigin, EarlierDatabase)):
+        case CopyOrigin(instance_id=int(), mode=str() as mode, mark=str() | None) as copy:
+            return CopyOrigin(copy.instance_id, CopyMode(mode), copy.mark)
+        case BackupOrigin(backup_id=str()) as backup:
+            return backup
+        case EarlierDatabase(database_id=str()) as earlier:
+            return earlier
+        case TemplateOrigin() as template:
+            return template
+        case _:
+            raise ValueError("An origin has values of another type.")
+
+
+def read_origin(written: object) -> Origin:
+    """Where the contents of a database come from, as rows and payloads hold it.
+
+    Raises:
+        ValueError: a field is unknown or missing, or its value is of another type.
+    """
+    origin = read_any_origin(written)
+    if isinstance(origin, EarlierDatabase):
+        raise ValueError("Contents do not come from an earlier database.")  # noqa: TRY004 - of another release
+    return origin

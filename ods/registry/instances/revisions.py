@@ -1,0 +1,205 @@
+"""The revisions of databases, as the registry records them: see `ods.model.revisions`.
+
+A request for a job that changes the comments of databases intends a revision of each; the last write of the
+job confirms them. What became of a job that ended otherwise, the comments tell.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Interval,
+    ScalarSelect,
+    case,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, Insert
+from sqlalchemy.dialects.postgresql import insert as insert_or_update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role, revision_by
+from ods.registry.instances.jobs import InstanceJob
+from ods.registry.storage.models import UTC_NOW, DatabaseRevision, DbInstance
+
+_KEPT_OF_GONE = timedelta(days=90)
+"""For so long it is known of a database that it is gone: a server that was put back may have it again."""
+_GONE = {"state": RevisionState.VOID, "at": UTC_NOW}
+_IS_KNOWN = DatabaseRevision.state.in_([RevisionState.INTENDED, RevisionState.CONFIRMED])
+
+
+def revised_by(job: InstanceJob) -> Sequence[tuple[UUID, Role]]:
+    """The databases to which an attempt at the job gives a revision, and what they are to the instance then.
+
+    A database that it drops, or lets go, has no comment then, and so no revision.
+    """
+    rules, its = job.rules, UUID(job.database_id)
+    if rules.replaces and job.replacement is not None:
+        return [(its, Role.RETAINED), (UUID(job.replacement.database_id), Role.CURRENT)]
+    if rules.to_trash:
+        return [(its, Role.RETAINED)]
+    return [(its, Role.CURRENT)] if rules.publishes and not rules.replaces else []
+
+
+def revisions_of(job: InstanceJob) -> list[DatabaseRevision]:
+    """The revisions that a new job will give to databases, as they are recorded with the request."""
+    return [
+        DatabaseRevision(
+            id=_revision(job, database),
+            instance_id=job.instance_id,
+            database_id=database,
+            role=role,
+            state=RevisionState.INTENDED,
+        )
+        for database, role in revised_by(job)
+    ]
+
+
+def intended(job: InstanceJob, moved: CTE) -> list[CTE]:
+    """What records the revisions that a job intends which begins, if `moved` has its row.
+
+    Those of the first attempt are recorded already, unless another product has requested the job.
+    """
+    return [_intended(job, moved, database, role) for database, role in revised_by(job)]
+
+
+def _intended(job: InstanceJob, moved: CTE, database: UUID, role: Role) -> CTE:
+    row = _recorded(moved, _revision(job, database), database, role, RevisionState.INTENDED)
+    return row.on_conflict_do_nothing(index_elements=["id"]).cte(f"intended_{role}")
+
+
+def _recorded(moved: CTE, revision: UUID, database: UUID, role: Role, state: RevisionState) -> Insert:
+    values = {
+        "id": literal(revision),
+        "instanceid": moved.c.id,
+        "databaseid": literal(database),
+        "role": literal(role),
+        "state": literal(state),
+    }
+    return insert_or_update(DatabaseRevision).from_select([*values], select(*values.values()))
+
+
+def _revision(job: InstanceJob, database: UUID) -> UUID:
+    return UUID(revision_by(job.request, job.attempt, str(database)))
+
+
+def confirmed(job: InstanceJob, moved: CTE) -> list[CTE]:
+    """What records the revisions that the attempt has given, if `moved` has its row; others become void."""
+    given = {database: _revision(job, database) for database, _ in revised_by(job)}
+    if not given:
+        return []
+    its = DatabaseRevision.instance_id.in_(select(moved.c.id)), DatabaseRevision.database_id.in_(given)
+    is_given = DatabaseRevision.id.in_(given.values())
+    changed = or_(_IS_KNOWN, is_given)
+    return [update(DatabaseRevision).where(*its, changed).values(state=_if(is_given)).cte("confirmed")]
+
+
+def confirmed_as(job: InstanceJob, revision: str, moved: CTE) -> list[CTE]:
+    """What records that the database of a create has this revision, as its comment says."""
+    its, database = UUID(revision), UUID(job.database_id)
+    recorded = _recorded(moved, its, database, Role.CURRENT, RevisionState.CONFIRMED)
+    anew = {"state": RevisionState.CONFIRMED}
+    is_other = DatabaseRevision.database_id == database, DatabaseRevision.id != its
+    void = update(DatabaseRevision).where(DatabaseRevision.instance_id.in_(select(moved.c.id)), *is_other)
+    return [
+        recorded.on_conflict_do_update(index_elements=["id"], set_=anew).cte("confirmed"),
+        void.values(state=RevisionState.VOID).cte("void"),
+    ]
+
+
+async def forget_database(session: AsyncSession, instance_id: int, database: UUID) -> None:
+    """Remove the revisions of a database that was made for a reset, and never became the instance's.
+
+    It has had none of them; a later attempt at the reset makes another one with its UUID.
+    """
+    its = DatabaseRevision.instance_id == instance_id, DatabaseRevision.database_id == database
+    await session.execute(delete(DatabaseRevision).where(*its))
+
+
+async def forget_intended(session: AsyncSession, job: InstanceJob) -> None:
+    """Remove the revisions of an attempt that ends before it has begun: no database has ever had them."""
+    ids = [_revision(job, database) for database, _ in revised_by(job)]
+    await session.execute(delete(DatabaseRevision).where(DatabaseRevision.id.in_(ids)))
+
+
+def gone(database: UUID, moved: CTE) -> list[CTE]:
+    """What records that a database is gone, or not the instance's any more, if `moved` has its row."""
+    its = DatabaseRevision.instance_id.in_(select(moved.c.id)), DatabaseRevision.database_id == database
+    return [update(DatabaseRevision).where(*its).values(_GONE).cte("gone")]
+
+
+async def record_gone(session: AsyncSession, instance_id: int, database: UUID) -> None:
+    """Record that a database is gone; what is known of others that are gone is removed after a while."""
+    of_instance = DatabaseRevision.instance_id == instance_id
+    its = update(DatabaseRevision).where(of_instance, DatabaseRevision.database_id == database)
+    await session.execute(its.values(_GONE))
+    there = select(DatabaseRevision.database_id).where(of_instance, _IS_KNOWN)
+    is_old = DatabaseRevision.at < UTC_NOW - literal(_KEPT_OF_GONE, Interval)
+    old = of_instance, is_old, DatabaseRevision.database_id.not_in(there)
+    await session.execute(delete(DatabaseRevision).where(*old))
+
+
+async def resolve(session: AsyncSession, instance_id: int, seen: Collection[str]) -> None:
+    """Record which revisions databases have, as their comments say; what else was intended is void.
+
+    A database whose revision the registry does not know is left as it is, and so is one that is not there.
+
+    Args:
+        session: the transaction, which has locked the row of the instance.
+        instance_id: the instance.
+        seen: the revisions in the comments of its databases, which no job changes meanwhile.
+    """
+    ids = [UUID(one) for one in seen]
+    is_its = (DatabaseRevision.instance_id == instance_id, _IS_KNOWN)
+    looked_at = select(DatabaseRevision.database_id).where(*is_its, DatabaseRevision.id.in_(ids))
+    of_these = update(DatabaseRevision).where(*is_its, DatabaseRevision.database_id.in_(looked_at))
+    await session.execute(of_these.values(state=_if(DatabaseRevision.id.in_(ids))))
+
+
+async def record_revision(
+    session: AsyncSession, instance_id: int, database: UUID, revision: str, role: Role
+) -> None:
+    """Record that a database has this revision by an operator's word, whatever the registry knew of it."""
+    others = DatabaseRevision.instance_id == instance_id, DatabaseRevision.database_id == database
+    await session.execute(update(DatabaseRevision).where(*others).values(state=RevisionState.VOID))
+    confirmed_one = {
+        "instance_id": instance_id,
+        "database_id": database,
+        "role": role,
+        "state": RevisionState.CONFIRMED,
+    }
+    row = DatabaseRevision(id=UUID(revision), **confirmed_one)
+    await session.merge(row)
+
+
+def _if(condition: ColumnElement[bool]) -> ColumnElement[str]:
+    return case((condition, RevisionState.CONFIRMED), else_=RevisionState.VOID)
+
+
+def known_of_instance() -> ScalarSelect[Any]:
+    """What the registry knows of an instance's revisions, in a statement on its row: see `as_known`.
+
+    Those of databases that are gone are removed after a while, so that there are never many.
+    """
+    row = func.jsonb_build_array(DatabaseRevision.id, DatabaseRevision.database_id, DatabaseRevision.state)
+    is_its = DatabaseRevision.instance_id == DbInstance.id
+    return select(func.jsonb_agg(row, type_=JSONB)).where(is_its).scalar_subquery()
+
+
+def as_known(rows: Sequence[tuple[str, str, str]] | None) -> KnownRevisions:
+    """What `known_of_instance` has read."""
+    known = (Revision(one, database, RevisionState(state)) for one, database, state in rows or ())
+    return KnownRevisions(tuple(known))
+
+
+def as_revision(row: DatabaseRevision) -> Revision:
+    """The revision in a row."""
+    return Revision(str(row.id), str(row.database_id), RevisionState(row.state))

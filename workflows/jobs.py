@@ -1,0 +1,331 @@
+"""The workflows of jobs: what the job of each operation does between its beginning and its end.
+
+Temporal knows each by its own name, and wants `run` in the class itself; all else is that of `JobWorkflow`.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, assert_never
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, FailureError
+from temporalio.workflow import ActivityConfig, ParentClosePolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.backup_verification import Verification, VerificationActivities
+    from activities.backups import BackupActivities
+    from activities.databases import DatabaseActivities, ReplaceResult
+    from activities.education_organizations import RefreshActivities
+    from activities.statuses import FollowUps, StatusActivities
+    from activities.versions import VersionActivities
+    from ods.model.arguments import DeleteArguments, PurgeArguments, origin_in
+    from ods.model.origins import BackupOrigin, CopyOrigin, EarlierDatabase, Origin, TemplateOrigin
+    from ods.registry.backups.stored import FinishedBackup
+    from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+    from workflows import options, search_attributes
+    from workflows.job_workflow import JobWorkflow
+    from workflows.verify_backup import VerifyBackup
+
+
+@workflow.defn
+class CreateInstance(JobWorkflow):
+    """Provision a database of the job's origin, then make the ODS/API route to it."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Provision the database, then record `Completed`, unless the first activity has done both."""
+        job = self.job
+        summary = f"{_making(job)} into {job.database}"
+        made = await self.run_step(DatabaseActivities.provision, summary, options.making_try(job.origin))
+        done = replace(job, template_generation=made.template_generation)
+        record = "Record Completed and route the ODS/API"
+        return made.finished or await self.record(StatusActivities.finish_create, done, record)
+
+
+def _making(job: InstanceJob) -> str:
+    origin = job.origin
+    match origin:
+        case TemplateOrigin():
+            return f"Clone template {job.template}"
+        case CopyOrigin():
+            return f"Copy the instance {origin.instance_id}, {origin.mode},"
+        case BackupOrigin():
+            return f"Restore the backup {origin.backup_id}"
+        case _:
+            assert_never(origin)
+
+
+@workflow.defn
+class RenameInstance(JobWorkflow):
+    """Rename the instance's database, then the instance and its ODS instance."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Rename the database, then record `Completed` and the new names."""
+        job = self.job
+        await self.run_step(DatabaseActivities.rename, f"Rename {job.database} to {job.final_database}")
+        record = "Record Completed and update the ODS/API routing"
+        done = await self.record(StatusActivities.finish_rename, job, record)
+        if done:
+            workflow.upsert_search_attributes([search_attributes.NAME.value_set(job.final_name)])
+        return done
+
+
+@workflow.defn
+class DeleteInstance(JobWorkflow):
+    """Drop the instance's database, or move it to the trash, as the arguments of the job say.
+
+    The ODS/API stopped routing to it when the job began.
+    """
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Drop or move the database, then record `Deleted`, unless the first activity has done both.
+
+        Raises:
+            TypeError: the job has the arguments of another operation; nothing is done.
+        """
+        match self.job.arguments:
+            case DeleteArguments(keep=True):
+                return await self._move_to_trash()
+            case DeleteArguments(keep=False):
+                return await self._drop()
+            case other:
+                raise TypeError(f"A delete has no {type(other).__name__}.")
+
+    async def _drop(self) -> bool:
+        dropped = await self.run_step(DatabaseActivities.drop, f"Drop {self.job.database}")
+        return dropped or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
+
+    async def _move_to_trash(self) -> bool:
+        """Move the database, then record `Deleted`.
+
+        If the client has requested a purge as well, this workflow continues as that.
+        """
+        job = self.job
+        result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
+        ended = job if result.kept else replace(job, trash_database=None)
+        done = result.finished or await self.record(StatusActivities.finish_delete, ended, "Record Deleted")
+        if done and job.backup_first:
+            purge = await self.record(FollowUps.request_purge_after, job, "Request the purge")
+            if purge is not None:
+                self.hand_over(purge)
+        return done
+
+
+@workflow.defn
+class DetachInstance(JobWorkflow):
+    """Remove the mark of the instance's database, which is left to the operator."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Let the database go, then record `Deleted`, unless the first activity has done both."""
+        detached = await self.run_step(DatabaseActivities.detach, f"Remove the mark of {self.job.database}")
+        return detached or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
+
+
+@workflow.defn
+class UndeleteInstance(JobWorkflow):
+    """Take the instance's database out of the trash, then make the ODS/API route to it."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Take the database out of the trash, then record `Completed` with all that was set aside."""
+        job = self.job
+        summary = f"Give {job.trash_database} the name {job.final_database}"
+        await self.run_step(DatabaseActivities.undelete, summary)
+        record = "Record Completed and route the ODS/API"
+        return await self.record(StatusActivities.finish_undelete, job, record)
+
+
+@workflow.defn
+class PurgeInstance(JobWorkflow):
+    """Drop the instance's database from the trash; if that is wanted, once a verified backup is stored."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Drop the database, perhaps after a backup; then record it, unless the activity has done that.
+
+        Raises:
+            TypeError: the job has the arguments of another operation; nothing is done.
+        """
+        match self.job.arguments:
+            case PurgeArguments(backup_first=True):
+                await self._back_up()
+                drop = DatabaseActivities.purge_backed_up
+            case PurgeArguments(backup_first=False):
+                drop = DatabaseActivities.purge
+            case other:
+                raise TypeError(f"A purge has no {type(other).__name__}.")
+        dropped = await self.run_step(drop, f"Drop {self.job.trash_database}")
+        return dropped or await self.record(StatusActivities.finish_purge, self.job, "Record the purge")
+
+    async def _back_up(self) -> None:
+        """Store a backup and verify it, each unless an earlier attempt has."""
+        job, slowly = self.job, options.backup_try
+        summary = f"Back up {job.trash_database}"
+        if await self.run_step(DatabaseActivities.back_up_trash, summary, slowly):
+            summary = f"Verify the backup {job.makes_backup}"
+            await self.run_step(VerificationActivities.verify_final_backup, summary, slowly)
+
+
+@workflow.defn
+class BackupInstance(JobWorkflow):
+    """Store a backup of the instance's database, then record it; the instance goes on being used."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Store the backup, then record it."""
+        job = self.job
+        stored = await self.run_step(BackupActivities.back_up, f"Back up {job.database}", options.backup_try)
+        finished = FinishedBackup(job, stored)
+        result = await self.record(StatusActivities.finish_backup, finished, "Record the backup")
+        if result.verify and job.makes_backup is not None:
+            await self._verify(Verification(job.tenant, job.makes_backup, job.policy))
+        return result.recorded
+
+    async def _verify(self, verification: Verification) -> None:
+        """Have the backup verified by a workflow of its own: the instance need not wait for that."""
+        with suppress(FailureError):  # the next pass starts it
+            await self.run_to_completion(
+                workflow.start_child_workflow(
+                    VerifyBackup.run,
+                    verification,
+                    id=verification.workflow_id,
+                    parent_close_policy=ParentClosePolicy.ABANDON,
+                    task_timeout=options.WORKFLOW_TASK_TIMEOUT,
+                    static_summary=f"Verify the backup {verification.backup_id}",
+                )
+            )
+
+
+@workflow.defn
+class SnapshotInstance(JobWorkflow):
+    """Copy the instance's database, which goes on being used, then have the ODS/API read the copy."""
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Make the copy, then record it, unless the first activity has done both."""
+        job = self.job
+        is_recorded = await self.run_step(DatabaseActivities.snapshot, f"Copy {job.database} for readers")
+        record = "Record the snapshot and switch the ODS/API to it"
+        return is_recorded or await self.record(FollowUps.finish_snapshot, job, record)
+
+
+@workflow.defn
+class ResetInstance(JobWorkflow):
+    """Put another database in the place of the instance's, which goes to the trash.
+
+    It is made for that, or is one that the instance had before.
+    """
+
+    @workflow.run
+    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
+        """Carry `job` out; returns how it ended."""
+        return await self.run_job()
+
+    async def do_work(self) -> bool:
+        """Make the other database unless it is there, and exchange both."""
+        match origin := origin_in(self.job.arguments):
+            case EarlierDatabase():
+                summary = f"Bring back the database that {self.job.database} had before"
+                return await self._replace_database(DatabaseActivities.undo_reset, summary)
+            case TemplateOrigin() | CopyOrigin() | BackupOrigin():
+                summary = f"Replace {self.job.database} by {_contents(origin)}"
+                making_try = options.making_try(origin)
+                return await self._replace_database(DatabaseActivities.reset, summary, making_try)
+            case None:
+                raise TypeError("A reset has an origin.")
+            case _:
+                assert_never(origin)
+
+    async def _replace_database(
+        self,
+        step: Callable[[Any, InstanceJob], Awaitable[ReplaceResult]],
+        summary: str,
+        options_of_try: Callable[[ExecutionPolicy, str], ActivityConfig] = options.ddl_try,
+    ) -> bool:
+        """Exchange the databases by this step, then record it, unless that has done both."""
+        result = await self.run_step(step, summary, options_of_try)
+        ended = replace(self.job, template_generation=result.template_generation)
+        record = "Record Completed with the other database"
+        done = result.finished or await self.record(StatusActivities.finish_replacement, ended, record)
+        if done:
+            await self.run_to_completion(self._follow_up())
+        return done
+
+    async def _follow_up(self) -> None:
+        """Do what can be left undone: the passes do it otherwise."""
+        job = self.job
+        with suppress(ActivityError):
+            await workflow.execute_activity_method(
+                RefreshActivities.request_refresh_of,
+                job.ods_instance_id,
+                **options.comparison("Read its education organizations"),
+            )
+        if job.replacement is None or job.replacement.keeps:
+            return
+        with suppress(ActivityError):
+            await workflow.execute_activity_method(
+                VersionActivities.drop_replaced,
+                job,
+                **options.clean_up(job.policy, f"Drop {job.replacement.replaced}, which is not kept"),
+            )
+
+
+def _contents(origin: Origin) -> str:
+    match origin:
+        case TemplateOrigin():
+            return "a fresh database"
+        case CopyOrigin():
+            return f"a copy of the instance {origin.instance_id}, {origin.mode}"
+        case BackupOrigin():
+            return f"what is in the backup {origin.backup_id}"
+        case _:
+            assert_never(origin)
+
+
+JOB_WORKFLOWS = (
+    CreateInstance,
+    RenameInstance,
+    DeleteInstance,
+    DetachInstance,
+    UndeleteInstance,
+    PurgeInstance,
+    BackupInstance,
+    SnapshotInstance,
+    ResetInstance,
+)
