@@ -3,7 +3,7 @@
 It sets the status of a row, and nothing else: which job that asks for is said here.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 from sqlalchemy import (
@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import Insert, insert
 
-from ods.model.arguments import DeleteArguments, arguments_column
+from ods.model.arguments import DeleteArguments
 from ods.model.operations import BACK_TO_EARLIER, JOB_UNDER_WAY, RULES, InstanceStatus, JobStatus, Operation
 from ods.registry.instances.steps import job_values
 from ods.registry.instances.versions import name_in_trash
@@ -88,7 +88,7 @@ class AdminApiDeletes:
             update(DbInstance)
             .where(DbInstance.id.in_(chosen))
             .values(
-                arguments_column=arguments_column(Operation.DELETE, kept),
+                arguments_column=asdict(kept),
                 trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
                 purge_after=UTC_NOW + literal(self.trash, Interval) if self.trash else None,
                 deleted_by=None,

@@ -9,13 +9,14 @@ instance is what it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from uuid import UUID
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
-from ods.model.arguments import KEEP, arguments_column, drops_database
+from ods.model.arguments import KEEP, drops_database
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from ods.registry.instances.admin_api_deletes import is_recorded
@@ -51,7 +52,7 @@ CANCELLED_AT_CONFIRM = (
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
 NO_PURGE_FOLLOWS: Mapping[str, object] = {
-    "arguments_column": arguments_column(Operation.DELETE, KEEP),
+    "arguments_column": asdict(KEEP),
     "purge_after": None,
 }
 """Columns of an instance in the trash whose delete was to be followed by a purge, and is no longer."""

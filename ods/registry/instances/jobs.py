@@ -9,10 +9,9 @@ from ods.model.arguments import (
     Arguments,
     JobKind,
     arguments_column,
+    arguments_in,
     backs_up_first,
     job_kind,
-    origin_in,
-    require_fitting,
     rules_of,
 )
 from ods.model.operations import Operation, Rules
@@ -171,9 +170,8 @@ class InstanceJob:
         Raises:
             ValueError: it has.
         """
-        require_fitting(self.operation, self.arguments)
-        if self.operation is Operation.CREATE and origin_in(self.arguments) != self.origin:
-            raise ValueError("A create makes the database of another origin than its instance has.")
+        if arguments_in(self.operation, self.arguments_column, self.origin) != self.arguments:
+            raise ValueError("These are no arguments of such a job of this instance.")
 
     @property
     def backup_first(self) -> bool:

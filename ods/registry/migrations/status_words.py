@@ -6,12 +6,13 @@ trigger keeps both in step, and stays with the table when that is renamed.
 """
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from ods.model.arguments import DROP_AT_ONCE, KEEP, DeleteArguments, arguments_column
-from ods.model.operations import AT_REST, NOT_LIVE, Operation, operations_that, quoted
+from ods.model.arguments import DROP_AT_ONCE, KEEP, DeleteArguments
+from ods.model.operations import AT_REST, NOT_LIVE, operations_that, quoted
 from ods.registry.storage.models import RENAMED_TABLE
 
 
@@ -65,7 +66,7 @@ _UNPUBLISHED = quoted(operations_that(lambda rules: not rules.publishes))
 _DELETES = quoted(operations_that(lambda rules: rules.ends_use))
 _KEPT, _BACKED_UP = '{"keep": true}', '{"backup_first": true}'
 _DROPPED, _KEPT_FOR_GOOD, _NOT_DECIDED = (
-    json.dumps(arguments_column(Operation.DELETE, arguments))
+    json.dumps(asdict(arguments))
     for arguments in (DROP_AT_ONCE, KEEP, DeleteArguments(keep=False, backup_first=True))
 )
 _AT_REST = ", ".join(f"'{status}'" for status in sorted(AT_REST))

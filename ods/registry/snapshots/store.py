@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Interval, Select, Text, cast, exists, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from ods.model.operations import Operation
+from ods.model.operations import Product
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.steps import fencing_token_of, take_step
+from ods.registry.instances.steps import fencing_token, take_step
 from ods.registry.ods_api_cache import CACHED
 from ods.registry.snapshots import derivative
 from ods.registry.snapshots.rows import IS_ABANDONED, SnapshotStatus, of_job
@@ -134,7 +134,9 @@ class SnapshotStore:
         Raises:
             DerivativeTakenError: the derivative of the ODS instance leads to another database.
         """
-        guard = fencing_token_of(Operation.SNAPSHOT, job)
+        if job.rules.makes is not Product.SNAPSHOT:
+            return False
+        guard = fencing_token(job)
         async with self._sessions.transaction() as session:
             if not await take_step(session, job, job.rules.finish, {}, guard):
                 done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)

@@ -305,8 +305,7 @@ class DbInstance(_HasOrigin, Base):
     @goes_to_trash.inplace.expression
     @classmethod
     def _goes_to_trash(cls) -> ColumnElement[bool]:
-        is_kept = cls.arguments_column["keep"].as_boolean().is_(True)
-        return and_(cls.operation == Operation.DELETE, is_kept)
+        return cls.arguments_column["keep"].as_boolean().is_(True)
 
     @hybrid_property
     def brings_earlier_back(self) -> bool:
@@ -316,8 +315,7 @@ class DbInstance(_HasOrigin, Base):
     @brings_earlier_back.inplace.expression
     @classmethod
     def _brings_earlier_back(cls) -> ColumnElement[bool]:
-        its = cls.arguments_column["origin"]["database_id"].as_string()
-        return and_(cls.operation == Operation.RESET, its.is_not(None))
+        return cls.arguments_column["origin"]["database_id"].as_string().is_not(None)
 
     @hybrid_property
     def backup_first(self) -> bool:
