@@ -27,7 +27,7 @@ BACKUP_ID = "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12"
 
 @pytest.fixture
 def backup(job: InstanceJob) -> InstanceJob:
-    return of_kind(job, "Backup", number=2, published=True, makes_backup=BACKUP_ID)
+    return of_kind(job, "Backup", number=2, published=True, request=BACKUP_ID)
 
 
 @pytest.fixture

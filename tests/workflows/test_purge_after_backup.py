@@ -34,7 +34,6 @@ def purge(job: InstanceJob) -> InstanceJob:
         request=NEXT_REQUEST,
         published=True,
         trash_database="ods_trash_7f2a_2",
-        makes_backup="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f12",
     )
 
 

@@ -43,18 +43,13 @@ for which it was due, and seven days after that time there is to be another one.
 """
 
 
-async def add_backup(  # noqa: PLR0913, PLR0917 - what its row holds
-    session: AsyncSession,
-    instance: DbInstance,
-    backup_id: UUID,
-    job: InstanceJob,
-    kind: str,
-    due_at: datetime | None = None,
+async def add_backup(
+    session: AsyncSession, instance: DbInstance, job: InstanceJob, kind: str, due_at: datetime | None = None
 ) -> None:
     """Record that `job` makes a backup of the instance as it is now; `due_at` is in UTC without a zone."""
     session.add(
         Backup(
-            id=backup_id,
+            id=UUID(job.makes_backup),
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
             mark=instance.mark,

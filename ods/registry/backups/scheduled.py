@@ -71,7 +71,7 @@ class ScheduledBackups:
         """The jobs that make such backups, at the attempt that is due or under way."""
         running = (
             select(DbInstance)
-            .join(Backup, Backup.id == DbInstance.makes_backup)
+            .join(Backup, Backup.id == DbInstance.request)
             .where(
                 Backup.kind == SCHEDULED,
                 Backup.mark == DbInstance.mark,

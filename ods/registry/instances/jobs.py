@@ -8,13 +8,14 @@ from typing import Any, Self
 from ods.model.arguments import (
     Arguments,
     JobKind,
+    PurgeArguments,
     arguments_column,
     arguments_in,
     backs_up_first,
     job_kind,
     rules_of,
 )
-from ods.model.operations import Operation, Rules
+from ods.model.operations import Operation, Product, Rules
 from ods.model.origins import Origin, read_origin
 from ods.settings.settings import DEFAULT_TENANT, Settings
 
@@ -135,7 +136,6 @@ class InstanceJob:
         template_generation: of a create that has published its database, which generation of the template
             that is a copy of; None if that is not known.
         trash_database: the name that the database has, or gets, in the trash.
-        makes_backup: the id of the backup that the job makes; None if it makes none.
         replacement: the database that takes its place; also of a later job, while what a failed reset has
             done is not undone yet.
     """
@@ -161,7 +161,6 @@ class InstanceJob:
     new_database: str | None = None
     template_generation: int | None = None
     trash_database: str | None = None
-    makes_backup: str | None = None
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
@@ -177,6 +176,12 @@ class InstanceJob:
     def backup_first(self) -> bool:
         """Whether a backup is made before the job, or the purge that follows it, drops the database."""
         return backs_up_first(self.arguments)
+
+    @property
+    def makes_backup(self) -> str | None:
+        """The id of the backup that the job makes, which is that of its request; None if it makes none."""
+        makes_one = self.rules.makes is Product.BACKUP or self.arguments == PurgeArguments(backup_first=True)
+        return self.request if makes_one else None
 
     @property
     def arguments_column(self) -> dict[str, Any]:

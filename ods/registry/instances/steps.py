@@ -31,13 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.model.arguments import PurgeArguments, require_fitting
+from ods.model.arguments import require_fitting
 from ods.model.operations import (
     WAITING,
     InstanceStatus,
     JobStatus,
     Operation,
-    Product,
     Step,
 )
 from ods.observability.metrics.catalog import JOB_SECONDS, JOBS
@@ -103,15 +102,10 @@ class JobFactory:
         return self.next_attempt(instance) if waits else self.last_attempt(instance)
 
     def _job(self, instance: DbInstance, attempt: int) -> InstanceJob:
-        operation = Operation(instance.operation)
-        arguments = instance.arguments
-        purges_after_backup = arguments == PurgeArguments(backup_first=True)
-        makes_one = instance.rules.makes is Product.BACKUP or purges_after_backup
-        makes_backup = instance.makes_backup if makes_one else None
         return InstanceJob(
             tenant=self.tenant,
-            operation=operation,
-            arguments=arguments,
+            operation=Operation(instance.operation),
+            arguments=instance.arguments,
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
             number=instance.job_number,
@@ -129,7 +123,6 @@ class JobFactory:
             new_database=instance.new_database_name,
             installation=self.installation.known_id,
             trash_database=instance.trash_database,
-            makes_backup=str(makes_backup) if makes_backup else None,
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
         )
 

@@ -427,11 +427,9 @@ class InstanceStore:
         if instance.rules.to_trash and instance.backup_first:
             instance.purge_after = UTC_NOW
         arguments = PurgeArguments(self.deletes.backs_up(instance, delete))
-        if arguments.backup_first:
-            instance.makes_backup = uuid4()
         requested = await self._next_job(session, instance, Operation.PURGE, arguments)
-        if requested.job.makes_backup is not None:
-            await add_backup(session, instance, UUID(requested.job.makes_backup), requested.job, FINAL)
+        if arguments.backup_first:
+            await add_backup(session, instance, requested.job, FINAL)
         return requested
 
     async def is_purge_due(self) -> bool:
@@ -637,9 +635,8 @@ class InstanceStore:
     ) -> Requested:
         require_state(instance, RULES[Operation.BACKUP].requested, "backed up")
         await require_open(session, instance)
-        instance.makes_backup = backup_id = uuid4()
         requested = await self._next_job(session, instance, Operation.BACKUP)
-        await add_backup(session, requested.instance, backup_id, requested.job, kind, due_at)
+        await add_backup(session, requested.instance, requested.job, kind, due_at)
         return requested
 
     async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:

@@ -206,8 +206,6 @@ class DbInstance(_HasOrigin, Base):
     purged_at: Mapped[datetime | None] = mapped_column("purgedat")
     # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
-    # The backup that its last job which makes one has made, or makes.
-    makes_backup: Mapped[uuid.UUID | None] = mapped_column("makesbackup")
     # Its database, which a reset replaces by another one. Like a mark, never given again.
     database_id: Mapped[uuid.UUID] = mapped_column("databaseid", server_default=text("gen_random_uuid()"))
     # The times of the schedules for which a backup and a snapshot of it were requested last.
@@ -305,7 +303,8 @@ class DbInstance(_HasOrigin, Base):
     @goes_to_trash.inplace.expression
     @classmethod
     def _goes_to_trash(cls) -> ColumnElement[bool]:
-        return cls.arguments_column["keep"].as_boolean().is_(True)
+        is_kept: ColumnElement[bool] = cls.arguments_column["keep"].as_boolean().is_(True)
+        return is_kept
 
     @hybrid_property
     def brings_earlier_back(self) -> bool:
@@ -315,7 +314,8 @@ class DbInstance(_HasOrigin, Base):
     @brings_earlier_back.inplace.expression
     @classmethod
     def _brings_earlier_back(cls) -> ColumnElement[bool]:
-        return cls.arguments_column["origin"]["database_id"].as_string().is_not(None)
+        has_one: ColumnElement[bool] = cls.arguments_column["origin"]["database_id"].as_string().is_not(None)
+        return has_one
 
     @hybrid_property
     def backup_first(self) -> bool:

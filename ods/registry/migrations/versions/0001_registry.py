@@ -179,7 +179,7 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN arguments jsonb NOT NULL DEFAULT '{}', ADD COLUMN errormessage text,
     ADD COLUMN jobnumber int NOT NULL DEFAULT 0, ADD COLUMN attempt int NOT NULL DEFAULT 0,
     ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
-    ADD COLUMN outages int NOT NULL DEFAULT 0, ADD COLUMN makesbackup uuid,
+    ADD COLUMN outages int NOT NULL DEFAULT 0,
     ADD COLUMN cancelledrequest uuid, ADD COLUMN cancelledattempt int,
     -- The database: by what it is known to be the instance's, and where it comes from.
     ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(),
