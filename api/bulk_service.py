@@ -18,8 +18,7 @@ from api.schemas.plans import Plan
 from ods.backups.errors import BackupFaultError
 from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.deletes import Delete
-from ods.registry.instances.distinct import doubled_parts
-from ods.registry.instances.naming import database_name
+from ods.registry.instances.naming import database_name, doubled_parts
 from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import InvalidError
 from ods.registry.storage.models import DbInstance

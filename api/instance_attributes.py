@@ -8,9 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.parsing import Properties, Texts, documented_body, unknown_members
 from api.http.problems import ProblemError
-from ods.registry.instances.attributes import LONGEST_DESCRIPTION, AttributeChanges
+from ods.registry.instances.attributes import (
+    LONGEST_DESCRIPTION,
+    MAX_LABELS,
+    AttributeChanges,
+    is_label_key,
+    is_label_value,
+    label_errors,
+)
 from ods.registry.instances.contexts import LONGEST_CONTEXT_TEXT, MAX_CONTEXTS, SAME_KEY, context_errors
-from ods.registry.instances.labels import MAX_LABELS, is_label_key, is_label_value, label_errors
 from ods.registry.storage.errors import FieldErrors
 from ods.registry.storage.rules import is_blank, text_errors
 

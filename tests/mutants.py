@@ -45,7 +45,6 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/registry/backups/rows.py": (*_BACKUP_ROWS, "tests/postgres/test_reset_origins.py"),
     "ods/registry/instances/cancelling.py": (*_TRASH_ROWS, "tests/api/test_cancelling.py"),
     "ods/registry/instances/deletes.py": (*_TRASH_ROWS, "tests/api/test_abandoning.py"),
-    "ods/registry/instances/final_backups.py": _BACKUP_ROWS,
     "ods/registry/instances/steps.py": _TRASH_ROWS,
     "ods/registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
     "ods/model/operations.py": ("tests/unit/test_operations.py", "tests/postgres/test_life_cycle.py"),

@@ -39,7 +39,6 @@ from api.schemas.usage import ListedInstance
 from api.security.tokens import bearer_token
 from ods.model.arguments import Way
 from ods.registry.instances.deletes import Delete
-from ods.registry.instances.final_backups import following_purge
 
 router = APIRouter(
     prefix="/v2/dbInstances",
@@ -142,7 +141,7 @@ async def delete_instance(  # noqa: PLR0913, PLR0917 - its dependencies and para
         return plan_response(await plans.of_delete(instance_id, Delete(way, final_backup=final_backup)))
     requested = await service.delete(instance_id, way, final_backup=final_backup)
     deletion = Deletion.model_validate(requested)
-    follows = following_purge(requested.job)
+    follows = requested.job.following_purge
     # What never had a database has nothing to come back, unless the registry is wrong about that.
     stays = requested.job.rules.to_trash and requested.job.published and follows is None
     outcome = {"purge_job_id": follows} if stays else {"purge_job_id": follows, "purge_after": None}

@@ -17,7 +17,7 @@ from ods.cli.client import AdminApi, Json, RefusalError, UnknownInstanceError
 from ods.cli.key_values import key_values
 from ods.embedded.errors import CommandError
 from ods.model.operations import Template
-from ods.registry.instances.distinct import doubled_parts
+from ods.registry.instances.naming import doubled_parts
 
 _AT_ONCE = 20
 """Instances of one request: as many as the API takes."""

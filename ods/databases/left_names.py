@@ -2,7 +2,7 @@
 
 The ODS/API may have a connection string with such a name in its cache; clients of the instance that had it
 would write into the database of another instance that gets it too soon. The registry reserves such names as
-well (`ods.registry.instances.left_names`), but for the instances of one tenant. The comment of the renamed
+well (`ods.registry.instances.reservations`), but for the instances of one tenant. The comment of the renamed
 database tells all tenants and installations of its server.
 """
 

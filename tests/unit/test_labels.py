@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ods.registry.instances.labels import MAX_LABELS, is_label_key, is_label_value, label_errors, merged
+from ods.registry.instances.attributes import MAX_LABELS, is_label_key, is_label_value, label_errors, merged
 
 DOMAIN = f"{'d' * 63}.{'e' * 63}.{'f' * 63}.{'g' * 61}"
 """253 characters."""

@@ -12,7 +12,7 @@ from api.http.problems import found
 from api.reset_service import ResetServiceDep
 from ods.console.views.in_use import InUse
 from ods.console.views.origins import DryRun, OriginChoices, OriginViewDep, chosen_plan
-from ods.registry.instances.protection import protection_refusal
+from ods.registry.instances.refusals import protection_refusal
 from ods.registry.storage.models import InstanceVersion
 
 

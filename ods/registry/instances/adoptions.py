@@ -11,13 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_sessi
 
 from ods.model.operations import ADOPTABLE, BRING_BACK, RULES, InstanceStatus, Operation, is_usable
 from ods.model.revisions import Role
-from ods.registry.instances.changeable import locked_instance
 from ods.registry.instances.copies import require_not_copied
 from ods.registry.instances.job_store import OUT_OF_TRASH
-from ods.registry.instances.left_names import leave_name
 from ods.registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
 from ods.registry.instances.refusals import (
     UNDELETE_CONFLICTS,
+    locked_instance,
     name_conflicts,
     not_deleted,
     require_created,
@@ -27,6 +26,7 @@ from ods.registry.instances.refusals import (
 from ods.registry.instances.reservations import (
     free_job_number,
     instance_id_for,
+    leave_name,
     require_free,
     require_free_database,
 )

@@ -23,11 +23,11 @@ from ods.registry.instances.ods_routing import (
     end_routing,
     others_leading_to,
     others_reason,
+    relations_of,
     relations_reason,
     rename_obstacle,
 )
-from ods.registry.instances.protection import protection_refusal
-from ods.registry.instances.relations import relations_of
+from ods.registry.instances.refusals import protection_refusal
 from ods.registry.instances.reservations import former_name_refusal, require_free
 from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
 from ods.registry.instances.set_aside import (

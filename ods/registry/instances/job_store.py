@@ -35,7 +35,6 @@ from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_
 from ods.registry.instances.beginning import begin
 from ods.registry.instances.cancelling import CANCELLED_PURGE, NO_PURGE_FOLLOWS, keep_if_refused
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
-from ods.registry.instances.left_names import leave_name
 from ods.registry.instances.ods_routing import (
     UNREADABLE,
     ConnectionStrings,
@@ -43,7 +42,7 @@ from ods.registry.instances.ods_routing import (
     move_routing,
     start_routing,
 )
-from ods.registry.instances.reservations import name_taken
+from ods.registry.instances.reservations import leave_name, name_taken
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from ods.registry.instances.steps import (
     CALLED_OFF,

@@ -15,7 +15,7 @@ from ods.model.arguments import (
     job_kind,
     rules_of,
 )
-from ods.model.operations import Operation, Product, Rules
+from ods.model.operations import RULES, Operation, Product, Rules
 from ods.model.origins import Origin, read_origin
 from ods.settings.settings import DEFAULT_TENANT, Settings
 
@@ -226,6 +226,13 @@ class InstanceJob:
     def job_id(self) -> str:
         """Key of the job in `adminapi.jobstatuses`."""
         return job_id(self.rules.word, self.ods_instance_id, self.number)
+
+    @property
+    def following_purge(self) -> str | None:
+        """The id of the purge that follows this delete, after a backup; None if none does."""
+        if not self.rules.to_trash or not self.backup_first:
+            return None
+        return job_id(RULES[Operation.PURGE].word, self.ods_instance_id, self.number + 1)
 
     @property
     def identity(self) -> tuple[str, str, str]:

@@ -4,7 +4,8 @@ A database is named as the Admin API names it: `EdFi_Ods_<name>_<template>`, wit
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
@@ -108,3 +109,48 @@ def instance_named(database: str, templates: Collection[str]) -> tuple[str, str]
         if not name_errors(name, template) and database_name(name, template) == database:
             return name, template
     return None
+
+
+@dataclass(frozen=True)
+class DistinctPart:
+    """One of these parts.
+
+    Attributes:
+        key: equal for two instances that cannot both have it.
+        member: the property of a request that has it, in PascalCase.
+        words: how a message names it.
+    """
+
+    key: tuple[str, ...]
+    member: str
+    words: str
+
+
+def doubled_parts(
+    instances: Mapping[int, tuple[str, str | None, Mapping[str, str]]],
+) -> Iterator[tuple[int, int, DistinctPart]]:
+    """The parts that an earlier one of `instances` has as well: the later one, the earlier one, the part.
+
+    Args:
+        instances: name, template and contexts of each, by their numbers, in order. Without the template, the
+            name of the database is not known, and not compared.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for number, (name, template, contexts) in instances.items():
+        is_doubled = ("name", name) in first
+        for part in _parts(name, template, contexts):
+            earlier = first.setdefault(part.key, number)
+            # Two with one name have one name for their databases as well, which need not be told.
+            if earlier != number and not (is_doubled and part.key[0] == "database"):
+                yield number, earlier, part
+
+
+def _parts(name: str, template: str | None, contexts: Mapping[str, str]) -> Iterator[DistinctPart]:
+    yield DistinctPart(("name", name), "Name", f"The name '{name}'")
+    if template is not None:
+        database = database_name(name, template)
+        yield DistinctPart(("database", database), "Name", f"The name of the database, '{database}',")
+    if contexts:
+        pairs = sorted(f"{key}={value}".casefold() for key, value in contexts.items())
+        words = ", ".join(f"'{key}' = '{value}'" for key, value in contexts.items())
+        yield DistinctPart(("contexts", *pairs), "Contexts", f"The set of contexts {words}")

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.registry.education_organizations.store import forget
-from ods.registry.instances.contexts import publish_contexts
+from ods.registry.instances.contexts import is_among, publish_contexts
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.relations import relations_of
 from ods.registry.instances.reservations import (
     lock_name,
     name_taken,
@@ -19,7 +18,13 @@ from ods.registry.instances.reservations import (
 )
 from ods.registry.instances.row_locks import lock_ods_instance
 from ods.registry.storage.errors import NameTakenError
-from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
+from ods.registry.storage.models import (
+    ApiClientOdsInstance,
+    OdsInstance,
+    OdsInstanceContext,
+    OdsInstanceDerivative,
+    Snapshot,
+)
 
 
 class ConnectionStrings(Protocol):
@@ -213,6 +218,45 @@ async def end_routing(session: AsyncSession, ods_instance_id: int) -> str | None
     except IntegrityError:
         return "The ODS instance is in use by rows of another table."
     return None
+
+
+_REFERENCES = {
+    "Applications": ApiClientOdsInstance.ods_instance_id,
+    "OdsInstanceContexts": OdsInstanceContext.ods_instance_id,
+    "OdsInstanceDerivatives": OdsInstanceDerivative.ods_instance_id,
+}
+_SET_ASIDE = {"OdsInstanceContexts", "OdsInstanceDerivatives"}
+"""Those that go to the trash with it (`ods/registry/instances/set_aside.py`)."""
+
+
+async def relations_of(
+    session: AsyncSession, ods_instance_id: int, own_contexts: Mapping[str, str] | None = None
+) -> list[str]:
+    """Names of the kinds of rows that refer to the ODS instance.
+
+    Args:
+        session: the transaction.
+        ods_instance_id: the ODS instance.
+        own_contexts: contexts that do not count, for they go with it; None if all count.
+    """
+    snapshot = exists().where(Snapshot.connection_string == OdsInstanceDerivative.connection_string)
+    conditions = {
+        "OdsInstanceContexts": (~is_among(own_contexts or {}),),
+        "OdsInstanceDerivatives": (~snapshot,),
+    }
+    return [
+        name
+        for name, column in _REFERENCES.items()
+        if await session.scalar(
+            select(func.count()).where(column == ods_instance_id, *conditions.get(name, ()))
+        )
+    ]
+
+
+async def lasting_relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
+    """Those of them that keep it also from the trash."""
+    found = await relations_of(session, ods_instance_id)
+    return [name for name in found if name not in _SET_ASIDE]
 
 
 def relations_reason(relations: Sequence[str]) -> str:

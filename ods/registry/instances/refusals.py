@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,10 +16,9 @@ from ods.model.operations import (
     next_step,
 )
 from ods.registry.instances.copies import hold_refusal
-from ods.registry.instances.protection import protection_refusal
 from ods.registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
-from ods.registry.storage.errors import NameTakenError, RefusedError, require_granted
+from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError, require_granted
 from ods.registry.storage.models import (
     LIVE_DATABASE_INDEX,
     LIVE_NAME_INDEX,
@@ -28,6 +28,46 @@ from ods.registry.storage.models import (
     DbInstance,
 )
 from ods.registry.storage.sessions import Conflicts
+
+
+def protection_refusal(instance: DbInstance) -> RefusedError | None:
+    """Why the data of the instance must stay; None if it is not protected.
+
+    The only place that decides it, for each operation that deletes or replaces an instance's data. The caller
+    has locked the row, so that the protection does not change before its request is committed.
+    """
+    if not instance.is_protected:
+        return None
+    first = f"undelete it (`ods instance undelete {instance.id}`), then " if instance.is_in_trash else ""
+    return RefusedError(
+        instance.status,
+        "The instance is protected: its data can be neither deleted nor replaced.",
+        f"End the protection first: {first}PATCH /v2/dbInstances/{instance.id} with"
+        f' {{"protected": false}}, or `ods instance unprotect {instance.id}`.',
+    )
+
+
+def require_unprotected(instance: DbInstance) -> None:
+    """Refuse a request that takes the data of a protected instance away.
+
+    Raises:
+        RefusedError: the instance is protected.
+    """
+    if (refusal := protection_refusal(instance)) is not None:
+        raise refusal
+
+
+def require_protectable(instance: DbInstance) -> None:
+    """Refuse a protection that comes too late.
+
+    Raises:
+        RefusedError: a job takes the data of the instance away, or is about to, or has failed at that.
+    """
+    current = InstanceStatus(instance.status)
+    if current != InstanceStatus.COMPLETED and instance.rules.takes_data:
+        raise RefusedError(
+            current, f"An instance in state {current} cannot be protected.", next_step(current)
+        )
 
 
 async def reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
@@ -224,3 +264,38 @@ async def require_place(session: AsyncSession, instance: DbInstance, name: str, 
     obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
     if obstacle is not None:
         raise context_not_free(obstacle)
+
+
+async def locked_instance(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
+) -> DbInstance:
+    """The live instance with this id; with `in_trash`, also one in the trash.
+
+    This session locks its row: no other one changes it before the transaction ends. If another one has locked
+    it, that is waited for; with `nowait`, PostgreSQL refuses at once.
+
+    Raises:
+        InstanceNotFoundError: there is no such instance.
+        RefusedError: an Admin API has added it, and this service has not adopted it.
+    """
+    return await found_instance(session, instance_id, in_trash=in_trash, lock={"nowait": nowait})
+
+
+async def found_instance(
+    session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
+) -> DbInstance:
+    """The live instance with this id; with `in_trash`, also one in the trash.
+
+    Without `lock`, this session locks nothing: others may change the row as soon as it is read. With it, this
+    session locks the row, with these options of `FOR UPDATE`.
+
+    Raises:
+        InstanceNotFoundError: there is no such instance.
+        RefusedError: an Admin API has added it, and this service has not adopted it.
+    """
+    instance = await session.get(DbInstance, instance_id, with_for_update=lock)
+    if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
+        raise InstanceNotFoundError(instance_id)
+    if not instance.is_adopted:
+        raise not_adopted(instance)
+    return instance

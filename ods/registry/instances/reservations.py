@@ -7,15 +7,19 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Interval,
+    ScalarSelect,
     Select,
     Text,
     and_,
     cast,
+    delete,
     exists,
     func,
+    insert,
     literal,
     or_,
     select,
+    tuple_,
     type_coerce,
     union_all,
 )
@@ -23,7 +27,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from ods.model.operations import InstanceStatus, Operation
-from ods.registry.instances.left_names import reserved_for
 from ods.registry.ods_api_cache import CACHED, in_minutes
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.registry.storage.models import (
@@ -34,6 +37,7 @@ from ods.registry.storage.models import (
     DbInstance,
     InstanceVersion,
     Job,
+    LeftDatabaseName,
     OdsInstance,
     Snapshot,
 )
@@ -125,6 +129,35 @@ def _require_free_database(database: str, *, used: bool, reserved: timedelta | N
         raise database_taken(database)
     if reserved is not None and reserved > timedelta():
         raise _database_left(database, reserved)
+
+
+async def leave_name(session: AsyncSession, instance_id: int, left: str, new: str) -> None:
+    """Record that an instance has `left` a name of its database for a new one; forget what is over.
+
+    What another session forgets is left to that: no rename waits for another one's end.
+    """
+    its = LeftDatabaseName.instance_id == instance_id
+    is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
+    is_replaced = its & LeftDatabaseName.database_name.in_([left, new])
+    row = tuple_(LeftDatabaseName.database_name, LeftDatabaseName.instance_id)
+    over = select(LeftDatabaseName.database_name, LeftDatabaseName.instance_id).where(is_over)
+    forgotten = row.in_(over.with_for_update(skip_locked=True))
+    await session.execute(delete(LeftDatabaseName).where(or_(forgotten, is_replaced)))
+    if left != new:
+        values = {"database_name": left, "instance_id": instance_id, "left_at": UTC_NOW}
+        await session.execute(insert(LeftDatabaseName).values(values))
+
+
+def reserved_for(database: str, excluding: DbInstance | None) -> ScalarSelect[timedelta]:
+    """How long an instance other than `excluding` still reserves the name; null if none has left it.
+
+    Not positive if that is over.
+    """
+    remaining = func.max(LeftDatabaseName.left_at) + literal(CACHED, Interval) - UTC_NOW
+    query = select(type_coerce(remaining, Interval)).where(LeftDatabaseName.database_name == database)
+    if excluding is not None:
+        query = query.where(LeftDatabaseName.instance_id != excluding.id)
+    return query.scalar_subquery()
 
 
 def name_taken(name: str) -> NameTakenError:

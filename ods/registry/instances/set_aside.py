@@ -74,7 +74,7 @@ async def _keep(
 
 
 def kinds_set_aside(kept: Mapping[str, Any] | None, forgotten: Mapping[str, str]) -> list[str]:
-    """Names of the kinds of rows in `kept`, as `ods.registry.instances.relations` has them.
+    """Names of the kinds of rows in `kept`, as `ods.registry.instances.ods_routing` has them.
 
     The contexts that are `forgotten` do not count.
     """

@@ -43,9 +43,16 @@ from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
-from ods.registry.instances.changeable import found_instance, locked_instance
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
-from ods.registry.instances.copies import hold_refusal, require_not_copied, require_open
+from ods.registry.instances.copies import (
+    hold_origin,
+    hold_refusal,
+    made_of,
+    recorded_origin,
+    require_not_copied,
+    require_open,
+    require_same_source,
+)
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from ods.registry.instances.jobs import InstanceJob, Replacement
 from ods.registry.instances.naming import database_name, name_errors, reset_name, trash_name
@@ -53,31 +60,29 @@ from ods.registry.instances.ods_routing import (
     OTHERS_NEXT_STEP,
     UNREADABLE,
     ConnectionStrings,
+    lasting_relations_of,
     others_leading_to,
     others_reason,
+    relations_of,
     relations_reason,
 )
-from ods.registry.instances.protection import protection_refusal, require_unprotected
 from ods.registry.instances.refusals import (
     UNDELETE_CONFLICTS,
+    found_instance,
+    locked_instance,
     name_conflicts,
     not_deleted,
     not_undone_refusals,
+    protection_refusal,
     purge_refusals,
     require_created,
     require_place,
     require_state,
+    require_unprotected,
     reset_refusals,
     set_aside_refusals,
     state_refusals,
     unended_reset_refusals,
-)
-from ods.registry.instances.relations import lasting_relations_of, relations_of
-from ods.registry.instances.requested_origins import (
-    hold_origin,
-    made_of,
-    recorded_origin,
-    require_same_source,
 )
 from ods.registry.instances.reservations import lock_name, require_free, reserved_id
 from ods.registry.instances.revisions import revisions_of

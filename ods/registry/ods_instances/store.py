@@ -18,10 +18,13 @@ from ods.registry.education_organizations.store import forget
 from ods.registry.instances.copies import hold_refusal
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.naming import name_errors
-from ods.registry.instances.ods_routing import OTHERS_NEXT_STEP, others_reason
-from ods.registry.instances.protection import protection_refusal
-from ods.registry.instances.refusals import not_adopted
-from ods.registry.instances.relations import lasting_relations_of, relations_of
+from ods.registry.instances.ods_routing import (
+    OTHERS_NEXT_STEP,
+    lasting_relations_of,
+    others_reason,
+    relations_of,
+)
+from ods.registry.instances.refusals import not_adopted, protection_refusal
 from ods.registry.instances.reservations import lock_name, name_is_taken, reserved_id
 from ods.registry.instances.set_aside import keep_parts
 from ods.registry.instances.store import InstanceStore, Requested
