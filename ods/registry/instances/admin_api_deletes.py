@@ -1,6 +1,6 @@
-"""Deletes that an Admin API writes into the table of the instances, which it shares with this service.
+"""Deletes that an Admin API requests by writing `Pending_Delete` into a row of the shared table.
 
-It sets the status of a row, and nothing else: which job that asks for is said here.
+It writes nothing else. This module derives the job that carries out such a delete.
 """
 
 from dataclasses import asdict, dataclass
@@ -32,34 +32,25 @@ _WORD = case(
     (DbInstance.brings_earlier_back, BACK_TO_EARLIER.word),
     *((DbInstance.operation == operation, rules.word) for operation, rules in RULES.items()),
 )
-"""What clients call the operation of the instance's last job."""
+"""The name that clients know for the operation of the instance's last job."""
 _JOB_ID = func.format("%sInstanceJob-%s-%s", _WORD, DbInstance.ods_instance_id, DbInstance.job_number)
 """The id of that job, as `ods.registry.instances.jobs.job_id` makes it."""
 
 _WAS_THERE = and_(DbInstance.job_number == 1, DbInstance.attempt == 0)
-"""Whether `ods migrate` has adopted the row with its delete, on which this service has not worked yet.
-
-The first job of an instance of this service is its create."""
+"""`ods migrate` has adopted the row with its delete; the first job of any other instance is its create."""
 
 
 @dataclass(frozen=True)
 class AdminApiDeletes:
-    """How such deletes are carried out, as those that this service is asked for.
-
-    Attributes:
-        trash: how long a deleted instance can come back; zero if its database is dropped at once.
-        final_backup: whether it is backed up before it is dropped.
-    """
+    """How such deletes are carried out: with a trash or without (zero), with a final backup or without."""
 
     trash: timedelta
     final_backup: bool
 
     def to_the_trash(self) -> ColumnElement[bool]:
-        """Those that no job is recorded of yet, or that were there, and that move the database to the trash.
+        """Whether the delete moves the database to the trash, and is not yet recorded as one that does.
 
-        They are those of which `DeleteRules.way` says so: what never had a database, by the
-        registry, goes there as well, but not to be backed up. Nothing is decided of one that
-        asks for a backup and would keep nothing.
+        As in `DeleteRules.way`, an instance without a database goes to the trash too, but is not backed up.
         """
         new = and_(
             DbInstance.status == InstanceStatus.PENDING_DELETE,
@@ -75,10 +66,10 @@ class AdminApiDeletes:
         return and_(new, DbInstance.published_at.is_not(None), backs_up)
 
     def moved_to_trash(self, *conditions: ColumnElement[bool]) -> Update:
-        """Let these, or those of them that fulfil the `conditions`, move the databases to the trash.
+        """Record that these deletes, if they fulfil the `conditions`, move their databases to the trash.
 
-        For a time, or until they are backed up and dropped, which is requested once they are there. Rows that
-        another session has locked are left to the next sweep; no job begins of them before.
+        They stay there for `trash`; without a trash, until the purge that follows has backed them up and
+        drops them. Rows locked by another session wait for the next sweep, and their jobs with them.
         """
         chosen = (
             select(DbInstance.id).where(self.to_the_trash(), *conditions).with_for_update(skip_locked=True)
@@ -96,10 +87,10 @@ class AdminApiDeletes:
         )
 
     def recorded(self) -> Insert:
-        """Records the jobs of deletes that wait and are not known to: an Admin API has requested them.
+        """Record the jobs of deletes that wait and have no job yet.
 
-        Rows that another session has locked, as one in which a job begins, are left to the next sweep, as are
-        those of which `moved_to_trash` is first.
+        Rows locked by another session (a job may be beginning) wait for the next sweep, and so do those that
+        `moved_to_trash` must handle first.
         """
         waits = literal(JobStatus.PENDING.value)
         columns = {
@@ -133,10 +124,9 @@ class AdminApiDeletes:
 
 
 def overtaken_jobs_ended() -> Update:
-    """Records as failed the jobs that an Admin API has overtaken with a delete: no worker can record it.
+    """Record as failed the jobs of instances whose delete an Admin API has requested meanwhile.
 
-    An instance has one job at a time, and each step of another one is refused. Rows that another session has
-    locked are left to the next sweep.
+    Each step of theirs is refused, so no worker can. Rows locked by another session wait for the next sweep.
     """
     overtaken = (
         select(Job.id)
@@ -154,5 +144,5 @@ def overtaken_jobs_ended() -> Update:
 
 
 def is_recorded(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether the instance's last job has a row of its own, which fulfils the `conditions`."""
+    """Whether the instance's last job has a row of its own that fulfils the `conditions`."""
     return exists().where(Job.job_id == _JOB_ID, *conditions)

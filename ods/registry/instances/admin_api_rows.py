@@ -1,7 +1,7 @@
 """Rows that an Admin API adds to the table of the instances while this service runs.
 
-A pass adopts them, as `ods migrate` does: each gets what it lacks of an instance, and a job. What stands
-against it is written into `errormessage`, and the row is left to the Admin API.
+A pass adopts them, as `ods migrate` does: each gets what an instance of ours has, and a job. If something
+prevents that, the pass writes it into `errormessage` and leaves the row to the Admin API.
 """
 
 from collections.abc import Collection
@@ -21,9 +21,10 @@ from ods.registry.storage.sessions import UNIQUE_VIOLATION, RegistrySessions
 from ods.settings.settings import MAX_DATABASE_NAME_BYTES
 
 _UNCHANGED = timedelta(minutes=5)
-"""For so long nothing has changed in a row that waits, before it is adopted.
+"""A waiting row is adopted after it was unchanged for so long.
 
-An Admin API begins the job of a row that it has added within seconds, unless this service does its jobs.
+An Admin API begins the job of a row that it has added within seconds, unless it leaves its jobs to this
+service.
 """
 _ROWS_A_PASS = 20
 
@@ -56,17 +57,11 @@ INSERT INTO adminapi.jobstatuses
     FROM adopted WHERE odsinstanceid IS NOT NULL
     ON CONFLICT (jobid) DO NOTHING
 """
-"""Gives the `chosen` rows of `{table}` that have no job an operation and a job."""
+"""Gives those of the `chosen` rows of `{table}` that have no job an operation and a job."""
 
 
 class AdminApiRows:
-    """Adopts the rows that an Admin API has added to one tenant's table.
-
-    Args:
-        engine: the registry.
-        tenant: its name, for the audit trail.
-        templates: the names of its templates.
-    """
+    """Adopts the rows that an Admin API has added to the table of a tenant with these templates."""
 
     def __init__(self, engine: AsyncEngine, tenant: str, templates: Collection[str]) -> None:
         self._sessions = RegistrySessions(engine)
@@ -74,11 +69,7 @@ class AdminApiRows:
         self._templates = templates
 
     async def adopt(self) -> None:
-        """Adopt up to twenty rows, and say in the others of these what stands against it. Safe to repeat.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: the registry is away.
-        """
+        """Adopt up to twenty rows; write into those that cannot be adopted why not. Safe to repeat."""
         query = select(DbInstance.id).where(_may_be_adopted()).order_by(_is_refused(), DbInstance.id)
         async with self._sessions.statement() as session:
             ids = (await session.scalars(query.limit(_ROWS_A_PASS))).all()
@@ -92,7 +83,7 @@ class AdminApiRows:
         """Adopt one row.
 
         Raises:
-            _ObstacleError: something stands against it; nothing was changed.
+            _ObstacleError: something prevents it; nothing was changed.
         """
         conflicts = {
             UNIQUE_VIOLATION: lambda: _ObstacleError("Another instance has its name or OdsInstanceId.")
@@ -110,7 +101,6 @@ class AdminApiRows:
             await append(session, self._entry(row))
 
     async def _complete(self, session: AsyncSession, row: DbInstance) -> None:
-        """Give a row the names and numbers that it lacks."""
         if row.database_template not in self._templates:
             raise _ObstacleError(f"There is no template '{row.database_template}'.")
         database = row.database_name or database_name(row.name, row.database_template)
@@ -137,11 +127,11 @@ class AdminApiRows:
 
 
 class _ObstacleError(Exception):
-    """What stands against the adoption of a row, in words for a client."""
+    """Why a row cannot be adopted, in words for a client."""
 
 
 async def _locked(session: AsyncSession, instance_id: int) -> DbInstance | None:
-    """The row, until the transaction ends; None if it may not be adopted, or another session holds it."""
+    """The locked row; None if it may not be adopted, or another session has locked it."""
     its = (DbInstance.id == instance_id, _may_be_adopted())
     return (
         await session.scalars(select(DbInstance).where(*its).with_for_update(skip_locked=True))
@@ -149,7 +139,7 @@ async def _locked(session: AsyncSession, instance_id: int) -> DbInstance | None:
 
 
 def _may_be_adopted() -> ColumnElement[bool]:
-    """What an Admin API says that it works on is its own; `ods migrate` adopts that, too."""
+    """False for rows that an Admin API says it works on: only `ods migrate` adopts these."""
     changed = func.coalesce(DbInstance.last_modified, DbInstance.last_refreshed)
     is_unchanged = changed < UTC_NOW - literal(_UNCHANGED, Interval)
     waits = and_(DbInstance.status.in_(WAITING), is_unchanged)
@@ -157,5 +147,5 @@ def _may_be_adopted() -> ColumnElement[bool]:
 
 
 def _is_refused() -> ColumnElement[bool]:
-    """Rows that were refused before come last, or twenty of them would keep all others from a turn."""
+    """Rows refused before come last: otherwise twenty of them would keep all others from a turn."""
     return DbInstance.error_message.is_not(None)

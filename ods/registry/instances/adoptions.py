@@ -1,4 +1,4 @@
-"""What an adoption changes in the registry: an instance gets a database, as the server says."""
+"""What an adoption changes in the registry: an instance gets the database that the server has."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -46,12 +46,7 @@ from ods.registry.storage.sessions import RegistrySessions
 
 @dataclass(frozen=True)
 class DatabaseName:
-    """The name that an instance's database has, unlike what the registry knows.
-
-    Attributes:
-        name: the name.
-        connection_string: what routes the ODS/API to it, encrypted.
-    """
+    """The name that an instance's database has on the server, and the encrypted connection string to it."""
 
     name: str
     connection_string: str
@@ -59,18 +54,7 @@ class DatabaseName:
 
 @dataclass(frozen=True)
 class LostInstance:
-    """An instance without a row, as the mark on its database describes it.
-
-    Attributes:
-        name: its name.
-        template: the name of the template that its database was made from.
-        ods_instance_id: its OdsInstanceId.
-        mark: its UUID.
-        number: the job that published the database last.
-        template_generation: which generation of the template the database is a copy of, if that is known.
-        database_id: the UUID of the database.
-        revision: the revision of the database.
-    """
+    """An instance without a row, as the comment on its database describes it; `number` is its last job's."""
 
     name: str
     template: str
@@ -83,17 +67,10 @@ class LostInstance:
 
 
 class AdoptionStore:
-    """The adoptions of one tenant's instances.
+    """The adoptions of one tenant's instances. The arguments are those of `InstanceStore`.
 
-    Faults of the connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy
-    that the operator has not confirmed, each raises InstallationNotConfirmedError.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs.
-        trash: how long a deleted instance can come back.
-        protect_new: whether an instance is protected that is recorded again.
-        strings: as for `InstanceStore`.
+    Each method raises InstallationNotConfirmedError while the registry is a copy that the operator has not
+    confirmed.
     """
 
     def __init__(
@@ -117,10 +94,8 @@ class AdoptionStore:
     ) -> AsyncIterator[DbInstance]:
         """The instance that shall get another database; no job of it can begin while the block runs.
 
-        Args:
-            instance_id: the instance.
-            database: what its database is called from now on, if the registry has it wrong.
-            marked: whether that database carries the instance's mark, so that the instance was created.
+        `database` is its database's name from now on, if the registry has another one. `marked` says that
+        this carries the instance's mark: then the instance was created.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
@@ -143,17 +118,13 @@ class AdoptionStore:
     async def bringing_back(
         self, instance_id: int, database: DatabaseName, number: int
     ) -> AsyncIterator[DbInstance]:
-        """The instance in the trash that has `database` again, as the server says; no job of it can begin.
+        """The instance in the trash whose database is in use on the server; no job of it can begin.
 
-        It is live, as after an undelete, the ODS/API is led to the database, and nothing is to be undone.
-
-        Args:
-            instance_id: the instance.
-            database: the database, by the name that it has.
-            number: the last job that has published one of its databases, as the server says.
+        Afterwards it is live, as after an undelete, the ODS/API is routed to the database, and nothing is to
+        be undone. `number` is the last job that has published one of its databases, as the server says.
 
         Raises:
-            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
+            InstanceNotFoundError: there is no such instance, or its database was dropped or released.
             RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
         """
         await self._factory.installation.require_confirmed()
@@ -191,14 +162,10 @@ class AdoptionStore:
 
     @staticmethod
     def go_on_after(instance: DbInstance, number: int) -> None:
-        """Let the jobs of a live instance go on after one that the registry was restored to before.
+        """Let the jobs of a live instance go on after `number`, which its restored registry has forgotten.
 
-        Otherwise it would give its number again, and an earlier database of the instance would pass for a
-        later one. A job that has failed keeps its number: it may be retried.
-
-        Args:
-            instance: the instance, which the block has yielded.
-            number: the last job that has published one of its databases, as the server says.
+        If its number were given again, an earlier database of the instance would pass for a later one. A
+        failed job keeps its number: it may be retried.
         """
         if instance.status != InstanceStatus.COMPLETED or number <= instance.job_number:
             return
@@ -209,16 +176,11 @@ class AdoptionStore:
     async def keep_replaced(
         self, instance: DbInstance, replaced: Sequence[ReplacedDatabase], known: Collection[str]
     ) -> None:
-        """Record the databases in the trash that the instance had before resets, with their revisions.
+        """Record databases in the trash that the instance had before resets, unless their names are `known`.
 
-        To be called in the block that yields the instance: its transaction records them. They can come back
-        until they would have been purged, but for a while at least, whatever the settings say: the operator
-        may have confused them with the one that was handed over.
-
-        Args:
-            instance: the instance.
-            replaced: the databases.
-            known: the names of those that the registry has already.
+        To be called in the block that yields the instance: its transaction records them. Whatever the
+        settings say, they can come back for a while at least: the operator may have confused them with the
+        one that was handed over.
         """
         session = async_object_session(instance)
         if session is None:
@@ -232,7 +194,7 @@ class AdoptionStore:
 
     @staticmethod
     async def record_revision(instance: DbInstance, revision: str) -> None:
-        """Record the revision that its database has got, in the block that yields the instance."""
+        """Record the new revision of the instance's database, in the block that yields the instance."""
         if (session := async_object_session(instance)) is None:
             raise RuntimeError("The block that hands a database over to the instance has ended.")
         await record_revision(session, instance.id, instance.database_id, revision, Role.CURRENT)
@@ -240,7 +202,7 @@ class AdoptionStore:
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.
 
-        Its job numbers go on after all that the registry still knows of it.
+        Its job numbers continue after all that the registry still knows of it.
 
         Raises:
             NameTakenError: a live instance has its name or its database's, or an ODS instance has its name or
@@ -281,9 +243,9 @@ class AdoptionStore:
     async def _call_database(
         self, session: AsyncSession, instance: DbInstance, database: DatabaseName
     ) -> None:
-        """Record that the instance's database has another name, and route the ODS/API there.
+        """Record the other name of the instance's database, and route the ODS/API there.
 
-        Also if the row that routed it was removed by hand, as long as the instance is in use.
+        If the row that routed it was removed by hand, it is added again, as long as the instance is in use.
         """
         await require_free_database(session, database.name, instance)
         left = instance.database_name

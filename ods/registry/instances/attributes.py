@@ -1,4 +1,7 @@
-"""What clients say about an instance beside name and template: protection, description, labels, contexts."""
+"""What clients say about an instance beside name and template: protection, description, labels, contexts.
+
+Clients group and find instances by their labels, which are keys and values.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,11 +19,9 @@ from ods.registry.storage.models import DbInstance
 from ods.registry.storage.rules import printable
 
 LONGEST_DESCRIPTION = 500
-"""Characters of an instance's description."""
 
 
 MAX_LABELS = 20
-"""Labels that an instance can have."""
 _LONGEST_PART = 63
 """Characters of a value, and of a key without its prefix."""
 _LONGEST_PREFIX = 253
@@ -34,12 +35,10 @@ _SHOWN = 80
 
 
 def is_label_key(key: str) -> bool:
-    """Whether `key` is a key as Kubernetes has them.
+    """Whether `key` is a key as Kubernetes has them: a name, perhaps after a prefix and a slash.
 
-    That is a name of 1 to 63 characters, which begins and ends with a letter or digit, with dashes,
-    underscores and dots in between; perhaps after a prefix and a slash. The prefix is a domain name of lower
-    case letters (RFC 1123) with at most 253 characters. Letters and digits are those of ASCII, and upper and
-    lower case differ. The rule's source:
+    The name has 1 to 63 ASCII letters, digits, dashes, underscores and dots, and begins and ends with a
+    letter or digit. The prefix is a domain name in lower case (RFC 1123) of at most 253 characters. Source:
     https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
     """
     prefix, slash, name = key.rpartition("/")
@@ -49,16 +48,14 @@ def is_label_key(key: str) -> bool:
 
 
 def is_label_value(value: str) -> bool:
-    """Whether `value` is empty or, as a key without a prefix, a name: the rule has the source named there."""
+    """Whether `value` is empty, or a name as in a key (same source)."""
     return not value or (len(value) <= _LONGEST_PART and _NAME.fullmatch(value) is not None)
 
 
 def label_errors(labels: object, *, removable: bool = False) -> list[str]:
-    """What is wrong with the labels in a request: everything, unless that is more than twenty things.
+    """What is wrong with the labels in a request; at most twenty errors of single labels.
 
-    Args:
-        labels: what the client has sent for them.
-        removable: whether null may stand for a value, because labels are removed so.
+    `removable`: null may stand for a value, because it removes the label.
     """
     if not isinstance(labels, Mapping):
         return ["'Labels' must be an object."]
@@ -99,14 +96,10 @@ def _errors(key: str, value: object, *, removable: bool) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class AttributeChanges:
-    """What a client wants of an instance's attributes, within their rules; None leaves one as it is.
+    """What a client wants of an instance's attributes, already validated; None leaves one as it is.
 
-    Attributes:
-        protected: whether the instance is protected.
-        description: any text; an empty one removes the description.
-        labels: those to set, and with null for a value those to remove.
-        removes_labels: whether all others are removed.
-        contexts: all contexts of the instance, the value for each key.
+    An empty description removes it, and so does null for a label's value; `removes_labels` removes all other
+    labels. `contexts` are all of the instance, the value for each key.
     """
 
     protected: bool | None = None
@@ -120,7 +113,7 @@ UNCHANGED = AttributeChanges()
 
 
 async def change_attributes(session: AsyncSession, instance: DbInstance, changes: AttributeChanges) -> None:
-    """Give the instance, which the transaction has locked, what `changes` says.
+    """Give the instance, which the transaction has locked, the attributes in `changes`.
 
     Raises:
         InvalidError: it would have too many labels, or another instance has just the same contexts.

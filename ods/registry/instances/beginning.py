@@ -53,15 +53,7 @@ async def begin(
     admin_api_deletes: AdminApiDeletes,
     strings: ConnectionStrings,
 ) -> BeginResult:
-    """Take the instance for this attempt of the job, as `JobStore.begin` says.
-
-    Args:
-        sessions: those of the tenant's registry.
-        job: the job.
-        refusal: why the job shall fail as soon as it has the instance; None if it may go on.
-        admin_api_deletes: tells which deletes of an Admin API are to move the database to the trash.
-        strings: reads the connection strings of other ODS instances.
-    """
+    """Take the instance for this attempt of the job, as `JobStore.begin` says."""
     if (begin_it := _beginning_of(job, admin_api_deletes, strings)) is None:
         async with sessions.statement() as session:
             return BeginResult(await _take_attempt(session, job), refusal)
@@ -99,7 +91,7 @@ def _beginning_of(
 
 
 async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Lock the row of the instance; returns why it must stay, if it is protected or being copied."""
+    """Lock the row of the instance; returns why its data must stay, if it is protected or being copied."""
     instance = await session.get(DbInstance, job.instance_id, with_for_update=True)
     if instance is None:
         return None
@@ -127,10 +119,7 @@ async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | No
 
 
 async def _source_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why the instance that the job copies cannot be copied now; None if it can, or if the job copies none.
-
-    Locks the rows of both instances.
-    """
+    """Why the instance that the job copies, if it copies one, cannot be copied now. Locks both rows."""
     if (copy := _copied(job)) is None:
         return None
     await lock_instances(session, [job.instance_id, copy.instance_id])
@@ -139,7 +128,6 @@ async def _source_obstacle(session: AsyncSession, job: InstanceJob) -> str | Non
 
 
 def _copied(job: InstanceJob) -> CopyOrigin | None:
-    """The instance that the job copies."""
     origin = origin_in(job.arguments)
     return origin if isinstance(origin, CopyOrigin) else None
 
@@ -151,10 +139,10 @@ async def _begin_drop(
     job: InstanceJob,
     refusal: str | None,
 ) -> BeginResult:
-    """Not a delete of an Admin API's that is to move the database to the trash: it waits for the next sweep.
+    """Not if it is an Admin API's delete that is yet to be recorded as one to the trash, by the next sweep.
 
-    One that was begun or has failed, by what the Admin API has written, is put back to waiting by a retry or
-    by the reconcile pass.
+    If the Admin API's status says that it has begun or failed, a retry or the reconcile pass lets it wait
+    again.
     """
     to_the_trash = select(DbInstance.id).where(
         DbInstance.id == job.instance_id, admin_api_deletes.to_the_trash()
@@ -244,7 +232,7 @@ async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str 
 
 
 async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    """After a failure, what the row has said of the replacement may be gone: the job still knows it."""
+    """Begin a reset. After a failure the row may have lost the replacement; the job still knows it."""
     obstacle = await _source_obstacle(session, job)
     protection = await _protection(session, job)
     if protection is not None and await _refused(session, job, protection):
@@ -264,16 +252,11 @@ async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: s
 async def _take_attempt(
     session: AsyncSession, job: InstanceJob, *conditions: ColumnElement[bool], **values: object
 ) -> bool:
-    """Begin this attempt after the one before it; true as well if that was done before.
+    """Begin this attempt after the one before it, and write `values`; true as well if it has begun already.
 
-    Not if another database was handed over to the instance since the job was read: it would work on the old.
-    Nor if a client has cancelled the attempt before, unless a request has put the job back to waiting since.
-
-    Args:
-        session: the transaction.
-        job: the job.
-        conditions: what must hold of the instance's row as well.
-        values: columns of the row that are written as well.
+    Not if the `conditions` do not hold; if the instance was given another database since the job was read,
+    which would work on the old one; or if a client has cancelled the attempt before, unless a request has put
+    the job back to waiting since.
     """
     before: Guard = (
         *fencing_token(job, job.attempt - 1),
@@ -289,7 +272,7 @@ async def _take_attempt(
 
 
 async def _undelete_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why an instance in the trash cannot have its names and contexts; if it can, none takes them."""
+    """Why an instance in the trash cannot have its names and contexts; if None, they are reserved for it."""
     instance = await session.get(DbInstance, job.instance_id)
     try:
         await require_free(session, job.final_name, job.final_database, excluding=instance)

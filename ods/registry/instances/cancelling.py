@@ -1,11 +1,11 @@
 """Cancelling jobs that no workflow works on: those that have not begun, and those whose workflow is gone.
 
-That a job is cancelled which runs is recorded before its workflow is asked to end it: if that is gone before
+The cancel of a running job is recorded before its workflow is asked to end it. If the workflow is lost before
 it has, the reconcile pass cancels the job.
 
-Each is a guarded step. If the job fails, it takes the next attempt of the job for itself: so a workflow that
-would begin that attempt finds it gone, and a late activity of an earlier one finds itself superseded. If the
-instance is what it was, its status does not let the job begin.
+Each cancel is a guarded step. If the job fails by it, it takes the job's next attempt: a workflow that would
+begin that attempt finds it gone, and a late activity of an earlier one finds itself superseded. If the
+instance stays as it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ CANCELLED = "The job was cancelled before it began."
 """Why a job has failed that was cancelled while it waited."""
 
 CANCELLED_WITHOUT_WORKFLOW = "The job was cancelled."
-"""The same of one that had begun, and that no workflow worked on any more."""
+"""Why a job has failed that was cancelled when it had begun and its workflow was gone."""
 
 CANCELLED_AT_CONFIRM = (
     "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
@@ -50,12 +50,12 @@ CANCELLED_AT_CONFIRM = (
 )
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
-"""Columns of an instance whose purge was cancelled: it is in the trash, and is purged at a request alone."""
+"""Columns of an instance whose purge was cancelled: only a request purges it from the trash now."""
 NO_PURGE_FOLLOWS: Mapping[str, object] = {
     "arguments_column": asdict(KEEP),
     "purge_after": None,
 }
-"""Columns of an instance in the trash whose delete was to be followed by a purge, and is no longer."""
+"""Columns of an instance in the trash after whose delete no purge follows any more."""
 
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
 _KEPT: Mapping[str, object] = {
@@ -70,23 +70,14 @@ _KEPT: Mapping[str, object] = {
 
 
 class JobCancellations:
-    """Cancels jobs of one tenant's instances in the registry alone.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs that are compared with those that workflows carry out.
-    """
+    """Cancels jobs of one tenant's instances in the registry alone."""
 
     def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
 
     async def require_confirmed(self) -> None:
-        """Check that this installation may cancel jobs: a copy has those of the original in its rows.
-
-        Raises:
-            InstallationNotConfirmedError: the registry is a copy that the operator has not confirmed.
-        """
+        """Raise InstallationNotConfirmedError if this may be a copy: its rows have the original's jobs."""
         await self._factory.installation.require_confirmed()
 
     async def running_attempt(self, job: Job) -> InstanceJob | None:
@@ -119,7 +110,6 @@ class JobCancellations:
         return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
 
     async def _instance_of(self, job: Job) -> DbInstance | None:
-        """The instance whose last job this is; None if it has another one by now."""
         await self._factory.installation.state()  # which the jobs that are made of the row name
         async with self._sessions.statement() as session:
             return await _instance_at(session, job)
@@ -131,9 +121,9 @@ class JobCancellations:
             return await session.scalar(tried) is not None
 
     async def give_up(self, job: InstanceJob) -> bool:
-        """Record that a client has called off this attempt, a drop that has failed; the instance stays.
+        """Record that a client has called off this failed attempt at a drop; the instance stays.
 
-        True if an outage has ended it, so that a pass would have tried it again.
+        Returns whether a pass would have tried it again, because an outage had ended it.
         """
         is_tried = select(is_tried_after_outage()).where(*fencing_token(job)).with_for_update()
         has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
@@ -166,7 +156,7 @@ class JobCancellations:
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.
 
-        A rename or delete of an instance that works leaves it `Completed`, under its name.
+        A rename or delete of a working instance leaves it `Completed`, under its name.
         """
         await self._factory.installation.state()
         async with self._sessions.transaction() as session:
@@ -174,24 +164,21 @@ class JobCancellations:
             return instance is not None and await self._cancel_next(session, instance)
 
     async def cancel_lost(self, job: InstanceJob) -> bool:
-        """Record that a job in progress which has no workflow any more was cancelled; false if it moved on.
+        """Record that a running job whose workflow is gone was cancelled; false if it has moved on.
 
-        As the reconcile pass would, it is put back to waiting first, in the same transaction.
+        As in the reconcile pass, it is first put back to waiting, in the same transaction.
         """
         await self._factory.installation.state()
         async with self._sessions.transaction() as session:
             return await self._cancel_lost(session, job)
 
     async def hold_drops(self) -> Sequence[InstanceJob]:
-        """Drop nothing for good that clients may have wanted to keep since a registry was saved.
+        """Call off every drop, for a registry that may have been restored, before workers are started.
 
-        For one that may have been restored, before workers are started: the client of a job may have
-        cancelled it since, or have protected the instance, and have relied upon the database, which tells
-        nothing of that. So all jobs are cancelled which wait or run, and would drop a database. What is in
-        the trash stays for `KEPT_IN_DOUBT`, at least, and the last backups of a schedule stay as if
-        their instances were found unchanged until the next ones. Safe to repeat.
-
-        Returns the attempts that are cancelled.
+        Since the registry was saved, a client may have cancelled the job or protected the instance, and
+        relied upon the database, which does not show that. So every waiting or running job that would drop a
+        database is cancelled; what is in the trash stays for `KEPT_IN_DOUBT` at least; and the last scheduled
+        backup of each instance stays until the next one. Safe to repeat. Returns the cancelled attempts.
         """
         await self._factory.installation.state()
         unended = (DbInstance.status.not_in(AT_REST), DbInstance.is_adopted, is_recorded())
@@ -224,7 +211,7 @@ class JobCancellations:
     async def _cancel_next(
         self, session: AsyncSession, instance: DbInstance, reason: str = CANCELLED
     ) -> bool:
-        """Take the attempt that is due, and let it fail at once, if the locked instance waits for it."""
+        """Take the attempt for which the locked instance waits, if it does, and let it fail at once."""
         due = self._factory.next_attempt(instance)
         step, ending = await ending_before_begin(session, instance, cancelled=reason)
         attempt = ending.get("attempt", due.attempt)
@@ -256,7 +243,7 @@ async def _keep_trash(session: AsyncSession) -> None:
 
 
 async def _keep_last_backups(session: AsyncSession) -> None:
-    """Let the last scheduled backup of each instance stay as if that was unchanged until the next one."""
+    """Let the last scheduled backup of each instance stay, as if that was unchanged, until the next one."""
     later = aliased(Backup)
     is_later = (later.mark == Backup.mark, later.created_at > Backup.created_at)
     has_later = exists().where(*is_later, later.kind == SCHEDULED, later.stored_id.is_not(None))
@@ -265,14 +252,14 @@ async def _keep_last_backups(session: AsyncSession) -> None:
 
 
 def _drops_for_good(instance: DbInstance) -> bool:
-    """Whether the instance's job drops its database, or what it replaces, so that it cannot come back."""
+    """Whether the instance's job drops its database, or the one that it replaces, for good."""
     if instance.rules.replaces and instance.replacement is not None:
         return not Replacement.read(instance.replacement).keeps
     return drops_database(Operation(instance.operation), instance.arguments)
 
 
 def refusal(job: Job) -> JobRefusedError:
-    """Why a job that does not wait or run cannot be cancelled, or that of another product."""
+    """Why a job cannot be cancelled that has ended, or is another product's."""
     if job.operation is None:
         reason, next_step = "The job is another product's.", "Cancel it in the product that started it."
     else:
@@ -295,14 +282,10 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
 async def ending_before_begin(
     session: AsyncSession, instance: DbInstance, refusal: str | None = None, *, cancelled: str = CANCELLED
 ) -> tuple[Step, Mapping[str, object]]:
-    """How a job ends that is cancelled or refused before it begins: the instance's step and its columns.
+    """How a job ends that is refused (`refusal`) or cancelled before it begins: the step, and its columns.
 
-    Args:
-        session: the transaction, which has locked the instance.
-        instance: the instance, whose job waits.
-        refusal: why it is refused; None if a client has cancelled it. Told of the instance as well, unless
-            that is as it was before the job was requested.
-        cancelled: what is told of the instance if a client has cancelled it.
+    The caller has locked the instance. The reason is written to it as well, unless it is as it was before the
+    job was requested.
     """
     rules = instance.rules
     if await _is_as_before(session, instance):
@@ -318,9 +301,7 @@ async def ending_before_begin(
 async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
     """Let an instance be `Completed` again whose delete was cancelled or refused before it began.
 
-    Args:
-        session: the transaction, which has written to the instance.
-        instance: the instance, which works as it did before the delete was requested, if it still does.
+    Only if it still works as before the delete was requested. The transaction has written to the instance.
     """
     last = job_id(instance.word, instance.ods_instance_id, instance.job_number)
     ended_before = exists().where(Job.job_id == last, Job.status == JobStatus.ERROR, Job.started_at.is_(None))
@@ -336,7 +317,7 @@ async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
 async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """Whether an instance whose job waits works as it did before the job was requested.
 
-    After a rename that has begun and failed this is not sure, for the database may have the new name.
+    Not sure after a rename that has begun and failed: the database may have the new name.
     """
     if not instance.rules.is_kept:
         return False

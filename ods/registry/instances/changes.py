@@ -17,15 +17,7 @@ _LATELY = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class JobState:
-    """What pages show of a job that waits or runs.
-
-    Attributes:
-        instance_id: its instance; None if it is a job of none alone.
-        status: its status.
-        waiting_for: what it waits for, in words.
-        percent: how far it is.
-        eta_seconds: about how long it will take.
-    """
+    """What pages show of a job that waits or runs; `instance_id` is None if it is no single instance's."""
 
     instance_id: int | None
     status: str
@@ -36,12 +28,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class RecentState:
-    """The registry at one moment, as far as it can have changed since the moment before.
-
-    Attributes:
-        instances: when each instance that was changed within the last seconds was changed last, by its id.
-        jobs: each job that waits or runs, by its id.
-    """
+    """When each instance changed within the last seconds was changed; and each job that waits or runs."""
 
     instances: Mapping[int, datetime | None]
     jobs: Mapping[str, JobState]
@@ -60,7 +47,7 @@ class RecentChanges:
         return {row.job_id: JobState(*row[1:]) for row in jobs}
 
     async def read(self) -> RecentState:
-        """The registry as it is now. Each of both queries is answered from an index."""
+        """What may have changed lately. Each of both queries is answered from an index."""
         async with self._sessions.statement() as session:
             instances = (await session.execute(_changed_instances())).all()
         changed = {row.id: row.last_modified for row in instances}

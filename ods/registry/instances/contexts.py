@@ -1,12 +1,12 @@
 """Contexts that clients give an instance: keys and values by which the ODS/API chooses its ODS instance.
 
-The ODS/API chooses by all contexts of a request together. So a context may be that of many instances, as a
-school year is, but no two live instances have all keys and values the same, in whatever case they are
-written, for the ODS/API compares values without case. Until the instance has an ODS instance, its contexts
-are reserved in its row; so are those that were set aside, while it is undeleted.
+The ODS/API chooses by all contexts of a request together, and compares values without case. So many instances
+may have one context (a school year), but no two live instances have all keys and values the same, in whatever
+case. Until the instance has an ODS instance, its contexts are reserved in its row; so are those that were set
+aside, while it is undeleted.
 
-The row keeps them: a context of the ODS instance is the instance's own if key and value are as there. Others
-were given, or changed, by requests for ODS instances or by another product.
+A context of the ODS instance is the instance's own if the row has the same key and value. Others were given,
+or changed, by requests for ODS instances or by another product.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,6 @@ from ods.registry.storage.sessions import UNIQUE_VIOLATION, Conflicts
 LONGEST_CONTEXT_TEXT = 50
 """Characters of a context's key, and of its value."""
 MAX_CONTEXTS = 20
-"""Contexts that a client can give an instance."""
 
 _SETS = 0x4F6443
 """Keeps the locks of contexts apart from other locks of this database."""
@@ -84,10 +83,7 @@ async def require_free_contexts(
 ) -> None:
     """Keep other transactions from taking all of `contexts` together before this one ends.
 
-    Args:
-        session: the transaction.
-        contexts: the value for each key; none are free always.
-        owner: the OdsInstanceId of the instance that may have them already.
+    `owner` is the OdsInstanceId of the instance that may have them already.
 
     Raises:
         InvalidError: another instance has just these, or is about to get them; the message names it.
@@ -110,11 +106,6 @@ async def holder_of_reserved(session: AsyncSession, contexts: Mapping[str, str],
     """The name of an instance other than `owner`'s that is about to get just these contexts.
 
     If there is none, no other transaction can reserve them all before this one ends.
-
-    Args:
-        session: the transaction.
-        contexts: the value for each key.
-        owner: an OdsInstanceId.
     """
     return await _holder(session, _HOLDER_OF_RESERVED, contexts, owner)
 

@@ -1,9 +1,8 @@
-"""Instances that are being copied: which may be copied, and what is refused meanwhile.
+"""What an instance's database is made of; which instances may be copied, and what is refused meanwhile.
 
-An instance is held as long as the row of another one says that a job waits or runs which makes that a copy,
-be it by its create or by a reset: no other record begins or ends a hold, so that none is left behind. A
-request for the held instance has locked its row, and so has the request for a copy: either sees what the
-other has committed.
+An instance is held while the row of another one says that a waiting or running job (a create or a reset)
+makes it a copy of this one. No other record begins or ends a hold, so none is left behind. Requests for the
+held instance and for a copy of it both lock its row: either sees what the other has committed.
 """
 
 from dataclasses import asdict, replace
@@ -20,42 +19,37 @@ from ods.registry.storage.errors import InvalidError, RefusedError
 from ods.registry.storage.models import DbInstance
 
 _ORIGIN, _WANTED = DbInstance.origin_column, DbInstance.arguments_column["origin"]
-"""What the instance's database is made of, and that which shall take its place."""
+"""What the instance's database is made of; and what the one that shall replace it is made of."""
 _FROM_TEMPLATE: ColumnElement[Any] = literal_column("'{}'::jsonb")
-"""As the condition of the index has it."""
+"""As in the condition of the index."""
 
 
 async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
-    """Why the data, the names and the routing of the instance must stay; None if it is not being copied.
+    """Why an instance that is being copied must keep its data, names and routing; None if it is not.
 
-    The only place that decides it, for each operation that deletes, renames, replaces or closes a database.
-    The caller has locked the row, so that no request for a copy is committed before its own.
+    Each operation that deletes, renames, replaces or closes a database asks this alone. The caller has locked
+    the row, so that no request for a copy is committed before its own.
     """
     return await _refusal(session, instance, _copies_of(instance))
 
 
 async def require_not_copied(session: AsyncSession, instance: DbInstance) -> None:
-    """Refuse a request for a locked instance that is being copied.
-
-    Raises:
-        RefusedError: it is.
-    """
+    """Raise RefusedError if the locked instance is being copied."""
     if (refusal := await hold_refusal(session, instance)) is not None:
         raise refusal
 
 
 async def require_open(session: AsyncSession, instance: DbInstance) -> None:
-    """Refuse a request that must connect to the database of a locked instance while its files are copied.
+    """Raise RefusedError if files of the locked instance's database are copied, or are about to be.
 
-    Raises:
-        RefusedError: they are, or are about to be.
+    A request that must connect to the database asks this.
     """
     if (refusal := await _refusal(session, instance, _copies_of(instance, CopyMode.CLOSED))) is not None:
         raise refusal
 
 
 async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
-    """Lock the instance that shall be copied; as soon as the copy's row is committed, it is held.
+    """Lock the instance that shall be copied; once the copy's row is committed, it is held.
 
     Raises:
         InvalidError: there is no such live instance.
@@ -84,7 +78,7 @@ async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
 async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> str | None:
     """Why the job that makes the locked `instance` a copy cannot begin; None if it can.
 
-    While its job waits, the source is held, and is what it was. A job that has failed holds it no longer.
+    A waiting job holds its source, which therefore is unchanged. A failed one holds it no longer.
     """
     gone = f"The instance {copy.instance_id}, which is to be copied, is gone."
     if InstanceStatus(instance.status) in AT_REST:
@@ -147,7 +141,7 @@ async def hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | Non
 
 
 def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbInstance]:
-    """The instance that a job which waits or runs makes a copy of this one, in this mode if one is given."""
+    """The instance that a waiting or running job makes a copy of this one, in this mode if one is given."""
     created = [
         DbInstance.operation.in_(making(Product.DATABASE)),
         _ORIGIN != _FROM_TEMPLATE,

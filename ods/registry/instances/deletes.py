@@ -11,12 +11,10 @@ from ods.registry.storage.models import DbInstance
 
 @dataclass(frozen=True)
 class Delete:
-    """How an instance is deleted.
+    """How the client `by` wants an instance deleted.
 
-    Attributes:
-        way: None: to the trash, if there is one and something to keep.
-        by: the client that requests it; None if it is not known.
-        final_backup: whether a backup is made, and verified, before the database is dropped.
+    With None for `way` it goes to the trash, if there is one and something to keep. A `final_backup` is made,
+    and verified, before the database is dropped.
     """
 
     way: Way | None = None
@@ -25,16 +23,14 @@ class Delete:
 
 
 PLAIN_DELETE = Delete()
-"""A delete that says no more: what it does is as the operator has set."""
+"""A delete as the operator has set it."""
 
 
 @dataclass(frozen=True)
 class DeleteRules:
-    """What each delete does, by what the operator has set.
+    """What deletes do by the operator's settings; with a zero `trash`, databases are dropped at once.
 
-    Attributes:
-        trash: how long a deleted instance can come back; zero if its database is dropped at once.
-        final_backup: whether a backup is made before a database is dropped, also without a request for it.
+    With `final_backup`, each is backed up before, also without a request for it.
     """
 
     trash: timedelta
@@ -43,8 +39,9 @@ class DeleteRules:
     def way(self, instance: DbInstance, delete: Delete) -> Way:
         """The way of a live instance's delete.
 
-        What is backed up before it is dropped goes to the trash first, where nothing is written to it. So
-        does what never had a database by the registry, which may have been restored to before it had one.
+        A database that is backed up before it is dropped goes to the trash first, where nothing is written to
+        it. So does an instance that never had a database by the registry, which may have been restored to
+        before it had one.
         """
         if self.backs_up(instance, delete):
             return Way.TRASH
@@ -53,17 +50,17 @@ class DeleteRules:
         return Way.TRASH if self.trash else Way.DROP
 
     def can_come_back(self, instance: DbInstance, delete: Delete) -> bool:
-        """Whether a live instance that is deleted so stays in the trash, with the parts of its ODS instance.
+        """Whether a live instance deleted so stays in the trash, with the parts of its ODS instance.
 
-        Not one that was never created: an ODS instance that has its id is another product's.
+        Not if it was never created: an ODS instance that has its id is another product's.
         """
         is_trashed = rules_of_way(self.way(instance, delete)).to_trash
         return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
 
     def forgotten_contexts(self, instance: DbInstance, delete: Delete) -> Mapping[str, str]:
-        """The contexts that such a delete for good takes along with a live instance: its own.
+        """The contexts that such a delete for good forgets together with a live instance: its own.
 
-        A detach leaves the database in use, which the ODS/API chooses by them.
+        A detach forgets none: the database stays in use, and the ODS/API chooses it by them.
         """
         is_left = rules_of_way(self.way(instance, delete)).releases
         return {} if is_left else instance.own_contexts or {}

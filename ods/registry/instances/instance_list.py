@@ -32,13 +32,8 @@ _INDEXED_LENGTH = 3
 class InstanceFilter:
     """Which instances are listed: those that fulfil everything that is given, deleted ones included.
 
-    Attributes:
-        id: the instance has this id.
-        name: it has exactly this name.
-        statuses: it has one of these statuses.
-        template: it was made from exactly this template.
-        search: its name contains this text, in any case of letters. No character stands for others.
-        labels: it has all these labels, each a key and a value.
+    `id`, `name` and `template` are exact. The name contains `search`, in any case, without wildcards. An
+    instance has all of the `labels`, each a key and a value, and one of the `statuses`.
     """
 
     id: int | None = None
@@ -50,7 +45,7 @@ class InstanceFilter:
 
     @property
     def is_storable(self) -> bool:
-        """Whether PostgreSQL can be asked for it; if not, no row fulfils it."""
+        """Whether PostgreSQL can store these texts; if not, no row has them."""
         return is_storable("".join(text or "" for text in (self.name, self.template, self.search)))
 
     @property
@@ -76,8 +71,8 @@ class InstanceFilter:
 
 
 def page_of_instances(chosen: InstanceFilter, page: Page) -> Select[DbInstance]:
-    """The query of a page of the chosen instances."""
     # Found in an index alone, if there is one: a late page need not read the rows of all pages before it.
+    """The query of a page of the chosen instances."""
     ids = INSTANCES.page_of(select(DbInstance.id).where(*chosen.conditions), page)
     return INSTANCES.ordered(select(DbInstance).where(DbInstance.id.in_(ids)), page)
 

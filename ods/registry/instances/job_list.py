@@ -16,12 +16,7 @@ from ods.registry.storage.sessions import RegistrySessions
 class JobFilter:
     """Which jobs are listed: those that fulfil everything that is given.
 
-    Attributes:
-        statuses: the job has one of these.
-        operations: it is one of these.
-        instance_id: it is a job of the instance with this id.
-        created_from: it was created then or later, in UTC without a zone.
-        created_to: it was created before that.
+    A job was created at `created_from` or later, and before `created_to`, in UTC without a zone.
     """
 
     statuses: Collection[str] = ()

@@ -21,14 +21,7 @@ _TODAY = cast(UTC_NOW, Date)
 
 @dataclass(frozen=True)
 class JobsOfDay:
-    """What became of the jobs that were requested on one day.
-
-    Attributes:
-        day: the day, in UTC.
-        completed: how many were completed.
-        failed: how many have failed.
-        under_way: how many wait or run.
-    """
+    """What became of the jobs that were requested on one day, in UTC."""
 
     day: date
     completed: int
@@ -38,13 +31,7 @@ class JobsOfDay:
 
 @dataclass(frozen=True)
 class JobDurations:
-    """How long completed jobs of one kind took since they had begun, but for what they waited for.
-
-    Attributes:
-        operation: what they do.
-        count: how many there are.
-        seconds: for each of `SHARES`, what that share of them took at most.
-    """
+    """How many seconds `SHARES` of the completed jobs of one operation took at most, without waits."""
 
     operation: str
     count: int

@@ -92,7 +92,7 @@ OUT_OF_TRASH: dict[str, object] = {
 
 
 _FORGOTTEN_ATTEMPTS = 10
-"""So many attempts at a create, at most, has a registry forgotten that was restored since."""
+"""How many attempts at a create a restored registry may have forgotten at most."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,6 @@ class Position:
     """Where an instance is at an attempt of a job.
 
     Attributes:
-        status: the instance's status.
         waits: whether the job is recorded as waiting for the end of an outage.
         known: the revisions of its databases that the registry knows.
         is_cancelled: whether a client has cancelled this attempt.
@@ -115,19 +114,12 @@ class Position:
 
 
 class JobStore:
-    """The steps of the jobs of one tenant's instances.
+    """The steps of the jobs of one tenant's instances. The arguments are those of `InstanceStore`.
 
-    Each is one guarded statement or transaction (see `ods.registry.instances.steps`), and may be repeated.
-    Faults of the connection come through as SQLAlchemy's and asyncpg's errors.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs that the queries return.
-        trash: how long an instance can come back that an Admin API has deleted; zero if its database is
-            dropped at once.
-        final_backup: whether it is backed up before it is dropped.
-        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
-            as they are, and keep nothing from being deleted.
+    Each is one guarded statement or transaction (see `ods.registry.instances.steps`) and safe to repeat.
+    Those that return a bool return whether the instance is where the step leads, by this or an earlier call
+    for the same attempt; if not, the instance has moved on, or the job is of another operation, and nothing
+    was changed. Connection strings, which route the ODS/API to a database, are encrypted.
     """
 
     def __init__(
@@ -153,19 +145,20 @@ class JobStore:
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
-        A rename that its ODS instance could not follow is refused. So is a delete or purge of a protected
-        instance, and a delete of one that applications use, which another product may have requested: the job
-        has failed then without the instance being held, and an instance that the ODS/API routes to is
-        `Completed` again. An undelete that has failed does not begin again if its names or contexts were
-        taken since; nor does a copy that has failed, or a reset to one, if its source cannot be copied any
-        more.
+        These do not begin:
 
-        Safe to repeat. `held` is false as well if the instance has moved on, and nothing was changed then.
-        With a `refusal` the instance is taken only for the job to fail with it.
+        * A rename that its ODS instance could not follow; a delete or purge of a protected instance; a
+          delete, perhaps requested by another product, of an instance that applications use. The job fails
+          without the instance being held, and an instance that the ODS/API routes to is `Completed` again.
+        * A failed undelete whose names or contexts were taken since; a failed copy, or reset to one, whose
+          source cannot be copied any more.
+
+        `held` is false as well if the instance has moved on, and nothing was changed then. With a `refusal`
+        the instance is taken only for the job to fail with it.
 
         Raises:
-            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
-                confirmed what it is.
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not
+                confirmed it.
         """
         installation = await self.installation.require_confirmed()
         if job.installation != installation.id:
@@ -222,7 +215,7 @@ class JobStore:
         )
 
     async def known_revisions(self, job: InstanceJob) -> KnownRevisions:
-        """The revisions of the instance's databases that the registry knows now; none if that is gone.
+        """The revisions of the instance's databases that the registry knows; none if the instance is gone.
 
         Whichever job is its last: what is to be done to a database needs the `position` of the job.
         """
@@ -233,11 +226,9 @@ class JobStore:
             )
 
     async def resolve(self, job: InstanceJob, seen: Collection[str]) -> None:
-        """Record which revisions the databases of an instance have whose last job has ended.
+        """Record which revisions the databases of an instance have after its last job, `job`, has ended.
 
-        Args:
-            job: the job, at its last attempt.
-            seen: the revisions in the comments of the databases, read behind the fence.
+        `seen` are the revisions in the comments of the databases, read behind the fence.
         """
         locked = select(DbInstance.id).where(*fencing_token(job), DbInstance.status.in_(AT_REST))
         async with self._sessions.transaction() as session:
@@ -251,7 +242,7 @@ class JobStore:
             return await has_taken(session, job, step, fencing_token(job))
 
     async def record_wait(self, wait: JobWait) -> None:
-        """Record what a running job waits for, which is no work; not of one that has ended."""
+        """Record what a running job waits for; not of one that has ended."""
         held = exists().where(*fencing_token(wait.job))
         running = (Job.job_id == wait.job.job_id, Job.status == JobStatus.IN_PROGRESS, held)
         since = UTC_NOW - _seconds(wait.since_seconds)
@@ -273,13 +264,7 @@ class JobStore:
             await session.execute(update(Job).where(*waits).values(**WAITS_FOR_NOTHING))
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
-        """Record the instance as `Completed` and route the ODS/API to its database.
-
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a create.
-
-        Args:
-            job: the create, at the attempt that has published the database.
-            connection_string: what routes the ODS/API to the database, encrypted.
+        """Record the instance as `Completed`, and route the ODS/API to the published database.
 
         Raises:
             NameTakenError: an ODS instance took the name or the reserved id in the meantime.
@@ -290,12 +275,8 @@ class JobStore:
     async def follow_database(self, job: InstanceJob, connection_string: str, revision: str | None) -> bool:
         """Record as `Completed` an instance whose create has failed, but whose database was published.
 
-        Safe to repeat. Returns whether the instance was at this attempt of the job, and the job a create.
-
-        Args:
-            job: the create, at the attempt that failed.
-            connection_string: what routes the ODS/API to the database, encrypted.
-            revision: that of the database. If it is none of this create, what followed stays unknown.
+        `revision` is that of the database. If no attempt at this create has given it, the revision stays
+        unrecorded.
 
         Raises:
             NameTakenError: an ODS instance has the name or the reserved id.
@@ -325,14 +306,8 @@ class JobStore:
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed` under its new names, and route the ODS/API to its database.
 
-        Its derivatives and other ODS instances follow, if they name the database. The name that that leaves
-        stays reserved.
-
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a rename.
-
-        Args:
-            job: the rename, at the attempt that has renamed the database.
-            connection_string: what routes the ODS/API to the renamed database, encrypted.
+        Its derivatives and other ODS instances follow, if they name the database. The former name stays
+        reserved.
 
         Raises:
             NameTakenError: an ODS instance took the name in the meantime.
@@ -357,11 +332,7 @@ class JobStore:
     async def follow_rename(self, job: InstanceJob, connection_string: str) -> bool:
         """Record that the database keeps the name that a failed rename has given it: the old one is taken.
 
-        The instance keeps its own name, and its status. Safe to repeat. Returns whether that is recorded.
-
-        Args:
-            job: the instance's last job, at its last attempt, with the names of the rename.
-            connection_string: what routes the ODS/API to the database by its new name, encrypted.
+        The instance keeps its own name, and its status. `job` is its last job, with the names of the rename.
         """
         is_its = DbInstance.new_database_name == job.final_database
         guard = (*fencing_token(job), is_its, DbInstance.status.in_(AT_REST))
@@ -378,11 +349,6 @@ class JobStore:
 
     async def finish_delete(self, job: InstanceJob) -> bool:
         """Record the instance as `Deleted`: in the trash, if the job has moved its database there.
-
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a delete.
-
-        Args:
-            job: the delete; without a `trash_database`, nothing is left to come back.
 
         Raises:
             CancelledDropError: as for `finish_purge`, if the database was dropped.
@@ -417,12 +383,6 @@ class JobStore:
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
 
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job an undelete.
-
-        Args:
-            job: the undelete, at the attempt that has taken the database out of the trash.
-            connection_string: what routes the ODS/API to the database, encrypted.
-
         Raises:
             NameTakenError: an ODS instance took the name or the id in the meantime.
             ContextTakenError: another product gave a context to another one.
@@ -456,11 +416,7 @@ class JobStore:
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
         """Record that the instance has no database in the trash any more, in the audit trail as well.
 
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a purge.
-
-        Args:
-            job: the purge.
-            dropped: whether there was a database to drop; None if that is not known any more.
+        `dropped` says whether there was a database to drop; None if that is not known any more.
 
         Raises:
             CancelledDropError: a client has cancelled the purge, and the instance had another database before
@@ -469,10 +425,7 @@ class JobStore:
         return await self._purged(job, job.rules.finish, dropped=dropped)
 
     async def follow_drop(self, job: InstanceJob) -> bool:
-        """Record the same, of a purge that was cancelled when it had dropped the database.
-
-        Safe to repeat; nothing is changed if the instance has moved on.
-        """
+        """Record the same of a purge that was cancelled too late: it had dropped the database."""
         return await self._purged(job, job.rules.follow, dropped=None)
 
     async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
@@ -492,15 +445,7 @@ class JobStore:
     async def finish_backup(
         self, job: InstanceJob, stored: StoredBackup, verify: VerifyPolicy
     ) -> RecordedBackup:
-        """Record a backup that is stored; the instance is `Completed` as before.
-
-        Safe to repeat.
-
-        Args:
-            job: the backup, at the attempt that has stored it.
-            stored: what was stored.
-            verify: which backups are to be verified without a request.
-        """
+        """Record a stored backup, to be verified if `verify` says so; the instance is `Completed` again."""
         step, guard = job.rules.finish, fencing_token_of(Operation.BACKUP, job)
         async with self._sessions.transaction() as session:
             if await take_step(session, job, step, {"error_message": None}, guard):
@@ -508,14 +453,9 @@ class JobStore:
             return RecordedBackup(await has_taken(session, job, step, guard))
 
     async def record_final_backup(self, job: InstanceJob, stored: StoredBackup, state: str) -> bool:
-        """Record the backup that a purge has stored before it drops the database.
+        """Record the backup that a purge has stored before it drops the database, which had this `state`.
 
         Returns whether the instance is at this attempt of the job, and the registry has the backup.
-
-        Args:
-            job: the purge.
-            stored: what it has stored.
-            state: the state of the database that was stored.
         """
         guard = (*fencing_token_of(Operation.PURGE, job), DbInstance.backup_first)
         held = select(DbInstance.id).where(*guard, DbInstance.status == InstanceStatus.IN_PROGRESS)
@@ -526,7 +466,7 @@ class JobStore:
     async def record_progress(self, job: InstanceJob, percent: int, eta_seconds: int | None) -> bool:
         """Record how far a running job is; false if the instance is not at this attempt of it any more.
 
-        One that has done a part of its work waits for nothing any more.
+        A job that has done a part of its work waits for nothing any more.
         """
         held = exists().where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
         running = (
@@ -541,12 +481,8 @@ class JobStore:
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on, and keep the replaced as a version.
 
-        Also where nothing is kept of other resets, if a client has cancelled this one a moment too late, or
-        an earlier attempt was told as failed, which may have exchanged the databases. Safe to repeat. Returns
-        whether the instance was the job's to finish, and the job a reset or its undo.
-
-        Args:
-            job: the job, at the attempt that has exchanged the databases.
+        It is kept for a while even where resets keep nothing: if a client has cancelled this one too late, or
+        if an earlier attempt was reported as failed, which may have exchanged the databases.
         """
         step = job.rules.finish
         if not job.rules.replaces:
@@ -558,16 +494,12 @@ class JobStore:
             return await has_taken(session, job, step, done)
 
     async def follow_exchange(self, job: InstanceJob) -> bool:
-        """Record the same, of a reset that failed or was cancelled after it had exchanged the databases.
+        """Record the same of a reset that failed or was cancelled after it had exchanged the databases.
 
-        Clients were told that the instance has the database that it had: that can come back for a while, also
-        where nothing is kept of other resets. A delete that another product has requested meanwhile moves to
-        the trash what the reset has made, but no purge follows by itself: its backup would not have what the
-        instance had. Returns whether it was recorded now.
-
-        Args:
-            job: the instance's last job, at its last attempt; another product may have requested a delete
-                meanwhile.
+        Clients were told that the instance has its former database: that can come back for a while, even
+        where resets keep nothing. Another product may have requested a delete meanwhile (then `job` is that):
+        it moves the new database to the trash, but no purge follows by itself, for its backup would lack the
+        former one. Returns whether it was recorded now.
         """
         async with self._sessions.transaction() as session:
             if job.rules.replaces:
@@ -588,7 +520,7 @@ class JobStore:
     ) -> bool:
         """Record the exchange by this step; false if the instance is not at this attempt of the job.
 
-        What is replaced is kept as one that is `in_doubt`, also if a client has cancelled the job.
+        What is replaced is kept as `in_doubt` also if a client has cancelled the job.
         """
         guard = (*fencing_token(job), *_is_replacing(job))
         replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
@@ -607,8 +539,7 @@ class JobStore:
     async def end_replacement(self, job: InstanceJob) -> None:
         """Record that nothing is left of a reset that failed or was cancelled before it exchanged anything.
 
-        What it was to bring back can be brought back for a while, though its time may be over. Safe to
-        repeat; nothing is changed if the instance has moved on.
+        What it was to bring back can come back for a while longer, though its time may be over.
         """
         ended = update(DbInstance).where(*_waits_for_end(job)).values(replacement=None)
         async with self._sessions.transaction() as session:
@@ -621,10 +552,8 @@ class JobStore:
     async def end_undo(self, job: InstanceJob) -> None:
         """Record that nothing is left to be undone of a rename or an undelete, whichever job is the last.
 
-        An instance whose delete was refused before it began is `Completed` again: what it had to wait for was
-        that its database has its name back.
-
-        Safe to repeat; nothing is changed if the instance has moved on.
+        The database has its name back: so an instance whose delete was refused before it began is `Completed`
+        again.
         """
         ended = (DbInstance.undo_due, DbInstance.status.in_(AT_REST))
         undone = update(DbInstance).where(*fencing_token(job), *ended).values(undo_due=False)
@@ -641,17 +570,10 @@ class JobStore:
     async def fail(
         self, job: InstanceJob, reason: str, *, outage: bool = False, cancelled: bool = False
     ) -> bool:
-        """Record that `job` has failed, or was cancelled while it ran.
+        """Record that `job` has failed, or was cancelled while it ran; clients are shown the `reason`.
 
-        Also if a client's request was recorded while the workflow gave up, which did not know of it: then no
-        pass tries the job again, whether or not an outage has ended it. Safe to repeat. Returns whether the
-        instance was the job's to fail.
-
-        Args:
-            job: the job, at the attempt that gave up.
-            reason: why, in words that clients are shown.
-            outage: whether a server was away for longer than the job's policy waits.
-            cancelled: whether a client has cancelled it.
+        If a client's cancel was recorded while the workflow gave up without knowing of it, no pass tries the
+        job again, even after an `outage` (a server was away for longer than the job's policy waits).
         """
         guard = fencing_token(job)
         async with self._sessions.transaction() as session:
@@ -668,7 +590,7 @@ class JobStore:
             return await take_step_once(session, job, step, values, guard)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
-        """Record another reason why `job` has failed, or was cancelled, if the instance is still at that."""
+        """Replace the reason why `job` has failed or was cancelled, if the instance is still at that."""
         steps = job.rules.fail, job.rules.cancel_running
         failed = DbInstance.status.in_([step.target for step in steps])
         explained = (
@@ -685,14 +607,11 @@ class JobStore:
     async def release(
         self, job: InstanceJob, half_dropped: Mapping[str, str] | None = None
     ) -> InstanceJob | None:
-        """Put a job back to waiting that no workflow works on any more, or a delete that is tried again.
+        """Put back to waiting a job that no workflow works on any more, or a delete that is tried again.
 
-        Safe to repeat. Returns the attempt that is due then; None if nothing was changed: the instance has
-        moved on, a client has cancelled this attempt, or has called off a delete that has failed.
-
-        Args:
-            job: the job, at the attempt that has begun last.
-            half_dropped: as for `unfinished_deletes`.
+        `job` is the attempt that has begun last; `half_dropped` as for `unfinished_deletes`. Returns the
+        attempt that is due then; None if nothing was changed: the instance has moved on, or a client has
+        cancelled this attempt or called off the failed delete.
         """
         is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
         has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
@@ -705,8 +624,8 @@ class JobStore:
     async def waiting_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `Pending` and `Pending_Delete`, at the attempt that is due.
 
-        They are those of the rows with the lowest ids above `after`, by id. What another product has added,
-        and this service has not adopted, is the other product's to do.
+        Those of the lowest ids above `after`, by id; not what another product has added, and is not adopted
+        yet.
         """
         waiting = DbInstance.status.in_(WAITING)
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
@@ -716,9 +635,9 @@ class JobStore:
     async def follow_admin_api(self) -> None:
         """Follow what an Admin API has done to the table of the instances, which it shares.
 
-        After it has given the table its newer name, the statuses are written in its words; a delete that it
+        After it has given the table its newer name, the statuses are written in its words. A delete that it
         has written into a row gets the job that clients ask for, and moves the database to the trash if there
-        is one; a job that it has overtaken has failed. Safe to repeat.
+        is one. A job that it has overtaken has failed.
         """
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
@@ -728,22 +647,17 @@ class JobStore:
             await session.execute(overtaken_jobs_ended())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
-        """Up to `limit` jobs of rows in `InProgress`, at the attempt that is under way.
-
-        They are those of the rows with the lowest ids above `after`, by id.
-        """
+        """Up to `limit` jobs of rows in `InProgress`, at the attempt under way; as `waiting_jobs`."""
         running = DbInstance.status == InstanceStatus.IN_PROGRESS
         return [self._factory.last_attempt(row) for row in await self._page(running, after, limit)]
 
     async def unfinished_deletes(self, half_dropped: Mapping[str, str]) -> Sequence[InstanceJob]:
-        """Deletes that have failed and are tried again without the operator, at the attempt that failed.
+        """Failed deletes that are tried again without the operator, at the attempt that failed.
 
         Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
-        has begun to remove. Purges that were cancelled too late as well, but for those of instances that had
-        another database before a reset: what is recorded as done has that dropped.
-
-        Args:
-            half_dropped: the marks of those databases, by their names.
+        has begun to remove. `half_dropped` has the marks of these databases, by their names. So do purges
+        that were cancelled too late, but not if the instance had another database before a reset: recording
+        the purge would drop that.
         """
         has_failed = and_(DbInstance.status == InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped))
         was_cancelled = and_(
@@ -758,7 +672,7 @@ class JobStore:
         return await self._last_attempts(query)
 
     async def failed_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
-        """Jobs that have failed and may have to be undone, of the instances with these marks, as they failed.
+        """Failed jobs that may have to be undone, of the instances with these marks, as they failed.
 
         Those that ended in `Error`, deletes that drop, and undeletes that ended in the trash.
         """
@@ -770,9 +684,9 @@ class JobStore:
         return await self._last_attempts(select(DbInstance).where(failed, has_mark(marks)))
 
     async def jobs_to_undo(self) -> Sequence[InstanceJob]:
-        """The last jobs of the instances of which the registry knows that an earlier one was not undone.
+        """The last jobs of instances that the registry knows to have something left to undo.
 
-        A replacement was made, or begun, in vain, or a rename or an undelete has begun that is not done.
+        A replacement was made, or begun, in vain; or a rename or undelete has begun and did not finish.
         """
         is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due)
         return await self._last_attempts(select(DbInstance).where(is_due, DbInstance.status.in_(AT_REST)))
@@ -802,7 +716,7 @@ class JobStore:
 
 
 async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
-    """Record that `job` has failed, and left its instance as it was: only the job's row tells of it."""
+    """Record that `job` has failed and left its instance as it was: only the job's row shows it."""
     guard = fencing_token(job)
     values = {
         "outages": 0,
@@ -873,7 +787,7 @@ def _seconds(seconds: float) -> ColumnElement[timedelta]:
 
 
 def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
-    """Whether a delete that has failed is tried again without the operator, as `unfinished_deletes` says."""
+    """Whether a failed delete is tried again without the operator, as `unfinished_deletes` says."""
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
     # A delete to the trash does not drop what is half dropped if that leaves a version, and would fail again.
@@ -899,7 +813,7 @@ def _has_version() -> ColumnElement[bool]:
 
 
 async def _keep_versions_of_cancelled(session: AsyncSession, job: InstanceJob) -> None:
-    """Refuse to record a drop as done that a client has cancelled, too late for all but the versions.
+    """Refuse to record a drop that a client has cancelled too late for all but the versions.
 
     The instance is locked: no cancel is recorded between this and the end of the transaction.
 

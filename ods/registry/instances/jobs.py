@@ -25,16 +25,15 @@ INSTALLATION = "installation"
 
 @dataclass(frozen=True)
 class ExecutionPolicy:
-    """Timeouts and numbers of tries of a job.
+    """Timeouts, in seconds, and numbers of tries of a job.
 
     It travels with the job, because a workflow may not read settings: they could differ at a replay.
 
     Attributes:
         ddl_queue: task queue of the workers that create and drop databases.
-        ddl_attempts: tries to do that before the job fails.
-        heartbeat_timeout: seconds without a heartbeat after which such a try counts as lost.
-        decision_window: seconds that a failed job waits for the operator's `retry` or `abandon`.
-        outage_timeout: seconds that a job waits for the registry or a server that cannot be reached.
+        heartbeat_timeout: without a heartbeat for so long, a try to create or drop one counts as lost.
+        decision_window: how long a failed job waits for the operator's `retry` or `abandon`.
+        outage_timeout: how long a job waits for the registry or a server that cannot be reached.
         backup_queue: task queue of the workers that make and read backups.
     """
 
@@ -62,19 +61,16 @@ class ExecutionPolicy:
 class Replacement:
     """The database that takes the place of an instance's, for a reset or to undo one.
 
-    It is written to the instance's row with the request, and stays there until the job is done, or what it
-    has done is undone.
+    The request writes it to the instance's row, where it stays until the job is done, or what it has done is
+    undone.
 
     Attributes:
-        database_id: its UUID.
         template: the name of the template that it is made from.
         database: the name that it has until it takes the place: a private one, or its name in the trash.
-        replaced: the name in the trash that the database gets whose place it takes.
+        replaced: the name in the trash that the replaced database gets.
         kept_seconds: how long what is replaced can come back at least, as the settings said at the request.
-        from_trash: whether it comes from the trash.
         by: the client that has requested it; None if it is not known.
         keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
-        origin: where its contents come from.
     """
 
     database_id: str
@@ -111,24 +107,15 @@ class InstanceJob:
     `mark`, `request` and `attempt` are the fencing token of every status write.
 
     Attributes:
-        tenant: the instance's tenant.
-        operation: what the job does.
-        arguments: what that leaves open.
-        instance_id: key of the instance in `adminapi.dbinstances`.
-        ods_instance_id: its OdsInstanceId.
+        arguments: what the operation leaves open.
         number: counts the jobs of the instance.
         attempt: counts the times that this job has begun.
-        name: the instance's name.
         origin: where the contents of its database come from.
         template: the name of the template that its database is made from.
-        database: the name of its database.
         database_id: the UUID of its database, which a reset replaces by another one.
-        mark: the UUID that its database carries. A restored registry may give ids and numbers again, but
-            never a mark.
-        request: the UUID that was drawn with the request for the job, and is never given again, as `number`
-            is by a registry that was put back.
+        mark: the instance's UUID. A restored registry may give ids and numbers again, but never a mark.
+        request: the UUID drawn with the request for the job: never given again, as a `number` may be.
         published: whether the database was ever handed over to the ODS/API.
-        policy: timeouts and numbers of tries.
         installation: the installation whose registry requested the job.
         new_name: the name that a rename gives the instance, or an undelete under another name; a delete has
             it as well if a rename has failed.
@@ -200,7 +187,7 @@ class InstanceJob:
 
     @property
     def replacement_column(self) -> dict[str, Any] | None:
-        """What the job wants to be the instance's database, as the instance's row has it."""
+        """The replacement as the instance's row has it."""
         return None if self.replacement is None else self.replacement.column
 
     @property
@@ -215,10 +202,7 @@ class InstanceJob:
 
     @property
     def databases(self) -> list[str]:
-        """The names that a deleted instance's database may have.
-
-        Its own, the one that a rename gives it, and that in the trash, where a delete may have put it.
-        """
+        """The names that a deleted instance's database may have: its own, by a rename, or in the trash."""
         names = (self.database, self.new_database, self.trash_database)
         return [name for name in names if name is not None]
 
@@ -236,7 +220,7 @@ class InstanceJob:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What names the job, and no other: ids of jobs are given again where a registry was restored."""
+        """What identifies the job: its id is given again where a registry was restored."""
         return self.installation, self.mark, self.job_id
 
     @property
@@ -255,13 +239,7 @@ class InstanceJob:
 
 
 def job_id(word: str, ods_instance_id: int, number: int) -> str:
-    """Key of a job in `adminapi.jobstatuses`, for example `CreateInstanceJob-42-1`.
-
-    Args:
-        word: what clients call the job: `Rules.word`.
-        ods_instance_id: its instance.
-        number: counts the jobs of that.
-    """
+    """Key of a job in `adminapi.jobstatuses`, as `CreateInstanceJob-42-1`; `word` is `Rules.word`."""
     return f"{word}InstanceJob-{ods_instance_id}-{number}"
 
 
@@ -289,14 +267,7 @@ def tenant_id(tenant: str, identifier: str) -> str:
 
 @dataclass(frozen=True)
 class StartedJob:
-    """A job whose workflow Temporal still has.
-
-    Attributes:
-        installation: the installation that requested it.
-        mark: the mark of its instance.
-        number: counts the jobs of the instance.
-        at: when the workflow was started.
-    """
+    """A job whose workflow Temporal still has, and when that was started."""
 
     installation: str
     mark: str
@@ -306,12 +277,7 @@ class StartedJob:
 
 @dataclass(frozen=True)
 class BeginResult:
-    """Whether a job could begin.
-
-    Attributes:
-        held: whether the instance is at this attempt of the job now.
-        refusal: if it is, why the job must fail all the same.
-    """
+    """Whether the instance is at this attempt of the job now; if so, why that must fail all the same."""
 
     held: bool
     refusal: str | None = None
@@ -319,10 +285,9 @@ class BeginResult:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A job that has failed.
+    """A job that has failed, at the attempt that gave up.
 
     Attributes:
-        job: the job, at the attempt that gave up.
         reason: why, in words that say what the operator can do.
         outage: whether a server was away for longer than the job's policy waits.
         cancelled: whether a client has cancelled it.
@@ -336,14 +301,7 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class JobWait:
-    """What a running job waits for.
-
-    Attributes:
-        job: the job.
-        reason: which server is away.
-        since_seconds: for how many seconds it has waited.
-        until_seconds: for how many seconds more it will wait before it fails.
-    """
+    """What a running job waits for, for how many seconds, and for how many more before it fails."""
 
     job: InstanceJob
     reason: str

@@ -33,7 +33,7 @@ _LEADING_PREFIXES = re.compile(rf"\A(?:{DATABASE_PREFIX}(?:_+|\Z))+", re.IGNOREC
 
 
 def max_name_length(template: str) -> int:
-    """How many characters an instance of this template may have in its name: both name its database."""
+    """The most characters of an instance's name, which is a part of its database's, as the template is."""
     return min(MAX_NAME_LENGTH, MAX_DATABASE_NAME_BYTES - len(f"{DATABASE_PREFIX}__{template}"))
 
 
@@ -58,7 +58,7 @@ def database_name(name: str, template: str) -> str:
 def trash_name(mark: str, number: int) -> str:
     """The name in the trash of the database with this mark (a UUID), put there by the job of this number.
 
-    A database that a reset replaces has another UUID in its name than the instance's mark.
+    For a database that a reset replaces, another UUID takes the place of the instance's mark.
     """
     return f"{TRASH_PREFIX}{UUID(mark).hex}_{number}"
 
@@ -79,14 +79,10 @@ def is_reset_name(database: str) -> bool:
 
 
 def snapshot_name(database: str, at: datetime) -> str:
-    """The name of the snapshot of a database: `<database>_Snapshot_20261126T074500`.
+    """The name of a snapshot requested at this time in UTC: `<database>_Snapshot_20261126T074500`.
 
     The database's name is shortened if PostgreSQL would cut the whole: then eight digits of its SHA-256 end
     it, so that no two databases have snapshots of one name.
-
-    Args:
-        database: the name of the instance's database.
-        at: when the snapshot was requested, in UTC.
     """
     suffix = f"_Snapshot_{at:%Y%m%dT%H%M%S}"
     room = MAX_DATABASE_NAME_BYTES - len(suffix)
@@ -98,12 +94,7 @@ def snapshot_name(database: str, at: datetime) -> str:
 
 
 def instance_named(database: str, templates: Collection[str]) -> tuple[str, str] | None:
-    """The name and template of an instance whose database has this name; None if no instance can have it.
-
-    Args:
-        database: the database's name.
-        templates: the names of the tenant's templates.
-    """
+    """The name and template of the instance whose database would have this name; None if there are none."""
     for template in templates:
         name = database.removeprefix(f"{DATABASE_PREFIX}_").removesuffix(f"_{template}")
         if not name_errors(name, template) and database_name(name, template) == database:
@@ -113,7 +104,7 @@ def instance_named(database: str, templates: Collection[str]) -> tuple[str, str]
 
 @dataclass(frozen=True)
 class DistinctPart:
-    """One of these parts.
+    """A part of a new instance that only one instance can have.
 
     Attributes:
         key: equal for two instances that cannot both have it.
@@ -131,9 +122,8 @@ def doubled_parts(
 ) -> Iterator[tuple[int, int, DistinctPart]]:
     """The parts that an earlier one of `instances` has as well: the later one, the earlier one, the part.
 
-    Args:
-        instances: name, template and contexts of each, by their numbers, in order. Without the template, the
-            name of the database is not known, and not compared.
+    `instances` has name, template and contexts of each, by their numbers, in order. Without the template, the
+    name of the database is not known, and not compared.
     """
     first: dict[tuple[str, ...], int] = {}
     for number, (name, template, contexts) in instances.items():

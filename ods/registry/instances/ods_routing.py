@@ -38,7 +38,7 @@ class ConnectionStrings(Protocol):
 
 
 class UnreadableConnectionStrings:
-    """Those of a process that has no keys: they stay as they are."""
+    """For a process that has no keys: connection strings stay as they are."""
 
     def renamed(self, _old: str, _new: str, encrypted: str | None) -> str | None:
         """The same."""
@@ -55,7 +55,7 @@ UNREADABLE = UnreadableConnectionStrings()
 async def start_routing(session: AsyncSession, job: InstanceJob, connection_string: str) -> None:
     """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
 
-    It gets the contexts that are reserved for the instance, if it has had no ODS instance before.
+    If the instance has had no ODS instance before, it gets the contexts that are reserved for it.
 
     Raises:
         NameTakenError: another one has its name or its id.
@@ -87,15 +87,9 @@ async def change_routing(
     connection_string: str,
     strings: ConnectionStrings,
 ) -> None:
-    """Give the ODS instance its new name, and the connection string of the renamed database.
+    """Give the ODS instance its new name, and the encrypted connection string of the renamed database.
 
     What else leads to the database follows.
-
-    Args:
-        session: the transaction.
-        job: the rename.
-        connection_string: what routes to the renamed database, encrypted.
-        strings: reads the connection strings of others.
 
     Raises:
         NameTakenError: it cannot have the name.
@@ -117,17 +111,9 @@ async def move_routing(
     connection_string: str,
     strings: ConnectionStrings,
 ) -> bool:
-    """Route the ODS instance to its database by another name; what else leads there follows.
+    """Route the ODS instance to its database by its new name, the second of `names`; false if there is none.
 
-    Args:
-        session: the transaction.
-        ods_instance_id: the ODS instance.
-        names: the name that the database had, and the one that it has now.
-        connection_string: what routes to it by its new name, encrypted.
-        strings: reads the connection strings of others.
-
-    Returns:
-        Whether there is such an ODS instance.
+    What else leads to the database follows.
     """
     routed = await session.scalars(
         update(OdsInstance)
@@ -144,8 +130,8 @@ async def follow_database(
 ) -> None:
     """Have what leads to an instance's database lead to its new name, except for its own ODS instance.
 
-    Those are other ODS instances that lead there, and the derivatives of all these that name the database,
-    on whichever server: a physical replica has the databases of its primary. Snapshots have names of their
+    That is: other ODS instances that lead there, and those derivatives of all these that name the database,
+    on whichever server (a physical replica has the databases of its primary). Snapshots have names of their
     own.
     """
     others = await others_leading_to(session, ods_instance_id, old, strings)
@@ -164,7 +150,7 @@ async def follow_database(
 async def others_leading_to(
     session: AsyncSession, ods_instance_id: int, database: str, strings: ConnectionStrings
 ) -> Mapping[int, str]:
-    """The other ODS instances that lead to the instance's database, by id; their names.
+    """The names of the other ODS instances that lead to the instance's database, by id.
 
     Clients add such. None of the rows is locked: there may be thousands.
     """
@@ -232,12 +218,9 @@ _SET_ASIDE = {"OdsInstanceContexts", "OdsInstanceDerivatives"}
 async def relations_of(
     session: AsyncSession, ods_instance_id: int, own_contexts: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Names of the kinds of rows that refer to the ODS instance.
+    """The kinds of rows that refer to the ODS instance, and keep it from being deleted.
 
-    Args:
-        session: the transaction.
-        ods_instance_id: the ODS instance.
-        own_contexts: contexts that do not count, for they go with it; None if all count.
+    Not counted are `own_contexts`, which go with it, and the derivative that leads to a snapshot of ours.
     """
     snapshot = exists().where(Snapshot.connection_string == OdsInstanceDerivative.connection_string)
     conditions = {
@@ -254,7 +237,7 @@ async def relations_of(
 
 
 async def lasting_relations_of(session: AsyncSession, ods_instance_id: int) -> list[str]:
-    """Those of them that keep it also from the trash."""
+    """The kinds of rows that keep the ODS instance from going to the trash."""
     found = await relations_of(session, ods_instance_id)
     return [name for name in found if name not in _SET_ASIDE]
 

@@ -118,7 +118,6 @@ TRASH = Listing(
 )
 
 _REPLACED_LAST = (InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
-"""First the one that was replaced last."""
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
 
@@ -169,7 +168,7 @@ class InstanceQueries:
         return instance
 
     async def any_instance(self, instance_id: int) -> DbInstance | None:
-        """The instance with this id, be it deleted; None if there never was one."""
+        """The instance with this id, even if it is deleted; None if there never was one."""
         return await self._one(select(DbInstance).where(DbInstance.id == instance_id))
 
     async def instances_with(self, ids: Collection[int]) -> Sequence[DbInstance]:
@@ -234,8 +233,7 @@ class InstanceQueries:
     async def kept_versions(self, instances: Iterable[int]) -> Mapping[int, Sequence[str]]:
         """The databases that can come back to each of these instances, by their names in the trash.
 
-        Returns:
-            For each instance that has any, the one that was replaced last first.
+        For each instance that has any, the one that was replaced last comes first.
         """
         its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
         found: dict[int, list[str]] = {}
@@ -250,7 +248,7 @@ class InstanceQueries:
         return rows
 
     async def trash_count(self) -> int:
-        """How much is in the trash: deleted instances, and databases that instances had before."""
+        """How many deleted instances and databases of before are in the trash."""
         async with self._sessions.statement() as session:
             return (await session.scalars(select(func.count()).select_from(_TRASHED))).one()
 
@@ -281,7 +279,7 @@ class InstanceQueries:
         return await self._one(select(DbInstance.name).where(its, DbInstance.is_live))
 
     async def now(self) -> datetime:
-        """The time by the registry's clock, in UTC: that which decides what is due."""
+        """The time in UTC by the registry's clock, which decides what is due."""
         async with self._sessions.statement() as session:
             at: datetime = (await session.scalars(select(UTC_NOW))).one()
             return at.replace(tzinfo=UTC)
@@ -309,7 +307,7 @@ class InstanceQueries:
         return await self._one(select(Job).where(Job.job_id == job_id))
 
     async def job_ages(self, job_ids: Sequence[str]) -> dict[str, float]:
-        """Seconds since each of these jobs was created, but for its waits, by the database's clock."""
+        """Seconds since each of these jobs was created, without its waits, by the database's clock."""
         age = func.extract("epoch", UTC_NOW - Job.created_at).cast(Double) - waited_until(UTC_NOW)
         # One array, not a list of parameters: there may be more ids than a statement has room for.
         listed = any_(literal(job_ids, ARRAY(String)))
@@ -323,10 +321,7 @@ class InstanceQueries:
         return await self._all(select(Job).where(Job.job_id == listed, Job.waiting_for.is_not(None)))
 
     async def usual_duration(self, operation: str, template: str) -> float | None:
-        """Median duration, in seconds, of the last twenty jobs of this kind; None if there were none.
-
-        What they have waited for does not count.
-        """
+        """Median seconds of the last twenty jobs of this kind, without waits; None if there were none."""
         recent = (
             select(Job.worked_seconds.label("seconds"))
             .where(
@@ -367,7 +362,7 @@ class InstanceQueries:
             return await applications_of(session, ods_instance_id)
 
     async def application_ids(self, ods_instance_ids: Collection[int]) -> Mapping[int, list[int]] | None:
-        """Ids of the applications that may use each of these ODS instances, of those that any may use.
+        """Ids of the applications that may use each of these ODS instances, if there are any.
 
         None if the tables of the ODS/API are not there.
         """

@@ -1,4 +1,7 @@
-"""Why requests for instances are refused, and what helps."""
+"""Why requests for instances are refused, and what helps.
+
+No request takes the data of a protected instance away before a client has ended the protection.
+"""
 
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -33,8 +36,8 @@ from ods.registry.storage.sessions import Conflicts
 def protection_refusal(instance: DbInstance) -> RefusedError | None:
     """Why the data of the instance must stay; None if it is not protected.
 
-    The only place that decides it, for each operation that deletes or replaces an instance's data. The caller
-    has locked the row, so that the protection does not change before its request is committed.
+    Each operation that deletes or replaces an instance's data asks this alone. The caller has locked the row,
+    so that the protection does not change before its request is committed.
     """
     if not instance.is_protected:
         return None
@@ -48,11 +51,7 @@ def protection_refusal(instance: DbInstance) -> RefusedError | None:
 
 
 def require_unprotected(instance: DbInstance) -> None:
-    """Refuse a request that takes the data of a protected instance away.
-
-    Raises:
-        RefusedError: the instance is protected.
-    """
+    """Raise RefusedError if the instance is protected."""
     if (refusal := protection_refusal(instance)) is not None:
         raise refusal
 
@@ -103,7 +102,7 @@ def not_adopted(instance: DbInstance) -> RefusedError:
 def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
     """Why a request must wait that would forget which other name the database may have.
 
-    A delete, or the same again, looks for it under that name as well.
+    A delete, or a repeated request, looks for it under that name as well.
     """
     if not instance.undo_due or instance.status not in AT_REST:
         return []
@@ -116,12 +115,7 @@ def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
 
 
 def require_state(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
-    """Refuse a request for an instance that is in none of the states.
-
-    Args:
-        instance: the instance.
-        states: in which it is granted.
-        verb: what was requested, as in "cannot be renamed".
+    """Refuse a request for an instance in none of the `states`; `verb` as in "cannot be renamed".
 
     Raises:
         RefusedError: it is in another one.
@@ -130,7 +124,7 @@ def require_state(instance: DbInstance, states: Collection[InstanceStatus], verb
 
 
 def state_refusals(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> list[RefusedError]:
-    """The same as `require_state`, for those that tell every reason at once."""
+    """The refusal of `require_state` as a list, for callers that report every reason at once."""
     return [] if instance.status in states else [state_refusal(instance, verb)]
 
 
@@ -156,11 +150,8 @@ def require_created(instance: DbInstance, verb: str) -> None:
 def set_aside_refusals(instance: DbInstance, forgotten: Mapping[str, str], way: Way) -> list[RefusedError]:
     """Why a delete must wait that would forget what a failed delete has set aside.
 
-    Args:
-        instance: the instance.
-        forgotten: contexts that the delete may forget.
-        way: how the delete is done. One that drops the database may forget what a purge has set aside, which
-            was to forget it as well; a detach may not, for the database stays in use.
+    `forgotten` are contexts that it may forget. A delete that drops the database may also forget what a purge
+    has set aside, which was to forget it as well; a detach may not, for the database stays in use.
     """
     kinds = kinds_set_aside(instance.set_aside, forgotten)
     was_purge = drops_database(Operation(instance.operation), instance.arguments)
@@ -222,7 +213,7 @@ def state_refusal(instance: DbInstance, verb: str) -> RefusedError:
 
 
 def not_deleted(instance: DbInstance) -> RefusedError:
-    """Why an instance cannot be undeleted that is not in the trash; what it had before a reset may be."""
+    """Why an instance cannot be undeleted that is not in the trash; a version from before a reset may be."""
     refusal = state_refusal(instance, "undeleted")
     back = (
         f"What it had before a reset comes back by `ods instance undo-reset {instance.id} --database NAME`"
@@ -232,7 +223,7 @@ def not_deleted(instance: DbInstance) -> RefusedError:
 
 
 def name_conflicts(name: str, database: str) -> Conflicts:
-    """What a request is answered if another one has taken one of the names at the same time."""
+    """The answer to a request if another one takes one of the names at the same time."""
     return {
         LIVE_NAME_INDEX: partial(name_taken, name),
         LIVE_DATABASE_INDEX: partial(database_taken, database),
@@ -269,10 +260,10 @@ async def require_place(session: AsyncSession, instance: DbInstance, name: str, 
 async def locked_instance(
     session: AsyncSession, instance_id: int, *, in_trash: bool = False, nowait: bool = False
 ) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash.
+    """The live instance with this id, locked; with `in_trash`, also one in the trash.
 
-    This session locks its row: no other one changes it before the transaction ends. If another one has locked
-    it, that is waited for; with `nowait`, PostgreSQL refuses at once.
+    No other session changes its row before the transaction ends. Waits if another session has locked it; with
+    `nowait`, PostgreSQL refuses at once.
 
     Raises:
         InstanceNotFoundError: there is no such instance.
@@ -284,15 +275,7 @@ async def locked_instance(
 async def found_instance(
     session: AsyncSession, instance_id: int, *, in_trash: bool = False, lock: dict[str, Any] | None = None
 ) -> DbInstance:
-    """The live instance with this id; with `in_trash`, also one in the trash.
-
-    Without `lock`, this session locks nothing: others may change the row as soon as it is read. With it, this
-    session locks the row, with these options of `FOR UPDATE`.
-
-    Raises:
-        InstanceNotFoundError: there is no such instance.
-        RefusedError: an Admin API has added it, and this service has not adopted it.
-    """
+    """The same without a lock, or with these options of `FOR UPDATE`."""
     instance = await session.get(DbInstance, instance_id, with_for_update=lock)
     if instance is None or not (instance.is_live or (in_trash and instance.is_in_trash)):
         raise InstanceNotFoundError(instance_id)

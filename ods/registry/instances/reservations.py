@@ -1,4 +1,9 @@
-"""Reservation of the names and ids that only one instance, or ODS instance, can have."""
+"""Reservation of the names and ids that only one instance, or ODS instance, can have.
+
+That includes names that databases have left by a rename: for a while, no other instance can have them. The
+ODS/API may have a connection string with such a name in its cache, and clients of the instance that had it
+would write into the database of the next one.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -55,23 +60,19 @@ _INSTANCE_IDS = func.coalesce(
     *(func.pg_get_serial_sequence(cast(func.to_regclass(table), Text), "id") for table in _TABLES)
 )
 _MOST_SKIPPED = 100_000
-"""How many numbers one request draws of a sequence that lags behind the other, which takes some 30 ms.
+"""How many numbers one request draws of a sequence that lags behind the other, in some 30 ms.
 
-If it lags by more, it is set. No other session can have drawn all the numbers between meanwhile, so that it
-is never taken back.
+A sequence that lags by more is set. No other session can have drawn all the numbers between meanwhile, so it
+is never set back.
 """
 
 
 async def require_free(
     session: AsyncSession, name: str, database: str, excluding: DbInstance | None = None
 ) -> None:
-    """Keep every other transaction from taking `name`, or `database` as the name of a database.
+    """Keep other transactions from taking `name`, or `database` as the name of a database.
 
-    Args:
-        session: the transaction, at whose end they are free for others again.
-        name: the name of an instance or ODS instance.
-        database: the name of a database.
-        excluding: an instance that may have them already, or be about to get them.
+    `excluding` is an instance that may have them already, or be about to get them.
 
     Raises:
         NameTakenError: an ODS instance or a live instance has one of them, or is about to get it; or another
@@ -87,12 +88,7 @@ async def require_free(
 
 
 async def require_free_database(session: AsyncSession, database: str, excluding: DbInstance) -> None:
-    """The same for the name of a database alone.
-
-    Raises:
-        NameTakenError: a live instance other than `excluding` has it, or is about to get it; or such an
-            instance has left it by a rename just now.
-    """
+    """The same for the name of a database alone."""
     await lock_name(session, database)
     database_used = _live_instance_has(_DATABASES, database, excluding)
     query = select(database_used, reserved_for(database, excluding))
@@ -105,7 +101,7 @@ async def former_name_refusal(
 ) -> RefusedError | None:
     """Why a deleted instance cannot come back with a `database` of this name yet; None if it can.
 
-    Under another name, clients are led to it again, and the ODS/API may have the former one in its cache.
+    Under another name, clients are led to it again, while the ODS/API may have the former one in its cache.
     """
     former = instance.database_name
     if database == former or instance.trashed_at is None:
@@ -132,9 +128,9 @@ def _require_free_database(database: str, *, used: bool, reserved: timedelta | N
 
 
 async def leave_name(session: AsyncSession, instance_id: int, left: str, new: str) -> None:
-    """Record that an instance has `left` a name of its database for a new one; forget what is over.
+    """Record that an instance has `left` a name of its database for a new one; remove what is over.
 
-    What another session forgets is left to that: no rename waits for another one's end.
+    Records that another session has locked are left to it: no rename waits for another one.
     """
     its = LeftDatabaseName.instance_id == instance_id
     is_over = LeftDatabaseName.left_at + literal(CACHED, Interval) <= UTC_NOW
@@ -173,7 +169,6 @@ def database_taken(database: str) -> NameTakenError:
 
 
 def _database_left(database: str, reserved: timedelta) -> NameTakenError:
-    """The refusal of a name whose database name another instance had until its rename."""
     return NameTakenError(
         f"Until its rename, the database of another instance was named '{database}'. The ODS/API may still"
         " have that in its cache, and would have clients of that instance write into this one's database."
@@ -184,7 +179,7 @@ def _database_left(database: str, reserved: timedelta) -> NameTakenError:
 async def lock_name(session: AsyncSession, *names: str) -> None:
     """Keep other transactions from taking `names` before this one ends: no index spans all their columns.
 
-    They are taken in the same order in every transaction, so that no two transactions wait for each other.
+    Every transaction locks them in the same order, so that no two wait for each other.
     """
     keys = [func.hashtextextended(name, _NAMES) for name in sorted(set(names))]
     await session.execute(select(*(func.pg_advisory_xact_lock(key) for key in keys)))
@@ -211,7 +206,7 @@ async def name_is_taken(session: AsyncSession, name: str, excluding: DbInstance 
 
 
 async def reserved_id(session: AsyncSession) -> int:
-    """The next number that is free as OdsInstanceId and as id of an instance: a new instance has it as both.
+    """The next number that is free both as OdsInstanceId and as id of an instance: a new one has it as both.
 
     It is drawn from the sequences of both tables, so that neither gives it to a row of another product. No
     row has it, even if rows or sequences were changed by hand.
@@ -236,7 +231,7 @@ async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
 async def free_job_number(session: AsyncSession, instance_id: int, ods_instance_id: int) -> int:
     """A number above those of all jobs that the registry knows of an instance which is recorded anew.
 
-    Its row may be lost alone: jobs, backups, snapshots and versions have their numbers still.
+    Perhaps only its row was lost: jobs, backups, snapshots and versions still have their numbers.
     """
     pattern = rf"InstanceJob-{ods_instance_id}-(\d{{1,9}})$"
     used = union_all(
@@ -269,7 +264,6 @@ async def _advanced(session: AsyncSession, sequence: ColumnElement[Any], number:
 
 
 def _drawing() -> Select[*tuple[Any, ...]]:
-    """Draws a number of each sequence, and tells whether a row has the first one."""
     drawn = select(
         func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")
     ).cte()
@@ -287,7 +281,10 @@ def _is_taken(number: ColumnElement[int]) -> ColumnElement[bool]:
 
 
 _DRAW = _drawing()
-"""Made once: that takes longer than PostgreSQL needs for it."""
+"""Draws a number of each sequence, and reads whether a row has the first one.
+
+Made once: that takes longer than PostgreSQL needs for it.
+"""
 
 
 def _name_in_use(name: str, excluding: DbInstance | None) -> ColumnElement[bool]:
@@ -307,7 +304,7 @@ def _live_instance_has(
     value: str,
     excluding: DbInstance | None,
 ) -> ColumnElement[bool]:
-    """Whether one has the value in the first of `columns`, or is about to have it, as the second says."""
+    """Whether one has the value in the first of `columns`, or is about to have it, by the second."""
     own, new = columns
     has_it = or_(and_(own == value, DbInstance.has_names), and_(new == value, DbInstance.is_live))
     found = exists().where(has_it)

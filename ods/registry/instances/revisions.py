@@ -1,7 +1,9 @@
 """The revisions of databases, as the registry records them: see `ods.model.revisions`.
 
 A request for a job that changes the comments of databases intends a revision of each; the last write of the
-job confirms them. What became of a job that ended otherwise, the comments tell.
+job confirms them. If a job ends otherwise, the comments show what became of them.
+
+Functions that take `moved` make the statements that are run if `moved` has a row: that of the instance.
 """
 
 from collections.abc import Collection, Sequence
@@ -31,15 +33,15 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.models import UTC_NOW, DatabaseRevision, DbInstance
 
 _KEPT_OF_GONE = timedelta(days=90)
-"""For so long it is known of a database that it is gone: a server that was put back may have it again."""
+"""How long the registry knows that a database is gone: a server that was put back may have it again."""
 _GONE = {"state": RevisionState.VOID, "at": UTC_NOW}
 _IS_KNOWN = DatabaseRevision.state.in_([RevisionState.INTENDED, RevisionState.CONFIRMED])
 
 
 def revised_by(job: InstanceJob) -> Sequence[tuple[UUID, Role]]:
-    """The databases to which an attempt at the job gives a revision, and what they are to the instance then.
+    """The databases that get a revision from an attempt at the job, and their roles then.
 
-    A database that it drops, or lets go, has no comment then, and so no revision.
+    A database that it drops or releases has no comment then, and so no revision.
     """
     rules, its = job.rules, UUID(job.database_id)
     if rules.replaces and job.replacement is not None:
@@ -64,7 +66,7 @@ def revisions_of(job: InstanceJob) -> list[DatabaseRevision]:
 
 
 def intended(job: InstanceJob, moved: CTE) -> list[CTE]:
-    """What records the revisions that a job intends which begins, if `moved` has its row.
+    """Record the revisions that a beginning job intends.
 
     Those of the first attempt are recorded already, unless another product has requested the job.
     """
@@ -92,7 +94,7 @@ def _revision(job: InstanceJob, database: UUID) -> UUID:
 
 
 def confirmed(job: InstanceJob, moved: CTE) -> list[CTE]:
-    """What records the revisions that the attempt has given, if `moved` has its row; others become void."""
+    """Record the revisions that the attempt has given; others become void."""
     given = {database: _revision(job, database) for database, _ in revised_by(job)}
     if not given:
         return []
@@ -103,7 +105,7 @@ def confirmed(job: InstanceJob, moved: CTE) -> list[CTE]:
 
 
 def confirmed_as(job: InstanceJob, revision: str, moved: CTE) -> list[CTE]:
-    """What records that the database of a create has this revision, as its comment says."""
+    """Record that the database of a create has this revision, as its comment says."""
     its, database = UUID(revision), UUID(job.database_id)
     recorded = _recorded(moved, its, database, Role.CURRENT, RevisionState.CONFIRMED)
     anew = {"state": RevisionState.CONFIRMED}
@@ -131,13 +133,13 @@ async def forget_intended(session: AsyncSession, job: InstanceJob) -> None:
 
 
 def gone(database: UUID, moved: CTE) -> list[CTE]:
-    """What records that a database is gone, or not the instance's any more, if `moved` has its row."""
+    """Record that a database is gone, or not the instance's any more."""
     its = DatabaseRevision.instance_id.in_(select(moved.c.id)), DatabaseRevision.database_id == database
     return [update(DatabaseRevision).where(*its).values(_GONE).cte("gone")]
 
 
 async def record_gone(session: AsyncSession, instance_id: int, database: UUID) -> None:
-    """Record that a database is gone; what is known of others that are gone is removed after a while."""
+    """Record that a database is gone; remove what is known of others that have been gone for long."""
     of_instance = DatabaseRevision.instance_id == instance_id
     its = update(DatabaseRevision).where(of_instance, DatabaseRevision.database_id == database)
     await session.execute(its.values(_GONE))
@@ -148,14 +150,10 @@ async def record_gone(session: AsyncSession, instance_id: int, database: UUID) -
 
 
 async def resolve(session: AsyncSession, instance_id: int, seen: Collection[str]) -> None:
-    """Record which revisions databases have, as their comments say; what else was intended is void.
+    """Record which revisions databases have, by the revisions `seen` in their comments; others become void.
 
-    A database whose revision the registry does not know is left as it is, and so is one that is not there.
-
-    Args:
-        session: the transaction, which has locked the row of the instance.
-        instance_id: the instance.
-        seen: the revisions in the comments of its databases, which no job changes meanwhile.
+    A database whose revision the registry does not know stays as it is recorded, and so does one that is not
+    there. The caller has locked the row of the instance, and no job changes the comments meanwhile.
     """
     ids = [UUID(one) for one in seen]
     is_its = (DatabaseRevision.instance_id == instance_id, _IS_KNOWN)

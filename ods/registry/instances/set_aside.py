@@ -20,8 +20,8 @@ from ods.registry.storage.models import DbInstance, OdsInstance, OdsInstanceCont
 async def set_routing_aside(session: AsyncSession, job: InstanceJob) -> str | None:
     """Remove the ODS instance of the instance that `job` has taken, and keep what belongs to it in its row.
 
-    Returns why it stays, with all that belongs to it, if rows of other kinds refer to it. Where it is gone
-    already, what was kept then is left as it is.
+    If rows of other kinds refer to it, all stays, and the reason is returned. If it is gone already, what was
+    kept then is left as it is.
     """
     async with session.begin_nested() as savepoint:
         await keep_parts(session, job.instance_id, job.ods_instance_id)
@@ -74,10 +74,7 @@ async def _keep(
 
 
 def kinds_set_aside(kept: Mapping[str, Any] | None, forgotten: Mapping[str, str]) -> list[str]:
-    """Names of the kinds of rows in `kept`, as `ods.registry.instances.ods_routing` has them.
-
-    The contexts that are `forgotten` do not count.
-    """
+    """Names of the kinds of rows in `kept`, as in `relations_of`, without the `forgotten` contexts."""
     if kept is None:
         return []
     contexts = [one for one in kept["contexts"] if forgotten.get(one["key"]) != one["value"]]
@@ -90,9 +87,8 @@ def contexts_to_come_back(
 ) -> Mapping[str, str]:
     """The contexts that an instance in the trash gets with its undelete.
 
-    Args:
-        kept: what was set aside of its ODS instance.
-        reserved: what it has wanted since its create, which has failed after it had published the database.
+    `kept` was set aside of its ODS instance. `reserved` it has wanted since a create that has failed after it
+    had published the database.
     """
     set_aside = {context["key"]: context["value"] for context in (kept or {}).get("contexts", ())}
     return {**set_aside, **(reserved or {})}
@@ -118,12 +114,7 @@ async def give_back(
     """Add what was kept to the ODS instance, which the caller has added; rows get their ids back.
 
     An id that another row has by now, as after sequences were set by hand, is replaced by a new one.
-
-    Args:
-        session: the transaction.
-        ods_instance_id: the ODS instance.
-        kept: what was set aside of it.
-        renamed: makes of a derivative's connection string, encrypted, what it is by the database's new name.
+    `renamed` gives a derivative's encrypted connection string the database's new name.
     """
     if kept is None:
         return

@@ -30,13 +30,10 @@ class SizeHistory:
         self._sessions = RegistrySessions(engine)
 
     async def record(self, sizes: Mapping[int, int], *, forget: bool) -> None:
-        """Record the sizes of today, and remove those of instances that are gone.
+        """Record the sizes of today, in bytes by instance; remove those of instances that are gone.
 
-        What was recorded earlier on the same day is overwritten, so it may be done again.
-
-        Args:
-            sizes: bytes, by the ids of the instances.
-            forget: whether those that are too old are removed as well.
+        What was recorded earlier on the same day is overwritten. With `forget`, those that are too old are
+        removed as well.
         """
         async with self._sessions.transaction() as session:
             today = (await session.scalars(select(cast(UTC_NOW, Date)))).one()

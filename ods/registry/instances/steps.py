@@ -1,9 +1,9 @@
 """The guarded writes that move an instance and its job on, and the jobs that are made of its row.
 
-The row is the outbox of its job: a request is committed there first, then a workflow carries it out.
-Every write by a job is guarded by the fencing token and by the statuses that the step may start from. So a
-late or repeated attempt changes nothing, nor does one at another instance that had the same id before the
-registry was restored.
+The row is the outbox of its job: a request is committed there first, then a workflow carries it out. Every
+write by a job is guarded by the fencing token and by the statuses that the step may start from. So a late or
+repeated attempt changes nothing, nor does one at another instance that had the same id before the registry
+was restored.
 """
 
 import logging
@@ -53,11 +53,11 @@ Guard = Collection[ColumnElement[bool]]
 """What must hold of an instance's row for a step to be taken."""
 
 NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
-"""Columns of a job that does not tell how far it is."""
+"""Columns of a job that does not report how far it is."""
 
 
 def waited_until(moment: ColumnElement[Any]) -> ColumnElement[float]:
-    """For how many seconds a job has waited until then, if it still waits for what it has recorded."""
+    """For how many seconds a job has waited until then, with the wait that is recorded as going on."""
     # NULL, if it waits for nothing, is not the greatest.
     since = func.greatest(func.extract("epoch", moment - Job.waiting_since).cast(Double), 0.0)
     return Job.waited_seconds + since
@@ -73,13 +73,7 @@ WAITS_FOR_NOTHING: Mapping[str, Any] = {
 
 
 class JobFactory:
-    """Makes the jobs of one tenant's instances, as workflows get them.
-
-    Args:
-        installation: the installation that the jobs belong to.
-        policy: how they are executed.
-        tenant: the tenant's name.
-    """
+    """Makes the jobs of one tenant's instances, as workflows get them."""
 
     def __init__(
         self, installation: InstallationStore, policy: ExecutionPolicy, tenant: str = DEFAULT_TENANT
@@ -128,7 +122,7 @@ class JobFactory:
 
 
 def readable(rows: Iterable[DbInstance]) -> list[DbInstance]:
-    """Those of the rows whose last job this release knows; the others are left to the release that does."""
+    """Those of the rows whose last job this release can read; the others are left to the release that can."""
     return [row for row in rows if _is_readable(row)]
 
 
@@ -148,7 +142,7 @@ _RETRIES_AFTER_OUTAGES = 5
 
 
 def is_tried_after_outage() -> ColumnElement[bool]:
-    """The delete of the row has failed since an outage ended it, and a pass tries it again by itself."""
+    """An outage has ended the delete of the row, and a pass tries it again by itself."""
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     return and_(has_failed, DbInstance.outages.between(1, _RETRIES_AFTER_OUTAGES))
 
@@ -164,7 +158,7 @@ def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
 
 
 def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
-    """The same, for a write that only jobs of this operation do: no row fulfils it for another job."""
+    """The same, and the row's last job is of this operation."""
     return (*fencing_token(job), DbInstance.operation == operation)
 
 
@@ -174,7 +168,7 @@ def is_to_end() -> ColumnElement[bool]:
 
 
 def purge_follows() -> ColumnElement[bool]:
-    """A purge that makes a backup first was requested together with the delete that is the row's last job."""
+    """A purge with a backup was requested together with the delete that is the row's last job."""
     return and_(DbInstance.goes_to_trash, DbInstance.backup_first)
 
 
@@ -182,11 +176,11 @@ CALLED_OFF: Mapping[str, object] = {
     "cancelled_request": DbInstance.request,
     "cancelled_attempt": DbInstance.attempt,
 }
-"""Columns of a row whose last attempt a client has cancelled, or will not have tried again by itself."""
+"""Columns of a row whose last attempt a client has cancelled, or does not want to be tried again."""
 
 
 def is_cancelled() -> ColumnElement[bool]:
-    """A client has cancelled the row's last attempt, or will not have it tried again by itself."""
+    """A client has cancelled the row's last attempt, or does not want it to be tried again."""
     return and_(
         DbInstance.cancelled_request.is_not_distinct_from(DbInstance.request),
         DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),
@@ -199,7 +193,7 @@ def has_mark(marks: Collection[str]) -> ColumnElement[bool]:
 
 
 Also = Callable[[CTE], Sequence[CTE]]
-"""Makes what is written to other tables with a step, of the row that has taken the step."""
+"""Makes what is written to other tables with a step, from the row that has taken the step."""
 
 
 def nothing_else(_: CTE) -> Sequence[CTE]:
@@ -215,20 +209,10 @@ async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
     guard: Guard,
     also: Also = nothing_else,
 ) -> bool:
-    """Take `step` if the row fulfils `guard` and has one of the step's statuses: one statement.
+    """Take `step`, in one statement, if the row fulfils `guard` and has one of the step's statuses.
 
-    It writes `values` to the row as well, and the same outcome to the job's own row.
-
-    Args:
-        session: the transaction.
-        job: the job.
-        step: the step.
-        values: columns of the row that are written.
-        guard: what must hold of the row.
-        also: what is written to other tables with it.
-
-    Returns:
-        Whether it was taken now.
+    Writes `values` to the row, the same outcome to the job's own row, and `also` to other tables. Returns
+    whether the step was taken now.
     """
     moved = (
         update(DbInstance)
@@ -256,7 +240,7 @@ async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
 
 
 async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) -> None:
-    """Count a job that has ended, and measure how long one has queued, or taken but for its waits."""
+    """Count a job that has ended, and measure how long one has queued, or taken without its waits."""
     match reached:
         case JobStatus.PENDING:
             pass
@@ -276,14 +260,14 @@ async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) 
 async def take_step_once(
     session: AsyncSession, job: InstanceJob, step: Step, values: Mapping[str, object], guard: Guard
 ) -> bool:
-    """As `take_step`, which may be repeated: true as well if this attempt of the job took the step before."""
+    """As `take_step`, safe to repeat: true as well if this attempt of the job took the step before."""
     return await take_step(session, job, step, values, guard) or await has_taken(session, job, step, guard)
 
 
 async def has_taken(session: AsyncSession, job: InstanceJob, step: Step, guard: Guard) -> bool:
     """Whether the row that fulfils `guard` is where `step` leads, and the job's own row agrees.
 
-    Two steps of a job on an instance that works, its end and its failure, lead to one status.
+    Two steps of a job on a working instance, its end and its failure, lead to one status.
     """
     otherwise = exists().where(Job.job_id == job.job_id, Job.status != step.job)
     return await is_at(session, (*guard, ~otherwise), step.target)
@@ -296,7 +280,7 @@ async def is_at(session: AsyncSession, guard: Guard, status: InstanceStatus) -> 
 
 
 def job_record(job: InstanceJob, reached: JobStatus, error: object = None) -> Update:
-    """The statement that records which status `job` has reached, and why it failed, in the job's own row."""
+    """The statement that records in the job's own row which status it has reached, and why it failed."""
     return update(Job).where(Job.job_id == job.job_id).values(**job_values(reached, error))
 
 

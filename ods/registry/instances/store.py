@@ -143,8 +143,11 @@ class InstanceStore:
     """The requests for one tenant's instances.
 
     Each is one transaction, which also records the job that carries the request out, if it needs one. Faults
-    of the connection come through as SQLAlchemy's and asyncpg's errors. While the registry is a copy that the
-    operator has not confirmed, every request raises InstallationNotConfirmedError.
+    of the connection come through as SQLAlchemy's and asyncpg's errors. Those that take the id of an instance
+    raise InstanceNotFoundError if there is no such live instance (for undeletes and purges: none in the
+    trash). Every request raises InstallationNotConfirmedError while the registry is a copy that the operator
+    has not confirmed. `by` is the client that requests it; None if it is not known. `due_at` is the time of a
+    schedule, in UTC without a zone.
 
     Args:
         engine: the connections to the tenant's registry.
@@ -154,9 +157,6 @@ class InstanceStore:
         final_backup: whether a backup is made before a database is dropped, also without a request for it.
         strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
             as they are, and keep nothing from being deleted.
-
-    Attributes:
-        deletes: what each delete does.
     """
 
     def __init__(  # noqa: PLR0913 - what the operator has set, beside the registry
@@ -192,11 +192,8 @@ class InstanceStore:
     ) -> Requested:
         """Reserve an OdsInstanceId, and record under this id that an instance of this name shall be created.
 
-        Args:
-            name: its name.
-            template: its template; a copy has that of its source, whatever is said here.
-            attributes: what the client says about it.
-            origin: where its database comes from. What is copied or restored is held from now on.
+        A copy has the template of its source, whatever `template` says. What is copied or restored is held
+        from now on.
 
         Raises:
             NameTakenError: a live instance or an ODS instance has the name, or the database name.
@@ -246,16 +243,12 @@ class InstanceStore:
     async def lock_parts(
         self, sources: Collection[int], names: Collection[str], contexts: Collection[Mapping[str, str]]
     ) -> None:
-        """Take at once, in the block of `together`, what requests for several instances lock one by one.
+        """Lock at once, in the block of `together`, what requests for several new instances lock one by one.
 
-        A request for one instance locks them in this order as well. Taken instance by instance, what is
-        locked for the first would come after that for the second, and either request could wait for the
-        other.
-
-        Args:
-            sources: the ids of the instances that shall be copied.
-            names: the names of the new instances and of their databases.
-            contexts: the contexts of each.
+        These are the instances to be copied, the names of the new instances and of their databases, and the
+        contexts of each: in the order of a request for one instance. If it were done instance by instance,
+        what the first needs last would be locked before what the second needs first, and either request could
+        wait for the other.
         """
         async with self._sessions.transaction() as session:
             await lock_instances(session, sources)
@@ -272,7 +265,6 @@ class InstanceStore:
         """Change what clients say about the instance; needs no job. Returns the instance as it is then.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             InvalidError: it would have too many labels, or another instance has just the same contexts.
             RefusedError: its state does not allow one of the changes.
         """
@@ -290,7 +282,6 @@ class InstanceStore:
         """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance, nor one in the trash that can be purged.
             RefusedError: it is protected, a job is under way, other rows refer to the ODS instance, or other
                 ODS instances lead to its database.
         """
@@ -331,7 +322,7 @@ class InstanceStore:
     async def _relations_in_the_way(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
     ) -> list[str]:
-        """Names of the kinds of rows that refer to the instance's ODS instance, and are in the way.
+        """The kinds of rows that refer to the instance's ODS instance, and are in the way.
 
         What was never created has none: one that has its id is another product's.
         """
@@ -382,12 +373,7 @@ class InstanceStore:
     async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
         """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
 
-        Args:
-            instance_id: the instance.
-            final_backup: whether a backup is made first.
-
         Raises:
-            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
             RefusedError: it is not in the trash, as after an undelete, is protected, or about to be purged.
         """
         await self.installation.require_confirmed()
@@ -443,14 +429,11 @@ class InstanceStore:
             return await session.scalar(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1)) is not None
 
     async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
-        """Record that up to `limit` instances shall be purged whose time in the trash is over.
+        """Record that up to `limit` instances shall be purged: those whose time was over first.
 
-        Those that are due longest come first. One whose purge or undelete has failed waits for the operator.
-        So does one of which a version is all that is left, which a purge would have dropped as well.
-
-        Args:
-            limit: how many at most.
-            usable: the names of the databases that are on the server, but for those half dropped.
+        One whose purge or undelete has failed waits for the operator. So does one whose own database is not
+        among the `usable` ones on the server (those not half dropped) while a version is: a purge would drop
+        that too.
         """
         await self.installation.require_confirmed()
         due = (
@@ -470,7 +453,6 @@ class InstanceStore:
         """Reserve the instance's names, or those that `name` makes, and record that it shall come back.
 
         Raises:
-            InstanceNotFoundError: there is no such instance, or its database was dropped or left.
             RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
                 it comes back under another name, and another database has just got its former one.
         """
@@ -502,15 +484,10 @@ class InstanceStore:
     ) -> Requested:
         """Record that another database, made of this origin, shall replace the instance's.
 
-        Args:
-            instance_id: the instance.
-            template: the name of the template, or of that of the backup; None: the one that the instance's
-                database was made from. A copy has that of its source, whatever is said here.
-            by: the client that requests it; None if it is not known.
-            origin: where the other database comes from. What is copied or restored is held from now on.
+        Without a `template`, the one of the instance's database is used; a copy has that of its source in any
+        case. What is copied or restored is held from now on.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is
                 deleted.
             RefusedError: it is protected, or its state does not allow it; or the instance that shall be
@@ -534,15 +511,9 @@ class InstanceStore:
     async def request_undo_reset(
         self, instance_id: int, by: str | None = None, database: str | None = None
     ) -> Requested:
-        """Record that a database which was replaced shall be the instance's again.
-
-        Args:
-            instance_id: the instance.
-            by: the client that requests it; None if it is not known.
-            database: the name of the version in the trash; None: the one that was replaced last.
+        """Record that a replaced database, by default the one replaced last, shall be the instance's again.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             InvalidError: no database of this name is kept that the instance had.
             RefusedError: none is kept, or it is being dropped; or the instance is protected, or its state
                 does not allow it.
@@ -582,7 +553,6 @@ class InstanceStore:
         """Reserve `name` and record, as a new job, that the instance shall have it.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             RefusedError: a job is under way, or the instance was never created.
             NameTakenError: another live instance or ODS instance has the name, or the database name, or has
                 left that just now.
@@ -601,14 +571,9 @@ class InstanceStore:
             return await self._next_job(session, instance, Operation.RENAME)
 
     async def request_backup(self, instance_id: int, kind: str) -> Requested:
-        """Record, as a new job, that a backup of the instance shall be made.
-
-        Args:
-            instance_id: the instance.
-            kind: why it is made: a `BackupKind`.
+        """Record, as a new job, that a backup of this `BackupKind` shall be made of the instance.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             RefusedError: a job is under way, or has failed; or its files are being copied.
         """
         await self.installation.require_confirmed()
@@ -618,13 +583,8 @@ class InstanceStore:
     async def request_scheduled_backup(self, instance_id: int, due_at: datetime) -> Requested | None:
         """Record the same for a time of a schedule; None if that is recorded for this or a later one.
 
-        Args:
-            instance_id: the instance.
-            due_at: the time, in UTC without a zone.
-
         Raises:
-            InstanceNotFoundError: there is no such live instance.
-            RefusedError: a job is under way, or has failed; or its files are being copied.
+            RefusedError: as for `request_backup`.
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         await self.installation.require_confirmed()
@@ -647,12 +607,7 @@ class InstanceStore:
     async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:
         """Record, as a new job, that readers shall get a copy of the instance as it is then.
 
-        Args:
-            instance_id: the instance.
-            by: the client that requests it; None if it is not known.
-
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             RefusedError: it is not `Completed`, its files are being copied, or its derivative `Snapshot`
                 leads to another database.
         """
@@ -665,13 +620,8 @@ class InstanceStore:
     ) -> RequestedSnapshot | None:
         """Record the same for a time of a schedule; None if that is recorded for this or a later one.
 
-        Args:
-            instance_id: the instance.
-            due_at: the time, in UTC without a zone.
-
         Raises:
-            InstanceNotFoundError: there is no such live instance.
-            RefusedError: as of `request_snapshot`.
+            RefusedError: as for `request_snapshot`.
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         await self.installation.require_confirmed()
@@ -699,7 +649,6 @@ class InstanceStore:
         """Put a failed job back to waiting: the same job, one attempt later.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             RefusedError: the instance's last job has not failed, or is a delete of a protected instance.
         """
         await self.installation.require_confirmed()
@@ -777,11 +726,7 @@ async def _require_resettable(
 ) -> tuple[DbInstance, DbInstance | None]:
     """Lock the instance that shall be reset, and hold its new origin; also returns what it is a copy of.
 
-    Raises:
-        InstanceNotFoundError: there is no such live instance.
-        InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is deleted.
-        RefusedError: it is protected, or its state does not allow it; or the instance that shall be copied is
-            not `Completed`, or another copy excludes this.
+    Raises what `request_reset` says.
     """
     if isinstance(origin, CopyOrigin):
         await lock_instances(session, [instance_id, origin.instance_id])
@@ -797,11 +742,10 @@ async def _require_new(
 ) -> DbInstance | None:
     """Keep names and contexts of a new instance from other transactions; returns what it is a copy of.
 
+    Raises what `reserve` says; the InvalidError about contexts names the taken name as well.
+
     Raises:
-        NameTakenError: another instance has one of the names.
-        InvalidError: another instance has all the contexts, of which it tells with the names; or there is no
-            instance to copy, or the name is too long for the template of that; or the backup is deleted.
-        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
+        InvalidError: also if the name is too long for the template of the source.
     """
     # Before the names are locked, as a rename of the source does it.
     source = await hold_origin(session, origin)
@@ -823,7 +767,7 @@ async def _require_new(
 
 
 def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
-    """The instance's own database in the trash is not among these, but one is that it had before a reset."""
+    """The instance's own database in the trash is not usable, but one is that it had before a reset."""
     names = literal(list(usable), ARRAY(Text))
     version = InstanceVersion.instance_id == DbInstance.id, InstanceVersion.database_name == any_(names)
     return and_(DbInstance.trash_database != all_(names), exists().where(*version))

@@ -1,7 +1,7 @@
 """The databases that instances had before resets: kept in the trash, and dropped from there when due.
 
-A version is brought back by an exchange with the instance's database, or claimed by a pass that drops it;
-each locks the row of the instance first, so that it is one or the other.
+A version is brought back by an exchange with the instance's database, or claimed by a pass that drops it.
+Each locks the row of the instance first, so that it is one or the other.
 """
 
 from collections.abc import Sequence
@@ -59,10 +59,8 @@ class ReplacedDatabase:
     """A database in the trash that an instance had before a reset, as its comment describes it.
 
     Attributes:
-        name: its name in the trash.
         number: the job that has put it there.
         revision: the revision that it has there.
-        database_id: its UUID.
         template_generation: which generation of its template it is a copy of, if that is known.
         replaced_at: when it was put there, in UTC without a zone.
     """
@@ -80,17 +78,12 @@ class VersionPurge:
     """A version that is to be dropped from the trash, as workflows get it.
 
     Attributes:
-        version_id: its key in `adminapi.instanceversions`.
-        tenant: the instance's tenant.
         installation: the installation that has claimed it.
-        instance_id: the instance that had it.
-        ods_instance_id: the OdsInstanceId of that.
         name: the instance's name.
         mark: the instance's mark.
         database_id: the UUID of the version.
         database: its name in the trash.
         number: the job that has put it there.
-        policy: timeouts of the activity that drops it.
     """
 
     version_id: int
@@ -107,12 +100,7 @@ class VersionPurge:
 
 
 class VersionStore:
-    """The versions of one tenant's instances.
-
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs of these instances.
-    """
+    """The versions of one tenant's instances."""
 
     def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
         self._sessions = RegistrySessions(engine)
@@ -127,9 +115,8 @@ class VersionStore:
     async def claim_due(self, limit: int) -> list[VersionPurge]:
         """Claim up to `limit` versions whose time is over, those that are due longest first.
 
-        From then on they cannot come back. Those that were claimed before, and not dropped, are claimed
-        again after the others, one after the other. Versions of an instance stay that is protected, in the
-        trash, or worked on by a job.
+        From then on they cannot come back. Those claimed before and not dropped are claimed again, one after
+        the other, after the others. Versions stay if their instance is protected, in the trash, or has a job.
         """
         return await self._claim(limit, _IS_DUE)
 
@@ -187,8 +174,8 @@ class VersionStore:
     async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
         """The instance whose version is still to be dropped.
 
-        None if that is done, it has come back, or the instance is protected, in the trash, or coming back by
-        now, or was since the version was claimed.
+        None if that is done, it has come back, or the instance is or was since the claim protected, in the
+        trash, or coming back.
         """
         query = (
             select(DbInstance)
@@ -208,11 +195,8 @@ class VersionStore:
     async def finish_purge(self, purge: VersionPurge, *, dropped: bool = True) -> None:
         """Record that the version is gone, in the audit trail as well. Safe to repeat.
 
-        Also if it is to be kept since its DROP has begun.
-
-        Args:
-            purge: the version.
-            dropped: whether there was a database to drop.
+        Also if it was to be kept since its DROP has begun. `dropped` says whether there was a database to
+        drop.
         """
         gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
         async with self._sessions.transaction() as session:
@@ -229,11 +213,8 @@ def _is_row_of(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
 def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
     """The name that a delete gives the database of an instance in the trash, as `naming.trash_name` makes it.
 
-    With the number of the job, unless a version has that or a later one in its name: a registry that was
-    restored gives numbers of jobs again, and what a forgotten delete has named can be a version since.
-
-    Args:
-        job_number: that of the delete, in a statement on the instance's row.
+    With the number of the delete's job, unless a version has that or a later one in its name: a restored
+    registry gives numbers of jobs again, and what a forgotten delete has named can be a version since.
     """
     number = cast(func.substring(InstanceVersion.database_name, "_([0-9]{1,9})$"), Integer)
     its = InstanceVersion.instance_id == DbInstance.id
@@ -247,11 +228,7 @@ async def version_to_bring_back(
 ) -> InstanceVersion:
     """The version that is to be the instance's database again; the caller has locked the row of the instance.
 
-    Args:
-        session: the transaction.
-        instance: the instance.
-        database: the name of the version in the trash; None: the one that was replaced last and can come
-            back.
+    `database` is its name in the trash; None for the one that was replaced last and can come back.
 
     Raises:
         InvalidError: the instance has no such version.
@@ -314,14 +291,11 @@ async def record_exchange(
     *,
     in_doubt: bool,
 ) -> None:
-    """Record that the instance's database was replaced: as a version, in place of the one that came back.
+    """Record that the job replaced the instance's database: as a version, in place of the one that came back.
 
-    Args:
-        session: the transaction that makes the new mark that of the instance.
-        job: the job; it has the origin of the replaced database.
-        replaced_generation: which generation of its template the replaced database is a copy of.
-        trash: how long the settings say that it is kept.
-        in_doubt: whether clients may take the job for one that has failed, or was cancelled.
+    `replaced_generation` is the generation of its template that the replaced database is a copy of.
+    `in_doubt` says that clients may take the job for failed or cancelled: then the version is kept for
+    longer.
     """
     replacement = job.replacement
     if replacement is None:
@@ -354,13 +328,9 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
 def recorded_version(
     instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, earliest: datetime
 ) -> InstanceVersion:
-    """A version that the registry did not know; its comment does not tell the template, that of today does.
+    """A version that the registry did not know, kept for `trash` after it was replaced, and until `earliest`.
 
-    Args:
-        instance: the instance, which the caller has locked.
-        replaced: the database.
-        trash: how long it is kept after it was replaced.
-        earliest: until when it stays at least, in UTC without a zone.
+    Its comment does not name the template, so the instance's present one is recorded.
     """
     replaced_at = func.least(replaced.replaced_at, UTC_NOW)
     return InstanceVersion(
@@ -382,7 +352,7 @@ async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
 
 
 async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
-    """Let the versions of an instance that is deleted be purged with it, or at once if it is not `kept`.
+    """Let the versions of a deleted instance be purged with it, or at once if it is not `kept`.
 
     Those that are kept for longer stay for that: with the instance, they can come back.
     """
@@ -396,8 +366,8 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     """Let the versions of an instance stay for so long at least; the caller has locked its row.
 
     Their time may be over: the instance comes back from the trash, or its protection begins or ends. Those
-    that a pass had begun to drop, and has not, stay as well: it looks again before it does. One that a DROP
-    has half removed goes when its time is over again.
+    that a pass has begun to drop stay as well, for it looks again before it does; one that a DROP has half
+    removed goes when its time is over again.
     """
     its = InstanceVersion.instance_id == instance_id
     kept = func.greatest(InstanceVersion.purge_after, await end_of(session, kept_for))
@@ -405,7 +375,6 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
 
 
 def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> timedelta:
-    """How long what is replaced can come back."""
     kept_for = timedelta()
     if replacement.keeps:
         # As long as at the request, at least: the client relies on that, whatever this worker's settings say.

@@ -28,11 +28,7 @@ _IS_DUE = or_(IS_ABANDONED, (Snapshot.status == SnapshotStatus.REMOVING) & (Snap
 
 @dataclass(frozen=True)
 class ListedSnapshot:
-    """A snapshot, as clients see it.
-
-    `before_reset` says that it is a copy of another database than the one that the instance has now, after a
-    reset or its undo.
-    """
+    """A snapshot, as clients see it; `before_reset`: of another database than the instance has now."""
 
     snapshot: Snapshot
     ods_instance_id: int
@@ -90,8 +86,8 @@ class SnapshotStore:
             InstanceNotFoundError: there is no such live instance.
             RowNotFoundError: it has no such snapshot.
             RefusedError: the snapshot is being made.
-            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not yet
-                confirmed what it is.
+            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not
+                confirmed it.
         """
         await self._installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -127,9 +123,8 @@ class SnapshotStore:
     async def finish(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the snapshot of `job` as whole, have the ODS/API read it, and let the oldest ones go.
 
-        Safe to repeat. Returns whether the instance was the job's to finish, and the job a snapshot.
-
-        The encrypted `connection_string` leads to the copy.
+        Safe to repeat. Returns whether the instance was the job's to finish, and the job a snapshot. The
+        encrypted `connection_string` leads to the copy.
 
         Raises:
             DerivativeTakenError: the derivative of the ODS instance leads to another database.
@@ -182,8 +177,8 @@ class SnapshotStore:
     async def forget(self, removal: SnapshotRemoval) -> None:
         """Remove the row of a snapshot whose database is gone, unless its job has begun again.
 
-        If another session has locked the row of the instance, it is left to the next pass, as the snapshot is
-        due as before.
+        If another session has locked the row of the instance, the next pass does it: the snapshot is still
+        due.
         """
         async with self._sessions.transaction() as session:
             snapshot = await session.get(Snapshot, removal.id)
@@ -199,7 +194,7 @@ class SnapshotStore:
 
 
 def _when_not_cached() -> ColumnElement[datetime]:
-    """When the ODS/API cannot have it in its cache any more that a copy is to be read."""
+    """When no cache of the ODS/API can lead to a copy any more."""
     return UTC_NOW + literal(CACHED, Interval)
 
 
