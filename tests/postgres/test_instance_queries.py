@@ -12,6 +12,7 @@ from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceNotFoundError
 from ods.registry.storage.listing import Page
+from ods.registry.storage.models import OdsInstance
 from tests.postgres.instance_states import STATES, bring_to
 
 NOON = datetime(2026, 8, 1, 12)  # noqa: DTZ001 - the registry's timestamps hold UTC without a zone
@@ -135,7 +136,7 @@ async def test_ods_instances_come_by_id_when_their_names_are_equal(
     for number, kind in ((5, "c"), (3, "a"), (4, "b")):
         await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, 'same', $2)", number, kind)
     assert [row.ods_instance_id for row in await queries.ods_instances(Page("Name"))] == [3, 4, 5]
-    assert [row.ods_instance_id for row in await queries.all_ods_instances()] == [3, 4, 5]
+    assert [row.ods_instance_id for row in await queries.every(OdsInstance)] == [3, 4, 5]
 
 
 async def test_contexts_and_derivatives_are_those_of_the_ods_instance_when_it_is_shown(

@@ -32,6 +32,7 @@ from ods.model.operations import Operation, Template
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import trash_name
+from ods.registry.storage.models import OdsInstance
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
@@ -368,7 +369,7 @@ async def failed(tenant: Tenant, job: InstanceJob) -> str:
 
 
 async def routed(tenant: Tenant) -> str | None:
-    (row,) = await tenant.queries.all_ods_instances()
+    (row,) = await tenant.queries.every(OdsInstance)
     return tenant.connection_strings.local_database(row.connection_string)
 
 

@@ -117,8 +117,7 @@ class JobCancellations:
     async def is_tried_again(self, job: InstanceJob) -> bool:
         """Whether an outage has ended this attempt at a delete or purge, so that a pass tries it again."""
         tried = select(DbInstance.id).where(*fencing_token(job), is_tried_after_outage())
-        async with self._sessions.statement() as session:
-            return await session.scalar(tried) is not None
+        return await self._sessions.finds(tried)
 
     async def give_up(self, job: InstanceJob) -> bool:
         """Record that a client has called off this failed attempt at a drop; the instance stays.
@@ -144,14 +143,11 @@ class JobCancellations:
             .values(cancelled_request=UUID(job.request), cancelled_attempt=job.attempt)
             .returning(DbInstance.id)
         )
-        async with self._sessions.statement() as session:
-            return await session.scalar(recorded) is not None
+        return await self._sessions.finds(recorded)
 
     async def is_cancelled(self, job: InstanceJob) -> bool:
         """Whether this very attempt is under way, and a client has cancelled it."""
-        query = select(DbInstance.id).where(*fencing_token(job), is_to_end())
-        async with self._sessions.statement() as session:
-            return await session.scalar(query) is not None
+        return await self._sessions.finds(select(DbInstance.id).where(*fencing_token(job), is_to_end()))
 
     async def cancel_waiting(self, job: Job) -> bool:
         """Record that a job which has not begun was cancelled; false if it has begun, or ended.

@@ -475,8 +475,7 @@ class JobStore:
             .values(percent=percent, eta_seconds=eta_seconds, **(WAITS_FOR_NOTHING if percent else {}))
             .returning(Job.id)
         )
-        async with self._sessions.statement() as session:
-            return await session.scalar(running) is not None
+        return await self._sessions.finds(running)
 
     async def finish_replacement(self, job: InstanceJob) -> bool:
         """Record that another database is the instance's from now on, and keep the replaced as a version.

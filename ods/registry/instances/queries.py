@@ -15,7 +15,6 @@ from sqlalchemy import (
     Row,
     Select,
     String,
-    Uuid,
     any_,
     cast,
     func,
@@ -26,13 +25,12 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import InstrumentedAttribute
 
 from ods.model.operations import JobStatus
 from ods.model.revisions import KnownRevisions, RevisionState
 from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
 from ods.registry.instances.revisions import as_revision
-from ods.registry.instances.steps import waited_until
+from ods.registry.instances.steps import has_mark, waited_until
 from ods.registry.ods_instances.applications import (
     Application,
     application_ids_of_each,
@@ -43,6 +41,7 @@ from ods.registry.storage.errors import InstanceNotFoundError
 from ods.registry.storage.listing import Listing, Page, by_utf16
 from ods.registry.storage.models import (
     UTC_NOW,
+    Base,
     DatabaseRevision,
     DbInstance,
     EducationOrganization,
@@ -51,7 +50,6 @@ from ods.registry.storage.models import (
     OdsInstance,
     OdsInstanceContext,
     OdsInstanceDerivative,
-    Snapshot,
 )
 from ods.registry.storage.sessions import RegistrySessions
 
@@ -120,6 +118,7 @@ TRASH = Listing(
 _REPLACED_LAST = (InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
+_Table = TypeVar("_Table", bound=Base)
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,7 @@ class InstanceQueries:
 
     async def database(self) -> str:
         """Name of the registry's own database."""
-        async with self._sessions.statement() as session:
-            return str(await session.scalar(select(func.current_database())))
+        return str(await self._one(select(func.current_database())))
 
     async def require_tables(self) -> None:
         """Check that the registry answers and has its tables.
@@ -189,8 +187,7 @@ class InstanceQueries:
 
     async def count(self, chosen: InstanceFilter) -> int:
         """How many instances are chosen."""
-        async with self._sessions.statement() as session:
-            return (await session.scalars(number_of_instances(chosen))).one()
+        return await self._one(number_of_instances(chosen)) or 0
 
     async def live_instances(self) -> Sequence[DbInstance]:
         """Every instance that is not deleted, by id."""
@@ -202,7 +199,7 @@ class InstanceQueries:
 
     async def versions(self) -> Sequence[InstanceVersion]:
         """Every database in the trash that an instance had before a reset, by id."""
-        return await self._all(select(InstanceVersion).order_by(InstanceVersion.id))
+        return await self.every(InstanceVersion)
 
     async def revisions(self) -> RecordedRevisions:
         """The revisions of all instances' databases."""
@@ -236,9 +233,9 @@ class InstanceQueries:
         For each instance that has any, the one that was replaced last comes first.
         """
         its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
-        found: dict[int, list[str]] = {}
+        found: dict[int, list[str]] = defaultdict(list)
         for version in await self._all(select(InstanceVersion).where(*its).order_by(*_REPLACED_LAST)):
-            found.setdefault(version.instance_id, []).append(version.database_name)
+            found[version.instance_id].append(version.database_name)
         return found
 
     async def trash(self, page: Page) -> Sequence[Row[Any]]:
@@ -249,15 +246,11 @@ class InstanceQueries:
 
     async def trash_count(self) -> int:
         """How many deleted instances and databases of before are in the trash."""
-        async with self._sessions.statement() as session:
-            return (await session.scalars(select(func.count()).select_from(_TRASHED))).one()
+        return await self._one(select(func.count()).select_from(_TRASHED)) or 0
 
     async def known_marks(self, marks: Collection[str]) -> set[str]:
         """Those of `marks` that belong to instances, deleted ones included."""
-        query = select(DbInstance.mark).where(
-            DbInstance.mark == any_(literal([UUID(mark) for mark in marks], ARRAY(Uuid)))
-        )
-        return {str(mark) for mark in await self._all(query)}
+        return {str(mark) for mark in await self._all(select(DbInstance.mark).where(has_mark(marks)))}
 
     async def marked_instance(self, mark: str) -> DbInstance | None:
         """The instance with this mark, live or in the trash; None if there is none."""
@@ -282,25 +275,16 @@ class InstanceQueries:
         """The time in UTC by the registry's clock, which decides what is due."""
         async with self._sessions.statement() as session:
             at: datetime = (await session.scalars(select(UTC_NOW))).one()
-            return at.replace(tzinfo=UTC)
+        return at.replace(tzinfo=UTC)
 
     async def last_change(self) -> datetime | None:
         """When an instance was last changed, in UTC; None if there never was one."""
-        async with self._sessions.statement() as session:
-            at = await session.scalar(select(func.max(DbInstance.last_modified)))
+        at = await self._one(select(func.max(DbInstance.last_modified)))
         return at.replace(tzinfo=UTC) if at else None
 
-    async def all_ods_instances(self) -> Sequence[OdsInstance]:
-        """Every ODS instance, by id."""
-        return await self._all(select(OdsInstance).order_by(OdsInstance.ods_instance_id))
-
-    async def all_derivatives(self) -> Sequence[OdsInstanceDerivative]:
-        """Every derivative of an ODS instance, by id."""
-        return await self._all(select(OdsInstanceDerivative).order_by(OdsInstanceDerivative.id))
-
-    async def all_snapshots(self) -> Sequence[Snapshot]:
-        """Every snapshot of an instance, by id."""
-        return await self._all(select(Snapshot).order_by(Snapshot.id))
+    async def every(self, table: type[_Table]) -> Sequence[_Table]:
+        """Every row of a table, by its key."""
+        return await self._all(select(table).order_by(*table.__mapper__.primary_key))
 
     async def job(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
@@ -344,13 +328,10 @@ class InstanceQueries:
         instance_type: str | None = None,
     ) -> Sequence[OdsInstance]:
         """A page of ODS instances; the filters are exact."""
-        table = OdsInstance
-        filters = {
-            table.ods_instance_id: ods_instance_id,
-            table.name: name,
-            table.instance_type: instance_type,
-        }
-        return await self._all(ODS_INSTANCES.page_of(_matching(select(table), filters), page))
+        row = OdsInstance
+        wanted = {row.ods_instance_id: ods_instance_id, row.name: name, row.instance_type: instance_type}
+        exact = [column == value for column, value in wanted.items() if value is not None]
+        return await self._all(ODS_INSTANCES.page_of(select(row).where(*exact), page))
 
     async def ods_instance(self, ods_instance_id: int) -> OdsInstance | None:
         """The ODS instance with this id; None if there is none."""
@@ -371,9 +352,8 @@ class InstanceQueries:
 
     async def contexts_of(self, ods_instance_id: int) -> Sequence[OdsInstanceContext]:
         """The contexts of an ODS instance, by id."""
-        table = OdsInstanceContext
-        query = select(table).where(table.ods_instance_id == ods_instance_id)
-        return await self._all(query.order_by(table.id))
+        row = OdsInstanceContext
+        return await self._all(select(row).where(row.ods_instance_id == ods_instance_id).order_by(row.id))
 
     async def contexts_of_all(self, ods_instance_ids: Collection[int]) -> dict[int, list[OdsInstanceContext]]:
         """The contexts of these ODS instances, by the OdsInstanceId; those of each by id."""
@@ -399,14 +379,12 @@ class InstanceQueries:
 
     async def context(self, context_id: int) -> OdsInstanceContext | None:
         """The context with this id; None if there is none."""
-        table = OdsInstanceContext
-        return await self._one(select(table).where(table.id == context_id))
+        return await self._one(select(OdsInstanceContext).where(OdsInstanceContext.id == context_id))
 
     async def derivatives_of(self, ods_instance_id: int) -> Sequence[OdsInstanceDerivative]:
         """The derivatives of an ODS instance, by id."""
-        table = OdsInstanceDerivative
-        query = select(table).where(table.ods_instance_id == ods_instance_id)
-        return await self._all(query.order_by(table.id))
+        row = OdsInstanceDerivative
+        return await self._all(select(row).where(row.ods_instance_id == ods_instance_id).order_by(row.id))
 
     async def derivatives(self, page: Page) -> Sequence[OdsInstanceDerivative]:
         """A page of all derivatives."""
@@ -414,8 +392,7 @@ class InstanceQueries:
 
     async def derivative(self, derivative_id: int) -> OdsInstanceDerivative | None:
         """The derivative with this id; None if there is none."""
-        table = OdsInstanceDerivative
-        return await self._one(select(table).where(table.id == derivative_id))
+        return await self._one(select(OdsInstanceDerivative).where(OdsInstanceDerivative.id == derivative_id))
 
     async def _all(self, query: Select[_Row]) -> Sequence[_Row]:
         async with self._sessions.statement() as session:
@@ -424,8 +401,3 @@ class InstanceQueries:
     async def _one(self, query: Select[_Row]) -> _Row | None:
         async with self._sessions.statement() as session:
             return (await session.scalars(query)).one_or_none()
-
-
-def _matching(query: Select[_Row], filters: Mapping[InstrumentedAttribute[Any], object]) -> Select[_Row]:
-    """The rows of `query` with exactly these values; None stands for any."""
-    return query.where(*(column == value for column, value in filters.items() if value is not None))

@@ -425,8 +425,7 @@ class InstanceStore:
 
     async def is_purge_due(self) -> bool:
         """Whether the time of an instance in the trash is over."""
-        async with self._sessions.statement() as session:
-            return await session.scalar(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1)) is not None
+        return await self._sessions.finds(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1))
 
     async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
         """Record that up to `limit` instances shall be purged: those whose time was over first.

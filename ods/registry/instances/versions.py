@@ -108,9 +108,7 @@ class VersionStore:
 
     async def is_purge_due(self) -> bool:
         """Whether the time of a version is over."""
-        due = select(InstanceVersion.id).where(_IS_DUE).limit(1)
-        async with self._sessions.statement() as session:
-            return await session.scalar(due) is not None
+        return await self._sessions.finds(select(InstanceVersion.id).where(_IS_DUE).limit(1))
 
     async def claim_due(self, limit: int) -> list[VersionPurge]:
         """Claim up to `limit` versions whose time is over, those that are due longest first.

@@ -116,9 +116,7 @@ class SnapshotStore:
 
     async def is_done(self, job: InstanceJob) -> bool:
         """Whether the snapshot of `job` was recorded as whole."""
-        done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
-        async with self._sessions.statement() as session:
-            return await session.scalar(select(Snapshot.id).where(*done)) is not None
+        return await self._sessions.finds(_done(job))
 
     async def finish(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the snapshot of `job` as whole, have the ODS/API read it, and let the oldest ones go.
@@ -134,8 +132,7 @@ class SnapshotStore:
         guard = fencing_token(job)
         async with self._sessions.transaction() as session:
             if not await take_step(session, job, job.rules.finish, {}, guard):
-                done = (*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
-                return await session.scalar(select(Snapshot.id).where(*done)) is not None
+                return await session.scalar(_done(job)) is not None
             await derivative.switch(session, job.instance_id, job.ods_instance_id, connection_string)
             its = update(Snapshot).where(Snapshot.instance_id == job.instance_id)
             await session.execute(its.values(connection_string=None))
@@ -170,9 +167,7 @@ class SnapshotStore:
 
     async def is_due(self, removal: SnapshotRemoval) -> bool:
         """Whether that snapshot can still go: the job that was to make it may have begun again."""
-        query = select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)
-        async with self._sessions.statement() as session:
-            return await session.scalar(query) is not None
+        return await self._sessions.finds(select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE))
 
     async def forget(self, removal: SnapshotRemoval) -> None:
         """Remove the row of a snapshot whose database is gone, unless its job has begun again.
@@ -191,6 +186,10 @@ class SnapshotStore:
             still_due = select(Snapshot.id).where(Snapshot.id == removal.id, _IS_DUE)
             if await session.scalar(still_due.with_for_update(of=Snapshot, skip_locked=True)):
                 await session.delete(snapshot)
+
+
+def _done(job: InstanceJob) -> Select[int]:
+    return select(Snapshot.id).where(*of_job(job), Snapshot.status != SnapshotStatus.CREATING)
 
 
 def _when_not_cached() -> ColumnElement[datetime]:

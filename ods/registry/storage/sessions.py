@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 import asyncpg
+from sqlalchemy import Executable
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
@@ -98,6 +99,11 @@ class RegistrySessions:
         """A session whose queries all see the state of its first one (REPEATABLE READ, READ ONLY)."""
         async with self._rights_explained(), self._snapshots() as session:
             yield session
+
+    async def finds(self, query: Executable) -> bool:
+        """Whether a `statement` returns a row."""
+        async with self.statement() as session:
+            return await session.scalar(query) is not None
 
     def _joined(self) -> AbstractAsyncContextManager[AsyncSession] | None:
         """A part of the transaction that is open in this task, if there is one."""

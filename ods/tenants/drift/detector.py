@@ -15,6 +15,8 @@ from ods.registry.clock import RegistryClock
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import StartedJob
 from ods.registry.instances.queries import InstanceQueries
+from ods.registry.storage import models
+from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
 from ods.tenants.drift.databases import snapshots_without, unexpected_databases, wrong_clocks, wrong_templates
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.drift.instances import (
@@ -95,9 +97,9 @@ class DriftDetector:
             known_marks=await self.queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
-            ods_instances=await self.queries.all_ods_instances(),
-            derivatives=await self.queries.all_derivatives(),
-            copies=await self.queries.all_snapshots(),
+            ods_instances=await self.queries.every(OdsInstance),
+            derivatives=await self.queries.every(OdsInstanceDerivative),
+            copies=await self.queries.every(models.Snapshot),
             started=started,
         )
 
