@@ -102,7 +102,7 @@ from ods.registry.storage.errors import (
     require_valid,
 )
 from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, Snapshot
-from ods.registry.storage.sessions import RegistrySessions
+from ods.registry.storage.sessions import NO_CONFLICTS, Conflicts, RegistrySessions
 from ods.registry.storage.unit_of_work import unit_of_work
 
 _TOGETHER = 0x4F644254
@@ -268,9 +268,7 @@ class InstanceStore:
             InvalidError: it would have too many labels, or another instance has just the same contexts.
             RefusedError: its state does not allow one of the changes.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction(CONTEXT_CONFLICTS) as session:
-            instance = await locked_instance(session, instance_id)
+        async with self._locked(instance_id, CONTEXT_CONFLICTS) as (session, instance):
             if changes != UNCHANGED:
                 await change_attributes(session, instance, changes)
                 instance.last_modified = UTC_NOW
@@ -285,9 +283,7 @@ class InstanceStore:
             RefusedError: it is protected, a job is under way, other rows refer to the ODS instance, or other
                 ODS instances lead to its database.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id, in_trash=delete.way is not None)
+        async with self._locked(instance_id, in_trash=delete.way is not None) as (session, instance):
             require_granted(await self._delete_refusals(session, instance, delete))
             if instance.is_in_trash:
                 return await self._purged(session, instance, delete)
@@ -376,9 +372,7 @@ class InstanceStore:
         Raises:
             RefusedError: it is not in the trash, as after an undelete, is protected, or about to be purged.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id, in_trash=True)
+        async with self._locked(instance_id, in_trash=True) as (session, instance):
             if not instance.is_in_trash:
                 raise RefusedError(
                     instance.status,
@@ -455,9 +449,7 @@ class InstanceStore:
             RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
                 it comes back under another name, and another database has just got its former one.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
-            instance = await locked_instance(session, instance_id, in_trash=True)
+        async with self._locked(instance_id, UNDELETE_CONFLICTS, in_trash=True) as (session, instance):
             if not instance.is_in_trash:
                 raise not_deleted(instance)
             require_state(instance, RULES[Operation.UNDELETE].requested, "undeleted")
@@ -517,9 +509,7 @@ class InstanceStore:
             RefusedError: none is kept, or it is being dropped; or the instance is protected, or its state
                 does not allow it.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id)
+        async with self._locked(instance_id) as (session, instance):
             version = await version_to_bring_back(session, instance, database)
             its = str(version.database_id), version.database_template, version.database_name
             replacement = replace(self._replacement(instance, *its, version.origin, by), from_trash=True)
@@ -556,9 +546,7 @@ class InstanceStore:
             NameTakenError: another live instance or ODS instance has the name, or the database name, or has
                 left that just now.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id)
+        async with self._locked(instance_id) as (session, instance):
             require_state(instance, RULES[Operation.RENAME].requested, "renamed")
             require_created(instance, "renamed")
             await require_not_copied(session, instance)
@@ -575,9 +563,8 @@ class InstanceStore:
         Raises:
             RefusedError: a job is under way, or has failed; or its files are being copied.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            return await self._request_backup(session, await locked_instance(session, instance_id), kind)
+        async with self._locked(instance_id) as (session, instance):
+            return await self._request_backup(session, instance, kind)
 
     async def request_scheduled_backup(self, instance_id: int, due_at: datetime) -> Requested | None:
         """Record the same for a time of a schedule; None if that is recorded for this or a later one.
@@ -586,9 +573,7 @@ class InstanceStore:
             RefusedError: as for `request_backup`.
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id, nowait=True)
+        async with self._locked(instance_id, nowait=True) as (session, instance):
             if await is_served(session, instance.backup_due_at, due_at):
                 return None
             instance.backup_due_at = due_at
@@ -610,9 +595,8 @@ class InstanceStore:
             RefusedError: it is not `Completed`, its files are being copied, or its derivative `Snapshot`
                 leads to another database.
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            return await self._request_snapshot(session, await locked_instance(session, instance_id), by)
+        async with self._locked(instance_id) as (session, instance):
+            return await self._request_snapshot(session, instance, by)
 
     async def request_scheduled_snapshot(
         self, instance_id: int, due_at: datetime
@@ -623,9 +607,7 @@ class InstanceStore:
             RefusedError: as for `request_snapshot`.
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
-        await self.installation.require_confirmed()
-        async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id, nowait=True)
+        async with self._locked(instance_id, nowait=True) as (session, instance):
             if await is_served(session, instance.snapshot_due_at, due_at):
                 return None
             instance.snapshot_due_at = due_at
@@ -669,6 +651,20 @@ class InstanceStore:
             requested = await self._requested(session, instance)
             await session.execute(job_record(requested.job, step.job))
             return requested
+
+    @asynccontextmanager
+    async def _locked(
+        self,
+        instance_id: int,
+        conflicts: Conflicts = NO_CONFLICTS,
+        *,
+        in_trash: bool = False,
+        nowait: bool = False,
+    ) -> AsyncIterator[tuple[AsyncSession, DbInstance]]:
+        """A transaction in which the instance is locked, as `locked_instance` says."""
+        await self.installation.require_confirmed()
+        async with self._sessions.transaction(conflicts) as session:
+            yield session, await locked_instance(session, instance_id, in_trash=in_trash, nowait=nowait)
 
     def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
         """The columns of a new instance that hold its attributes."""

@@ -25,7 +25,7 @@ Conflicts: TypeAlias = Mapping[str, Callable[[], Exception]]
 
 The keys are names of constraints, SQLSTATEs, or `INTEGRITY_VIOLATION`; the most specific one counts.
 """
-_NO_CONFLICTS: Conflicts = MappingProxyType({})
+NO_CONFLICTS: Conflicts = MappingProxyType({})
 
 _ACTIONS = "when committed"
 """In the information of a session: what is done once its writes are committed."""
@@ -65,7 +65,7 @@ class RegistrySessions:
         self._snapshots = async_sessionmaker(one_moment, expire_on_commit=False)
 
     @asynccontextmanager
-    async def statement(self, conflicts: Conflicts = _NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
+    async def statement(self, conflicts: Conflicts = NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
         """A session in which each statement is committed by itself (autocommit).
 
         Raises:
@@ -80,7 +80,7 @@ class RegistrySessions:
                 await _act(session)
 
     @asynccontextmanager
-    async def transaction(self, conflicts: Conflicts = _NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
+    async def transaction(self, conflicts: Conflicts = NO_CONFLICTS) -> AsyncIterator[AsyncSession]:
         """One transaction (READ COMMITTED), committed at the end of the block, rolled back if that raises.
 
         Raises:
