@@ -117,8 +117,7 @@ class AdminApiDeletes:
             insert(Job)
             .from_select(list(columns), unknown)
             .on_conflict_do_update(
-                index_elements=[Job.job_id],
-                set_={"status": waits, "errormessage": None, "finishedat": None},
+                index_elements=[Job.job_id], set_={"status": waits, "errormessage": None, "finishedat": None}
             )
         )
 

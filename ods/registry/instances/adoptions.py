@@ -33,12 +33,7 @@ from ods.registry.instances.reservations import (
 from ods.registry.instances.revisions import record_revision
 from ods.registry.instances.set_aside import give_back
 from ods.registry.instances.steps import JobFactory
-from ods.registry.instances.versions import (
-    ReplacedDatabase,
-    forget_version,
-    keep_versions,
-    recorded_version,
-)
+from ods.registry.instances.versions import ReplacedDatabase, forget_version, keep_versions, recorded_version
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.models import UTC_NOW, DbInstance
 from ods.registry.storage.sessions import RegistrySessions

@@ -51,10 +51,7 @@ CANCELLED_AT_CONFIRM = (
 """Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: only a request purges it from the trash now."""
-NO_PURGE_FOLLOWS: Mapping[str, object] = {
-    "arguments_column": asdict(KEEP),
-    "purge_after": None,
-}
+NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP), "purge_after": None}
 """Columns of an instance in the trash after whose delete no purge follows any more."""
 
 # No attempt is counted: one that was counted could have published the database, and a delete trusts in that.

@@ -717,10 +717,7 @@ class JobStore:
 async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
     """Record that `job` has failed and left its instance as it was: only the job's row shows it."""
     guard = fencing_token(job)
-    values = {
-        "outages": 0,
-        **({"error_message": None} if job.rules.is_live else CANCELLED_PURGE),
-    }
+    values = {"outages": 0, **({"error_message": None} if job.rules.is_live else CANCELLED_PURGE)}
     if not await take_step(session, job, step, values, guard):
         return await has_taken(session, job, step, guard)
     await session.execute(job_record(job, step.job, reason))
@@ -729,10 +726,7 @@ async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reaso
 
 def _is_replacing(job: InstanceJob) -> Guard:
     """The instance has the database that the job replaces, and shall have the one that takes its place."""
-    return (
-        DbInstance.database_id == UUID(job.database_id),
-        DbInstance.replacement == job.replacement_column,
-    )
+    return (DbInstance.database_id == UUID(job.database_id), DbInstance.replacement == job.replacement_column)
 
 
 def _waits_for_end(job: InstanceJob) -> Guard:

@@ -82,10 +82,7 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
 
 
 async def change_routing(
-    session: AsyncSession,
-    job: InstanceJob,
-    connection_string: str,
-    strings: ConnectionStrings,
+    session: AsyncSession, job: InstanceJob, connection_string: str, strings: ConnectionStrings
 ) -> None:
     """Give the ODS instance its new name, and the encrypted connection string of the renamed database.
 

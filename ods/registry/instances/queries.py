@@ -31,11 +31,7 @@ from ods.model.revisions import KnownRevisions, RevisionState
 from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
 from ods.registry.instances.revisions import as_revision
 from ods.registry.instances.steps import has_mark, waited_until
-from ods.registry.ods_instances.applications import (
-    Application,
-    application_ids_of_each,
-    applications_of,
-)
+from ods.registry.ods_instances.applications import Application, application_ids_of_each, applications_of
 from ods.registry.storage.engine import fetch_all
 from ods.registry.storage.errors import InstanceNotFoundError
 from ods.registry.storage.listing import Listing, Page, by_utf16

@@ -10,14 +10,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.model.arguments import Way, drops_database
-from ods.model.operations import (
-    AT_REST,
-    PURGEABLE,
-    RESETTABLE,
-    InstanceStatus,
-    Operation,
-    next_step,
-)
+from ods.model.operations import AT_REST, PURGEABLE, RESETTABLE, InstanceStatus, Operation, next_step
 from ods.registry.instances.copies import hold_refusal
 from ods.registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside

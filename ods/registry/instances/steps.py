@@ -32,13 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.model.arguments import require_fitting
-from ods.model.operations import (
-    WAITING,
-    InstanceStatus,
-    JobStatus,
-    Operation,
-    Step,
-)
+from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.observability.metrics.catalog import JOB_SECONDS, JOBS
 from ods.registry.backups.rows import count_failure
 from ods.registry.installation import InstallationStore
