@@ -11,25 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_sessi
 
 from ods.model.operations import ADOPTABLE, BRING_BACK, RULES, InstanceStatus, Operation, is_usable
 from ods.model.revisions import Role
+from ods.registry.instances import refusals, reservations
 from ods.registry.instances.copies import require_not_copied
 from ods.registry.instances.job_store import OUT_OF_TRASH
 from ods.registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
-from ods.registry.instances.refusals import (
-    UNDELETE_CONFLICTS,
-    locked_instance,
-    name_conflicts,
-    not_deleted,
-    require_created,
-    require_place,
-    require_state,
-)
-from ods.registry.instances.reservations import (
-    free_job_number,
-    instance_id_for,
-    leave_name,
-    require_free,
-    require_free_database,
-)
 from ods.registry.instances.revisions import record_revision
 from ods.registry.instances.set_aside import give_back
 from ods.registry.instances.steps import JobFactory
@@ -99,10 +84,10 @@ class AdoptionStore:
         """
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            instance = await locked_instance(session, instance_id)
-            require_state(instance, ADOPTABLE, "given a database")
+            instance = await refusals.locked_instance(session, instance_id)
+            refusals.require_state(instance, ADOPTABLE, "given a database")
             if not marked:
-                require_created(instance, "given a database")
+                refusals.require_created(instance, "given a database")
             await require_not_copied(session, instance)
             if database is not None:  # before the database is marked: it may be another instance's
                 await self._call_database(session, instance, database)
@@ -123,12 +108,12 @@ class AdoptionStore:
             RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
         """
         await self._factory.installation.require_confirmed()
-        async with self._sessions.transaction(UNDELETE_CONFLICTS) as session:
-            instance = await locked_instance(session, instance_id, in_trash=True)
+        async with self._sessions.transaction(refusals.UNDELETE_CONFLICTS) as session:
+            instance = await refusals.locked_instance(session, instance_id, in_trash=True)
             if not instance.is_in_trash:
-                raise not_deleted(instance)
-            require_state(instance, BRING_BACK.sources, "given a database")
-            await require_place(session, instance, instance.name, database.name)
+                raise refusals.not_deleted(instance)
+            refusals.require_state(instance, BRING_BACK.sources, "given a database")
+            await refusals.require_place(session, instance, instance.name, database.name)
             left, kept = instance.database_name, instance.set_aside
             was_published = instance.published_at is not None
             columns = {
@@ -150,7 +135,7 @@ class AdoptionStore:
             await start_routing(session, job, database.connection_string)
             renamed = partial(self._strings.renamed, left, database.name)
             await give_back(session, instance.ods_instance_id, kept, renamed)
-            await leave_name(session, instance.id, left, database.name)
+            await reservations.leave_name(session, instance.id, left, database.name)
             await keep_versions(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
             yield instance
             await forget_version(session, instance)
@@ -204,9 +189,9 @@ class AdoptionStore:
                 its OdsInstanceId.
         """
         await self._factory.installation.require_confirmed()
-        async with self._sessions.transaction(name_conflicts(lost.name, database.name)) as session:
-            await require_free(session, lost.name, database.name)
-            number = await instance_id_for(session, lost.ods_instance_id)
+        async with self._sessions.transaction(refusals.name_conflicts(lost.name, database.name)) as session:
+            await reservations.require_free(session, lost.name, database.name)
+            number = await reservations.instance_id_for(session, lost.ods_instance_id)
             instance = DbInstance(
                 id=number,
                 name=lost.name,
@@ -217,7 +202,9 @@ class AdoptionStore:
                 status=RULES[Operation.CREATE].done,
                 operation=Operation.CREATE,
                 # Ids of jobs are made of it, and which of two backups is later is told by it.
-                job_number=max(lost.number, await free_job_number(session, number, lost.ods_instance_id)),
+                job_number=max(
+                    lost.number, await reservations.free_job_number(session, number, lost.ods_instance_id)
+                ),
                 attempt=1,
                 mark=UUID(lost.mark),
                 published_at=UTC_NOW,
@@ -242,9 +229,9 @@ class AdoptionStore:
 
         If the row that routed it was removed by hand, it is added again, as long as the instance is in use.
         """
-        await require_free_database(session, database.name, instance)
+        await reservations.require_free_database(session, database.name, instance)
         left = instance.database_name
-        await leave_name(session, instance.id, left, database.name)
+        await reservations.leave_name(session, instance.id, left, database.name)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
         names = (left, database.name)

@@ -11,22 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ods.model.arguments import origin_in
 from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation
 from ods.model.origins import CopyOrigin
-from ods.registry.instances import revisions
+from ods.registry.instances import ods_routing, revisions
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.cancelling import ending_before_begin
 from ods.registry.instances.contexts import own_contexts_of
 from ods.registry.instances.copies import copy_obstacle, hold_refusal
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.ods_routing import (
-    OTHERS_NEXT_STEP,
-    ConnectionStrings,
-    end_routing,
-    others_leading_to,
-    others_reason,
-    relations_of,
-    relations_reason,
-    rename_obstacle,
-)
 from ods.registry.instances.refusals import protection_refusal
 from ods.registry.instances.reservations import former_name_refusal, require_free
 from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
@@ -51,7 +41,7 @@ async def begin(
     job: InstanceJob,
     refusal: str | None,
     admin_api_deletes: AdminApiDeletes,
-    strings: ConnectionStrings,
+    strings: ods_routing.ConnectionStrings,
 ) -> BeginResult:
     """Take the instance for this attempt of the job, as `JobStore.begin` says."""
     if (begin_it := _beginning_of(job, admin_api_deletes, strings)) is None:
@@ -62,7 +52,7 @@ async def begin(
 
 
 def _beginning_of(
-    job: InstanceJob, admin_api_deletes: AdminApiDeletes, strings: ConnectionStrings
+    job: InstanceJob, admin_api_deletes: AdminApiDeletes, strings: ods_routing.ConnectionStrings
 ) -> _Beginning | None:
     """How a job begins that needs a transaction; None if it begins by one statement."""
     beginning: _Beginning | None = None
@@ -134,7 +124,7 @@ def _copied(job: InstanceJob) -> CopyOrigin | None:
 
 async def _begin_drop(
     admin_api_deletes: AdminApiDeletes,
-    strings: ConnectionStrings,
+    strings: ods_routing.ConnectionStrings,
     session: AsyncSession,
     job: InstanceJob,
     refusal: str | None,
@@ -153,7 +143,7 @@ async def _begin_drop(
 
 
 async def _begin_delete(
-    strings: ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
+    strings: ods_routing.ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
 ) -> BeginResult:
     # Before the savepoint: what is locked after it is let go if that is rolled back.
     await lock_instances(session, [job.instance_id])
@@ -170,7 +160,9 @@ async def _begin_delete(
     return BeginResult(await _take_attempt(session, job), obstacle)
 
 
-async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+async def _routing_ended(
+    strings: ods_routing.ConnectionStrings, session: AsyncSession, job: InstanceJob
+) -> str | None:
     """End the routing for a delete that has begun; returns why it goes on, if the instance is in use."""
     await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
     if (obstacle := await _others_obstacle(strings, session, job)) is not None:
@@ -179,7 +171,7 @@ async def _routing_ended(strings: ConnectionStrings, session: AsyncSession, job:
         return await _forgotten_obstacle(session, job) or await set_routing_aside(session, job)
     if job.rules.drops:
         await keep_own_contexts(session, job)
-    return await end_routing(session, job.ods_instance_id)
+    return await ods_routing.end_routing(session, job.ods_instance_id)
 
 
 async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
@@ -187,16 +179,18 @@ async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | 
     if not job.backup_first:
         return None
     own = await own_contexts_of(session, job.instance_id)
-    relations = await relations_of(session, job.ods_instance_id, own)
-    return relations_reason(relations) if relations else None
+    relations = await ods_routing.relations_of(session, job.ods_instance_id, own)
+    return ods_routing.relations_reason(relations) if relations else None
 
 
-async def _others_obstacle(strings: ConnectionStrings, session: AsyncSession, job: InstanceJob) -> str | None:
+async def _others_obstacle(
+    strings: ods_routing.ConnectionStrings, session: AsyncSession, job: InstanceJob
+) -> str | None:
     """Why the database cannot go: other ODS instances lead there. A detach leaves it to them."""
     if job.rules.releases:
         return None
-    others = await others_leading_to(session, job.ods_instance_id, job.database, strings)
-    return f"{others_reason(others)} {OTHERS_NEXT_STEP}" if others else None
+    others = await ods_routing.others_leading_to(session, job.ods_instance_id, job.database, strings)
+    return f"{ods_routing.others_reason(others)} {ods_routing.OTHERS_NEXT_STEP}" if others else None
 
 
 async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
@@ -209,7 +203,7 @@ async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | N
 async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     held = await _take_attempt(session, job, undo_due=True)
     if held:
-        refusal = refusal or await rename_obstacle(session, job)
+        refusal = refusal or await ods_routing.rename_obstacle(session, job)
     return BeginResult(held, refusal)
 
 

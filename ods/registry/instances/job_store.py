@@ -30,18 +30,11 @@ from ods.registry.backups.rows import keep_for_another_restore, record_final, re
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
 from ods.registry.installation import InstallationStore
-from ods.registry.instances import revisions
+from ods.registry.instances import ods_routing, revisions, versions
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
 from ods.registry.instances.beginning import begin
 from ods.registry.instances.cancelling import CANCELLED_PURGE, NO_PURGE_FOLLOWS, keep_if_refused
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
-from ods.registry.instances.ods_routing import (
-    UNREADABLE,
-    ConnectionStrings,
-    change_routing,
-    move_routing,
-    start_routing,
-)
 from ods.registry.instances.reservations import leave_name, name_taken
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from ods.registry.instances.steps import (
@@ -66,12 +59,6 @@ from ods.registry.instances.steps import (
     take_step,
     take_step_once,
     waited_until,
-)
-from ods.registry.instances.versions import (
-    follow_delete,
-    keep_for_another_undo,
-    keep_versions,
-    record_exchange,
 )
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import CancelledDropError, ContextTakenError
@@ -129,7 +116,7 @@ class JobStore:
         trash: timedelta = timedelta(),
         *,
         final_backup: bool = False,
-        strings: ConnectionStrings = UNREADABLE,
+        strings: ods_routing.ConnectionStrings = ods_routing.UNREADABLE,
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
@@ -300,7 +287,7 @@ class JobStore:
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, created, guard, also or nothing_else)
             if took_step:
-                await start_routing(session, job, connection_string)
+                await ods_routing.start_routing(session, job, connection_string)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_rename(self, job: InstanceJob, connection_string: str) -> bool:
@@ -325,7 +312,7 @@ class JobStore:
             also = partial(revisions.confirmed, job)
             took_step = await take_step(session, job, step, renamed, guard, also)
             if took_step:
-                await change_routing(session, job, connection_string, self._strings)
+                await ods_routing.change_routing(session, job, connection_string, self._strings)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
             return took_step or await is_at(session, guard, step.target)
 
@@ -343,7 +330,9 @@ class JobStore:
                 has_it = exists().where(*guard, DbInstance.database_name == job.final_database)
                 return bool(await session.scalar(select(has_it)))
             names = (job.database, job.final_database)
-            await move_routing(session, job.ods_instance_id, names, connection_string, self._strings)
+            await ods_routing.move_routing(
+                session, job.ods_instance_id, names, connection_string, self._strings
+            )
             await leave_name(session, job.instance_id, job.database, job.final_database)
             return True
 
@@ -374,7 +363,7 @@ class JobStore:
             took_step = await take_step(session, job, step, outcome, fencing_token(job), also)
             follows = not job.rules.releases and not job.backup_first
             if took_step and follows:
-                await follow_delete(session, job.instance_id, kept=job.rules.to_trash)
+                await versions.follow_delete(session, job.instance_id, kept=job.rules.to_trash)
             if took_step and job.backup_first:  # the client has cancelled both, but too late for this one
                 cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
                 await session.execute(cancelled.values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}))
@@ -406,11 +395,11 @@ class JobStore:
                 contexts = contexts_to_come_back(kept, None if job.published else own)
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
-                await start_routing(session, replace(job, name=job.final_name), connection_string)
+                await ods_routing.start_routing(session, replace(job, name=job.final_name), connection_string)
                 renamed = partial(self._strings.renamed, job.database, job.final_database)
                 await give_back(session, job.ods_instance_id, kept, renamed)
                 await leave_name(session, job.instance_id, job.database, job.final_database)
-                await keep_versions(session, job.instance_id, self._trash)
+                await versions.keep_versions(session, job.instance_id, self._trash)
             return took_step or await is_at(session, guard, step.target)
 
     async def finish_purge(self, job: InstanceJob, *, dropped: bool | None = None) -> bool:
@@ -438,7 +427,7 @@ class JobStore:
             not_done = (*guard, DbInstance.purged_at.is_(None))
             took_step = await take_step(session, job, step, purged, not_done, also)
             if took_step:
-                await follow_delete(session, job.instance_id, kept=False)
+                await versions.follow_delete(session, job.instance_id, kept=False)
                 await append(session, _purge_entry(job, dropped=dropped))
             return took_step or await has_taken(session, job, step, guard)  # not if it was cancelled
 
@@ -509,7 +498,7 @@ class JobStore:
             moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
-                await record_exchange(session, job, generation, self._trash, in_doubt=True)
+                await versions.record_exchange(session, job, generation, self._trash, in_doubt=True)
                 purged = update(DbInstance).where(DbInstance.id == job.instance_id, purge_follows())
                 await session.execute(purged.values(NO_PURGE_FOLLOWS))
             return recorded
@@ -531,7 +520,7 @@ class JobStore:
         if row is None or not await take_step(session, job, step, values, guard, also):
             return False
         generation, cancelled = row
-        await record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
+        await versions.record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
         await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
         return True
 
@@ -543,7 +532,7 @@ class JobStore:
         ended = update(DbInstance).where(*_waits_for_end(job)).values(replacement=None)
         async with self._sessions.transaction() as session:
             if await session.scalar(ended.returning(DbInstance.id)) is not None:
-                await keep_for_another_undo(session, job)
+                await versions.keep_for_another_undo(session, job)
                 if job.replacement is not None and not job.replacement.from_trash:
                     never = UUID(job.replacement.database_id)
                     await revisions.forget_database(session, job.instance_id, never)

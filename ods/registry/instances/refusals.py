@@ -43,12 +43,6 @@ def protection_refusal(instance: DbInstance) -> RefusedError | None:
     )
 
 
-def require_unprotected(instance: DbInstance) -> None:
-    """Raise RefusedError if the instance is protected."""
-    if (refusal := protection_refusal(instance)) is not None:
-        raise refusal
-
-
 def require_protectable(instance: DbInstance) -> None:
     """Refuse a protection that comes too late.
 
@@ -57,9 +51,7 @@ def require_protectable(instance: DbInstance) -> None:
     """
     current = InstanceStatus(instance.status)
     if current != InstanceStatus.COMPLETED and instance.rules.takes_data:
-        raise RefusedError(
-            current, f"An instance in state {current} cannot be protected.", next_step(current)
-        )
+        raise state_refusal(instance, "protected")
 
 
 async def reset_refusals(session: AsyncSession, instance: DbInstance) -> list[RefusedError]:
@@ -176,28 +168,6 @@ def name_not_free(reason: str) -> RefusedError:
     )
 
 
-def _ods_instance_id_not_free() -> RefusedError:
-    return RefusedError(
-        InstanceStatus.DELETED,
-        "Another instance has its OdsInstanceId: the registry was restored, or changed by hand.",
-        "Delete the other instance, then undelete this one; or purge this one.",
-    )
-
-
-def _name_taken_since() -> RefusedError:
-    return name_not_free("Another instance has taken the name, or the name of the database.")
-
-
-def context_not_free(reason: str) -> RefusedError:
-    """Why an instance cannot be undeleted with contexts that are not free, and the way out."""
-    return RefusedError(
-        InstanceStatus.DELETED,
-        reason,
-        "Give the other instance other contexts (PATCH /v2/dbInstances/{id}, `ods instance contexts`), then"
-        " undelete this one.",
-    )
-
-
 def state_refusal(instance: DbInstance, verb: str) -> RefusedError:
     """Why something cannot be done to an instance in its present state, and what helps."""
     current = InstanceStatus(instance.status)
@@ -223,12 +193,16 @@ def name_conflicts(name: str, database: str) -> Conflicts:
     }
 
 
+_NAMES = (LIVE_NAME_INDEX, LIVE_DATABASE_INDEX, NEW_NAME_INDEX, NEW_DATABASE_INDEX)
+_NAME_TAKEN = "Another instance has taken the name, or the name of the database."
 UNDELETE_CONFLICTS: Conflicts = {
-    LIVE_NAME_INDEX: _name_taken_since,
-    LIVE_DATABASE_INDEX: _name_taken_since,
-    NEW_NAME_INDEX: _name_taken_since,
-    NEW_DATABASE_INDEX: _name_taken_since,
-    LIVE_ODS_INSTANCE_INDEX: _ods_instance_id_not_free,
+    **dict.fromkeys(_NAMES, partial(name_not_free, _NAME_TAKEN)),
+    LIVE_ODS_INSTANCE_INDEX: partial(
+        RefusedError,
+        InstanceStatus.DELETED,
+        "Another instance has its OdsInstanceId: the registry was restored, or changed by hand.",
+        "Delete the other instance, then undelete this one; or purge this one.",
+    ),
 }
 
 
@@ -247,7 +221,11 @@ async def require_place(session: AsyncSession, instance: DbInstance, name: str, 
     wanted_contexts = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
     obstacle = await context_obstacle(session, instance.ods_instance_id, wanted_contexts)
     if obstacle is not None:
-        raise context_not_free(obstacle)
+        next_step = (
+            "Give the other instance other contexts (PATCH /v2/dbInstances/{id}, `ods instance contexts`),"
+            " then undelete this one."
+        )
+        raise RefusedError(InstanceStatus.DELETED, obstacle, next_step)
 
 
 async def locked_instance(

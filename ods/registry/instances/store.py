@@ -41,49 +41,13 @@ from ods.model.operations import DELETABLE, RULES, InstanceStatus, JobStatus, Op
 from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.installation import InstallationStore
+from ods.registry.instances import copies, ods_routing, refusals
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
-from ods.registry.instances.copies import (
-    hold_origin,
-    hold_refusal,
-    made_of,
-    recorded_origin,
-    require_not_copied,
-    require_open,
-    require_same_source,
-)
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from ods.registry.instances.jobs import InstanceJob, Replacement
 from ods.registry.instances.naming import database_name, name_errors, reset_name, trash_name
-from ods.registry.instances.ods_routing import (
-    OTHERS_NEXT_STEP,
-    UNREADABLE,
-    ConnectionStrings,
-    lasting_relations_of,
-    others_leading_to,
-    others_reason,
-    relations_of,
-    relations_reason,
-)
-from ods.registry.instances.refusals import (
-    UNDELETE_CONFLICTS,
-    found_instance,
-    locked_instance,
-    name_conflicts,
-    not_deleted,
-    not_undone_refusals,
-    protection_refusal,
-    purge_refusals,
-    require_created,
-    require_place,
-    require_state,
-    require_unprotected,
-    reset_refusals,
-    set_aside_refusals,
-    state_refusals,
-    unended_reset_refusals,
-)
 from ods.registry.instances.reservations import lock_name, require_free, reserved_id
 from ods.registry.instances.revisions import revisions_of
 from ods.registry.instances.row_locks import lock_instances, lock_with_source
@@ -167,7 +131,7 @@ class InstanceStore:
         *,
         protect_new: bool = False,
         final_backup: bool = False,
-        strings: ConnectionStrings = UNREADABLE,
+        strings: ods_routing.ConnectionStrings = ods_routing.UNREADABLE,
     ) -> None:
         self._engine = engine
         self._sessions = RegistrySessions(engine)
@@ -202,7 +166,8 @@ class InstanceStore:
             RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
-        async with self._sessions.transaction(name_conflicts(name, database_name(name, template))) as session:
+        conflicts = refusals.name_conflicts(name, database_name(name, template))
+        async with self._sessions.transaction(conflicts) as session:
             source = await _require_new(session, name, template, attributes, origin)
             template = template if source is None else source.database_template
             number = await reserved_id(session)
@@ -218,7 +183,7 @@ class InstanceStore:
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
                 **self._new_attributes(attributes),
-                **recorded_origin(origin, source),
+                **copies.recorded_origin(origin, source),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
@@ -292,7 +257,7 @@ class InstanceStore:
     async def require_deletable(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> DbInstance:
         """Raise what `request_delete` would, and change nothing; returns the instance."""
         async with self._sessions.statement() as session:
-            instance = await found_instance(session, instance_id, in_trash=delete.way is not None)
+            instance = await refusals.found_instance(session, instance_id, in_trash=delete.way is not None)
             require_granted(await self._delete_refusals(session, instance, delete))
             return instance
 
@@ -301,19 +266,20 @@ class InstanceStore:
     ) -> list[RefusedError]:
         """Every reason for which the instance cannot be deleted, or purged if it is in the trash."""
         if instance.is_in_trash:
-            return purge_refusals(instance, delete.way)
-        state = state_refusals(instance, DELETABLE, "deleted")
-        held = await hold_refusal(session, instance)
-        refusals = [*state, *filter(None, [protection_refusal(instance), held])]
+            return refusals.purge_refusals(instance, delete.way)
+        state = refusals.state_refusals(instance, DELETABLE, "deleted")
+        held = await copies.hold_refusal(session, instance)
+        found = [*state, *filter(None, [refusals.protection_refusal(instance), held])]
         if not self.deletes.can_come_back(instance, delete):
             forgotten = self.deletes.forgotten_contexts(instance, delete)
-            refusals += set_aside_refusals(instance, forgotten, self.deletes.way(instance, delete))
-        if found := await self._relations_in_the_way(session, instance, delete):
-            next_step = f"Remove the {', '.join(found)} that refer to it, then delete it."
-            refusals.append(RefusedError(instance.status, relations_reason(found), next_step))
+            found += refusals.set_aside_refusals(instance, forgotten, self.deletes.way(instance, delete))
+        if relations := await self._relations_in_the_way(session, instance, delete):
+            next_step = f"Remove the {', '.join(relations)} that refer to it, then delete it."
+            found.append(RefusedError(instance.status, ods_routing.relations_reason(relations), next_step))
         if others := await self.others_in_the_way(session, instance, delete):
-            refusals.append(RefusedError(instance.status, others_reason(others), OTHERS_NEXT_STEP))
-        return refusals
+            reason = ods_routing.others_reason(others)
+            found.append(RefusedError(instance.status, reason, ods_routing.OTHERS_NEXT_STEP))
+        return found
 
     async def _relations_in_the_way(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -325,9 +291,9 @@ class InstanceStore:
         if not instance.published_at:
             return []
         if self.deletes.can_come_back(instance, delete):
-            return await lasting_relations_of(session, instance.ods_instance_id)
+            return await ods_routing.lasting_relations_of(session, instance.ods_instance_id)
         forgotten = self.deletes.forgotten_contexts(instance, delete)
-        return await relations_of(session, instance.ods_instance_id, forgotten)
+        return await ods_routing.relations_of(session, instance.ods_instance_id, forgotten)
 
     async def others_in_the_way(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -340,7 +306,7 @@ class InstanceStore:
         if not instance.published_at or rules_of_way(self.deletes.way(instance, delete)).releases:
             return {}
         number, database = instance.ods_instance_id, instance.database_name
-        return await others_leading_to(session, number, database, self._strings)
+        return await ods_routing.others_leading_to(session, number, database, self._strings)
 
     async def request_delete_in(
         self, session: AsyncSession, instance: DbInstance, delete: Delete
@@ -381,7 +347,7 @@ class InstanceStore:
                     f" /v2/dbInstances/{instance_id}, with ?purge=true if it shall not come back.",
                 )
             delete = Delete(Way.DROP, final_backup=final_backup)
-            require_granted(purge_refusals(instance, delete.way))
+            require_granted(refusals.purge_refusals(instance, delete.way))
             return await self._purged(session, instance, delete)
 
     async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
@@ -402,13 +368,13 @@ class InstanceStore:
             is_done = (instance.status, instance.request) == done
             if not (is_done and instance.is_in_trash and instance.backup_first):
                 return None
-            if protection_refusal(instance) is not None or instance.replacement is not None:
+            if refusals.protection_refusal(instance) is not None or instance.replacement is not None:
                 return None
             return (await self._purged(session, instance, Delete(Way.DROP, final_backup=True))).job
 
     async def _purged(self, session: AsyncSession, instance: DbInstance, delete: Delete) -> Requested:
         """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
-        require_granted(not_undone_refusals(instance))
+        require_granted(refusals.not_undone_refusals(instance))
         if instance.rules.to_trash and instance.backup_first:
             instance.purge_after = UTC_NOW
         arguments = PurgeArguments(self.deletes.backs_up(instance, delete))
@@ -449,18 +415,19 @@ class InstanceStore:
             RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
                 it comes back under another name, and another database has just got its former one.
         """
-        async with self._locked(instance_id, UNDELETE_CONFLICTS, in_trash=True) as (session, instance):
+        conflicts = refusals.UNDELETE_CONFLICTS
+        async with self._locked(instance_id, conflicts, in_trash=True) as (session, instance):
             if not instance.is_in_trash:
-                raise not_deleted(instance)
-            require_state(instance, RULES[Operation.UNDELETE].requested, "undeleted")
+                raise refusals.not_deleted(instance)
+            refusals.require_state(instance, RULES[Operation.UNDELETE].requested, "undeleted")
             wanted = instance.name if name is None else name
             database = instance.database_name
             if wanted != instance.name:
                 database = database_name(wanted, instance.database_template)
-            await require_place(session, instance, wanted, database)
+            await refusals.require_place(session, instance, wanted, database)
             last = (instance.operation, instance.new_name or instance.name)
             if last != (Operation.UNDELETE, wanted):
-                require_granted(not_undone_refusals(instance))
+                require_granted(refusals.not_undone_refusals(instance))
             instance.new_name = instance.new_database_name = None
             if wanted != instance.name:
                 instance.new_name, instance.new_database_name = wanted, database
@@ -489,7 +456,7 @@ class InstanceStore:
             instance, source = await _require_resettable(session, instance_id, origin)
             database_id = str(uuid4())
             chosen = source.database_template if source else template or instance.database_template
-            wanted, its = made_of(origin, source), (database_id, chosen, reset_name(database_id))
+            wanted, its = copies.made_of(origin, source), (database_id, chosen, reset_name(database_id))
             replacement = self._replacement(instance, *its, wanted, by)
             arguments = MakeArguments(wanted)
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
@@ -513,7 +480,7 @@ class InstanceStore:
             version = await version_to_bring_back(session, instance, database)
             its = str(version.database_id), version.database_template, version.database_name
             replacement = replace(self._replacement(instance, *its, version.origin, by), from_trash=True)
-            require_granted(await reset_refusals(session, instance))
+            require_granted(await refusals.reset_refusals(session, instance))
             arguments = MakeArguments(EarlierDatabase(replacement.database_id))
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
@@ -547,13 +514,13 @@ class InstanceStore:
                 left that just now.
         """
         async with self._locked(instance_id) as (session, instance):
-            require_state(instance, RULES[Operation.RENAME].requested, "renamed")
-            require_created(instance, "renamed")
-            await require_not_copied(session, instance)
+            refusals.require_state(instance, RULES[Operation.RENAME].requested, "renamed")
+            refusals.require_created(instance, "renamed")
+            await copies.require_not_copied(session, instance)
             database = database_name(name, instance.database_template)
             await require_free(session, name, database, excluding=instance)
             if (instance.operation, instance.new_name) != (Operation.RENAME, name):
-                require_granted(not_undone_refusals(instance))
+                require_granted(refusals.not_undone_refusals(instance))
             instance.new_name, instance.new_database_name = name, database
             return await self._next_job(session, instance, Operation.RENAME)
 
@@ -582,8 +549,8 @@ class InstanceStore:
     async def _request_backup(
         self, session: AsyncSession, instance: DbInstance, kind: str, due_at: datetime | None = None
     ) -> Requested:
-        require_state(instance, RULES[Operation.BACKUP].requested, "backed up")
-        await require_open(session, instance)
+        refusals.require_state(instance, RULES[Operation.BACKUP].requested, "backed up")
+        await copies.require_open(session, instance)
         requested = await self._next_job(session, instance, Operation.BACKUP)
         await add_backup(session, requested.instance, requested.job, kind, due_at)
         return requested
@@ -616,8 +583,8 @@ class InstanceStore:
     async def _request_snapshot(
         self, session: AsyncSession, instance: DbInstance, by: str | None, due_at: datetime | None = None
     ) -> RequestedSnapshot:
-        require_state(instance, RULES[Operation.SNAPSHOT].requested, "copied")
-        await require_open(session, instance)
+        refusals.require_state(instance, RULES[Operation.SNAPSHOT].requested, "copied")
+        await copies.require_open(session, instance)
         try:
             await derivative.require_own(session, instance.id, instance.ods_instance_id)
         except DerivativeTakenError as error:
@@ -635,15 +602,15 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             await lock_with_source(session, instance_id)
-            instance = await locked_instance(session, instance_id, in_trash=True)
+            instance = await refusals.locked_instance(session, instance_id, in_trash=True)
             if instance.status == InstanceStatus.DELETED:
                 raise InstanceNotFoundError(instance_id)
             step = instance.rules.retry
-            require_state(instance, step.sources, "retried")
-            if instance.rules.takes_data:
-                require_unprotected(instance)
+            refusals.require_state(instance, step.sources, "retried")
+            if instance.rules.takes_data and (refusal := refusals.protection_refusal(instance)) is not None:
+                raise refusal
             if isinstance(copy := origin_in(instance.arguments), CopyOrigin):
-                await require_same_source(session, instance, copy)
+                await copies.require_same_source(session, instance, copy)
             instance.outages = 0
             _advance(instance, step)
             await session.flush()
@@ -664,7 +631,8 @@ class InstanceStore:
         """A transaction in which the instance is locked, as `locked_instance` says."""
         await self.installation.require_confirmed()
         async with self._sessions.transaction(conflicts) as session:
-            yield session, await locked_instance(session, instance_id, in_trash=in_trash, nowait=nowait)
+            instance = await refusals.locked_instance(session, instance_id, in_trash=in_trash, nowait=nowait)
+            yield session, instance
 
     def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
         """The columns of a new instance that hold its attributes."""
@@ -688,7 +656,7 @@ class InstanceStore:
         arguments: Arguments = NO_ARGUMENTS,
         replacement: Replacement | None = None,
     ) -> Requested:
-        require_granted(unended_reset_refusals(instance))
+        require_granted(refusals.unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = replacement.column
         instance.request = uuid4()
@@ -725,11 +693,11 @@ async def _require_resettable(
     """
     if isinstance(origin, CopyOrigin):
         await lock_instances(session, [instance_id, origin.instance_id])
-    instance = await locked_instance(session, instance_id)
+    instance = await refusals.locked_instance(session, instance_id)
     if isinstance(origin, CopyOrigin) and origin.instance_id == instance_id:
         raise InvalidError({"CopyOf": ["An instance cannot be reset to a copy of itself."]})
-    require_granted(await reset_refusals(session, instance))
-    return instance, await hold_origin(session, origin)
+    require_granted(await refusals.reset_refusals(session, instance))
+    return instance, await copies.hold_origin(session, origin)
 
 
 async def _require_new(
@@ -743,7 +711,7 @@ async def _require_new(
         InvalidError: also if the name is too long for the template of the source.
     """
     # Before the names are locked, as a rename of the source does it.
-    source = await hold_origin(session, origin)
+    source = await copies.hold_origin(session, origin)
     if source is not None and source.database_template != template:
         template = source.database_template
         require_valid({"Name": name_errors(name, template)})
