@@ -1,8 +1,7 @@
 """How the jobs of instances begin: what each takes of the registry, and what keeps it from beginning."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeAlias, assert_never
+from typing import assert_never
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, or_, select
@@ -33,8 +32,6 @@ from ods.registry.storage.errors import NameTakenError
 from ods.registry.storage.models import DbInstance, Job
 from ods.registry.storage.sessions import RegistrySessions
 
-_Beginning: TypeAlias = Callable[[AsyncSession, InstanceJob, str | None], Awaitable[BeginResult]]
-
 
 async def begin(
     sessions: RegistrySessions,
@@ -44,40 +41,30 @@ async def begin(
     strings: ods_routing.ConnectionStrings,
 ) -> BeginResult:
     """Take the instance for this attempt of the job, as `JobStore.begin` says."""
-    if (begin_it := _beginning_of(job, admin_api_deletes, strings)) is None:
+    if job.operation is Operation.BACKUP or (job.operation is Operation.CREATE and _copied(job) is None):
         async with sessions.statement() as session:
             return BeginResult(await _take_attempt(session, job), refusal)
     async with sessions.transaction() as session:
-        return await begin_it(session, job, refusal)
-
-
-def _beginning_of(
-    job: InstanceJob, admin_api_deletes: AdminApiDeletes, strings: ods_routing.ConnectionStrings
-) -> _Beginning | None:
-    """How a job begins that needs a transaction; None if it begins by one statement."""
-    beginning: _Beginning | None = None
-    match job.operation:
-        case Operation.BACKUP:
-            pass
-        case Operation.CREATE:
-            beginning = _begin_copy if _copied(job) else None
-        case Operation.DELETE:
-            beginning = partial(_begin_drop, admin_api_deletes, strings)
-        case Operation.DETACH:
-            beginning = partial(_begin_delete, strings)
-        case Operation.PURGE:
-            beginning = _begin_purge
-        case Operation.RENAME:
-            beginning = _begin_rename
-        case Operation.UNDELETE:
-            beginning = _begin_undelete
-        case Operation.SNAPSHOT:
-            beginning = _begin_snapshot
-        case Operation.RESET:
-            beginning = _begin_replacement
-        case _:
-            assert_never(job.operation)
-    return beginning
+        match job.operation:
+            case Operation.CREATE | Operation.BACKUP:
+                begun = await _begin_copy(session, job, refusal)
+            case Operation.DELETE:
+                begun = await _begin_drop(admin_api_deletes, strings, session, job, refusal)
+            case Operation.DETACH:
+                begun = await _begin_delete(strings, session, job, refusal)
+            case Operation.PURGE:
+                begun = await _begin_purge(session, job, refusal)
+            case Operation.RENAME:
+                begun = await _begin_rename(session, job, refusal)
+            case Operation.UNDELETE:
+                begun = await _begin_undelete(session, job, refusal)
+            case Operation.SNAPSHOT:
+                begun = await _begin_snapshot(session, job, refusal)
+            case Operation.RESET:
+                begun = await _begin_replacement(session, job, refusal)
+            case _:
+                assert_never(job.operation)
+        return begun
 
 
 async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:

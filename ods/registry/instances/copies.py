@@ -24,13 +24,23 @@ _FROM_TEMPLATE: ColumnElement[Any] = literal_column("'{}'::jsonb")
 """As in the condition of the index."""
 
 
-async def hold_refusal(session: AsyncSession, instance: DbInstance) -> RefusedError | None:
+async def hold_refusal(
+    session: AsyncSession, instance: DbInstance, mode: CopyMode | None = None
+) -> RefusedError | None:
     """Why an instance that is being copied must keep its data, names and routing; None if it is not.
 
     Each operation that deletes, renames, replaces or closes a database asks this alone. The caller has locked
     the row, so that no request for a copy is committed before its own.
     """
-    return await _refusal(session, instance, _copies_of(instance))
+    copy = (await session.scalars(_copies_of(instance, mode))).one_or_none()
+    if copy is None:
+        return None
+    job = job_id(copy.word, copy.ods_instance_id, copy.job_number)
+    return RefusedError(
+        instance.status,
+        f"The instance {instance.id} is being copied: the instance {copy.id}, '{copy.name}', is made of it.",
+        f"Wait until the job {job} has ended, or cancel it (POST /v2/jobs/{job}/cancel).",
+    )
 
 
 async def require_not_copied(session: AsyncSession, instance: DbInstance) -> None:
@@ -44,7 +54,7 @@ async def require_open(session: AsyncSession, instance: DbInstance) -> None:
 
     A request that must connect to the database asks this.
     """
-    if (refusal := await _refusal(session, instance, _copies_of(instance, CopyMode.CLOSED))) is not None:
+    if (refusal := await hold_refusal(session, instance, CopyMode.CLOSED)) is not None:
         raise refusal
 
 
@@ -111,16 +121,6 @@ def recorded_origin(origin: Origin, source: DbInstance | None) -> dict[str, obje
     return {**recorded, "template_generation": source.template_generation if source else None}
 
 
-async def require_same_source(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> None:
-    """Hold the source of a copy again, whose job has failed and is about to be retried.
-
-    Raises:
-        RefusedError: the source is gone, is not `Completed`, or another copy excludes this one.
-    """
-    if (obstacle := await copy_obstacle(session, instance, copy)) is not None:
-        raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
-
-
 async def hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | None:
     """Keep what is copied or restored from other transactions; returns the instance that is copied.
 
@@ -159,17 +159,3 @@ def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbI
         reset.append(_WANTED["mode"].as_string() == mode)
     query = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), or_(and_(*created), and_(*reset)))
     return query.order_by(DbInstance.id).limit(1)
-
-
-async def _refusal(
-    session: AsyncSession, instance: DbInstance, copies: Select[DbInstance]
-) -> RefusedError | None:
-    copy = (await session.scalars(copies)).one_or_none()
-    if copy is None:
-        return None
-    job = job_id(copy.word, copy.ods_instance_id, copy.job_number)
-    return RefusedError(
-        instance.status,
-        f"The instance {instance.id} is being copied: the instance {copy.id}, '{copy.name}', is made of it.",
-        f"Wait until the job {job} has ended, or cancel it (POST /v2/jobs/{job}/cancel).",
-    )

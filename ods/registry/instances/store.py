@@ -609,8 +609,11 @@ class InstanceStore:
             refusals.require_state(instance, step.sources, "retried")
             if instance.rules.takes_data and (refusal := refusals.protection_refusal(instance)) is not None:
                 raise refusal
-            if isinstance(copy := origin_in(instance.arguments), CopyOrigin):
-                await copies.require_same_source(session, instance, copy)
+            copy = origin_in(instance.arguments)
+            if isinstance(copy, CopyOrigin) and (
+                obstacle := await copies.copy_obstacle(session, instance, copy)
+            ):
+                raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
             instance.outages = 0
             _advance(instance, step)
             await session.flush()

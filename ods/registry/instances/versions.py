@@ -4,7 +4,6 @@ A version is brought back by an exchange with the instance's database, or claime
 Each locks the row of the instance first, so that it is one or the other.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -29,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.model.operations import AT_REST
 from ods.registry.audit import AuditEntry, append
-from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.naming import TRASH_PREFIX
 from ods.registry.instances.revisions import record_gone
 from ods.registry.instances.steps import JobFactory
@@ -116,25 +115,21 @@ class VersionStore:
         From then on they cannot come back. Those claimed before and not dropped are claimed again, one after
         the other, after the others. Versions stay if their instance is protected, in the trash, or has a job.
         """
-        return await self._claim(limit, _IS_DUE)
+        return await self._claim(limit)
 
     async def claim_replaced(self, job: InstanceJob) -> list[VersionPurge]:
         """Claim the version that this job, which is done, has put into the trash, if it is due at once."""
         if job.replacement is None:
             return []
-        its = (
-            InstanceVersion.instance_id == job.instance_id,
-            InstanceVersion.database_name == job.replacement.replaced,
-            DbInstance.job_number == job.number,
-        )
-        return await self._claim(1, _IS_DUE, *its)
+        its = _of(job, job.replacement.replaced)
+        return await self._claim(1, *its, DbInstance.job_number == job.number)
 
     async def _claim(self, limit: int, *conditions: ColumnElement[bool]) -> list[VersionPurge]:
-        installation = await self._factory.installation.require_confirmed()
+        await self._factory.installation.require_confirmed()
         due = (
             select(InstanceVersion.id, DbInstance)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
-            .where(*conditions, *_MAY_GO)
+            .where(_IS_DUE, *conditions, *_MAY_GO)
             # What could not be dropped so far comes last: it does not keep the others on the disk.
             .order_by(
                 InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
@@ -150,15 +145,13 @@ class VersionStore:
                 .values(purging_since=UTC_NOW)
                 .returning(InstanceVersion)
             )
-            return [
-                self._purge(version, instances[version.id], str(installation.id)) for version in claimed.all()
-            ]
+            return [self._purge(version, instances[version.id]) for version in claimed.all()]
 
-    def _purge(self, version: InstanceVersion, instance: DbInstance, installation: str) -> VersionPurge:
+    def _purge(self, version: InstanceVersion, instance: DbInstance) -> VersionPurge:
         return VersionPurge(
             version_id=version.id,
             tenant=self._factory.tenant,
-            installation=installation,
+            installation=self._factory.installation.known_id,
             instance_id=instance.id,
             ods_instance_id=instance.ods_instance_id,
             name=instance.name,
@@ -236,31 +229,20 @@ async def version_to_bring_back(
     query = select(InstanceVersion).where(InstanceVersion.instance_id == instance.id).order_by(*newest)
     versions = (await session.scalars(query)).all()
     if database is not None:
-        return _named_version(instance, versions, database)
+        # Compared here, and not repeated: not every text that a client may send is one for others.
+        versions = [one for one in versions if one.database_name == database]
+        if not versions:
+            raise InvalidError({"Database": [_NOT_ITS_VERSION]})
     for version in versions:
         if version.purging_since is None:
             return version
-    raise RefusedError(
-        instance.status,
-        "No earlier database of the instance is kept: it was never reset, or their time is over.",
-        "Nothing can be brought back.",
-    )
-
-
-def _named_version(
-    instance: DbInstance, versions: Sequence[InstanceVersion], database: str
-) -> InstanceVersion:
-    # Compared here, and not repeated: not every text that a client may send is one for others.
-    version = next((one for one in versions if one.database_name == database), None)
-    if version is None:
-        raise InvalidError({"Database": [_NOT_ITS_VERSION]})
-    if version.purging_since is not None:
-        raise RefusedError(
-            instance.status,
-            f"The database '{database}' is being dropped: its time is over.",
-            f"Bring back another one, if one is kept: see {_LIST}.",
-        )
-    return version
+    if database is not None:
+        reason = f"The database '{database}' is being dropped: its time is over."
+        next_step = f"Bring back another one, if one is kept: see {_LIST}."
+    else:
+        reason = "No earlier database of the instance is kept: it was never reset, or their time is over."
+        next_step = "Nothing can be brought back."
+    raise RefusedError(instance.status, reason, next_step)
 
 
 async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
@@ -268,11 +250,7 @@ async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str |
     replacement = job.replacement
     if replacement is None or not replacement.from_trash:
         return None
-    its = (
-        InstanceVersion.instance_id == job.instance_id,
-        InstanceVersion.database_name == replacement.database,
-        InstanceVersion.purging_since.is_(None),
-    )
+    its = (*_of(job, replacement.database), InstanceVersion.purging_since.is_(None))
     if await session.scalar(select(exists().where(*its))):
         return None
     return (
@@ -298,13 +276,28 @@ async def record_exchange(
     replacement = job.replacement
     if replacement is None:
         return
-    its = InstanceVersion.instance_id == job.instance_id
     if replacement.from_trash:
-        back = (its, InstanceVersion.database_name == replacement.database)
-        await session.execute(delete(InstanceVersion).where(*back))
-    kept_for = _kept_for(replacement, trash, in_doubt=in_doubt)
-    purge_after = await end_of(session, kept_for)
-    session.add(_version(job, replacement, replaced_generation, purge_after))
+        await session.execute(delete(InstanceVersion).where(*_of(job, replacement.database)))
+    # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
+    kept_for = max(trash, timedelta(seconds=replacement.kept_seconds)) if replacement.keeps else timedelta()
+    purge_after = await end_of(session, max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for)
+    # Later than all others, also after the clock was set back: the latest comes back first.
+    earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
+        InstanceVersion.instance_id == job.instance_id
+    )
+    version = InstanceVersion(
+        instance_id=job.instance_id,
+        database_id=UUID(job.database_id),
+        database_template=job.template,
+        template_generation=replaced_generation,
+        database_name=replacement.replaced,
+        job_number=job.number,
+        replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
+        replaced_by=replacement.by,
+        purge_after=purge_after,
+        origin_column=asdict(job.origin),
+    )
+    session.add(version)
 
 
 async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
@@ -314,11 +307,7 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
     """
     if (replacement := job.replacement) is None or not replacement.from_trash:
         return
-    its = (
-        InstanceVersion.instance_id == job.instance_id,
-        InstanceVersion.database_name == replacement.database,
-        InstanceVersion.purging_since.is_(None),
-    )
+    its = (*_of(job, replacement.database), InstanceVersion.purging_since.is_(None))
     kept = func.greatest(InstanceVersion.purge_after, await end_of(session, KEPT_IN_DOUBT))
     await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
 
@@ -372,33 +361,9 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
 
 
-def _kept_for(replacement: Replacement, trash: timedelta, *, in_doubt: bool) -> timedelta:
-    kept_for = timedelta()
-    if replacement.keeps:
-        # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
-        kept_for = max(trash, timedelta(seconds=replacement.kept_seconds))
-    return max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for
-
-
-def _version(
-    job: InstanceJob, replacement: Replacement, generation: int | None, purge_after: datetime
-) -> InstanceVersion:
-    # Later than all others, also after the clock was set back: the latest comes back first.
-    earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
-        InstanceVersion.instance_id == job.instance_id
-    )
-    return InstanceVersion(
-        instance_id=job.instance_id,
-        database_id=UUID(job.database_id),
-        database_template=job.template,
-        template_generation=generation,
-        database_name=replacement.replaced,
-        job_number=job.number,
-        replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
-        replaced_by=replacement.by,
-        purge_after=purge_after,
-        origin_column=asdict(job.origin),
-    )
+def _of(job: InstanceJob, database: str) -> tuple[ColumnElement[bool], ...]:
+    """The version of the job's instance that has this name in the trash."""
+    return InstanceVersion.instance_id == job.instance_id, InstanceVersion.database_name == database
 
 
 def _purge_entry(purge: VersionPurge, *, dropped: bool) -> AuditEntry:
