@@ -27,7 +27,6 @@ from ods.registry.education_organizations.tenant_view import TenantView
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.changes import RecentChanges
 from ods.registry.instances.job_list import JobList
-from ods.registry.instances.job_statistics import JobStatistics
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.sizes import SizeHistory
 from ods.registry.instances.store import InstanceStore
@@ -66,7 +65,6 @@ InstanceStoreDep = Annotated[InstanceStore, _part(lambda services: services.tena
 SizeHistoryDep = Annotated[SizeHistory, _part(lambda services: services.tenant.sizes)]
 InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.tenant.queries)]
 JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
-JobStatisticsDep = Annotated[JobStatistics, _part(lambda services: services.job_statistics)]
 JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
 CancelledDropsDep = Annotated[CancelledDrops, _part(lambda services: CancelledDrops(services.tenant.jobs))]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]

@@ -141,7 +141,7 @@ class JobService:
             ProblemError: 404, there is none; 503, Temporal is needed and away.
             JobRefusedError: it has ended, or cannot be found where it should run.
         """
-        await self._cancellations.require_confirmed()
+        await self._cancellations.installation.require_confirmed()
         for _ in range(_ROUNDS):
             job = await self.get(job_id)
             self._audit.job, self._audit.instance = job.job_id, job.instance_id
@@ -162,7 +162,7 @@ class JobService:
             ProblemError: 404, there is no such job; 503, Temporal is away.
             JobRefusedError: it has not failed, another job has followed, or its workflow has ended.
         """
-        await self._cancellations.require_confirmed()
+        await self._cancellations.installation.require_confirmed()
         job = await self.get(job_id)
         self._audit.job, self._audit.instance = job.job_id, job.instance_id
         attempt = await self._cancellations.failed_attempt(job)

@@ -34,7 +34,6 @@ from ods.registry.education_organizations.tenant_view import TenantView
 from ods.registry.idempotency_keys import IdempotencyKeys
 from ods.registry.instances.changes import RecentChanges
 from ods.registry.instances.job_list import JobList
-from ods.registry.instances.job_statistics import JobStatistics
 from ods.registry.instances.jobs import workflow_id
 from ods.registry.ods_instances.parts import Contexts, Derivatives
 from ods.registry.ods_instances.store import OdsInstances
@@ -69,7 +68,6 @@ class Services:
     derivatives: Derivatives
     tenant_view: TenantView
     job_list: JobList
-    job_statistics: JobStatistics
     canceller: JobCanceller
     executions: JobExecutions
     verifications: VerificationStarter
@@ -123,7 +121,6 @@ class Services:
             derivatives=Derivatives(tenant.engine, tenant.connection_strings),
             tenant_view=TenantView(tenant.engine),
             job_list=JobList(tenant.engine),
-            job_statistics=JobStatistics(tenant.engine),
             canceller=JobCanceller(temporal),
             executions=JobExecutions(temporal),
             verifications=VerificationStarter(temporal, tenant.name, settings),

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.registry.instances.job_statistics import DAYS, JobsOfDay, JobStatistics
+from ods.registry.instances.job_list import DAYS, JobList, JobsOfDay
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.sizes import KEPT, SizeHistory, SizeOfDay
 from ods.registry.instances.store import InstanceStore
@@ -22,8 +22,8 @@ def sizes(engine: AsyncEngine) -> SizeHistory:
 
 
 @pytest.fixture
-def statistics(engine: AsyncEngine) -> JobStatistics:
-    return JobStatistics(engine)
+def statistics(engine: AsyncEngine) -> JobList:
+    return JobList(engine)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ async def test_sizes_are_removed_but_from_the_sum_when_the_instance_is_gone(
 
 
 async def test_jobs_are_counted_by_the_day_of_their_request_when_some_are_older(
-    statistics: JobStatistics, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
+    statistics: JobList, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     for number, state in enumerate(["Completed", "Completed", "Error", "Pending", "InProgress"]):
         await bring_to(instances, job_store, state, f"Grand Bend {number}")
@@ -123,7 +123,7 @@ async def test_jobs_are_counted_by_the_day_of_their_request_when_some_are_older(
 
 
 async def test_durations_are_told_by_operation_when_jobs_were_completed(
-    statistics: JobStatistics, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
+    statistics: JobList, instances: InstanceStore, job_store: JobStore, rows: asyncpg.Connection
 ) -> None:
     assert await statistics.durations() == []
     for seconds in range(11):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from api.dependencies import JobStatisticsDep, SizeHistoryDep
+from api.dependencies import JobListDep, SizeHistoryDep
 from ods.console.charts import (
     Column,
     ColumnChart,
@@ -19,7 +19,7 @@ from ods.console.charts import (
     spread_chart,
 )
 from ods.console.formats import size
-from ods.registry.instances.job_statistics import JobDurations, JobsOfDay
+from ods.registry.instances.job_list import JobDurations, JobsOfDay
 from ods.registry.instances.sizes import SizeOfDay
 
 _MOST_POINTS = 61
@@ -77,17 +77,17 @@ class Trends:
 class TrendsView:
     """Reads what the charts of a tenant show."""
 
-    def __init__(self, sizes: SizeHistoryDep, statistics: JobStatisticsDep) -> None:
+    def __init__(self, sizes: SizeHistoryDep, jobs: JobListDep) -> None:
         self._sizes = sizes
-        self._statistics = statistics
+        self._jobs = jobs
 
     async def trends(self) -> Trends:
         """Those of all instances and jobs."""
-        days = await self._statistics.by_day()
+        days = await self._jobs.by_day()
         columns = [
             Column({"good": day.completed, "busy": day.under_way}, {"bad": day.failed}) for day in days
         ]
-        durations = await self._statistics.durations()
+        durations = await self._jobs.durations()
         spreads = {one.operation: one.seconds for one in durations}
         return Trends(
             _sizes_view(await self._sizes.of_all()),

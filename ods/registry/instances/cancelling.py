@@ -72,10 +72,7 @@ class JobCancellations:
     def __init__(self, engine: AsyncEngine, factory: JobFactory) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
-
-    async def require_confirmed(self) -> None:
-        """Raise InstallationNotConfirmedError if this may be a copy: its rows have the original's jobs."""
-        await self._factory.installation.require_confirmed()
+        self.installation = factory.installation
 
     async def running_attempt(self, job: Job) -> InstanceJob | None:
         """The attempt at `job` that is under way; None if its instance has moved on."""
@@ -107,7 +104,7 @@ class JobCancellations:
         return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
 
     async def _instance_of(self, job: Job) -> DbInstance | None:
-        await self._factory.installation.state()  # which the jobs that are made of the row name
+        await self.installation.state()  # which the jobs that are made of the row name
         async with self._sessions.statement() as session:
             return await _instance_at(session, job)
 
@@ -151,7 +148,7 @@ class JobCancellations:
 
         A rename or delete of a working instance leaves it `Completed`, under its name.
         """
-        await self._factory.installation.state()
+        await self.installation.state()
         async with self._sessions.transaction() as session:
             instance = await _instance_at(session, job, lock=True)
             return instance is not None and await self._cancel_next(session, instance)
@@ -161,7 +158,7 @@ class JobCancellations:
 
         As in the reconcile pass, it is first put back to waiting, in the same transaction.
         """
-        await self._factory.installation.state()
+        await self.installation.state()
         async with self._sessions.transaction() as session:
             return await self._cancel_lost(session, job)
 
@@ -173,7 +170,7 @@ class JobCancellations:
         database is cancelled; what is in the trash stays for `KEPT_IN_DOUBT` at least; and the last scheduled
         backup of each instance stays until the next one. Safe to repeat. Returns the cancelled attempts.
         """
-        await self._factory.installation.state()
+        await self.installation.state()
         unended = (DbInstance.status.not_in(AT_REST), DbInstance.is_adopted, is_recorded())
         async with self._sessions.transaction() as session:
             waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))

@@ -29,7 +29,6 @@ from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
-from ods.registry.installation import InstallationStore
 from ods.registry.instances import ods_routing, revisions, versions
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
 from ods.registry.instances.beginning import begin
@@ -53,7 +52,6 @@ from ods.registry.instances.steps import (
     is_to_end,
     is_tried_after_outage,
     job_record,
-    nothing_else,
     purge_follows,
     readable,
     take_step,
@@ -120,28 +118,20 @@ class JobStore:
     ) -> None:
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self.installation = factory.installation
         self._trash = trash
         self._strings = strings
         self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
 
-    @property
-    def installation(self) -> InstallationStore:
-        """The installation whose jobs these are."""
-        return self._factory.installation
-
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
 
-        These do not begin:
-
-        * A rename that its ODS instance could not follow; a delete or purge of a protected instance; a
-          delete, perhaps requested by another product, of an instance that applications use. The job fails
-          without the instance being held, and an instance that the ODS/API routes to is `Completed` again.
-        * A failed undelete whose names or contexts were taken since; a failed copy, or reset to one, whose
-          source cannot be copied any more.
-
-        `held` is false as well if the instance has moved on, and nothing was changed then. With a `refusal`
-        the instance is taken only for the job to fail with it.
+        With a `refusal`, given or returned, the instance is taken only for the job to fail with it: so is a
+        rename that its ODS instance could not follow. A delete or purge of a protected instance fails without
+        the instance being held, as does a delete (perhaps another product's) of one that applications use; an
+        instance that the ODS/API routes to is `Completed` again. A failed undelete does not begin again if
+        its names or contexts were taken since; nor does a failed copy, or reset to one, whose source cannot
+        be copied any more. If the instance has moved on, it is not held, and nothing was changed.
 
         Raises:
             InstallationNotConfirmedError: the registry was copied or moved, and the operator has not
@@ -192,14 +182,8 @@ class JobStore:
             row = (await session.execute(query)).one_or_none()
         if row is None:
             return None
-        status_now, waits, known, cancelled, in_trash = row
-        return Position(
-            InstanceStatus(status_now),
-            bool(waits),
-            revisions.as_known(known),
-            is_cancelled=cancelled,
-            is_in_trash=in_trash,
-        )
+        status, waits, known, *is_so = row
+        return Position(InstanceStatus(status), bool(waits), revisions.as_known(known), *is_so)
 
     async def known_revisions(self, job: InstanceJob) -> KnownRevisions:
         """The revisions of the instance's databases that the registry knows; none if the instance is gone.
@@ -207,10 +191,9 @@ class JobStore:
         Whichever job is its last: what is to be done to a database needs the `position` of the job.
         """
         is_its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
+        query = select(revisions.known_of_instance()).where(*is_its)
         async with self._sessions.statement() as session:
-            return revisions.as_known(
-                await session.scalar(select(revisions.known_of_instance()).where(*is_its))
-            )
+            return revisions.as_known(await session.scalar(query))
 
     async def resolve(self, job: InstanceJob, seen: Collection[str]) -> None:
         """Record which revisions the databases of an instance have after its last job, `job`, has ended.
@@ -285,7 +268,7 @@ class JobStore:
         guard = (*fencing_token(job), DbInstance.operation == Operation.CREATE)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
-            took_step = await take_step(session, job, step, created, guard, also or nothing_else)
+            took_step = await take_step(session, job, step, created, guard, also)
             if took_step:
                 await ods_routing.start_routing(session, job, connection_string)
             return took_step or await is_at(session, guard, step.target)
@@ -516,7 +499,7 @@ class JobStore:
         values = {**_exchange(job), "error_message": None}
         # An earlier attempt may have exchanged them: what follows one that failed looks at the comments.
         is_done = step == job.rules.finish
-        also = partial(revisions.confirmed, job) if is_done else nothing_else
+        also = partial(revisions.confirmed, job) if is_done else None
         if row is None or not await take_step(session, job, step, values, guard, also):
             return False
         generation, cancelled = row

@@ -83,11 +83,6 @@ class Replacement:
     keeps: bool
     origin: Origin
 
-    @property
-    def column(self) -> dict[str, Any]:
-        """As rows hold it."""
-        return asdict(self)
-
     @classmethod
     def read(cls, column: Mapping[str, Any]) -> Self:
         """What a row holds.
@@ -188,7 +183,7 @@ class InstanceJob:
     @property
     def replacement_column(self) -> dict[str, Any] | None:
         """The replacement as the instance's row has it."""
-        return None if self.replacement is None else self.replacement.column
+        return None if self.replacement is None else asdict(self.replacement)
 
     @property
     def final_name(self) -> str:

@@ -124,7 +124,11 @@ def _require_free_database(database: str, *, used: bool, reserved: timedelta | N
     if used:
         raise database_taken(database)
     if reserved is not None and reserved > timedelta():
-        raise _database_left(database, reserved)
+        raise NameTakenError(
+            f"Until its rename, the database of another instance was named '{database}'. The ODS/API may"
+            " still have that in its cache, and would have clients of that instance write into this one's"
+            f" database. Wait {in_minutes(reserved)}, or choose another name."
+        )
 
 
 async def leave_name(session: AsyncSession, instance_id: int, left: str, new: str) -> None:
@@ -165,14 +169,6 @@ def database_taken(database: str) -> NameTakenError:
     """The refusal of a name whose database name another instance has."""
     return NameTakenError(
         f"An instance whose database is named '{database}' already exists. Choose another name."
-    )
-
-
-def _database_left(database: str, reserved: timedelta) -> NameTakenError:
-    return NameTakenError(
-        f"Until its rename, the database of another instance was named '{database}'. The ODS/API may still"
-        " have that in its cache, and would have clients of that instance write into this one's database."
-        f" Wait {in_minutes(reserved)}, or choose another name."
     )
 
 

@@ -70,12 +70,12 @@ def intended(job: InstanceJob, moved: CTE) -> list[CTE]:
 
     Those of the first attempt are recorded already, unless another product has requested the job.
     """
-    return [_intended(job, moved, database, role) for database, role in revised_by(job)]
-
-
-def _intended(job: InstanceJob, moved: CTE, database: UUID, role: Role) -> CTE:
-    row = _recorded(moved, _revision(job, database), database, role, RevisionState.INTENDED)
-    return row.on_conflict_do_nothing(index_elements=["id"]).cte(f"intended_{role}")
+    return [
+        _recorded(moved, _revision(job, database), database, role, RevisionState.INTENDED)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .cte(f"intended_{role}")
+        for database, role in revised_by(job)
+    ]
 
 
 def _recorded(moved: CTE, revision: UUID, database: UUID, role: Role, state: RevisionState) -> Insert:
@@ -168,14 +168,8 @@ async def record_revision(
     """Record that a database has this revision by an operator's word, whatever the registry knew of it."""
     others = DatabaseRevision.instance_id == instance_id, DatabaseRevision.database_id == database
     await session.execute(update(DatabaseRevision).where(*others).values(state=RevisionState.VOID))
-    confirmed_one = {
-        "instance_id": instance_id,
-        "database_id": database,
-        "role": role,
-        "state": RevisionState.CONFIRMED,
-    }
-    row = DatabaseRevision(id=UUID(revision), **confirmed_one)
-    await session.merge(row)
+    its = {"instance_id": instance_id, "database_id": database, "role": role}
+    await session.merge(DatabaseRevision(id=UUID(revision), state=RevisionState.CONFIRMED, **its))
 
 
 def _if(condition: ColumnElement[bool]) -> ColumnElement[str]:

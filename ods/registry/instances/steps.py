@@ -190,18 +190,13 @@ Also = Callable[[CTE], Sequence[CTE]]
 """Makes what is written to other tables with a step, from the row that has taken the step."""
 
 
-def nothing_else(_: CTE) -> Sequence[CTE]:
-    """Write nothing to other tables."""
-    return ()
-
-
 async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
     session: AsyncSession,
     job: InstanceJob,
     step: Step,
     values: Mapping[str, object],
     guard: Guard,
-    also: Also = nothing_else,
+    also: Also | None = None,
 ) -> bool:
     """Take `step`, in one statement, if the row fulfils `guard` and has one of the step's statuses.
 
@@ -223,7 +218,8 @@ async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
         .cte("recorded")
     )
     query = select(moved.c.id, recorded.c.seconds).select_from(moved.outerjoin(recorded, true()))
-    query = query.add_cte(*also(moved))
+    if also is not None:
+        query = query.add_cte(*also(moved))
     row = (await session.execute(query)).one_or_none()
     if row is None:
         return False

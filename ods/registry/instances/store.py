@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID, uuid4
@@ -40,7 +40,6 @@ from ods.model.arguments import (
 from ods.model.operations import DELETABLE, RULES, InstanceStatus, JobStatus, Operation, Step
 from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
-from ods.registry.installation import InstallationStore
 from ods.registry.instances import copies, ods_routing, refusals
 from ods.registry.instances.admin_api_deletes import AdminApiDeletes
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
@@ -54,7 +53,6 @@ from ods.registry.instances.row_locks import lock_instances, lock_with_source
 from ods.registry.instances.steps import JobFactory, job_record, readable
 from ods.registry.instances.versions import name_in_trash, version_to_bring_back
 from ods.registry.schedules.participants import is_served
-from ods.registry.snapshots import derivative
 from ods.registry.snapshots import rows as snapshots
 from ods.registry.storage.errors import (
     DerivativeTakenError,
@@ -136,16 +134,12 @@ class InstanceStore:
         self._engine = engine
         self._sessions = RegistrySessions(engine)
         self._factory = factory
+        self.installation = factory.installation
         self._protect_new = protect_new
         self._trash = trash
         self.deletes = DeleteRules(trash, final_backup=final_backup)
         self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
         self._strings = strings
-
-    @property
-    def installation(self) -> InstallationStore:
-        """The installation that the instances belong to."""
-        return self._factory.installation
 
     async def reserve(
         self,
@@ -182,7 +176,10 @@ class InstanceStore:
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
-                **self._new_attributes(attributes),
+                is_protected=self._protect_new if attributes.protected is None else attributes.protected,
+                description=attributes.description or None,
+                labels=dict(attributes.labels or {}) or None,
+                own_contexts=dict(attributes.contexts or {}) or None,
                 **copies.recorded_origin(origin, source),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
@@ -457,7 +454,7 @@ class InstanceStore:
             database_id = str(uuid4())
             chosen = source.database_template if source else template or instance.database_template
             wanted, its = copies.made_of(origin, source), (database_id, chosen, reset_name(database_id))
-            replacement = self._replacement(instance, *its, wanted, by)
+            replacement = self._replacement(instance, *its, wanted, by, from_trash=False)
             arguments = MakeArguments(wanted)
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
@@ -479,7 +476,7 @@ class InstanceStore:
         async with self._locked(instance_id) as (session, instance):
             version = await version_to_bring_back(session, instance, database)
             its = str(version.database_id), version.database_template, version.database_name
-            replacement = replace(self._replacement(instance, *its, version.origin, by), from_trash=True)
+            replacement = self._replacement(instance, *its, version.origin, by, from_trash=True)
             require_granted(await refusals.reset_refusals(session, instance))
             arguments = MakeArguments(EarlierDatabase(replacement.database_id))
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
@@ -492,6 +489,8 @@ class InstanceStore:
         database: str,
         origin: Origin,
         by: str | None,
+        *,
+        from_trash: bool,
     ) -> Replacement:
         # Never given again, unlike a name with the instance's mark and the number of a job: a registry that
         # was restored counts these anew, and would take it for the name of a delete.
@@ -499,7 +498,7 @@ class InstanceStore:
         return Replacement(
             *(database_id, template, database, replaced),
             int(self._trash.total_seconds()),
-            from_trash=False,
+            from_trash=from_trash,
             by=by,
             keeps=bool(self._trash),
             origin=origin,
@@ -586,7 +585,7 @@ class InstanceStore:
         refusals.require_state(instance, RULES[Operation.SNAPSHOT].requested, "copied")
         await copies.require_open(session, instance)
         try:
-            await derivative.require_own(session, instance.id, instance.ods_instance_id)
+            await snapshots.require_own_derivative(session, instance.id, instance.ods_instance_id)
         except DerivativeTakenError as error:
             raise RefusedError(instance.status, error.reason, error.next_step) from None
         requested = await self._next_job(session, instance, Operation.SNAPSHOT)
@@ -637,15 +636,6 @@ class InstanceStore:
             instance = await refusals.locked_instance(session, instance_id, in_trash=in_trash, nowait=nowait)
             yield session, instance
 
-    def _new_attributes(self, wanted: AttributeChanges) -> dict[str, object]:
-        """The columns of a new instance that hold its attributes."""
-        return {
-            "is_protected": self._protect_new if wanted.protected is None else wanted.protected,
-            "description": wanted.description or None,
-            "labels": dict(wanted.labels or {}) or None,
-            "own_contexts": dict(wanted.contexts or {}) or None,
-        }
-
     async def _requested(self, session: AsyncSession, instance: DbInstance) -> Requested:
         await session.flush()
         await session.refresh(instance)
@@ -661,7 +651,7 @@ class InstanceStore:
     ) -> Requested:
         require_granted(refusals.unended_reset_refusals(instance))
         if replacement is not None:
-            instance.replacement = replacement.column
+            instance.replacement = asdict(replacement)
         instance.request = uuid4()
         instance.operation = operation
         instance.arguments_column = arguments_column(operation, arguments)

@@ -12,8 +12,13 @@ from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.steps import fencing_token, take_step
 from ods.registry.ods_api_cache import CACHED
-from ods.registry.snapshots import derivative
-from ods.registry.snapshots.rows import IS_ABANDONED, SnapshotStatus, of_job
+from ods.registry.snapshots.rows import (
+    IS_ABANDONED,
+    SnapshotStatus,
+    of_job,
+    remove_derivative,
+    switch_derivative,
+)
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError, RowNotFoundError
 from ods.registry.storage.models import UTC_NOW, DbInstance, OdsInstanceDerivative, Snapshot
 from ods.registry.storage.sessions import RegistrySessions
@@ -105,7 +110,7 @@ class SnapshotStore:
                     "Wait for its job, or cancel that (POST /v2/jobs/{id}/cancel).",
                 )
             its = OdsInstanceDerivative.connection_string == snapshot.connection_string
-            await derivative.remove(session, instance.ods_instance_id, its)
+            await remove_derivative(session, instance.ods_instance_id, its)
             if snapshot.status == SnapshotStatus.COMPLETED:
                 snapshot.status, snapshot.remove_after = SnapshotStatus.REMOVING, _when_not_cached()
 
@@ -133,7 +138,7 @@ class SnapshotStore:
         async with self._sessions.transaction() as session:
             if not await take_step(session, job, job.rules.finish, {}, guard):
                 return await session.scalar(_done(job)) is not None
-            await derivative.switch(session, job.instance_id, job.ods_instance_id, connection_string)
+            await switch_derivative(session, job.instance_id, job.ods_instance_id, connection_string)
             its = update(Snapshot).where(Snapshot.instance_id == job.instance_id)
             await session.execute(its.values(connection_string=None))
             await session.execute(
