@@ -61,7 +61,7 @@ class AdminApiDeletes:
         )
         if self.trash:
             return new
-        # A delete that has failed before it may have been requested with a backup.
+        # An earlier delete, which has failed, may have been requested with a backup.
         backs_up = or_(literal(self.final_backup), DbInstance.backup_first)
         return and_(new, DbInstance.published_at.is_not(None), backs_up)
 

@@ -89,7 +89,7 @@ class AdoptionStore:
             if not marked:
                 refusals.require_created(instance, "given a database")
             await require_not_copied(session, instance)
-            if database is not None:  # before the database is marked: it may be another instance's
+            if database is not None:  # before its comment is written: it may be another instance's
                 await self._call_database(session, instance, database)
             yield instance
             await forget_version(session, instance)
@@ -122,7 +122,7 @@ class AdoptionStore:
                 "arguments_column": {},
                 "status": BRING_BACK.target,
             }
-            # As if it was undeleted by a job that is done, after all that were, also such as are forgotten.
+            # As after an undelete that is done, with a number above all others, also those forgotten here.
             number = max(number, instance.job_number) + 1
             columns |= {"job_number": number, "request": uuid4(), "attempt": 1, "last_modified": UTC_NOW}
             for column, value in columns.items():
@@ -201,7 +201,7 @@ class AdoptionStore:
                 ods_instance_name=lost.name,
                 status=RULES[Operation.CREATE].done,
                 operation=Operation.CREATE,
-                # Ids of jobs are made of it, and which of two backups is later is told by it.
+                # Ids of jobs are made of it, and of two backups the one with the higher number is later.
                 job_number=max(
                     lost.number, await reservations.free_job_number(session, number, lost.ods_instance_id)
                 ),

@@ -123,7 +123,7 @@ async def change_attributes(session: AsyncSession, instance: DbInstance, changes
         if changes.protected:
             require_protectable(instance)
         instance.is_protected = changes.protected
-        # Also after the end: nothing could be brought back while the instance was protected.
+        # Also when the protection ends: nothing could be brought back as long as it held.
         await keep_versions(session, instance.id, KEPT_IN_DOUBT)
     if changes.description is not None:
         instance.description = changes.description or None

@@ -132,7 +132,7 @@ async def _begin_drop(
 async def _begin_delete(
     strings: ods_routing.ConnectionStrings, session: AsyncSession, job: InstanceJob, refusal: str | None
 ) -> BeginResult:
-    # Before the savepoint: what is locked after it is let go if that is rolled back.
+    # Before the savepoint: a rollback to it ends the locks taken after it.
     await lock_instances(session, [job.instance_id])
     await lock_ods_instance(session, job.ods_instance_id)
     async with session.begin_nested() as savepoint:
@@ -204,7 +204,7 @@ async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str 
 
 
 async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
-    # One that has ended well left the instance as one that failed, and is not tried again.
+    # A snapshot leaves the instance in one status, done or failed: only a failed one is tried again.
     is_done = exists().where(Job.job_id == job.job_id, Job.status == JobStatus.COMPLETED)
     held = await _take_attempt(session, job, ~is_done)
     if held:

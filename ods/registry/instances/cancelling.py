@@ -54,7 +54,7 @@ CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": N
 NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP), "purge_after": None}
 """Columns of an instance in the trash after whose delete no purge follows any more."""
 
-# No attempt is counted: one that was counted could have published the database, and a delete trusts in that.
+# These jobs count no attempt: a counted one may have published the database, and deletes rely on that.
 _KEPT: Mapping[str, object] = {
     "error_message": None,
     "outages": 0,
@@ -104,7 +104,7 @@ class JobCancellations:
         return instance is not None and self._factory.current_attempt(instance).attempt > failed.attempt
 
     async def _instance_of(self, job: Job) -> DbInstance | None:
-        await self.installation.state()  # which the jobs that are made of the row name
+        await self.installation.state()  # read once: jobs carry the id of the installation
         async with self._sessions.statement() as session:
             return await _instance_at(session, job)
 
@@ -217,18 +217,18 @@ class JobCancellations:
 async def _keep_trash(session: AsyncSession) -> None:
     kept_until = await end_of(session, KEPT_IN_DOUBT)
     instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(AT_REST))
-    # The backup and the purge that were to follow a delete may have been cancelled as well.
+    # A client may have cancelled a purge that was to follow a delete, with its backup, as well.
     waits = {**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}
     await session.execute(instances.where(purge_follows()).values(waits))
-    # Also of what a delete is about to put there.
+    # Also for instances that a delete is about to move to the trash.
     is_over = DbInstance.purge_after < kept_until
     await session.execute(update(DbInstance).where(is_over).values(purge_after=kept_until))
-    # One that has failed is not tried again without its client.
+    # Failed deletes are not tried again without a client.
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
-    # What a pass had begun to drop, it claims again when its time is over.
+    # A pass claims again what it has begun to drop, when its time is over.
     await session.execute(update(InstanceVersion).values(purging_since=None))
 
 
@@ -311,7 +311,7 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
     """
     if not instance.rules.is_kept:
         return False
-    if instance.rules.ends_use:  # when it begins, and no database is touched before
+    if instance.rules.ends_use:  # only when it begins: before that, it touches no database
         its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
         is_whole = instance.published_at is not None and not instance.undo_due
         return is_whole and bool(await session.scalar(select(exists(its))))

@@ -56,7 +56,7 @@ class RecentChanges:
 
 def _changed_instances() -> Select[int, datetime | None]:
     return select(DbInstance.id, DbInstance.last_modified).where(
-        # Not by the clock, which an index cannot be searched with: the time of the statement.
+        # The time of the statement, not of the clock, which no index can be searched by.
         DbInstance.last_modified > func.timezone("utc", func.now()) - _LATELY
     )
 

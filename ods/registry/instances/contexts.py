@@ -29,7 +29,7 @@ MAX_CONTEXTS = 20
 _SETS = 0x4F6443
 """Keeps the locks of contexts apart from other locks of this database."""
 
-# All contexts of one owner, so that two are equal if the keys and values are, in any order and case.
+# All contexts of one owner: equal if keys and values are, in any order and case.
 _SET = (
     'jsonb_agg(jsonb_build_array(lower(key), lower(value)) ORDER BY lower(key) COLLATE "C",'
     ' lower(value) COLLATE "C")'
@@ -152,7 +152,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
         instance.own_contexts = dict(contexts) or None
         return
     number, table = instance.ods_instance_id, OdsInstanceContext
-    # As it is locked by those that change a single context.
+    # The lock that requests for a single context take as well.
     if await session.get(OdsInstance, number, with_for_update={"key_share": True}) is None:
         current = InstanceStatus(instance.status)
         reason = "The ODS/API does not route to the instance any more: it can have no contexts."

@@ -332,8 +332,8 @@ class JobStore:
         also = partial(revisions.gone, UUID(job.database_id))
         async with self._sessions.transaction() as session:
             if job.rules.to_trash and job.trash_database is not None:
-                # What the request has computed may be over: the job may have waited, or been retried, for
-                # longer. It was requested as one that can be undone, also if there is no trash any more.
+                # The job may have waited, or been retried, until after the end that the request has computed.
+                # The client was told that the delete can be undone, even if there is no trash any more.
                 end = await end_of(session, self._trash or KEPT_IN_DOUBT)
                 also = partial(revisions.confirmed, job)
                 outcome = {
@@ -347,7 +347,7 @@ class JobStore:
             follows = not job.rules.releases and not job.backup_first
             if took_step and follows:
                 await versions.follow_delete(session, job.instance_id, kept=job.rules.to_trash)
-            if took_step and job.backup_first:  # the client has cancelled both, but too late for this one
+            if took_step and job.backup_first:  # a client may have cancelled both, too late for this one
                 cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
                 await session.execute(cancelled.values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}))
             return took_step or await has_taken(session, job, step, fencing_token(job))
@@ -412,7 +412,7 @@ class JobStore:
             if took_step:
                 await versions.follow_delete(session, job.instance_id, kept=False)
                 await append(session, _purge_entry(job, dropped=dropped))
-            return took_step or await has_taken(session, job, step, guard)  # not if it was cancelled
+            return took_step or await has_taken(session, job, step, guard)  # false if it was cancelled
 
     async def finish_backup(
         self, job: InstanceJob, stored: StoredBackup, verify: VerifyPolicy
@@ -497,14 +497,14 @@ class JobStore:
         replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
         row = (await session.execute(replaced.with_for_update())).one_or_none()
         values = {**_exchange(job), "error_message": None}
-        # An earlier attempt may have exchanged them: what follows one that failed looks at the comments.
+        # After a failure an earlier attempt may have exchanged them: `resolve` reads that in the comments.
         is_done = step == job.rules.finish
         also = partial(revisions.confirmed, job) if is_done else None
         if row is None or not await take_step(session, job, step, values, guard, also):
             return False
         generation, cancelled = row
         await versions.record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
-        await forget(session, job.ods_instance_id)  # as after a create, until they are read anew
+        await forget(session, job.ods_instance_id)  # until its education organizations are read anew
         return True
 
     async def end_replacement(self, job: InstanceJob) -> None:
@@ -548,7 +548,7 @@ class JobStore:
         """
         guard = fencing_token(job)
         async with self._sessions.transaction() as session:
-            # Locked, so that no request is recorded before the failure is.
+            # Locked, so that no cancel is recorded before the failure is.
             recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
             await keep_for_another_restore(session, job)
             step = job.rules.cancel_running if cancelled or recorded else job.rules.fail
@@ -556,7 +556,7 @@ class JobStore:
                 return await _fail_alone(session, job, step, reason)
             outages = DbInstance.outages + 1 if outage and not recorded else 0
             values: dict[str, object] = {"error_message": reason, "outages": outages}
-            if cancelled:  # by who has asked Temporal, the registry does not know it yet
+            if cancelled:  # in Temporal alone: the registry does not know it yet
                 values |= CALLED_OFF
             return await take_step_once(session, job, step, values, guard)
 
@@ -584,10 +584,9 @@ class JobStore:
         attempt that is due then; None if nothing was changed: the instance has moved on, or a client has
         cancelled this attempt or called off the failed delete.
         """
-        is_done = DbInstance.purged_at.is_not(None)  # a purge that is done is done
         has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
         is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
-        guard = (*fencing_token(job), ~is_done, ~is_to_end(), is_wanted)
+        guard = (*fencing_token(job), DbInstance.purged_at.is_(None), ~is_to_end(), is_wanted)
         async with self._sessions.statement() as session:
             released = await take_step_once(session, job, job.rules.release, {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None
@@ -682,7 +681,7 @@ class JobStore:
             while rows := (await session.scalars(query.where(DbInstance.id > after))).all():
                 if known := readable(rows):
                     return known
-                after = rows[-1].id  # a page without any would be taken for the last one
+                after = rows[-1].id  # an empty page would mean that no more follow
         return []
 
 
@@ -755,7 +754,7 @@ def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     """Whether a failed delete is tried again without the operator, as `unfinished_deletes` says."""
     names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
     has_name = or_(*(name.in_(half_dropped) for name in names))
-    # A delete to the trash does not drop what is half dropped if that leaves a version, and would fail again.
+    # While a version is left, a delete to the trash does not drop what is half dropped: it would fail again.
     is_trashed = and_(DbInstance.goes_to_trash, ~_has_version())
     drops = or_(is_trashed, _drops_at_once(), DbInstance.operation == Operation.PURGE)
     has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())

@@ -130,7 +130,7 @@ def doubled_parts(
         is_doubled = ("name", name) in first
         for part in _parts(name, template, contexts):
             earlier = first.setdefault(part.key, number)
-            # Two with one name have one name for their databases as well, which need not be told.
+            # Two with one name have one name for their databases as well, which is not reported again.
             if earlier != number and not (is_doubled and part.key[0] == "database"):
                 yield number, earlier, part
 

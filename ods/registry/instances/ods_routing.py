@@ -136,7 +136,7 @@ async def follow_database(
     rows = rows.order_by(OdsInstance.ods_instance_id).with_for_update(key_share=True)
     following = [ods_instance_id]
     for other in await session.scalars(rows):
-        if strings.local_database(other.connection_string) == old:  # perhaps not any more
+        if strings.local_database(other.connection_string) == old:  # read again, now that it is locked
             other.connection_string = strings.renamed(old, new, other.connection_string)
             following.append(other.ods_instance_id)
     derivatives = select(OdsInstanceDerivative).where(OdsInstanceDerivative.ods_instance_id.in_(following))

@@ -148,7 +148,7 @@ class InstanceQueries:
             OSError: it cannot be reached.
             asyncpg.PostgresError: it refuses the connection.
         """
-        await self.instances(offset=0, limit=0)  # no row, but it takes the table with all its columns
+        await self.instances(offset=0, limit=0)  # no row, but every column must be there
 
     async def instance(self, instance_id: int) -> DbInstance:
         """The live instance with this id.

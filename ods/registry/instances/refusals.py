@@ -140,7 +140,7 @@ def set_aside_refusals(instance: DbInstance, forgotten: Mapping[str, str], way: 
     """
     kinds = kinds_set_aside(instance.set_aside, forgotten)
     was_purge = drops_database(Operation(instance.operation), instance.arguments)
-    # A delete to the trash comes here if a purge follows it, or if there never was a database.
+    # `way` is the trash if a purge follows the delete, or if there never was a database.
     if not kinds or (was_purge and way is not Way.LEAVE):
         return []
     kept = ", ".join(kinds)

@@ -210,7 +210,7 @@ async def reserved_id(session: AsyncSession) -> int:
     drawn = (await session.execute(_DRAW)).one()
     if drawn.ods == drawn.own and not drawn.is_taken:
         return int(drawn.ods)
-    # The sequences are out of step, or behind the rows: one transaction at a time mends that.
+    # The sequences differ, or are behind the rows: one transaction at a time sets them right.
     await session.execute(select(func.pg_advisory_xact_lock(_NUMBERS)))
     while True:
         number = await _common_number(session)
@@ -271,7 +271,7 @@ def _is_taken(number: ColumnElement[int]) -> ColumnElement[bool]:
         exists().where(OdsInstance.ods_instance_id == number),
         exists().where(DbInstance.ods_instance_id == number),
         exists().where(DbInstance.id == number),
-        # What is left of an instance whose row is gone, as after a restore of some of the tables.
+        # The create of an instance whose row is gone, as after a restore of some of the tables.
         exists().where(Job.job_id == func.concat(f"{Operation.CREATE}InstanceJob-", number, "-1")),
     )
 

@@ -52,7 +52,7 @@ NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
 
 def waited_until(moment: ColumnElement[Any]) -> ColumnElement[float]:
     """For how many seconds a job has waited until then, with the wait that is recorded as going on."""
-    # NULL, if it waits for nothing, is not the greatest.
+    # `greatest` ignores the NULL of a job that waits for nothing.
     since = func.greatest(func.extract("epoch", moment - Job.waiting_since).cast(Double), 0.0)
     return Job.waited_seconds + since
 
@@ -235,7 +235,7 @@ async def _measure(job: InstanceJob, reached: JobStatus, seconds: float | None) 
         case JobStatus.PENDING:
             pass
         case JobStatus.IN_PROGRESS:
-            if job.attempt == 1 and seconds is not None:  # later ones have waited for a person
+            if job.attempt == 1 and seconds is not None:  # a later attempt has waited for a person
                 JOB_SECONDS.labels(job.kind.name, "queue").observe(seconds)
         case JobStatus.COMPLETED:
             JOBS.labels(job.kind.name, "completed", job.tenant).inc()

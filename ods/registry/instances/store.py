@@ -70,11 +70,11 @@ from ods.registry.storage.unit_of_work import unit_of_work
 _TOGETHER = 0x4F644254
 """The lock of a transaction with several requests."""
 
-# What an instance had before its resets goes with it: so it waits for what was promised of these.
+# A purge drops the versions from before resets as well: so it waits until their time is over, too.
 _HAS_LATER_VERSION = exists().where(
     InstanceVersion.instance_id == DbInstance.id, InstanceVersion.purge_after > UTC_NOW
 )
-# What a client has requested back in vain waits for the operator, however long that takes.
+# After a failed undelete, nothing is purged automatically.
 _PURGE_IS_DUE = (
     DbInstance.is_in_trash,
     DbInstance.status == InstanceStatus.DELETED,
@@ -205,12 +205,11 @@ class InstanceStore:
     async def lock_parts(
         self, sources: Collection[int], names: Collection[str], contexts: Collection[Mapping[str, str]]
     ) -> None:
-        """Lock at once, in the block of `together`, what requests for several new instances lock one by one.
+        """Lock what requests for several new instances lock one by one, at once in the block of `together`.
 
-        These are the instances to be copied, the names of the new instances and of their databases, and the
-        contexts of each: in the order of a request for one instance. If it were done instance by instance,
-        what the first needs last would be locked before what the second needs first, and either request could
-        wait for the other.
+        First the `sources` to be copied, then the names of the new instances and of their databases, then the
+        contexts of each, as a request for one instance does: in another order, two requests could wait for
+        each other.
         """
         async with self._sessions.transaction() as session:
             await lock_instances(session, sources)
@@ -481,7 +480,7 @@ class InstanceStore:
             arguments = MakeArguments(EarlierDatabase(replacement.database_id))
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
-    def _replacement(  # noqa: PLR0913, PLR0917 - what the row tells of it
+    def _replacement(  # noqa: PLR0913, PLR0917 - what the row has of it
         self,
         instance: DbInstance,
         database_id: str,
@@ -492,8 +491,8 @@ class InstanceStore:
         *,
         from_trash: bool,
     ) -> Replacement:
-        # Never given again, unlike a name with the instance's mark and the number of a job: a registry that
-        # was restored counts these anew, and would take it for the name of a delete.
+        # Not from the instance's mark, as the name that a delete gives: a restored registry gives numbers of
+        # jobs again, and would take one for the other.
         replaced = trash_name(str(uuid4()), instance.job_number + 1)
         return Replacement(
             *(database_id, template, database, replaced),
@@ -669,10 +668,10 @@ class InstanceStore:
             created_at=UTC_NOW,
             instance_id=requested.instance.id,
             operation=requested.job.rules.word,
-            # Copies and restores do not tell how long a clone of the template takes.
+            # Copies and restores do not count when the usual duration of a clone is computed.
             database_template=requested.job.template if requested.job.kind.is_of_template else None,
         )
-        # From now on: a registry that is put back to before the job begins is to know what that has done.
+        # With the request: a registry put back to before the job begins knows what the job has written.
         session.add_all([job, *revisions_of(requested.job)])
         return requested
 
@@ -703,7 +702,7 @@ async def _require_new(
     Raises:
         InvalidError: also if the name is too long for the template of the source.
     """
-    # Before the names are locked, as a rename of the source does it.
+    # Before the names are locked: the order in which a rename of the source locks.
     source = await copies.hold_origin(session, origin)
     if source is not None and source.database_template != template:
         template = source.database_template

@@ -42,8 +42,8 @@ _NOT_ITS_VERSION = f"No database of this name is kept that the instance had befo
 _NEXT = timedelta(microseconds=1)
 
 _IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
-# No job works on the instance, or is about to, nor has one left something that is to be undone. Nor is it in
-# the trash: with the instance, they can come back, however long that waits there.
+# No job works on the instance, or waits, or has left something to be undone. Nor is the instance in the
+# trash: its versions can come back with it, however long it stays there.
 _MAY_GO = (
     DbInstance.status.in_(AT_REST),
     ~DbInstance.is_in_trash,
@@ -130,7 +130,7 @@ class VersionStore:
             select(InstanceVersion.id, DbInstance)
             .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
             .where(_IS_DUE, *conditions, *_MAY_GO)
-            # What could not be dropped so far comes last: it does not keep the others on the disk.
+            # Those that could not be dropped so far come last, so as not to hold up the others.
             .order_by(
                 InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
             )
@@ -229,7 +229,7 @@ async def version_to_bring_back(
     query = select(InstanceVersion).where(InstanceVersion.instance_id == instance.id).order_by(*newest)
     versions = (await session.scalars(query)).all()
     if database is not None:
-        # Compared here, and not repeated: not every text that a client may send is one for others.
+        # Compared here, and not repeated in the refusal: a client may send any text.
         versions = [one for one in versions if one.database_name == database]
         if not versions:
             raise InvalidError({"Database": [_NOT_ITS_VERSION]})
