@@ -56,13 +56,10 @@ NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP), "pur
 
 # These jobs count no attempt: a counted one may have published the database, and deletes rely on that.
 _KEPT: Mapping[str, object] = {
-    "error_message": None,
-    "outages": 0,
-    "new_name": None,
-    "new_database_name": None,
-    "trash_database": None,
+    **dict.fromkeys(("error_message", "new_name", "new_database_name", "trash_database")),
     "purge_after": None,
     "deleted_by": None,
+    "outages": 0,
 }
 
 

@@ -66,16 +66,9 @@ from ods.settings.settings import VerifyPolicy
 
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
 _NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
-OUT_OF_TRASH: dict[str, object] = {
-    **_NO_NEW_NAMES,
-    **_NOTHING_KEPT,
-    "trashed_at": None,
-    "deleted_by": None,
-    "error_message": None,
-}
+_LIVE = {"trashed_at": None, "deleted_by": None, "error_message": None}
+OUT_OF_TRASH: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, **_LIVE}
 """Columns of an instance that has come back from the trash."""
-
-
 _FORGOTTEN_ATTEMPTS = 10
 """How many attempts at a create a restored registry may have forgotten at most."""
 
@@ -104,7 +97,8 @@ class JobStore:
     Each is one guarded statement or transaction (see `ods.registry.instances.steps`) and safe to repeat.
     Those that return a bool return whether the instance is where the step leads, by this or an earlier call
     for the same attempt; if not, the instance has moved on, or the job is of another operation, and nothing
-    was changed. Connection strings, which route the ODS/API to a database, are encrypted.
+    was changed. Connection strings, which route the ODS/API to a database, are encrypted; methods that take
+    one raise NameTakenError if an ODS instance took the name or the reserved id in the meantime.
     """
 
     def __init__(
@@ -234,22 +228,14 @@ class JobStore:
             await session.execute(update(Job).where(*waits).values(**WAITS_FOR_NOTHING))
 
     async def finish_create(self, job: InstanceJob, connection_string: str) -> bool:
-        """Record the instance as `Completed`, and route the ODS/API to the published database.
-
-        Raises:
-            NameTakenError: an ODS instance took the name or the reserved id in the meantime.
-        """
+        """Record the instance as `Completed`, and route the ODS/API to the published database."""
         also = partial(revisions.confirmed, job)
         return await self._complete(job, job.rules.finish, connection_string, also)
 
     async def follow_database(self, job: InstanceJob, connection_string: str, revision: str | None) -> bool:
         """Record as `Completed` an instance whose create has failed, but whose database was published.
 
-        `revision` is that of the database. If no attempt at this create has given it, the revision stays
-        unrecorded.
-
-        Raises:
-            NameTakenError: an ODS instance has the name or the reserved id.
+        `revision` is that of the database; it stays unrecorded if no attempt at this create has given it.
         """
         attempts = range(1, job.attempt + _FORGOTTEN_ATTEMPTS + 1)
         given = {revision_by(job.request, attempt, job.database_id) for attempt in attempts}
@@ -278,9 +264,6 @@ class JobStore:
 
         Its derivatives and other ODS instances follow, if they name the database. The former name stays
         reserved.
-
-        Raises:
-            NameTakenError: an ODS instance took the name in the meantime.
         """
         step = job.rules.finish
         renamed = {
@@ -356,7 +339,6 @@ class JobStore:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
 
         Raises:
-            NameTakenError: an ODS instance took the name or the id in the meantime.
             ContextTakenError: another product gave a context to another one.
         """
         step = job.rules.finish

@@ -46,15 +46,8 @@ class ExecutionPolicy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
-        """The policy of jobs that this process starts."""
-        return cls(
-            ddl_queue=settings.ddl_queue,
-            ddl_attempts=settings.ddl_attempts,
-            heartbeat_timeout=settings.heartbeat_timeout,
-            decision_window=settings.decision_window,
-            outage_timeout=settings.outage_timeout,
-            backup_queue=settings.backup_queue,
-        )
+        """The policy of jobs that this process starts: the settings of the same names."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
 
 @dataclass(frozen=True)
