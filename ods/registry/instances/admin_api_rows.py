@@ -70,7 +70,9 @@ class AdminApiRows:
 
     async def adopt(self) -> None:
         """Adopt up to twenty rows; write into those that cannot be adopted why not. Safe to repeat."""
-        query = select(DbInstance.id).where(_may_be_adopted()).order_by(_is_refused(), DbInstance.id)
+        # Rows refused before come last: otherwise twenty of them would keep all others from a turn.
+        is_refused = DbInstance.error_message.is_not(None)
+        query = select(DbInstance.id).where(_may_be_adopted()).order_by(is_refused, DbInstance.id)
         async with self._sessions.statement() as session:
             ids = (await session.scalars(query.limit(_ROWS_A_PASS))).all()
         for instance_id in ids:
@@ -144,8 +146,3 @@ def _may_be_adopted() -> ColumnElement[bool]:
     is_unchanged = changed < UTC_NOW - literal(_UNCHANGED, Interval)
     waits = and_(DbInstance.status.in_(WAITING), is_unchanged)
     return and_(DbInstance.job_number == 0, or_(waits, DbInstance.status.in_(AT_REST)))
-
-
-def _is_refused() -> ColumnElement[bool]:
-    """Rows refused before come last: otherwise twenty of them would keep all others from a turn."""
-    return DbInstance.error_message.is_not(None)

@@ -162,9 +162,7 @@ class AdoptionStore:
         settings say, they can come back for a while at least: the operator may have confused them with the
         one that was handed over.
         """
-        session = async_object_session(instance)
-        if session is None:
-            raise RuntimeError("The block that hands a database over to the instance has ended.")
+        session = _session_of(instance)
         earliest = await end_of(session, KEPT_IN_DOUBT)
         unknown = (one for one in replaced if one.name not in known)
         session.add_all([recorded_version(instance, one, self._trash, earliest) for one in unknown])
@@ -175,9 +173,8 @@ class AdoptionStore:
     @staticmethod
     async def record_revision(instance: DbInstance, revision: str) -> None:
         """Record the new revision of the instance's database, in the block that yields the instance."""
-        if (session := async_object_session(instance)) is None:
-            raise RuntimeError("The block that hands a database over to the instance has ended.")
-        await record_revision(session, instance.id, instance.database_id, revision, Role.CURRENT)
+        session, database = _session_of(instance), instance.database_id
+        await record_revision(session, instance.id, database, revision, Role.CURRENT)
 
     async def restore_lost(self, lost: LostInstance, database: DatabaseName) -> DbInstance:
         """Record a completed instance that the registry has lost, as its database describes it.
@@ -241,3 +238,9 @@ class AdoptionStore:
         if not routed and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
             job = self._factory.last_attempt(instance)
             await start_routing(session, job, database.connection_string)
+
+
+def _session_of(instance: DbInstance) -> AsyncSession:
+    if (session := async_object_session(instance)) is None:
+        raise RuntimeError("The block that hands a database over to the instance has ended.")
+    return session

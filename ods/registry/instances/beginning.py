@@ -87,10 +87,14 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
     return ended
 
 
+async def _ended_as(session: AsyncSession, job: InstanceJob, status: InstanceStatus) -> bool:
+    """Whether the attempt before this one has ended, and left the instance in this status."""
+    return await is_at(session, fencing_token(job, job.attempt - 1), status)
+
+
 async def _begin_copy(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     obstacle = await _source_obstacle(session, job)
-    before = fencing_token(job, job.attempt - 1)
-    if obstacle and await is_at(session, before, InstanceStatus.ERROR):
+    if obstacle and await _ended_as(session, job, InstanceStatus.ERROR):
         return BeginResult(held=False)
     return BeginResult(await _take_attempt(session, job), refusal or obstacle)
 
@@ -110,20 +114,18 @@ def _copied(job: InstanceJob) -> CopyOrigin | None:
 
 
 async def _begin_drop(
-    admin_api_deletes: AdminApiDeletes,
+    deletes: AdminApiDeletes,
     strings: ods_routing.ConnectionStrings,
     session: AsyncSession,
     job: InstanceJob,
     refusal: str | None,
 ) -> BeginResult:
-    """Not if it is an Admin API's delete that is yet to be recorded as one to the trash, by the next sweep.
+    """Not an Admin API's delete that the next sweep is to record as one to the trash.
 
     If the Admin API's status says that it has begun or failed, a retry or the reconcile pass lets it wait
     again.
     """
-    to_the_trash = select(DbInstance.id).where(
-        DbInstance.id == job.instance_id, admin_api_deletes.to_the_trash()
-    )
+    to_the_trash = select(DbInstance.id).where(DbInstance.id == job.instance_id, deletes.to_the_trash())
     if await session.scalar(to_the_trash) is not None:
         return BeginResult(held=False)
     return await _begin_delete(strings, session, job, refusal)
@@ -152,32 +154,20 @@ async def _routing_ended(
 ) -> str | None:
     """End the routing for a delete that has begun; returns why it goes on, if the instance is in use."""
     await snapshots.retire_all(session, job.instance_id, job.ods_instance_id)
-    if (obstacle := await _others_obstacle(strings, session, job)) is not None:
-        return obstacle
+    number = job.ods_instance_id
+    if not job.rules.releases:  # a detach leaves the database to other ODS instances that lead there
+        others = await ods_routing.others_leading_to(session, number, job.database, strings)
+        if others:
+            return f"{ods_routing.others_reason(others)} {ods_routing.OTHERS_NEXT_STEP}"
+    if job.rules.to_trash and job.backup_first:  # the purge that follows forgets what others gave it
+        own = await own_contexts_of(session, job.instance_id)
+        if relations := await ods_routing.relations_of(session, number, own):
+            return ods_routing.relations_reason(relations)
     if job.rules.to_trash:
-        return await _forgotten_obstacle(session, job) or await set_routing_aside(session, job)
+        return await set_routing_aside(session, job)
     if job.rules.drops:
         await keep_own_contexts(session, job)
-    return await ods_routing.end_routing(session, job.ods_instance_id)
-
-
-async def _forgotten_obstacle(session: AsyncSession, job: InstanceJob) -> str | None:
-    """Why a purge cannot go by the trash: it would forget what others gave the ODS instance."""
-    if not job.backup_first:
-        return None
-    own = await own_contexts_of(session, job.instance_id)
-    relations = await ods_routing.relations_of(session, job.ods_instance_id, own)
-    return ods_routing.relations_reason(relations) if relations else None
-
-
-async def _others_obstacle(
-    strings: ods_routing.ConnectionStrings, session: AsyncSession, job: InstanceJob
-) -> str | None:
-    """Why the database cannot go: other ODS instances lead there. A detach leaves it to them."""
-    if job.rules.releases:
-        return None
-    others = await ods_routing.others_leading_to(session, job.ods_instance_id, job.database, strings)
-    return f"{ods_routing.others_reason(others)} {ods_routing.OTHERS_NEXT_STEP}" if others else None
+    return await ods_routing.end_routing(session, number)
 
 
 async def _begin_purge(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
@@ -196,11 +186,9 @@ async def _begin_rename(session: AsyncSession, job: InstanceJob, refusal: str | 
 
 async def _begin_undelete(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
     obstacle = await _undelete_obstacle(session, job)
-    before = fencing_token(job, job.attempt - 1)
-    if obstacle and await is_at(session, before, InstanceStatus.DELETED):
+    if obstacle and await _ended_as(session, job, InstanceStatus.DELETED):
         return BeginResult(held=False)
-    held = await _take_attempt(session, job, undo_due=True)
-    return BeginResult(held, refusal or obstacle)
+    return BeginResult(await _take_attempt(session, job, undo_due=True), refusal or obstacle)
 
 
 async def _begin_snapshot(session: AsyncSession, job: InstanceJob, refusal: str | None) -> BeginResult:
@@ -218,7 +206,7 @@ async def _begin_replacement(session: AsyncSession, job: InstanceJob, refusal: s
     protection = await _protection(session, job)
     if protection is not None and await _refused(session, job, protection):
         return BeginResult(held=False)
-    if obstacle and await is_at(session, fencing_token(job, job.attempt - 1), InstanceStatus.COMPLETED):
+    if obstacle and await _ended_as(session, job, InstanceStatus.COMPLETED):
         return BeginResult(held=False)
     wanted = job.replacement_column
     its = or_(DbInstance.replacement.is_(None), DbInstance.replacement == wanted)
@@ -236,8 +224,8 @@ async def _take_attempt(
     """Begin this attempt after the one before it, and write `values`; true as well if it has begun already.
 
     Not if the `conditions` do not hold; if the instance was given another database since the job was read,
-    which would work on the old one; or if a client has cancelled the attempt before, unless a request has put
-    the job back to waiting since.
+    for the job would work on the old one; or if a client has cancelled the attempt before, unless a request
+    has put the job back to waiting since.
     """
     before: Guard = (
         *fencing_token(job, job.attempt - 1),

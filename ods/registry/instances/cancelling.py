@@ -312,11 +312,8 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
         its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
         is_whole = instance.published_at is not None and not instance.undo_due
         return is_whole and bool(await session.scalar(select(exists(its))))
-    return instance.attempt == 0 and not await _has_failed_rename(session, instance)
-
-
-async def _has_failed_rename(session: AsyncSession, instance: DbInstance) -> bool:
-    """Whether the last job of the instance that has begun is a rename that failed."""
+    if instance.attempt != 0:
+        return False
     last_begun = (
         select(Job.operation == instance.rules.word, Job.status == JobStatus.ERROR)
         .where(Job.instance_id == instance.id, Job.started_at.is_not(None))
@@ -324,4 +321,4 @@ async def _has_failed_rename(session: AsyncSession, instance: DbInstance) -> boo
         .limit(1)
     )
     row = (await session.execute(last_begun)).one_or_none()
-    return row is not None and all(row)
+    return row is None or not all(row)

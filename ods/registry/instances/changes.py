@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.model.operations import JOB_UNDER_WAY
@@ -42,26 +42,17 @@ class RecentChanges:
 
     async def jobs_under_way(self) -> Mapping[str, JobState]:
         """Each job that waits or runs, by its id."""
+        columns = (Job.job_id, Job.instance_id, Job.status, Job.waiting_for, Job.percent, Job.eta_seconds)
         async with self._sessions.statement() as session:
-            jobs = (await session.execute(_jobs_under_way())).all()
+            jobs = (await session.execute(select(*columns).where(Job.status.in_(JOB_UNDER_WAY)))).all()
         return {row.job_id: JobState(*row[1:]) for row in jobs}
 
     async def read(self) -> RecentState:
         """What may have changed lately. Each of both queries is answered from an index."""
+        # The time of the statement, not of the clock, which no index can be searched by.
+        lately = DbInstance.last_modified > func.timezone("utc", func.now()) - _LATELY
+        query = select(DbInstance.id, DbInstance.last_modified).where(lately)
         async with self._sessions.statement() as session:
-            instances = (await session.execute(_changed_instances())).all()
+            instances = (await session.execute(query)).all()
         changed = {row.id: row.last_modified for row in instances}
         return RecentState(changed, await self.jobs_under_way())
-
-
-def _changed_instances() -> Select[int, datetime | None]:
-    return select(DbInstance.id, DbInstance.last_modified).where(
-        # The time of the statement, not of the clock, which no index can be searched by.
-        DbInstance.last_modified > func.timezone("utc", func.now()) - _LATELY
-    )
-
-
-def _jobs_under_way() -> Select[str, int | None, str, str | None, int | None, int | None]:
-    return select(
-        Job.job_id, Job.instance_id, Job.status, Job.waiting_for, Job.percent, Job.eta_seconds
-    ).where(Job.status.in_(JOB_UNDER_WAY))

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Integer,
     Interval,
     ScalarSelect,
-    Select,
     Text,
     and_,
     cast,
@@ -259,13 +258,6 @@ async def _advanced(session: AsyncSession, sequence: ColumnElement[Any], number:
     return int((await session.scalars(drawn)).one())
 
 
-def _drawing() -> Select[*tuple[Any, ...]]:
-    drawn = select(
-        func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")
-    ).cte()
-    return select(drawn.c.ods, drawn.c.own, _is_taken(drawn.c.ods).label("is_taken"))
-
-
 def _is_taken(number: ColumnElement[int]) -> ColumnElement[bool]:
     return or_(
         exists().where(OdsInstance.ods_instance_id == number),
@@ -276,7 +268,8 @@ def _is_taken(number: ColumnElement[int]) -> ColumnElement[bool]:
     )
 
 
-_DRAW = _drawing()
+_DRAWN = select(func.nextval(_ODS_INSTANCE_IDS).label("ods"), func.nextval(_INSTANCE_IDS).label("own")).cte()
+_DRAW = select(_DRAWN.c.ods, _DRAWN.c.own, _is_taken(_DRAWN.c.ods).label("is_taken"))
 """Draws a number of each sequence, and reads whether a row has the first one.
 
 Made once: that takes longer than PostgreSQL needs for it.

@@ -117,18 +117,16 @@ class JobFactory:
 
 def readable(rows: Iterable[DbInstance]) -> list[DbInstance]:
     """Those of the rows whose last job this release can read; the others are left to the release that can."""
-    return [row for row in rows if _is_readable(row)]
-
-
-def _is_readable(row: DbInstance) -> bool:
-    try:
-        require_fitting(Operation(row.operation), row.arguments)
-        if row.replacement is not None:
-            Replacement.read(row.replacement)
-    except ValueError:
-        _logger.warning("The job of instance %s is one of another release, and left to that.", row.id)
-        return False
-    return True
+    known = []
+    for row in rows:
+        try:
+            require_fitting(Operation(row.operation), row.arguments)
+            if row.replacement is not None:
+                Replacement.read(row.replacement)
+            known.append(row)
+        except ValueError:
+            _logger.warning("The job of instance %s is one of another release, and left to that.", row.id)
+    return known
 
 
 _RETRIES_AFTER_OUTAGES = 5

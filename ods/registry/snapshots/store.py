@@ -74,7 +74,7 @@ class SnapshotStore:
             select(
                 Snapshot,
                 DbInstance.ods_instance_id,
-                _is_current(),
+                exists().where(OdsInstanceDerivative.connection_string == Snapshot.connection_string),
                 Snapshot.database_id != DbInstance.database_id,
             )
             .join(DbInstance, DbInstance.id == Snapshot.instance_id)
@@ -200,10 +200,6 @@ def _done(job: InstanceJob) -> Select[int]:
 def _when_not_cached() -> ColumnElement[datetime]:
     """When no cache of the ODS/API can lead to a copy any more."""
     return UTC_NOW + literal(CACHED, Interval)
-
-
-def _is_current() -> ColumnElement[bool]:
-    return exists().where(OdsInstanceDerivative.connection_string == Snapshot.connection_string)
 
 
 def _removals() -> Select[int, str, str, str, int, bool]:
