@@ -50,7 +50,8 @@ class AdminApiDeletes:
     def to_the_trash(self) -> ColumnElement[bool]:
         """Whether the delete moves the database to the trash, and is not yet recorded as one that does.
 
-        As in `DeleteRules.way`, an instance without a database goes to the trash too, but is not backed up.
+        As in `DeleteRules.way`, an instance without a database goes to the trash too, but is not backed up. A
+        recorded delete counts if it asks for a backup and would keep nothing.
         """
         new = and_(
             DbInstance.status == InstanceStatus.PENDING_DELETE,

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.model.operations import AT_REST, UNDER_WAY, InstanceStatus, Product, making
-from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, EarlierDatabase, Origin, TemplateOrigin
 from ods.registry.backups.rows import hold_backup
 from ods.registry.instances.jobs import job_id
 from ods.registry.storage.errors import InvalidError, RefusedError
@@ -29,8 +29,9 @@ async def hold_refusal(
 ) -> RefusedError | None:
     """Why an instance that is being copied must keep its data, names and routing; None if it is not.
 
-    Each operation that deletes, renames, replaces or closes a database asks this alone. The caller has locked
-    the row, so that no request for a copy is committed before its own.
+    Each operation that deletes, renames, replaces or closes a database asks this alone; `mode` asks for
+    copies of that mode only. The caller has locked the row, so that no request for a copy is committed before
+    its own.
     """
     copy = (await session.scalars(_copies_of(instance, mode))).one_or_none()
     if copy is None:
@@ -85,11 +86,15 @@ async def held_source(session: AsyncSession, copy: CopyOrigin) -> DbInstance:
     return source
 
 
-async def copy_obstacle(session: AsyncSession, instance: DbInstance, copy: CopyOrigin) -> str | None:
-    """Why the job that makes the locked `instance` a copy cannot begin; None if it can.
+async def copy_obstacle(
+    session: AsyncSession, instance: DbInstance, copy: Origin | EarlierDatabase | None
+) -> str | None:
+    """Why the job that makes the locked `instance` a copy cannot begin; None if it can, or makes none.
 
     A waiting job holds its source, which therefore is unchanged. A failed one holds it no longer.
     """
+    if not isinstance(copy, CopyOrigin):
+        return None
     gone = f"The instance {copy.instance_id}, which is to be copied, is gone."
     if InstanceStatus(instance.status) in AT_REST:
         try:

@@ -606,10 +606,10 @@ class JobStore:
     async def unfinished_deletes(self, half_dropped: Mapping[str, str]) -> Sequence[InstanceJob]:
         """Failed deletes that are tried again without the operator, at the attempt that failed.
 
-        Those that an outage ended, a bounded number of times; and those of instances whose database a DROP
-        has begun to remove. `half_dropped` has the marks of these databases, by their names. So do purges
-        that were cancelled too late, but not if the instance had another database before a reset: recording
-        the purge would drop that.
+        Those that an outage ended, a bounded number of times; and those whose database is among the
+        `half_dropped`, which a DROP has begun to remove (marks of their instances, by name). Also purges that
+        were cancelled too late, unless the instance had another database before a reset: recording the purge
+        would drop that.
         """
         has_failed = and_(DbInstance.status == InstanceStatus.DELETE_FAILED, _is_tried_again(half_dropped))
         was_cancelled = and_(

@@ -607,10 +607,8 @@ class InstanceStore:
             refusals.require_state(instance, step.sources, "retried")
             if instance.rules.takes_data and (refusal := refusals.protection_refusal(instance)) is not None:
                 raise refusal
-            copy = origin_in(instance.arguments)
-            if isinstance(copy, CopyOrigin) and (
-                obstacle := await copies.copy_obstacle(session, instance, copy)
-            ):
+            origin = origin_in(instance.arguments)
+            if (obstacle := await copies.copy_obstacle(session, instance, origin)) is not None:
                 raise RefusedError(instance.status, obstacle, "Then retry, or delete this instance.")
             instance.outages = 0
             _advance(instance, step)

@@ -165,8 +165,8 @@ class VersionStore:
     async def instance_of(self, purge: VersionPurge) -> DbInstance | None:
         """The instance whose version is still to be dropped.
 
-        None if that is done, it has come back, or the instance is or was since the claim protected, in the
-        trash, or coming back.
+        None if it is dropped or has come back; or if the instance is protected, in the trash or coming back,
+        or was so since the claim.
         """
         query = (
             select(DbInstance)
