@@ -3,8 +3,7 @@
 It writes nothing else. This module derives the job that carries out such a delete.
 """
 
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import asdict
 
 from sqlalchemy import (
     ColumnElement,
@@ -24,6 +23,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 
 from ods.model.arguments import DeleteArguments
 from ods.model.operations import BACK_TO_EARLIER, JOB_UNDER_WAY, RULES, InstanceStatus, JobStatus, Operation
+from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.steps import job_values
 from ods.registry.instances.versions import name_in_trash
 from ods.registry.storage.models import UTC_NOW, DbInstance, Job
@@ -40,87 +40,80 @@ _WAS_THERE = and_(DbInstance.job_number == 1, DbInstance.attempt == 0)
 """`ods migrate` has adopted the row with its delete; the first job of any other instance is its create."""
 
 
-@dataclass(frozen=True)
-class AdminApiDeletes:
-    """How such deletes are carried out: with a trash or without (zero), with a final backup or without."""
+def to_the_trash(rules: DeleteRules) -> ColumnElement[bool]:
+    """Whether the delete moves the database to the trash, and is not yet recorded as one that does.
 
-    trash: timedelta
-    final_backup: bool
+    As in `DeleteRules.way`, an instance without a database goes to the trash too, but is not backed up. A
+    recorded delete counts if it asks for a backup and would keep nothing.
+    """
+    new = and_(
+        DbInstance.status == InstanceStatus.PENDING_DELETE,
+        DbInstance.operation == Operation.DELETE,
+        ~DbInstance.goes_to_trash,
+        DbInstance.is_adopted,
+        or_(~is_recorded(), _WAS_THERE, DbInstance.backup_first),
+    )
+    if rules.trash:
+        return new
+    # An earlier delete, which has failed, may have been requested with a backup.
+    backs_up = or_(literal(rules.final_backup), DbInstance.backup_first)
+    return and_(new, DbInstance.published_at.is_not(None), backs_up)
 
-    def to_the_trash(self) -> ColumnElement[bool]:
-        """Whether the delete moves the database to the trash, and is not yet recorded as one that does.
 
-        As in `DeleteRules.way`, an instance without a database goes to the trash too, but is not backed up. A
-        recorded delete counts if it asks for a backup and would keep nothing.
-        """
-        new = and_(
+def moved_to_trash(rules: DeleteRules, *conditions: ColumnElement[bool]) -> Update:
+    """Record that these deletes, if they fulfil the `conditions`, move their databases to the trash.
+
+    They stay there as long as the `rules` say; without a trash, until the purge that follows has backed them
+    up and drops them. Rows locked by another session wait for the next sweep, and their jobs with them.
+    """
+    chosen = select(DbInstance.id).where(to_the_trash(rules), *conditions).with_for_update(skip_locked=True)
+    kept = DeleteArguments(keep=True, backup_first=not rules.trash)
+    return (
+        update(DbInstance)
+        .where(DbInstance.id.in_(chosen))
+        .values(
+            arguments_column=asdict(kept),
+            trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
+            purge_after=UTC_NOW + literal(rules.trash, Interval) if rules.trash else None,
+            deleted_by=None,
+        )
+    )
+
+
+def recorded(rules: DeleteRules) -> Insert:
+    """Record the jobs of deletes that wait and have no job yet.
+
+    Rows locked by another session (a job may be beginning) wait for the next sweep, and so do those that
+    `moved_to_trash` must handle first.
+    """
+    waits = literal(JobStatus.PENDING.value)
+    columns = {
+        Job.job_id: _JOB_ID,
+        Job.status: waits,
+        Job.created_at: UTC_NOW,
+        Job.instance_id: DbInstance.id,
+        Job.operation: _WORD,
+        Job.database_template: DbInstance.database_template,
+    }
+    known = select(Job.id).where(Job.job_id == _JOB_ID, Job.status != JobStatus.PENDING)
+    ended = exists(known.correlate(DbInstance).with_for_update(skip_locked=True))
+    unknown = (
+        select(*columns.values())
+        .where(
             DbInstance.status == InstanceStatus.PENDING_DELETE,
-            DbInstance.operation == Operation.DELETE,
-            ~DbInstance.goes_to_trash,
             DbInstance.is_adopted,
-            or_(~is_recorded(), _WAS_THERE, DbInstance.backup_first),
+            or_(~is_recorded(), ended),
+            not_(to_the_trash(rules)),
         )
-        if self.trash:
-            return new
-        # An earlier delete, which has failed, may have been requested with a backup.
-        backs_up = or_(literal(self.final_backup), DbInstance.backup_first)
-        return and_(new, DbInstance.published_at.is_not(None), backs_up)
-
-    def moved_to_trash(self, *conditions: ColumnElement[bool]) -> Update:
-        """Record that these deletes, if they fulfil the `conditions`, move their databases to the trash.
-
-        They stay there for `trash`; without a trash, until the purge that follows has backed them up and
-        drops them. Rows locked by another session wait for the next sweep, and their jobs with them.
-        """
-        chosen = (
-            select(DbInstance.id).where(self.to_the_trash(), *conditions).with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        insert(Job)
+        .from_select(list(columns), unknown)
+        .on_conflict_do_update(
+            index_elements=[Job.job_id], set_={"status": waits, "errormessage": None, "finishedat": None}
         )
-        kept = DeleteArguments(keep=True, backup_first=not self.trash)
-        return (
-            update(DbInstance)
-            .where(DbInstance.id.in_(chosen))
-            .values(
-                arguments_column=asdict(kept),
-                trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
-                purge_after=UTC_NOW + literal(self.trash, Interval) if self.trash else None,
-                deleted_by=None,
-            )
-        )
-
-    def recorded(self) -> Insert:
-        """Record the jobs of deletes that wait and have no job yet.
-
-        Rows locked by another session (a job may be beginning) wait for the next sweep, and so do those that
-        `moved_to_trash` must handle first.
-        """
-        waits = literal(JobStatus.PENDING.value)
-        columns = {
-            Job.job_id: _JOB_ID,
-            Job.status: waits,
-            Job.created_at: UTC_NOW,
-            Job.instance_id: DbInstance.id,
-            Job.operation: _WORD,
-            Job.database_template: DbInstance.database_template,
-        }
-        known = select(Job.id).where(Job.job_id == _JOB_ID, Job.status != JobStatus.PENDING)
-        ended = exists(known.correlate(DbInstance).with_for_update(skip_locked=True))
-        unknown = (
-            select(*columns.values())
-            .where(
-                DbInstance.status == InstanceStatus.PENDING_DELETE,
-                DbInstance.is_adopted,
-                or_(~is_recorded(), ended),
-                not_(self.to_the_trash()),
-            )
-            .with_for_update(skip_locked=True)
-        )
-        return (
-            insert(Job)
-            .from_select(list(columns), unknown)
-            .on_conflict_do_update(
-                index_elements=[Job.job_id], set_={"status": waits, "errormessage": None, "finishedat": None}
-            )
-        )
+    )
 
 
 def overtaken_jobs_ended() -> Update:

@@ -11,10 +11,11 @@ from ods.model.arguments import origin_in
 from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation
 from ods.model.origins import CopyOrigin
 from ods.registry.instances import ods_routing, revisions
-from ods.registry.instances.admin_api_deletes import AdminApiDeletes
+from ods.registry.instances.admin_api_deletes import to_the_trash
 from ods.registry.instances.cancelling import ending_before_begin
 from ods.registry.instances.contexts import own_contexts_of
 from ods.registry.instances.copies import copy_obstacle, hold_refusal
+from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from ods.registry.instances.refusals import protection_refusal
 from ods.registry.instances.reservations import former_name_refusal, require_free
@@ -37,7 +38,7 @@ async def begin(
     sessions: RegistrySessions,
     job: InstanceJob,
     refusal: str | None,
-    admin_api_deletes: AdminApiDeletes,
+    deletes: DeleteRules,
     strings: ods_routing.ConnectionStrings,
 ) -> BeginResult:
     """Take the instance for this attempt of the job, as `JobStore.begin` says."""
@@ -49,7 +50,7 @@ async def begin(
             case Operation.CREATE | Operation.BACKUP:
                 begun = await _begin_copy(session, job, refusal)
             case Operation.DELETE:
-                begun = await _begin_drop(admin_api_deletes, strings, session, job, refusal)
+                begun = await _begin_drop(deletes, strings, session, job, refusal)
             case Operation.DETACH:
                 begun = await _begin_delete(strings, session, job, refusal)
             case Operation.PURGE:
@@ -114,7 +115,7 @@ def _copied(job: InstanceJob) -> CopyOrigin | None:
 
 
 async def _begin_drop(
-    deletes: AdminApiDeletes,
+    deletes: DeleteRules,
     strings: ods_routing.ConnectionStrings,
     session: AsyncSession,
     job: InstanceJob,
@@ -125,8 +126,8 @@ async def _begin_drop(
     If the Admin API's status says that it has begun or failed, a retry or the reconcile pass lets it wait
     again.
     """
-    to_the_trash = select(DbInstance.id).where(DbInstance.id == job.instance_id, deletes.to_the_trash())
-    if await session.scalar(to_the_trash) is not None:
+    trashed = select(DbInstance.id).where(DbInstance.id == job.instance_id, to_the_trash(deletes))
+    if await session.scalar(trashed) is not None:
         return BeginResult(held=False)
     return await _begin_delete(strings, session, job, refusal)
 

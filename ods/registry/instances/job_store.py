@@ -29,10 +29,10 @@ from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
-from ods.registry.instances import ods_routing, revisions, versions
-from ods.registry.instances.admin_api_deletes import AdminApiDeletes, overtaken_jobs_ended
+from ods.registry.instances import admin_api_deletes, ods_routing, revisions, versions
 from ods.registry.instances.beginning import begin
 from ods.registry.instances.cancelling import CANCELLED_PURGE, NO_PURGE_FOLLOWS, keep_if_refused
+from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from ods.registry.instances.reservations import leave_name, name_taken
 from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
@@ -115,7 +115,7 @@ class JobStore:
         self.installation = factory.installation
         self._trash = trash
         self._strings = strings
-        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
+        self._deletes = DeleteRules(trash, final_backup)
 
     async def begin(self, job: InstanceJob, refusal: str | None = None) -> BeginResult:
         """Take the instance for this attempt of `job`; for a delete, also stop the routing to its database.
@@ -134,7 +134,7 @@ class JobStore:
         installation = await self.installation.require_confirmed()
         if job.installation != installation.id:
             return BeginResult(held=False)
-        return await begin(self._sessions, job, refusal, self._admin_api_deletes, self._strings)
+        return await begin(self._sessions, job, refusal, self._deletes, self._strings)
 
     async def is_due(self, job: InstanceJob) -> bool:
         """Whether the instance waits for this very attempt of `job` to begin."""
@@ -581,7 +581,7 @@ class JobStore:
         """
         waiting = DbInstance.status.in_(WAITING)
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
-        wanted = and_(waiting, not_(self._admin_api_deletes.to_the_trash()))
+        wanted = and_(waiting, not_(admin_api_deletes.to_the_trash(self._deletes)))
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
@@ -594,9 +594,9 @@ class JobStore:
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
-            await session.execute(self._admin_api_deletes.moved_to_trash())
-            await session.execute(self._admin_api_deletes.recorded())
-            await session.execute(overtaken_jobs_ended())
+            await session.execute(admin_api_deletes.moved_to_trash(self._deletes))
+            await session.execute(admin_api_deletes.recorded(self._deletes))
+            await session.execute(admin_api_deletes.overtaken_jobs_ended())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt under way; as `waiting_jobs`."""

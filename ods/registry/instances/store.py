@@ -41,7 +41,7 @@ from ods.model.operations import DELETABLE, RULES, InstanceStatus, JobStatus, Op
 from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.instances import copies, ods_routing, refusals
-from ods.registry.instances.admin_api_deletes import AdminApiDeletes
+from ods.registry.instances.admin_api_deletes import moved_to_trash
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
@@ -138,7 +138,6 @@ class InstanceStore:
         self._protect_new = protect_new
         self._trash = trash
         self.deletes = DeleteRules(trash, final_backup=final_backup)
-        self._admin_api_deletes = AdminApiDeletes(trash, final_backup)
         self._strings = strings
 
     async def reserve(
@@ -613,7 +612,7 @@ class InstanceStore:
             instance.outages = 0
             _advance(instance, step)
             await session.flush()
-            await session.execute(self._admin_api_deletes.moved_to_trash(DbInstance.id == instance.id))
+            await session.execute(moved_to_trash(self.deletes, DbInstance.id == instance.id))
             requested = await self._requested(session, instance)
             await session.execute(job_record(requested.job, step.job))
             return requested
