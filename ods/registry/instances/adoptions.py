@@ -116,17 +116,13 @@ class AdoptionStore:
             await refusals.require_place(session, instance, instance.name, database.name)
             left, kept = instance.database_name, instance.set_aside
             was_published = instance.published_at is not None
-            columns = {
-                **OUT_OF_TRASH,
-                "operation": Operation.UNDELETE,
-                "arguments_column": {},
-                "status": BRING_BACK.target,
-            }
-            # As after an undelete that is done, with a number above all others, also those forgotten here.
-            number = max(number, instance.job_number) + 1
-            columns |= {"job_number": number, "request": uuid4(), "attempt": 1, "last_modified": UTC_NOW}
-            for column, value in columns.items():
+            for column, value in OUT_OF_TRASH.items():
                 setattr(instance, column, value)
+            # As after an undelete that is done, with a number above all others, also those forgotten here.
+            instance.operation, instance.arguments_column = Operation.UNDELETE, {}
+            instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
+            instance.request, instance.status = uuid4(), BRING_BACK.target
+            instance.last_modified = UTC_NOW
             instance.database_name = database.name
             instance.published_at = instance.published_at or UTC_NOW
             await session.flush()
@@ -147,11 +143,10 @@ class AdoptionStore:
         If its number were given again, an earlier database of the instance would pass for a later one. A
         failed job keeps its number: it may be retried.
         """
-        if instance.status != InstanceStatus.COMPLETED or number <= instance.job_number:
-            return
-        instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
-        instance.request = uuid4()
-        instance.last_modified = UTC_NOW
+        if instance.status == InstanceStatus.COMPLETED and number > instance.job_number:
+            instance.job_number, instance.attempt = number + 1, 1
+            instance.request = uuid4()
+            instance.last_modified = UTC_NOW
 
     async def keep_replaced(
         self, instance: DbInstance, replaced: Sequence[ReplacedDatabase], known: Collection[str]
@@ -214,8 +209,7 @@ class AdoptionStore:
             session.add(instance)
             await session.flush()
             await session.refresh(instance)
-            its = instance.id, instance.database_id, lost.revision, Role.CURRENT
-            await record_revision(session, *its)
+            await self.record_revision(instance, lost.revision)
             await start_routing(session, self._factory.next_attempt(instance), database.connection_string)
             return instance
 

@@ -176,8 +176,8 @@ class JobStore:
             row = (await session.execute(query)).one_or_none()
         if row is None:
             return None
-        status, waits, known, *is_so = row
-        return Position(InstanceStatus(status), bool(waits), revisions.as_known(known), *is_so)
+        status, waits, known, *flags = row
+        return Position(InstanceStatus(status), bool(waits), revisions.as_known(known), *flags)
 
     async def known_revisions(self, job: InstanceJob) -> KnownRevisions:
         """The revisions of the instance's databases that the registry knows; none if the instance is gone.
