@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _Before: TypeAlias = Callable[[], Awaitable[object]]
-"""As for `ods.databases.dropping.drop_database`."""
+"""As for `ods.databases.dropping.drop_found`."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class DatabaseActivities:
                 if await self._tenant.jobs.is_replaced(job):
                     return ReplaceResult(finished=True)
                 raise
-        generation = exchanged.template_generation
+        generation = exchanged.template_generation if exchanged else None
         done = replace(job, template_generation=generation)
         return ReplaceResult(
             await _try_to_record(job, self._tenant.jobs.finish_replacement(done)), generation

@@ -1,9 +1,9 @@
-"""Putting another database in the place of an instance's: a fresh one, or the one that it had before.
+"""Putting another database in the place of an instance's: a fresh one, or one that it had before.
 
-Each of the two has a mark of its own, beside that of the instance, in its comment. The other one waits under
-a private name, or in the trash; then both are renamed in one message, which is one transaction: the
-instance's database into the trash, the other one to its name. The registry records it afterwards. Until then
-the comments tell how far it is (`Stage`), and nothing here drops a database that was ever the instance's.
+The other one waits under a private name, or in the trash; then one transaction renames both: the instance's
+database into the trash, the other one to its name. The registry records it afterwards. Until then, the
+database ids in the comments tell how far it is (`Stage`). No database that was ever the instance's is dropped
+here.
 """
 
 import json
@@ -37,10 +37,10 @@ _CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
 """SQLSTATEs of an exchange with databases that are not those that were examined."""
 
 # %1: the instance's database, %2: the one that takes its place, %3: the name of the replaced one; %4 and %5:
-# the states that the first two must have, %6 and %7: their comments so far, %8 and %9: the comments that they
-# get; %10: the oids by the names in the end. If anything was changed since it was examined, a division by
-# zero undoes everything. The states are compared before the renames, which change them; the comments
-# afterwards, when no other session can write them any more.
+# the states that the first two must have, %6 and %7: their comments so far, %8 and %9: their new comments;
+# %10: the oids by the names in the end. If anything was changed since it was examined, a division by zero
+# undoes everything. The states are compared before the renames, which change them; the comments after them,
+# when no other session can write them any more.
 _EXCHANGE = (
     "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND oid || ' ' || xmin = %4$L",
     "SELECT 1 / count(*) FROM pg_database WHERE datname = %2$L AND oid || ' ' || xmin = %5$L",
@@ -79,45 +79,29 @@ class Exchange:
 
     Attributes:
         current: the instance with its database, and the revision that this gets in the trash.
-        successor: the same with the database that takes the place.
+        successor: the instance with the database that takes the place, and the revision that this gets.
         database: the name of the instance's database.
-        other: the name of the one that takes its place.
+        other: the name, until then, of the one that takes its place.
         replaced: the name that the instance's database gets in the trash.
     """
 
     current: KnownOwner
     successor: KnownOwner
-    job_id: str
-    number: int
     database: str
     other: str
     replaced: str
     from_trash: bool
 
-    def marked(
-        self,
-        owner: KnownOwner,
-        found: FoundDatabase,
-        trashed_name: str | None = None,
-        left: tuple[LeftName, ...] = (),
-    ) -> KnownOwner:
-        """The owner that one of both databases is marked with."""
-        known = found.marked
-        return replace(
-            owner,
-            job_id=self.job_id,
-            number=self.number,
-            template_generation=known.template_generation if known else None,
-            trashed_name=trashed_name,
-            left=left,
-        )
 
-
-@dataclass(frozen=True)
-class Exchanged:
-    """The database that has taken the place: which generation of its template it is a copy of, if known."""
-
-    template_generation: int | None
+def _to_mark(
+    owner: KnownOwner,
+    found: FoundDatabase,
+    trashed_name: str | None = None,
+    left: tuple[LeftName, ...] = (),
+) -> KnownOwner:
+    """The owner that one of both databases is marked with."""
+    generation = found.marked.template_generation if found.marked else None
+    return replace(owner, template_generation=generation, trashed_name=trashed_name, left=left)
 
 
 async def stage(session: asyncpg.Connection, exchange: Exchange) -> Stage:
@@ -130,17 +114,21 @@ async def require_current(session: asyncpg.Connection, exchange: Exchange) -> No
     _require_current(await _found(session, exchange), exchange)
 
 
-async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Exchanged:
-    """Exchange the databases, unless that is done; the sessions on the instance's database are ended."""
+async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Owner | None:
+    """Exchange the databases, unless that is done, and end the sessions on the instance's database.
+
+    Returns:
+        What the comment of the one that has taken the place said before it got this attempt's revision.
+    """
     found = await _found(session, exchange)
     match _stage(found, exchange):
         case Stage.EXCHANGED:
             await _mark_exchanged(session, exchange, found)
-            return _exchanged(found, exchange)
+            return found[exchange.database].marked
         case Stage.READY:
             _require_exchangeable(found, exchange)
             await _exchange(server, session, exchange, found)
-            return _exchanged(await _found(session, exchange), exchange)
+            return (await _found(session, exchange))[exchange.database].marked
         case Stage.NOTHING:
             raise DatabaseFaultError(
                 f"There is no database '{exchange.other}' with the mark of this instance, which could take"
@@ -150,17 +138,15 @@ async def take_place(server: Server, session: asyncpg.Connection, exchange: Exch
 
 async def discard_other(
     session: asyncpg.Connection, exchange: Exchange, *, deleted: bool = False
-) -> Exchanged | None:
-    """Remove what was made to take the place, unless it has done so; returns what has.
+) -> Owner | None:
+    """Drop what was made to take the place (see `require_never_used`), unless it has taken it.
 
-    A database that comes from the trash stays there, and so does any that was the instance's: only one with
-    the private name is dropped, and only while the instance's own is there, unless the instance is `deleted`:
-    another product may have dropped its own.
+    Returns what the comment of the one that has taken the place says; None if none has.
     """
     found = await _found(session, exchange)
     match _stage(found, exchange):
         case Stage.EXCHANGED:
-            return _exchanged(found, exchange)
+            return found[exchange.database].marked
         case Stage.NOTHING:
             return None
         case Stage.READY:
@@ -173,7 +159,7 @@ async def discard_other(
 async def drop_unknown(
     session: asyncpg.Connection, owner: Owner, versions: Collection[str | None], *, deleted: bool = False
 ) -> None:
-    """Drop databases that were made for resets of the instance of which the registry knows nothing."""
+    """Drop what was made for forgotten resets, see `made_for_forgotten_resets`."""
     found = await find(session, owner)
     for row in made_for_forgotten_resets(found, owner, versions, deleted=deleted):
         await drop_database(session, row.name, invalid=row.is_invalid)
@@ -208,11 +194,6 @@ def _has_another_name(name: str, exchange: Exchange) -> DisagreementError:
         f"The database '{name}', which is to take the place of '{exchange.database}', should be named"
         f" '{exchange.other}'. Nothing was done to either.{advice}",
     )
-
-
-def _exchanged(found: DatabaseRows, exchange: Exchange) -> Exchanged:
-    marked = found[exchange.database].marked
-    return Exchanged(marked.template_generation if marked else None)
 
 
 def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
@@ -260,8 +241,7 @@ async def _mark_exchanged(session: asyncpg.Connection, exchange: Exchange, found
         row = found.get(name)
         if row is not None and owner.owns(row.comment) and not is_marked(row, owner):
             known = row.marked
-            trashed_name = known.trashed_name if known else None
-            await mark_anew(session, exchange.marked(owner, row, trashed_name), row)
+            await mark_anew(session, _to_mark(owner, row, known.trashed_name if known else None), row)
 
 
 async def _exchange(
@@ -281,8 +261,8 @@ async def _exchange(
                 "; ".join(_EXCHANGE),
                 *(database, other, replaced),
                 *(now.state, later.state, now.comment or "", later.comment or ""),
-                exchange.marked(exchange.current, now, database).comment_at(at),
-                exchange.marked(exchange.successor, later, left=left).comment_at(at),
+                _to_mark(exchange.current, now, database).comment_at(at),
+                _to_mark(exchange.successor, later, left=left).comment_at(at),
                 json.dumps(oids),
                 reasons=reasons,
             )

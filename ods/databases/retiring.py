@@ -27,11 +27,10 @@ class TrashJob:
     Attributes:
         owner: the instance, with the revision that its database gets in the trash.
         names: what the registry calls the database, the name that decides first; not that in the trash.
-        put_back: whether it was there before, and the job, which did not end, has taken it out.
+        put_back: whether a failed undelete has taken the database out of the trash before.
     """
 
     owner: KnownOwner
-    number: int
     names: list[str]
     trash: str
     put_back: bool = False
@@ -73,8 +72,7 @@ async def retire(
     before = found[database].marked
     left = (before.trashed_name if before else None) or database
     put_back = job.put_back or (before is not None and before.put_back)
-    trashing = replace(owner, number=job.number, trashed_name=left, put_back=put_back)
-    marked = owner_to_mark(trashing, found[database])
+    marked = owner_to_mark(replace(owner, trashed_name=left, put_back=put_back), found[database])
     registered, now = job.names[0], await server_clock(session)
     # The ODS/API is led to it no more: what a rename had only begun to leave, the registry's name, is free at
     # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker

@@ -13,7 +13,7 @@ import asyncpg
 
 from ods.databases import spares
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX
-from ods.databases.dropping import end_programs
+from ods.databases.dropping import DROP, end_programs
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.locales import Locale, create_empty
 from ods.databases.server import Server
@@ -24,7 +24,6 @@ SELECT datname FROM pg_database WHERE starts_with(datname, $1) AND pg_has_role(d
 ORDER BY datname
 """
 _SUBJECT = re.compile(r"[0-9a-f]{16}")
-_DROP = "DROP DATABASE IF EXISTS %I WITH (FORCE)"
 _REASONS = {
     INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not end the sessions on this database. Grant it"
     " pg_signal_backend, and close the sessions of superusers by hand."
@@ -52,14 +51,14 @@ async def scratch_database(
     name = _name(installation, subject)
     async with server.locked(name) as session:
         await end_programs(session, name)
-        await execute(session, _DROP, name)
+        await execute(session, DROP, name)
         try:
             await create_empty(session, name, locale, " ALLOW_CONNECTIONS false")
             await execute(session, _OPEN, name)
             yield name
         finally:
             with suppress(DatabaseFaultError):  # the reconcile pass does it later
-                await execute(session, _DROP, name)
+                await execute(session, DROP, name)
 
 
 async def end_scratch_programs(session: asyncpg.Connection, installation: str, subject: uuid.UUID) -> None:
@@ -78,7 +77,7 @@ async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
     """Drop such a database, unless a session uses it; returns whether it is gone."""
     async with spares.locked(session, name) as acquired:
         if acquired:
-            await execute(session, _DROP, name, reasons=_REASONS)
+            await execute(session, DROP, name, reasons=_REASONS)
         return acquired
 
 

@@ -16,7 +16,7 @@ import asyncpg
 from ods.databases.changing import CLOSE, MARK, OPEN, change, end_all, end_sessions
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.droppable import find_backed_up, find_in_trash
-from ods.databases.dropping import drop_database
+from ods.databases.dropping import drop_found
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.lookup import find, half_dropped
 from ods.databases.ownership import KnownOwner, Owner, opened_by, with_opening
@@ -105,7 +105,5 @@ async def purge_backed_up(  # noqa: PLR0913, PLR0917 - which database, and what 
         await find_backed_up(session, owner, trash, backed_up)
 
     # To close it again would give it another state, and the next try another backup to make.
-    await drop_database(
-        session, trash, invalid=row.is_invalid, closed=True, found=row, before=require_as_backed_up
-    )
+    await drop_found(session, row, require_as_backed_up, closed=True)
     return True

@@ -22,8 +22,6 @@ def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
     return Exchange(
         current=owner,
         successor=owner.of_database(replacement.database_id),
-        job_id=job.job_id,
-        number=job.number,
         database=job.database,
         other=replacement.database,
         replaced=replacement.replaced,
@@ -41,7 +39,7 @@ def replacement_of(job: InstanceJob) -> Replacement:
 def trash_job(job: InstanceJob, owner: KnownOwner) -> TrashJob:
     """What the job moves to the trash."""
     names = [name for name in job.databases if name != job.trash_database]
-    return TrashJob(owner, job.number, names, trash_database(job))
+    return TrashJob(owner, names, trash_database(job))
 
 
 def trash_database(job: InstanceJob) -> str:

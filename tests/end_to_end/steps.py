@@ -16,7 +16,8 @@ from temporalio import activity
 from temporalio.client import Client
 
 from ods.databases import dropping
-from ods.databases.dropping import drop_database
+from ods.databases.dropping import drop_found
+from ods.databases.lookup import FoundDatabase
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus
 from ods.registry.instances.jobs import InstanceJob
@@ -145,11 +146,11 @@ async def purge_cancelled_after_drop(
     """
     dropped = asyncio.Event()
 
-    async def drop(session: asyncpg.Connection, database: str, **which: Any) -> None:
+    async def drop(session: asyncpg.Connection, found: FoundDatabase, *which: Any) -> None:
         if interrupting is None:
-            await drop_database(session, database, **which)
+            await drop_found(session, found, *which)
         else:
-            await interrupting.execute(HALF_DROP, database)
+            await interrupting.execute(HALF_DROP, found.name)
         dropped.set()
         while (details := activity.cancellation_details()) is None or not details.cancel_requested:
             await asyncio.sleep(0.01)
@@ -157,7 +158,7 @@ async def purge_cancelled_after_drop(
             raise asyncio.CancelledError
 
     address = f"/v2/dbInstances/{job.instance_id}?purge=true" if live else f"/v2/trash/{job.instance_id}"
-    with patch.object(dropping, "drop_database", drop):
+    with patch.object(dropping, "drop_found", drop):
         purge: str = (await api.delete(address)).json()["jobId"]
         async with asyncio.timeout(30):
             await dropped.wait()

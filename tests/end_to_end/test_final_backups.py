@@ -1079,7 +1079,7 @@ async def test_purge_follows_at_the_next_pass_when_a_worker_has_done_the_delete_
 
 async def move_to_trash(tenant: Tenant, job: InstanceJob) -> None:
     owner = owner_of(job).knowing(await tenant.jobs.known_revisions(job), job.request, job.attempt)
-    into = TrashJob(owner, job.number, [job.database], str(job.trash_database))
+    into = TrashJob(owner, [job.database], str(job.trash_database))
     async with tenant.server.fenced(owner_of(job)) as fenced:
         assert await retiring.retire(tenant.server, fenced, into)
 

@@ -24,7 +24,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.versions import VersionActivities
 from ods.databases import provisioning, replacing
-from ods.databases.dropping import drop_database
+from ods.databases.dropping import drop_found
 from ods.databases.errors import DatabaseFaultError
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
@@ -972,11 +972,11 @@ async def test_version_stays_and_comes_back_when_its_instance_is_protected_right
     kept = await replaced(operator, job)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
 
-    async def drop_later(session: asyncpg.Connection, database: str, **which: Any) -> None:
+    async def drop_later(session: asyncpg.Connection, *which: Any) -> None:
         await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
-        await drop_database(session, database, **which)
+        await drop_found(session, *which)
 
-    monkeypatch.setattr("ods.databases.dropping.drop_database", drop_later)
+    monkeypatch.setattr("ods.databases.dropping.drop_found", drop_later)
     await reconcile(temporal, settings)
     assert kept in await names(admin, job.mark)
     monkeypatch.undo()

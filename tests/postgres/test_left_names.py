@@ -114,7 +114,9 @@ async def _undelete(server: Server, other: CloneRequest, name: str) -> None:
     async with server.fenced(other.owner) as fenced:
         if not await find_own(fenced, other.owner):
             await provision(fenced, other, TemplateSizes())
-            await retiring.retire(server, fenced, TrashJob(other.owner, 2, [other.database], kept))
+            await retiring.retire(
+                server, fenced, TrashJob(replace(other.owner, number=2), [other.database], kept)
+            )
         await activating.take_out(server, fenced, other.owner, kept, name)
 
 
@@ -186,7 +188,7 @@ async def test_every_name_stays_reserved_when_an_instance_is_renamed_deleted_and
     await renamed(server, replace(wanted, database=names[1]), names[2], recorded=True)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [names[2]], kept))
+        await retiring.retire(server, fenced, TrashJob(replace(wanted.owner, number=2), [names[2]], kept))
         await activating.take_out(server, fenced, wanted.owner, kept, names[2])
     for name, minutes in zip(names, (3, 10), strict=False):
         with pytest.raises(NameLeftError, match=f"Wait {minutes} minutes"):
@@ -204,7 +206,7 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
     await make(server, wanted)
     undelete, former = requesting(wanted.owner), wanted.database
     kept = trash_name(wanted.owner.mark, 2)
-    job = TrashJob(wanted.owner, 2, [wanted.database, new_name], kept)
+    job = TrashJob(replace(wanted.owner, number=2), [wanted.database, new_name], kept)
     async with server.fenced(wanted.owner) as fenced:
         await retiring.retire(server, fenced, job)
     await make(server, replace(other, database=wanted.database))
@@ -219,7 +221,7 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
         await make(server, replace(other, database=wanted.database))
     async with server.fenced(wanted.owner) as fenced:
         # The undelete has failed: the name is free at once again.
-        await retiring.retire(server, fenced, replace(job, owner=undelete, number=3))
+        await retiring.retire(server, fenced, replace(job, owner=replace(undelete, number=3)))
     await make(server, replace(other, database=wanted.database))
     await let_minutes_pass_in_trash(admin, kept, 10)
     async with server.fenced(wanted.owner) as fenced:
@@ -251,7 +253,9 @@ async def test_undelete_waits_for_ten_minutes_when_the_worker_that_deleted_has_a
     with monkeypatch.context() as worker:
         worker.setattr(ownership, "datetime", Clock)
         async with server.fenced(wanted.owner) as fenced:
-            await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [wanted.database], kept))
+            await retiring.retire(
+                server, fenced, TrashJob(replace(wanted.owner, number=2), [wanted.database], kept)
+            )
     await make(server, replace(other, database=wanted.database))
     for passed, told in ((0, "Wait 10 minutes"), (9, "Wait 1 minute")):
         await let_minutes_pass_in_trash(admin, kept, passed)
@@ -271,7 +275,9 @@ async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave
     await renamed(server, wanted, new_name, recorded=False)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, [wanted.database, new_name], kept))
+        await retiring.retire(
+            server, fenced, TrashJob(replace(wanted.owner, number=2), [wanted.database, new_name], kept)
+        )
     await make(server, replace(other, database=wanted.database))
     await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
 
@@ -300,7 +306,7 @@ async def test_delete_frees_the_registry_s_name_alone_when_renames_have_left_sev
         await renamed(server, replace(wanted, database=current), target, recorded=has_time)
     kept = trash_name(wanted.owner.mark, 2)
     async with server.fenced(wanted.owner) as fenced:
-        await retiring.retire(server, fenced, TrashJob(wanted.owner, 2, names[-2:], kept))
+        await retiring.retire(server, fenced, TrashJob(replace(wanted.owner, number=2), names[-2:], kept))
     assert await left_by(admin, kept) == {f"{wanted.database}{left}": True}
     await admin.execute(f'DROP DATABASE "{kept}" WITH (FORCE)')
 

@@ -45,12 +45,11 @@ async def exchange(
     """A reset, the second job of an instance that has its database; the fresh one is there as well."""
     other = str(uuid.uuid4())
     owner = requesting(wanted.owner, wanted.owner.database_id, other)
+    owner = replace(owner, job_id="ResetInstanceJob-1-2", number=2)
     successor = owner.of_database(other)
     exchange = Exchange(
         current=owner,
         successor=successor,
-        job_id="ResetInstanceJob-1-2",
-        number=2,
         database=wanted.database,
         other=reset_name(str(successor.database_id)),
         replaced=trash_name(owner.mark, 2),
@@ -68,12 +67,10 @@ async def exchange(
 def undone(exchange: Exchange) -> Exchange:
     """The undo of this reset, as the third job."""
     had, has = exchange.current.database_id, exchange.successor.database_id
-    owner = requesting(exchange.current, had, has)
+    owner = replace(requesting(exchange.current, had, has), job_id="UndoResetInstanceJob-1-3", number=3)
     return Exchange(
         current=owner.of_database(has),
         successor=owner.of_database(had),
-        job_id="UndoResetInstanceJob-1-3",
-        number=3,
         database=exchange.database,
         other=exchange.replaced,
         replaced=trash_name(exchange.current.mark, 3),
@@ -380,7 +377,7 @@ async def test_operator_is_not_told_to_remove_the_only_database_when_the_registr
             "drop of what was never there": dropping.drop(
                 fenced, owner, [database], published=False, before=still_due
             ),
-            "trash": retiring.retire(server, fenced, TrashJob(owner, 2, [database], exchange.replaced)),
+            "trash": retiring.retire(server, fenced, TrashJob(owner, [database], exchange.replaced)),
             "rename": activating.rename(server, fenced, owner, database, f"{database}_b"),
             "undelete": activating.take_out(server, fenced, owner, exchange.replaced, database),
             "make": provision(fenced, wanted, TemplateSizes()),

@@ -49,7 +49,7 @@ async def job(server: Server, wanted: CloneRequest, kept: str) -> TrashJob:
     """The delete of an instance that has its database."""
     async with server.fenced(wanted.owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
-    return TrashJob(requesting(wanted.owner), 2, [wanted.database], kept)
+    return TrashJob(replace(requesting(wanted.owner), number=2), [wanted.database], kept)
 
 
 async def put(server: Server, job: TrashJob, *, drop_invalid: bool = True) -> bool:
@@ -182,7 +182,7 @@ async def test_database_keeps_its_name_and_the_reason_is_told_when_sessions_do_n
 async def test_nothing_is_kept_when_the_instance_has_no_database(
     server: Server, owner: KnownOwner, database: str, kept: str
 ) -> None:
-    assert not await put(server, TrashJob(owner, 2, [database], kept))
+    assert not await put(server, TrashJob(replace(owner, number=2), [database], kept))
 
 
 async def test_database_is_dropped_when_its_drop_was_interrupted_before_the_delete(
@@ -240,7 +240,7 @@ async def test_foreign_database_is_untouched_when_it_has_the_name_of_the_instanc
 ) -> None:
     await make_foreign(admin, postgres.dsn(), database, text)
     before = await fingerprint(admin, database)
-    job = TrashJob(owner, 2, [database], kept)
+    job = TrashJob(replace(owner, number=2), [database], kept)
     with pytest.raises(NotOursError):
         await put(server, job)
     assert await fingerprint(admin, database) == before
@@ -388,7 +388,7 @@ async def test_nothing_is_dropped_when_the_database_came_back_and_the_registry_i
     await take_out(server, undelete, job, job.names[0])
     with pytest.raises(DisagreementError, match="carries its mark"):
         await purge(server, job)
-    later = TrashJob(requesting(undelete), 4, job.names, trash_name(job.owner.mark, 4))
+    later = TrashJob(replace(requesting(undelete), number=4), job.names, trash_name(job.owner.mark, 4))
     assert await put(server, later)
     with pytest.raises(DisagreementError, match="carries its mark"):
         await purge(server, job)
@@ -500,7 +500,7 @@ async def test_failed_undelete_is_purged_when_it_is_in_the_trash_again(
     assert await put(server, job)
     undelete = requesting(job.owner)
     await take_out(server, undelete, job, job.names[0])
-    assert await put(server, replace(job, owner=undelete, number=3), drop_invalid=False)
+    assert await put(server, replace(job, owner=replace(undelete, number=3)), drop_invalid=False)
     assert await exists(admin, job.trash)
     await purge(server, replace(job, owner=undelete))
     assert not await exists(admin, job.trash)

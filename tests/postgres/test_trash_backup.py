@@ -38,7 +38,9 @@ async def kept(
     name = trash_name(owner.mark, 2)
     async with server.fenced(owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
-        assert await retiring.retire(server, fenced, TrashJob(owner, 2, [wanted.database], name))
+        assert await retiring.retire(
+            server, fenced, TrashJob(replace(owner, number=2), [wanted.database], name)
+        )
     yield name
     await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -322,7 +324,7 @@ async def test_backup_still_counts_when_the_drop_could_not_begin(
 async def put_back(owner: KnownOwner, server: Server, wanted: CloneRequest, kept: str) -> KnownOwner:
     """The instance, after an undelete that did not end: its database is in the trash again."""
     undelete = replace(owner, number=3)
-    again = TrashJob(undelete, 3, [wanted.database], kept, put_back=True)
+    again = TrashJob(undelete, [wanted.database], kept, put_back=True)
     async with server.fenced(owner) as fenced:
         await activating.take_out(server, fenced, undelete, kept, wanted.database)
         assert await retiring.retire(server, fenced, again)

@@ -1,7 +1,7 @@
 """A database whose comment this release cannot read is not ours: no job touches it, nor takes it for free."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import asyncpg
@@ -42,13 +42,13 @@ class Case:
 
     @property
     def exchange(self) -> Exchange:
-        successor = self.owner.of_database(self.owner.mark)
+        owner = replace(self.owner, job_id="ResetInstanceJob-1-2", number=2)
         names = (self.database, "ods_reset_other", self.trash)
-        return Exchange(self.owner, successor, "ResetInstanceJob-1-2", 2, *names, from_trash=False)
+        return Exchange(owner, owner.of_database(owner.mark), *names, from_trash=False)
 
     @property
     def into_trash(self) -> TrashJob:
-        return TrashJob(self.owner, 2, [self.database], self.trash)
+        return TrashJob(replace(self.owner, number=2), [self.database], self.trash)
 
 
 Step: TypeAlias = Callable[[Case], Awaitable[object]]
