@@ -99,7 +99,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
     "ods/databases/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
     "ods/databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
-    "ods/databases/template_leftovers.py": _TEMPLATES,
+    "ods/databases/templates.py": _TEMPLATES,
     "ods/databases/template_loading.py": _TEMPLATES,
     "ods/databases/template_marks.py": _TEMPLATES,
     "ods/databases/retiring.py": ("tests/postgres/test_trash.py",),

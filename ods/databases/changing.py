@@ -19,7 +19,7 @@ from ods.databases.lock_holders import name_holder
 from ods.databases.lookup import FoundDatabase, changed_meanwhile
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.server import Server
-from ods.databases.statements import NO_REASONS, execute, fetch_rows, server_clock
+from ods.databases.statements import NO_REASONS, execute, fetch_rows, fetch_value, server_clock
 from ods.model.revisions import Role
 
 MARK = "COMMENT ON DATABASE %2$I IS %3$L"
@@ -34,6 +34,7 @@ _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
 """
+_COUNT_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
 _PAUSE_SECONDS = 0.05
 
 
@@ -117,6 +118,12 @@ async def end_sessions(
 ) -> bool:
     """Have the sessions of users on these databases end; whether there were any."""
     return bool(await fetch_rows(session, _END_SESSIONS, databases, reasons=reasons))
+
+
+async def count_sessions(session: asyncpg.Connection, database: str) -> int:
+    """How many sessions users have on a database; an ordinary role may not see `backend_type`."""
+    count: int = await fetch_value(session, _COUNT_SESSIONS, database)
+    return count
 
 
 async def end_all(end_sessions: Callable[[], Awaitable[object]], seconds: float, reason: str) -> None:

@@ -3,11 +3,16 @@
 SQLSTATEs are those of PostgreSQL's documentation, appendix A.
 """
 
+import uuid
+
 APPLICATION_NAME = "ods instance management"
 """What `pg_stat_activity` shows of our sessions."""
 
 PROGRAMS = ("pg_dump", "pg_restore")
 """The programs that read and fill databases."""
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What reading the JSON of a comment may raise: a comment may be anything, and nested as deep as it likes."""
 
 DISK_FULL = "53100"
 DIVISION_BY_ZERO = "22012"
@@ -16,7 +21,9 @@ INTERNAL_ERROR = "XX000"
 """Among others: two sessions changed one row of a catalogue at once ("tuple concurrently updated")."""
 LOCK_NOT_AVAILABLE = "55P03"
 OBJECT_IN_USE = "55006"
+QUERY_CANCELED = "57014"
 UNDEFINED_DATABASE = "3D000"
+UNDEFINED_OBJECT = "42704"
 WRONG_OBJECT_TYPE = "42809"
 
 NAME_IN_USE = {"42P04", "23505"}
@@ -28,11 +35,15 @@ INVALID_CONNECTION_LIMIT = -2
 STAGING_PREFIX = "ods_staging_"
 """Begins the private name of an instance's database until it is published; the instance's mark follows."""
 SPARE_PREFIX = "ods_spare_"
-"""Begins the private name of a spare; the installation's id and a random part follow."""
 SCRATCH_PREFIX = "ods_scratch_"
-"""Begins the name of a database that a backup is restored to in order to be verified; the same follows."""
+"""Of a database that a backup is restored to in order to be verified."""
 TEMPLATE_PREFIX = "ods_template_"
-"""Begins the private name of a template that is being loaded, or was replaced; the same follows."""
+"""Of a template that is being loaded, or was replaced."""
+
+
+def private_prefix(kind: str, installation: str) -> str:
+    """How an installation's private names of such a kind begin; a part that differs for each follows."""
+    return f"{kind}{uuid.UUID(installation).hex[:16]}_"
 
 
 def program_name(program: str, label: str) -> str:

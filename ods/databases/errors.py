@@ -1,6 +1,6 @@
 """Errors of the ODS server, translated: why a step on a database failed, and what the operator can do.
 
-What kind of fault it is, is decided on the SQLSTATE alone, never on an error's text (PostgreSQL, appendix A).
+The SQLSTATE alone decides which kind of fault it is, never an error's text.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from ods.databases.constants import (
     INTERNAL_ERROR,
     LOCK_NOT_AVAILABLE,
     OBJECT_IN_USE,
+    QUERY_CANCELED,
 )
 from ods.registry.storage.connecting import READ_ONLY
 
@@ -24,7 +25,7 @@ _CONNECTION_FAILURE = "08006"
 _OUTAGE_CLASSES = ("08", "28", "53", "57P")
 _OUTAGE_STATES = {READ_ONLY, LOCK_NOT_AVAILABLE}
 _RETRYABLE_CLASSES = ("40", "58")
-_RETRYABLE_STATES = {OBJECT_IN_USE, INTERNAL_ERROR, "57014"}
+_RETRYABLE_STATES = {OBJECT_IN_USE, INTERNAL_ERROR, QUERY_CANCELED}
 
 
 class DatabaseFaultError(Exception):
@@ -32,8 +33,8 @@ class DatabaseFaultError(Exception):
 
     Attributes:
         retryable: whether the same step may succeed later by itself.
-        outage: whether this says nothing about the step: the server is away, full, locked, or read-only. The
-            job waits for its end, which uses up none of the job's attempts.
+        outage: whether the server is away, full, locked, or read-only, which says nothing about the step. The
+            job waits for the end of the outage, which uses up none of its attempts.
         sqlstate: what PostgreSQL answered, or would have if the connection had lasted; None if neither.
     """
 
@@ -57,27 +58,25 @@ class NotOursError(DatabaseFaultError):
     """
 
     def __init__(self, database: str, *, registered_for: int | None = None, in_trash: bool = False) -> None:
-        found = f"A database named '{database}' exists that does not belong to this instance"
         if in_trash:
-            super().__init__(
-                f"{found} by its comment, but has the name of the one that the instance has in the trash. It"
-                " was left untouched. `ods drift` tells which comment it should have: write that if it is the"
+            words = (
+                " by its comment, but has the name of the one that the instance has in the trash. It was left"
+                " untouched. `ods drift` tells which comment it should have: write that if it is the"
                 " instance's own, as one that was restored without its comment, then try again."
             )
-            return
-        if registered_for is None:
-            super().__init__(
-                f"{found}. It was left untouched: it may be that of another tenant's instance. Request it"
-                " under another name; or, if you know that nothing uses that database, rename it, then retry."
+        elif registered_for is None:
+            words = (
+                ". It was left untouched: it may be that of another tenant's instance. Request it under"
+                " another name; or, if you know that nothing uses that database, rename it, then retry."
             )
-            return
-        super().__init__(
-            f"{found} by its comment, but has the name of the instance's by the registry. It was left"
-            " untouched. If it is the instance's own, as one that an Admin API has made, or that was restored"
-            " without its comment, hand it over:"
-            f" `ods instance adopt {registered_for} --database {database}`. Otherwise rename it; do not"
-            " remove what may be in use. Then retry."
-        )
+        else:
+            words = (
+                " by its comment, but has the name of the instance's by the registry. It was left untouched."
+                " If it is the instance's own, as one that an Admin API has made, or that was restored"
+                f" without its comment, hand it over: `ods instance adopt {registered_for} --database"
+                f" {database}`. Otherwise rename it; do not remove what may be in use. Then retry."
+            )
+        super().__init__(f"A database named '{database}' exists that does not belong to this instance{words}")
 
 
 class NameLeftError(DatabaseFaultError):
@@ -85,7 +84,7 @@ class NameLeftError(DatabaseFaultError):
 
     Args:
         database: the name that the other database has now.
-        wait: until when the name is reserved, in words.
+        wait: how long the name is reserved, in words.
     """
 
     def __init__(self, name: str, database: str, wait: str) -> None:
@@ -99,8 +98,7 @@ class NameLeftError(DatabaseFaultError):
 class FormerNameTakenError(DatabaseFaultError):
     """Another database has the name that an instance's had until its delete, and the ODS/API may cache it.
 
-    Args:
-        wait: for how long the ODS/API may, in words.
+    `wait` says for how long.
     """
 
     def __init__(self, name: str, wait: str) -> None:
@@ -112,12 +110,7 @@ class FormerNameTakenError(DatabaseFaultError):
 
 
 class DisagreementError(DatabaseFaultError):
-    """Registry and server say different things of an instance's database; nothing was done to it.
-
-    Args:
-        database: the database that carries the instance's mark.
-        reason: what each side says, and what the operator can do to make them agree.
-    """
+    """Registry and server do not agree about the `database` of an instance; nothing was done to it."""
 
     def __init__(self, database: str, reason: str) -> None:
         super().__init__(reason)
@@ -125,7 +118,7 @@ class DisagreementError(DatabaseFaultError):
 
 
 def means_outage(sqlstate: str) -> bool:
-    """Whether a SQLSTATE says that the server is away, full, locked or read-only, and nothing of the step."""
+    """Whether a SQLSTATE says that there is an outage."""
     return sqlstate in _OUTAGE_STATES or sqlstate.startswith(_OUTAGE_CLASSES)
 
 

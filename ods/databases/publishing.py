@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ods.databases.constants import INSUFFICIENT_PRIVILEGE
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE, UNDEFINED_OBJECT
 from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
 from ods.databases.statements import fetch_value
-
-_UNDEFINED_ROLE = "42704"
 
 _TEMPLATE_SETTINGS = """
 SELECT setting.name, setting.value, coalesce(
@@ -161,7 +159,7 @@ async def settings_left_out(session: asyncpg.Connection, template: str) -> list[
 
 def _reasons(access: DatabaseAccess) -> dict[str, str]:
     reasons = {
-        _UNDEFINED_ROLE: "A role of ODS_DATABASE_OWNER or ODS_DATABASE_GRANTS does not exist on the"
+        UNDEFINED_OBJECT: "A role of ODS_DATABASE_OWNER or ODS_DATABASE_GRANTS does not exist on the"
         " PostgreSQL server. Create it, then retry.",
     }
     if access.owner is not None:

@@ -1,7 +1,7 @@
 """Databases that are made to look at something, and dropped again: nothing in them is wanted.
 
-The session that makes one holds the lock of its name for as long as it is used. What a process has left that
-died is recognised by its private name, which has the installation's id, and by its lock, which is free.
+The session that makes one holds the lock of its name for as long as it is used. What a dead process has left
+has a private name of the installation, and its lock is free.
 """
 
 import re
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 
 from ods.databases import spares
-from ods.databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX, private_prefix
 from ods.databases.dropping import DROP, end_programs
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.locales import Locale, create_empty
@@ -28,8 +28,8 @@ _REASONS = {
     INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not end the sessions on this database. Grant it"
     " pg_signal_backend, and close the sessions of superusers by hand."
 }
-# All that is restored belongs to the service's role: what other roles have made as SECURITY DEFINER would run
-# with its rights if they could connect.
+# All that is restored belongs to the service's role: if other roles could connect, their SECURITY DEFINER
+# functions would run with its rights.
 _OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
 
 
@@ -37,15 +37,11 @@ _OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONN
 async def scratch_database(
     server: Server, installation: str, subject: uuid.UUID, locale: Locale | None = None
 ) -> AsyncIterator[str]:
-    """The name of an empty database, which is dropped at the end of the body.
-
-    No other role than that of the service may connect to it.
-
-    An earlier use for the same subject is ended, with its programs: its process was given up, and may be
-    suspended. So what may go on at the same time needs subjects of its own.
+    """The name of an empty database, to which only the service's role may connect; dropped after the body.
 
     Args:
-        subject: what it is made for, one at a time; its first half is in the name.
+        subject: what it is made for; its first half is in the name. An earlier use for it is ended, with its
+            programs: uses that may go on at the same time need different subjects.
         locale: its encoding and locale; None for those of the server.
     """
     name = _name(installation, subject)
@@ -62,13 +58,13 @@ async def scratch_database(
 
 
 async def end_scratch_programs(session: asyncpg.Connection, installation: str, subject: uuid.UUID) -> None:
-    """End the programs of an earlier use for this subject, which nothing waits for any more."""
+    """End the programs of an earlier use for this subject, which was given up."""
     await end_programs(session, _name(installation, subject))
 
 
 async def find_scratch(session: asyncpg.Connection, installation: str) -> list[str]:
     """The names of such databases of the installation."""
-    prefix = _prefix(installation)
+    prefix = private_prefix(SCRATCH_PREFIX, installation)
     names = [row["datname"] for row in await fetch_rows(session, _NAMES, prefix)]
     return [name for name in names if _SUBJECT.fullmatch(name.removeprefix(prefix))]
 
@@ -82,8 +78,4 @@ async def remove_scratch(session: asyncpg.Connection, name: str) -> bool:
 
 
 def _name(installation: str, subject: uuid.UUID) -> str:
-    return f"{_prefix(installation)}{subject.hex[:16]}"
-
-
-def _prefix(installation: str) -> str:
-    return f"{SCRATCH_PREFIX}{uuid.UUID(installation).hex[:16]}_"
+    return f"{private_prefix(SCRATCH_PREFIX, installation)}{subject.hex[:16]}"

@@ -1,11 +1,12 @@
 """Snapshots: read-only copies of the databases of instances, for the readers of the ODS/API.
 
 Until it is published, a snapshot has the private name of its instance's staging database, and is removed as
-such; then it carries a mark of its own: to everything that looks for the database of an instance, it is none.
+such. A published one carries a mark of its own, so that nothing takes it for the instance's database.
 """
 
 import json
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -18,6 +19,8 @@ from ods.databases.constants import (
     INVALID_CONNECTION_LIMIT,
     NAME_IN_USE,
     OBJECT_IN_USE,
+    UNDEFINED_OBJECT,
+    UNREADABLE,
 )
 from ods.databases.copying import create_like
 from ods.databases.dropping import drop_database, drop_staging
@@ -29,10 +32,8 @@ from ods.databases.server import Server
 from ods.databases.statements import execute, fetch_row, fetch_value
 
 _KIND = "snapshot"
-_UNDEFINED_ROLE = "42704"
 
-# What a table of an extension shows, the extension decides. The version of the last change is read of a
-# sequence.
+# Tables of extensions are among them. The ODS/API reads the version of the last change from a sequence.
 _READING = """
 SELECT coalesce(string_agg(statement, '; '), '') FROM (
     SELECT format('GRANT USAGE ON SCHEMA %I TO %I', nspname, $1::text) AS statement FROM pg_namespace
@@ -69,21 +70,16 @@ SELECT CASE
         THEN 'ALTER DATABASE %1$I SET default_transaction_read_only = on;'
     ELSE '' END
 """
-"""The statement that lets sessions of the role $1 begin as read-only; none if its rights let it read alone.
+"""The statement that lets sessions of the role $1 begin as read-only; none if its rights let it only read.
 
-If possible not one for all roles: what pg_dumpall writes sets that before it fills the database, so that psql
-can load neither this database nor those after it.
+A setting for all roles is avoided where possible: pg_dumpall writes it before the contents of the database,
+so that psql can load neither this database nor those after it.
 """
 
 
 @dataclass(frozen=True)
 class SnapshotMark:
-    """What the comment of a snapshot says.
-
-    Attributes:
-        instance: the mark of its instance.
-        mark: its own.
-    """
+    """What the comment of a snapshot says: `instance` is the mark of its instance, `mark` its own."""
 
     tenant: str
     ods_instance_id: int
@@ -107,10 +103,7 @@ class SnapshotMark:
         )
 
     def owns(self, comment: str | None) -> bool:
-        """Whether `comment` is that of this very snapshot.
-
-        Not if it names another installation: a copy of a registry has the marks of the original.
-        """
+        """Whether `comment` is that of this very snapshot, of this installation."""
         other = self.read(comment)
         its = (self.mark, self.instance, self.installation)
         return other is not None and (other.mark, other.instance, other.installation) == its
@@ -118,30 +111,22 @@ class SnapshotMark:
     @classmethod
     def read(cls, comment: str | None) -> Self | None:
         """What `comment` says; None if it is not that of a snapshot."""
-        try:
+        with suppress(*UNREADABLE):
             fields: Any = json.loads(comment or "")
-            if fields["kind"] != _KIND:
-                return None
-            return cls(
-                tenant=str(fields["tenant"]),
-                ods_instance_id=int(fields["odsInstanceId"]),
-                instance=str(uuid.UUID(fields["instance"])),
-                mark=str(uuid.UUID(fields["snapshot"])),
-                installation=str(uuid.UUID(fields["installation"])),
-            )
-        # The last: a comment may be as deep as it likes.
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            return None
+            if fields["kind"] == _KIND:
+                return cls(
+                    tenant=str(fields["tenant"]),
+                    ods_instance_id=int(fields["odsInstanceId"]),
+                    instance=str(uuid.UUID(fields["instance"])),
+                    mark=str(uuid.UUID(fields["snapshot"])),
+                    installation=str(uuid.UUID(fields["installation"])),
+                )
+        return None
 
 
 @dataclass(frozen=True)
 class SnapshotRequest:
-    """A snapshot that is to be made.
-
-    Attributes:
-        source: the database of the instance.
-        reader: the role that reads it, which the ODS/API connects with.
-    """
+    """A snapshot to be made of the instance's database `source`, for the ODS/API's role `reader`."""
 
     owner: Owner
     source: str
@@ -151,9 +136,9 @@ class SnapshotRequest:
 
 
 async def prepare(session: asyncpg.Connection, wanted: SnapshotRequest) -> str | None:
-    """Make an empty private database for the copy; None if an earlier try has published the snapshot.
+    """Make an empty private database for the copy, and return the OID of the instance's database.
 
-    Returns the OID of the instance's database, which is to be copied.
+    Returns None if an earlier try has published the snapshot.
     """
     owner = wanted.owner
     if not wanted.reader:
@@ -177,8 +162,8 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
     """Let the reader read the private database and no more, then mark it and name it: all or nothing."""
     private = wanted.owner.staging_name
     reasons = {
-        _UNDEFINED_ROLE: f"The role '{wanted.reader}' of ODS_INSTANCE_CONNECTION_STRING does not exist on the"
-        " PostgreSQL server. Create it, then request the snapshot again.",
+        UNDEFINED_OBJECT: f"The role '{wanted.reader}' of ODS_INSTANCE_CONNECTION_STRING does not exist on"
+        " the PostgreSQL server. Create it, then request the snapshot again.",
         OBJECT_IN_USE: "Sessions on the database of the unfinished snapshot do not end. Close them, then"
         " request the snapshot again.",
     }
@@ -201,7 +186,7 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
 async def remove(session: asyncpg.Connection, name: str, mark: SnapshotMark, *, by_force: bool) -> bool:
     """Drop a snapshot; true if it is gone, false if sessions use it.
 
-    Nothing is done to a database of that name that is another one: the snapshot is gone then.
+    Another database of its name is left alone: then the snapshot is gone.
 
     Args:
         by_force: whether the sessions that use it are ended.

@@ -1,22 +1,20 @@
 """The pool of an installation's spare databases: how many are wanted, making and removing them."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import asyncpg
 
 from ods.databases import provisioning, spares
+from ods.databases.changing import count_sessions
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.provisioning import Copy, TemplateSizes
 from ods.databases.server import Server
 from ods.databases.spares import Fingerprint, Spare, SpareList, SpareMark
-from ods.databases.statements import execute, fetch_value
+from ods.databases.statements import execute
 from ods.settings.settings import CloneStrategy, Settings
-
-# Not by `backend_type`, which an ordinary role may not see; autovacuum has no user.
-_COUNT_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class SpareOrder:
-    """A spare that shall be made: its name, and the name of the template database."""
+    """A spare to be made of a template database."""
 
     name: str
     template: str
@@ -38,7 +36,7 @@ class SpareOrder:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """How many databases were removed, and which spares are missing now."""
+    """How many spares were removed, and which are missing now."""
 
     removed: int
     missing: list[SpareOrder]
@@ -51,8 +49,8 @@ class TemplatePool:
     Attributes:
         wanted: how many the limits allow.
         ready: how many are copies of the template as it is now.
-        stale: how many are copies of an earlier state of the template.
-        size_bytes: size of all of them together.
+        stale: how many are copies of an earlier state of it.
+        size_bytes: of all together.
     """
 
     template: str
@@ -107,11 +105,9 @@ class SparePool:
         async with self._server.session() as session:
             listed, wanted = await self._list_with_allotment(session)
         marked = {spare.mark.template for spare in listed.spares if spare.mark}
+        templates = [*self._templates, *sorted(marked - set(self._templates))]
         return PoolReport(
-            [
-                _template_pool(listed, template, len(wanted.get(template, [])))
-                for template in self._templates_and(marked)
-            ],
+            [_template_pool(listed, template, len(wanted.get(template, []))) for template in templates],
             unfinished=sum(spare.mark is None for spare in listed.spares),
         )
 
@@ -169,7 +165,7 @@ class SparePool:
         await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS true", name)
         await provisioning.verify(self._server, name)
         await execute(session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", name)
-        if await fetch_value(session, _COUNT_SESSIONS, name):
+        if await count_sessions(session, name):
             raise DatabaseFaultError("Another session connected to the new spare.", retryable=True)
 
     async def _remove(self, session: asyncpg.Connection, spare: Spare) -> bool:
@@ -179,10 +175,8 @@ class SparePool:
                 return False
             try:
                 await drop_database(session, spare.name, invalid=spare.invalid)
-            except DatabaseFaultError:
-                return (
-                    False  # it stays in the report, and the next pass tries again; the others need not wait
-                )
+            except DatabaseFaultError:  # it stays in the report, and the next pass tries again
+                return False
             return True
 
     async def _list(self, session: asyncpg.Connection) -> SpareList:
@@ -207,16 +201,13 @@ class SparePool:
                 raise
             return None
 
-    def _templates_and(self, marked: Collection[str]) -> list[str]:
-        return [*self._templates, *sorted(set(marked) - set(self._templates))]
-
 
 def allot(
     listed: SpareList, sizes: Mapping[str, int], limits: Limits
 ) -> Mapping[str, Sequence[Spare | None]]:
     """The slots for spares of each closed template that the limits allow: a spare that is ready, or None.
 
-    Slots are given to the templates round-robin, so that the limits do not leave one of them without any.
+    Templates get slots in turn, so that the limits leave none of them without any.
 
     Args:
         sizes: bytes that a copy takes, by template.
@@ -225,18 +216,13 @@ def allot(
     ready = {template: iter(listed.ready(template)) for template in slots}
     free_bytes = limits.size_bytes
     count = sum(spare.mark is None for spare in listed.spares)
-    for template in _round_robin(slots, limits.of_template):
+    for template in list(slots) * limits.of_template:
         spare, mark = next(ready[template], (None, None))
         size = mark.size_bytes if mark else sizes[template]
         if count < limits.in_all and size <= free_bytes:
             slots[template].append(spare)
             count, free_bytes = count + 1, free_bytes - size
     return slots
-
-
-def _round_robin(templates: Collection[str], rounds: int) -> Iterator[str]:
-    for _ in range(rounds):
-        yield from templates
 
 
 def _template_pool(listed: SpareList, template: str, wanted: int) -> TemplatePool:

@@ -1,8 +1,8 @@
 """Spare databases: clones of a template that are made before a client requests an instance.
 
-The server alone knows which there are; the registry has no rows of them. A spare has a private name that
-contains the id of the installation it belongs to. Its comment, written last, says of which template it is a
-copy, and of which state of that template. Without a comment it is unfinished; with any other one, it is none.
+The registry does not know them. A spare has a private name with the id of its installation. Its comment,
+written last, says of which template it is a copy, and of which state of that template. Without a comment it
+is unfinished; with any other comment, it is none.
 
 A session that claims, makes or removes a spare holds the advisory lock whose key is the spare's name.
 """
@@ -17,7 +17,7 @@ from typing import Self
 
 import asyncpg
 
-from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX
+from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX, UNREADABLE, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 from ods.databases.template_marks import generation_in
@@ -41,9 +41,7 @@ _UNLOCK = "SELECT pg_advisory_unlock(hashtextextended($1, 0))"
 class Fingerprint:
     """The state of a closed template: while it is the same, no session has changed the template.
 
-    A closed database accepts no session. To open it takes an ALTER DATABASE, which writes its row in
-    `pg_database` anew and so changes `xmin`; so does closing it again. Another database of its name has
-    another `oid`.
+    A closed database accepts no session. Opening or closing it changes `xmin` of its row in `pg_database`.
     """
 
     oid: int
@@ -52,10 +50,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class SpareMark:
-    """What the comment of a ready spare says: installation, template and its state, size in bytes.
-
-    Also which generation of the template it is a copy of; None if that is not known.
-    """
+    """What the comment of a ready spare says; the generation of its template is None if it is not known."""
 
     installation: str
     template: str
@@ -80,35 +75,25 @@ class SpareMark:
     @classmethod
     def read(cls, comment: str | None) -> Self | None:
         """What `comment` says; None if it is not the comment of a spare."""
-        try:
+        with suppress(*UNREADABLE):
             fields = json.loads(comment or "")
             state = Fingerprint(int(fields["oid"]), int(fields["xmin"]))
             return cls(
                 *(fields["installation"], fields["template"], state, int(fields["bytes"])),
                 template_generation=generation_in(fields["generation"]),
             )
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            OverflowError,
-            RecursionError,
-        ):  # as deep as a comment may be
-            return None
+        return None
 
 
 @dataclass(frozen=True)
 class Spare:
-    """A spare database, as it was when it was listed.
-
-    Attributes:
-        mark: what its comment says; None while it is unfinished.
-        invalid: whether a DROP of it was interrupted.
-    """
+    """A spare database, as it was when it was listed."""
 
     name: str
     mark: SpareMark | None
+    """None while it is unfinished."""
     invalid: bool
+    """Whether a DROP of it was interrupted: then it counts as unfinished."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +115,11 @@ class SpareList:
 
 def new_name(installation: str) -> str:
     """A name for one more spare."""
-    return f"{_prefix(installation)}{uuid.uuid4().hex}"
+    return f"{private_prefix(SPARE_PREFIX, installation)}{uuid.uuid4().hex}"
 
 
 def is_spare(database: str, comment: str | None) -> bool:
-    """Whether this is a spare of any installation, by its name and comment, be it finished or not."""
+    """Whether this is a spare of any installation, finished or not."""
     return _NAME.fullmatch(database) is not None and (comment is None or SpareMark.read(comment) is not None)
 
 
@@ -142,10 +127,11 @@ async def list_spares(
     session: asyncpg.Connection, installation: str, templates: Collection[str]
 ) -> SpareList:
     """The spares of an installation, and the states of these templates, at one moment."""
-    prefix = _prefix(installation)
+    prefix = private_prefix(SPARE_PREFIX, installation)
     rows = await fetch_rows(session, _ROWS, prefix, list(templates))
+    spares = [row for row in rows if row["datname"].startswith(prefix)]
     return SpareList(
-        spares=[_spare(row) for row in rows if _is_ours(row, prefix, installation)],
+        spares=[_spare(row) for row in spares if _is_ours(row, installation)],
         states={
             row["datname"]: Fingerprint(row["oid"], row["xmin"])
             for row in rows
@@ -161,35 +147,26 @@ async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint
 
 
 @asynccontextmanager
-async def locked(session: asyncpg.Connection, spare: str) -> AsyncIterator[bool]:
-    """Hold the lock of a spare while the body runs, so that no other session claims, makes or removes it.
-
-    Or the fence of an instance, whose mark is given instead of a name.
+async def locked(session: asyncpg.Connection, key: str) -> AsyncIterator[bool]:
+    """Hold the lock of a name, or the fence of an instance by its mark, while the body runs.
 
     Gives whether the lock was free: if another session holds it, the body runs without it.
     """
-    acquired = await fetch_value(session, _TRY_LOCK, spare)
+    acquired = await fetch_value(session, _TRY_LOCK, key)
     try:
         yield acquired
     finally:
         if acquired:
             with suppress(DatabaseFaultError):  # the session has ended, and with it the lock
-                await fetch_value(session, _UNLOCK, spare)
+                await fetch_value(session, _UNLOCK, key)
 
 
-def _prefix(installation: str) -> str:
-    return f"{SPARE_PREFIX}{uuid.UUID(installation).hex[:16]}_"
-
-
-def _is_ours(row: asyncpg.Record, prefix: str, installation: str) -> bool:
+def _is_ours(row: asyncpg.Record, installation: str) -> bool:
     """Whether it is a spare of this installation: what has another comment is left alone."""
-    if not row["datname"].startswith(prefix) or not is_spare(row["datname"], row["comment"]):
-        return False
     mark = SpareMark.read(row["comment"])
-    return mark is None or mark.installation == installation
+    return is_spare(row["datname"], row["comment"]) and (mark is None or mark.installation == installation)
 
 
 def _spare(row: asyncpg.Record) -> Spare:
-    """A spare that a DROP has damaged counts as unfinished."""
     invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
     return Spare(row["datname"], None if invalid else SpareMark.read(row["comment"]), invalid)

@@ -1,8 +1,8 @@
 """Loading a template: a private database, and publishing it in place of the one that has the template's name.
 
-One session holds two advisory locks for the whole of a load: that of the template, so that no other load of
-it runs, and that of the private name, so that no pass takes the database for a leftover. The same session
-publishes: a load that has lost it has lost its locks, and publishes nothing.
+One session holds two advisory locks for the whole load: that of the template, so that no other load of it
+runs, and that of the private name, so that no pass takes the database for a leftover. The same session
+publishes: a load that has lost its session has lost its locks, and publishes nothing.
 """
 
 import asyncio
@@ -16,12 +16,15 @@ from time import monotonic
 import asyncpg
 
 from ods.databases import spares
+from ods.databases.changing import count_sessions
 from ods.databases.constants import (
+    DIVISION_BY_ZERO,
     INTERNAL_ERROR,
     INVALID_CONNECTION_LIMIT,
     LOCK_NOT_AVAILABLE,
     NAME_IN_USE,
     OBJECT_IN_USE,
+    QUERY_CANCELED,
     UNDEFINED_DATABASE,
 )
 from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
@@ -31,7 +34,6 @@ from ods.databases.publishing import access_statements, settings_left_out
 from ods.databases.server import Server
 from ods.databases.spares import SpareMark
 from ods.databases.statements import execute, fetch_row, fetch_rows, fetch_value
-from ods.databases.template_leftovers import remove_leftovers, remove_private
 from ods.databases.template_marks import (
     EXPECTED_TABLES,
     Contents,
@@ -41,6 +43,7 @@ from ods.databases.template_marks import (
     new_private_name,
     read_contents,
 )
+from ods.databases.templates import remove_leftovers, remove_private
 from ods.registry.storage.connecting import ends_sessions
 
 _FIRST_OWN_OID = 16384
@@ -71,9 +74,9 @@ _PAUSE_SECONDS = 0.25
 _EXCHANGE_SECONDS = 300
 """How long the exchange of names is tried while creates copy the old template."""
 _CLOSING_SECONDS = 10
-_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, "22012"}
-"""SQLSTATEs of an exchange of names with databases that are not those that were examined."""
-_BUSY = {LOCK_NOT_AVAILABLE, OBJECT_IN_USE, INTERNAL_ERROR, "57014"}
+_CHANGED = {*NAME_IN_USE, UNDEFINED_DATABASE, DIVISION_BY_ZERO}
+"""SQLSTATEs of an exchange of names when the databases are not those that were examined."""
+_BUSY = {LOCK_NOT_AVAILABLE, OBJECT_IN_USE, INTERNAL_ERROR, QUERY_CANCELED}
 """SQLSTATEs of an exchange of names that may succeed later: it took too long, among others."""
 
 _BRIEFLY = (
@@ -82,8 +85,8 @@ _BRIEFLY = (
 )
 # %1: the template's database, %2: the loaded one, %3: the name of the replaced one, %4 and %5: the comments,
 # %7 and %8: state and comment of the database that is replaced, %9: the grants and settings that it has. If
-# it was changed since, a division by zero undoes everything. The state is compared before the rename, which
-# changes it; the comment afterwards, when no other session can write it any more.
+# it was changed since, a division by zero undoes everything. As in `ods.databases.replacing`, the state is
+# compared before the rename, and the comment afterwards.
 _SET_ASIDE = (
     "%9$s",
     "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND oid || ' ' || xmin = %7$L",
@@ -105,7 +108,6 @@ _CHECK = """
 SELECT 1 / min((db.oid IS NOT DISTINCT FROM value::oid)::int)
 FROM json_each_text(%6$L) LEFT JOIN pg_database AS db ON datname = key
 """
-_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
 # One statement for each of $1 sessions; the largest tables are shared out first, partitions with their table.
 _ANALYSES = """
 SELECT 'ANALYZE ' || string_agg(format('%I.%I', nspname, relname), ', ' ORDER BY place) AS statement
@@ -121,16 +123,13 @@ _INVALID_INDEXES = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """What shall be loaded.
-
-    Attributes:
-        needed: names of databases that no load touches, such as the registry and other templates.
-    """
+    """What shall be loaded."""
 
     installation: str
     template: str
     database: str
     needed: frozenset[str]
+    """Names of databases that no load touches, such as the registry and other templates."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,9 @@ def _obstacles(row: asyncpg.Record, installation: str) -> Iterator[str]:
 
 
 class TemplateLoad:
-    """One load: fill `database`, then call `check` and `publish`.
+    """One load: fill the private `database`, then call `check` and `publish`.
 
     Attributes:
-        database: the private database that is to be filled.
         settings_left_out: settings of the replaced database that the published one could not be given.
         kept: the private name of the replaced database, if no load had made it: nothing removes it.
     """
@@ -257,7 +255,7 @@ class TemplateLoad:
         return self._contents
 
     async def analyse(self, jobs: int) -> None:
-        """Collect the statistics of all tables, which copies of the template have from then on."""
+        """Collect the statistics of all tables, which copies of the template get."""
         async with self._server.connected(self.database) as inside:
             shares = await fetch_rows(inside, _ANALYSES, jobs)
         await asyncio.gather(*(self._analyse(share["statement"]) for share in shares))
@@ -267,10 +265,7 @@ class TemplateLoad:
             await execute(inside, "%s", statement)
 
     async def publish(self) -> TemplateMark:
-        """Close the database, and give it the template's name in place of the one that has it.
-
-        It gets the grants and settings that the other one has.
-        """
+        """Close the database; give it the name, the grants and the settings of the one that it replaces."""
         await self._close()
         if self._old is not None:
             with translate_postgres_errors({}):
@@ -302,7 +297,7 @@ class TemplateLoad:
                 return mark
 
     async def _exchange(self, mark: TemplateMark, loaded: int) -> None:
-        """Exchange the names in one message, which is one transaction: locks are held for a moment only."""
+        """Exchange the names in one transaction, which holds its locks for a moment only."""
         target, old, replaced = self._target, self._old, new_private_name(self._target.installation)
         left = TemplateMark(
             mark.installation,
@@ -338,7 +333,7 @@ class TemplateLoad:
     async def _close(self) -> None:
         await execute(self._session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", self.database)
         deadline = monotonic() + _CLOSING_SECONDS
-        while await fetch_value(self._session, _SESSIONS, self.database):
+        while await count_sessions(self._session, self.database):
             if monotonic() > deadline:
                 raise DatabaseFaultError("Sessions stay on the new template. Nothing was replaced.")
             await asyncio.sleep(0.05)
@@ -354,10 +349,10 @@ def _outcome_unknown(fault: DatabaseFaultError) -> DatabaseFaultError:
 
 @asynccontextmanager
 async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateLoad]:
-    """A load of the template. What it has made is removed in the end, unless it was published.
+    """A load of the template. What it has made is removed after the body, unless it was published.
 
-    The database that it replaces stays for the reconcile pass or the next load: a DROP waits for a
-    checkpoint, which writes all that was loaded.
+    The reconcile pass or the next load removes the replaced database: a DROP waits for a checkpoint, which
+    writes all that was loaded.
     """
     async with (
         server.session() as session,

@@ -1,18 +1,19 @@
-"""What template databases tell: their comments, their private names, their contents and their generations.
+"""Comments, private names, contents and generations of template databases.
 
-A template is loaded into a database with a private name that contains the id of the installation. When it is
-published, that database takes the template's name, and the one that had it before a private name. The comment
-says which of these states a database is in, and of a published one what it holds.
+A template is loaded into a database with a private name. When it is published, that database takes the
+template's name, and the one that had it gets a private name. The comment says which of these states a
+database is in, and what a published one holds.
 
-`CREATE DATABASE` looks the template's name up itself: it copies the database that has the name once it holds
-a lock on it. A load that gives the name to another database has that lock for itself meanwhile. Both get
-their transaction ids while they hold it, so the ids say which of the two came first.
+`CREATE DATABASE` copies the database that has the template's name once it holds a lock on it. A load that
+gives the name to another database holds that lock alone. Both get their transaction ids while they hold the
+lock, so the ids say which came first.
 """
 
 import json
 import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -20,12 +21,13 @@ from typing import Any, Self
 
 import asyncpg
 
-from ods.databases.constants import TEMPLATE_PREFIX
+from ods.databases.constants import TEMPLATE_PREFIX, UNREADABLE, private_prefix
 from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 
 _NAME = re.compile(rf"{TEMPLATE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 
 HIGHEST_GENERATION = 2**31 - 1
+"""That a registry can store."""
 _TEMPLATE = """
 SELECT oid::int8, shobj_description(oid, 'pg_database') AS comment,
        (SELECT age(copy.xmin) < age(template.xmin) FROM pg_database AS copy WHERE datname = $2) AS is_newer
@@ -63,10 +65,11 @@ class TemplateState(StrEnum):
 
 @dataclass(frozen=True)
 class Contents:
-    """What an ODS database tells of itself.
+    """What an ODS database says of itself.
 
     Attributes:
-        data_standard: the version of the Data Standard; None if its deployment journal does not tell it.
+        tables: how many there are.
+        data_standard: the version of the Data Standard; None if its deployment journal does not say.
         extensions: the versions of the Ed-Fi extensions, by name.
     """
 
@@ -82,8 +85,7 @@ class TemplateMark:
     Attributes:
         installation: the installation that has loaded or replaced it.
         generation: counts what was published under the template's name.
-        loaded_at: when it was loaded; None until it is published.
-        contents: what it holds; None until it is published.
+        loaded_at: None until it is published, as `contents`.
     """
 
     installation: str
@@ -95,7 +97,7 @@ class TemplateMark:
 
     @property
     def comment(self) -> str:
-        """The comment that says this."""
+        """The comment that is written."""
         return json.dumps(
             {
                 "installation": self.installation,
@@ -110,45 +112,33 @@ class TemplateMark:
     @classmethod
     def read(cls, comment: str | None) -> Self | None:
         """What `comment` says; None if it is not the comment of a template."""
-        try:
+        with suppress(*UNREADABLE):
             fields = json.loads(comment or "")
-            return cls(
-                str(fields["installation"]),
-                str(fields["template"]),
-                TemplateState(fields["state"]),
-                generation=_required(generation_in(fields["generation"])),
-                loaded_at=fields["loadedAt"] and datetime.fromisoformat(fields["loadedAt"]),
-                contents=fields["contents"] and _contents(fields["contents"]),
-            )
-        # It may be anything.
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            return None
+            if (generation := generation_in(fields["generation"])) is not None:
+                return cls(
+                    str(fields["installation"]),
+                    str(fields["template"]),
+                    TemplateState(fields["state"]),
+                    generation=generation,
+                    loaded_at=fields["loadedAt"] and datetime.fromisoformat(fields["loadedAt"]),
+                    contents=fields["contents"] and _contents(fields["contents"]),
+                )
+        return None
 
 
 def generation_in(value: object) -> int | None:
-    """The generation that a member of a comment says; None if it is none that a registry could store."""
+    """The generation in a comment; None if no registry could store it."""
     return value if type(value) is int and 0 <= value <= HIGHEST_GENERATION else None
 
 
 def new_private_name(installation: str) -> str:
     """A private name for one more template database."""
-    return f"{private_prefix(installation)}{uuid.uuid4().hex}"
-
-
-def private_prefix(installation: str) -> str:
-    """How the private names of an installation begin."""
-    return f"{TEMPLATE_PREFIX}{uuid.UUID(installation).hex[:16]}_"
+    return f"{private_prefix(TEMPLATE_PREFIX, installation)}{uuid.uuid4().hex}"
 
 
 def is_private(database: str) -> bool:
     """Whether the name is a private one of a template, of any installation."""
     return _NAME.fullmatch(database) is not None
-
-
-def _required(generation: int | None) -> int:
-    if generation is None:
-        raise ValueError
-    return generation
 
 
 def _contents(fields: Mapping[str, Any]) -> Contents:
@@ -177,10 +167,10 @@ async def generation_of(session: asyncpg.Connection, template: str) -> Generatio
 async def generation_copied(
     session: asyncpg.Connection, template: str, copy: str, before: Generation | None
 ) -> int | None:
-    """Which generation a database is a copy of that was just created; None if that is not known.
+    """Which generation a new copy of a template is of; None if that is not known.
 
     Args:
-        copy: the name of the new database, which no statement has changed since it was created.
+        copy: its name; no statement has changed it since it was created.
         before: what had the template's name before it was created.
     """
     row = await fetch_row(session, _TEMPLATE, template, copy)
@@ -200,7 +190,7 @@ def _generation(row: asyncpg.Record) -> Generation:
 
 
 async def read_contents(session: asyncpg.Connection) -> Contents:
-    """What the database of this session holds."""
+    """What the session's database holds."""
     tables = await fetch_value(session, _COUNT_TABLES)
     scripts = []
     if await fetch_value(session, _MAY_READ_JOURNAL):
@@ -210,12 +200,12 @@ async def read_contents(session: asyncpg.Connection) -> Contents:
 
 
 async def missing_tables(session: asyncpg.Connection) -> Collection[str]:
-    """Which of the tables that the ODS/API expects the database of this session lacks."""
+    """Which of the tables that the ODS/API expects the session's database lacks."""
     return [row["name"] for row in await fetch_rows(session, _MISSING, EXPECTED_TABLES)]
 
 
 def contents_of(tables: int, scripts: Iterable[str]) -> Contents:
-    """What the names of the scripts that were run on a database tell, of each product its newest version."""
+    """The newest version of each product by the names of the scripts that were run on a database."""
     standards, extensions = [], []
     for script in scripts:
         if extension := _OF_EXTENSION.search(script):

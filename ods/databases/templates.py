@@ -1,25 +1,39 @@
-"""What the server tells of the template databases, without opening one that is closed."""
+"""Reports on the templates, without opening one that is closed; removing what loads of templates have left.
+
+A leftover of a load that died, or a replaced template, is removed only if its name is a private one of the
+installation, no load holds the lock of that name, and its comment names the installation, or it has none, is
+closed and empty, as a load makes it. A template that a load has replaced, and that no load had made, stays:
+who has made it by hand may still need it.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 
 import asyncpg
 
 from ods.databases import spares
-from ods.databases.constants import INVALID_CONNECTION_LIMIT
+from ods.databases.constants import (
+    INVALID_CONNECTION_LIMIT,
+    SPARE_PREFIX,
+    TEMPLATE_PREFIX,
+    private_prefix,
+)
+from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
-from ods.databases.spares import SpareList
-from ods.databases.statements import fetch_rows
-from ods.databases.template_leftovers import TemplateLeftover, list_leftovers
-from ods.databases.template_marks import Contents, TemplateMark, TemplateState, read_contents
+from ods.databases.spares import SpareList, SpareMark
+from ods.databases.statements import execute, fetch_rows
+from ods.databases.template_marks import Contents, TemplateMark, TemplateState, is_private, read_contents
 
 _READ_SECONDS = 2
-"""How long an open template may take to tell what it holds: a create waits for our session on it."""
+"""How long an open template may take to say what it holds: a create waits for our session on it."""
+_ALLOWANCE_BYTES = 1024 * 1024
+"""By how much two empty databases may differ in size."""
 
-# Sizes of databases that our role may not connect to would be refused. Autovacuum has no user.
+# The size of a database that our role may not connect to would be refused. Autovacuum has no user.
 _ROWS = """
 SELECT datname, datallowconn, datconnlimit = $2 AS invalid,
        shobj_description(db.oid, 'pg_database') AS comment,
@@ -31,17 +45,27 @@ SELECT datname, datallowconn, datconnlimit = $2 AS invalid,
 FROM pg_database AS db
 WHERE datname = ANY($1::name[])
 """
+_PRIVATE = """
+SELECT datname, oid::int8, datallowconn, datistemplate, datconnlimit = $2 AS invalid,
+       pg_has_role(datdba, 'USAGE') AS is_ours, comment,
+       CASE WHEN comment IS NULL AND pg_has_role(datdba, 'USAGE')
+            THEN pg_database_size(oid) <= pg_database_size('template0') + $3 END AS is_empty
+FROM pg_database, shobj_description(oid, 'pg_database') AS comment WHERE starts_with(datname, $1)
+"""
+_SPARES = """
+    SELECT shobj_description(oid, 'pg_database') AS comment FROM pg_database WHERE starts_with(datname, $1)
+    """
 
 
 @dataclass(frozen=True)
 class TemplateReport:
-    """A template, as the server tells of it; what it does not tell is None.
+    """A template, as the server shows it; what is not known is None.
 
     Attributes:
         open: whether the database accepts connections, which hold up creates.
         spares: how many spares are copies of it as it is now.
         generation: counts the databases that were loaded as this template.
-        loaded_at: when it was loaded, if its comment tells.
+        loaded_at: when it was loaded, by its comment.
         obstacle: why no instance can be made of it now, and what to do about it; None if one can.
     """
 
@@ -62,12 +86,23 @@ class TemplateReport:
         return self.obstacle is None
 
 
-class TemplateInspector:
-    """Reads what there is of a tenant's templates.
+@dataclass(frozen=True)
+class TemplateLeftover:
+    """A database that a load of a template has left; without a readable comment, the other fields are None.
 
-    Args:
-        databases: the name of the database behind each template.
+    Attributes:
+        state: `loading` (a load runs, or has died) or `replaced` (by a newer one).
+        generation: counts what was published under the template's name.
     """
+
+    database: str
+    template: str | None = None
+    state: TemplateState | None = None
+    generation: int | None = None
+
+
+class TemplateInspector:
+    """Reports on a tenant's templates, of which `databases` has the names of the databases."""
 
     def __init__(
         self, server: Server, installation: Callable[[], Awaitable[str]], databases: Mapping[str, str]
@@ -89,7 +124,7 @@ class TemplateInspector:
         ]
 
     async def leftovers(self) -> Sequence[TemplateLeftover]:
-        """What loads have left, and those that run now, by name of database."""
+        """See `list_leftovers`."""
         async with self._server.session() as session:
             return await list_leftovers(session, await self._installation(), set(self._databases.values()))
 
@@ -120,7 +155,7 @@ class TemplateInspector:
         )
 
     async def _contents(self, database: str) -> Contents | None:
-        """What an open template holds; None if it does not answer, or does not let us in."""
+        """What an open template holds; None if it does not answer, or refuses us."""
         try:
             async with asyncio.timeout(_READ_SECONDS), self._server.connected(database) as session:
                 return await read_contents(session)
@@ -144,3 +179,87 @@ def _obstacle(row: asyncpg.Record) -> str | None:
             " ALLOW_CONNECTIONS false)."
         )
     return None
+
+
+async def list_leftovers(
+    session: asyncpg.Connection, installation: str, needed: Collection[str]
+) -> list[TemplateLeftover]:
+    """What loads of this installation have left, or work on now; by name, without those that are `needed`."""
+    rows = await _private_databases(session, installation)
+    marks = {
+        row["datname"]: TemplateMark.read(row["comment"]) for row in rows if row["datname"] not in needed
+    }
+    return [
+        TemplateLeftover(name, mark.template, mark.state, mark.generation) if mark else TemplateLeftover(name)
+        for name, mark in sorted(marks.items())
+    ]
+
+
+async def remove_leftovers(
+    session: asyncpg.Connection, installation: str, needed: Collection[str]
+) -> list[str]:
+    """Remove what loads of this installation have left, as far as possible now; returns the removed ones.
+
+    Args:
+        needed: names of databases that are never removed, such as those of the templates.
+    """
+    return [
+        row["datname"]
+        for row in await _private_databases(session, installation)
+        if row["datname"] not in needed and await _removed(session, installation, row)
+    ]
+
+
+async def remove_private(
+    session: asyncpg.Connection, database: str, *, template: bool, invalid: bool
+) -> None:
+    """Drop a database that a load has made or replaced; the caller holds the lock of its name."""
+    if template:
+        await execute(session, "ALTER DATABASE %I IS_TEMPLATE false", database)
+    await drop_database(session, database, invalid=invalid)
+
+
+async def _private_databases(session: asyncpg.Connection, installation: str) -> list[asyncpg.Record]:
+    prefix = private_prefix(TEMPLATE_PREFIX, installation)
+    rows = await fetch_rows(session, _PRIVATE, prefix, INVALID_CONNECTION_LIMIT, _ALLOWANCE_BYTES)
+    return [row for row in rows if is_private(row["datname"])]
+
+
+async def _removed(session: asyncpg.Connection, installation: str, row: asyncpg.Record) -> bool:
+    async with spares.locked(session, row["datname"]) as acquired:
+        # Before the lock was acquired, another session may have published or removed it.
+        is_as_found = acquired and row in await _private_databases(session, installation)
+        if not (is_as_found and await _may_go(session, installation, row)):
+            return False
+        try:
+            await remove_private(
+                session, row["datname"], template=row["datistemplate"], invalid=row["invalid"]
+            )
+        except DatabaseFaultError:
+            return False  # a create may still copy it: that is not waited for
+        return True
+
+
+async def _may_go(session: asyncpg.Connection, installation: str, row: asyncpg.Record) -> bool:
+    if not row["is_ours"]:
+        return False
+    if row["comment"] is None:
+        return bool(row["is_empty"]) and not row["datallowconn"]
+    mark = TemplateMark.read(row["comment"])
+    if mark is None or mark.installation != installation:
+        return False
+    match mark.state:
+        case TemplateState.LOADING:
+            return True
+        case TemplateState.REPLACED:
+            return mark.generation > 0 and row["oid"] not in await _copied(session)
+        case TemplateState.PUBLISHED:  # another session has given it this name
+            return False
+        case _:
+            assert_never(mark.state)
+
+
+async def _copied(session: asyncpg.Connection) -> set[int]:
+    """The oids of the databases that spares, of any installation, are copies of."""
+    marks = [SpareMark.read(row["comment"]) for row in await fetch_rows(session, _SPARES, SPARE_PREFIX)]
+    return {mark.fingerprint.oid for mark in marks if mark}

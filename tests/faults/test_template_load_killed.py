@@ -12,8 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ods.databases.constants import TEMPLATE_PREFIX
-from ods.databases.template_marks import private_prefix
+from ods.databases.constants import TEMPLATE_PREFIX, private_prefix
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
@@ -79,7 +78,7 @@ async def test_old_template_is_in_place_and_nothing_is_left_when_a_load_is_kille
     file, output = tmp_path / "ods.sql", tmp_path / "output"
     file.write_text(script)
     old = await _oid(admin, database)
-    prefix = private_prefix(await tenant.installation.id())
+    prefix = private_prefix(TEMPLATE_PREFIX, await tenant.installation.id())
 
     async def left() -> list[str]:
         query = "SELECT datname FROM pg_database WHERE starts_with(datname, $1)"
@@ -127,7 +126,7 @@ async def test_template_is_loaded_and_leftovers_go_when_the_load_before_was_kill
     assert await (await _load(settings, file, output)).wait() == 0, output.read_text()
     assert "The template Killed is loaded (generation 1)." in output.read_text()
     assert await _oid(admin, database) != old
-    prefix = private_prefix(await tenant.installation.id())
+    prefix = private_prefix(TEMPLATE_PREFIX, await tenant.installation.id())
     query = "SELECT oid::int8 FROM pg_database WHERE starts_with(datname, $1)"
     for _ in range(2):
         # The template before, which no load had made, is kept.

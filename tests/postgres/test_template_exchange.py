@@ -13,6 +13,7 @@ import pytest
 
 from ods.databases import provisioning, spares, template_marks
 from ods.databases.activating import rename
+from ods.databases.constants import TEMPLATE_PREFIX, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
@@ -25,7 +26,6 @@ from ods.databases.template_marks import (
     TemplateMark,
     TemplateState,
     new_private_name,
-    private_prefix,
 )
 from ods.embedded import seeding
 from ods.settings.settings import CloneStrategy
@@ -62,7 +62,10 @@ async def template(admin: asyncpg.Connection, installation: str) -> AsyncIterato
         " IS_TEMPLATE true ALLOW_CONNECTIONS false"
     )
     yield name
-    prefixes = [private_prefix(installation), f"ods_spare_{installation.replace('-', '')[:16]}_"]
+    prefixes = [
+        private_prefix(TEMPLATE_PREFIX, installation),
+        f"ods_spare_{installation.replace('-', '')[:16]}_",
+    ]
     query = "SELECT datname FROM pg_database, unnest($1::text[]) AS prefix WHERE starts_with(datname, prefix)"
     for left in [name, *(row["datname"] for row in await admin.fetch(query, prefixes))]:
         await admin.execute(f'ALTER DATABASE "{left}" IS_TEMPLATE false')
@@ -132,7 +135,7 @@ async def test_old_template_stays_when_another_session_has_changed_it_during_the
     assert await admin.fetchval(_OID, target.database) == before
     assert await admin.fetchval(_COMMENT, target.database) == comment
     query = "SELECT count(*) FROM pg_database WHERE starts_with(datname, $1)"
-    assert not await admin.fetchval(query, private_prefix(target.installation))
+    assert not await admin.fetchval(query, private_prefix(TEMPLATE_PREFIX, target.installation))
 
 
 async def test_replaced_template_stays_when_the_operator_has_made_it_the_template_and_a_load_fails(

@@ -26,20 +26,20 @@ from ods.cli.registry_access import RegistryAccess
 from ods.cli.restore_programs import Destination, needed_extensions, restore
 from ods.cli.template_load import TemplateAccess, load
 from ods.databases import spares
+from ods.databases.constants import TEMPLATE_PREFIX, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import Copy, TemplateSizes, clone
 from ods.databases.server import Server
 from ods.databases.spare_pool import Limits, SpareOrder, SparePool
-from ods.databases.template_leftovers import remove_leftovers
 from ods.databases.template_loading import LoadTarget, loading
 from ods.databases.template_marks import (
     Contents,
     TemplateMark,
     TemplateState,
     new_private_name,
-    private_prefix,
 )
+from ods.databases.templates import remove_leftovers
 from ods.embedded import seeding
 from ods.embedded.errors import CommandError
 from ods.embedded.postgres import EmbeddedPostgres
@@ -154,7 +154,7 @@ async def oid(admin: asyncpg.Connection, database: str) -> int:
 
 async def private(admin: asyncpg.Connection, installation: str) -> list[str]:
     """The databases with private names of the installation's templates."""
-    prefix = private_prefix(installation)
+    prefix = private_prefix(TEMPLATE_PREFIX, installation)
     rows = await admin.fetch("SELECT datname FROM pg_database WHERE starts_with(datname, $1)", prefix)
     return [row["datname"] for row in rows]
 
@@ -608,7 +608,7 @@ async def test_only_what_says_that_it_may_go_is_removed_when_loads_have_left_dat
         made(admin, name(), role, "of the operator"),
         made(admin, name(), role, own.replace("loading", "published")),
         made(admin, name(), "postgres", own),
-        made(admin, f"{private_prefix(installation)}by_hand", role, own),
+        made(admin, f"{private_prefix(TEMPLATE_PREFIX, installation)}by_hand", role, own),
         made(admin, new_private_name(str(uuid.uuid4())), role, own),
         made(admin, name(), role, None) as opened,
         made(admin, name(), role, own) as held,

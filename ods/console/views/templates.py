@@ -8,8 +8,7 @@ from fastapi import Depends
 
 from api.dependencies import TemplateInspectorDep
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.template_leftovers import TemplateLeftover
-from ods.databases.templates import TemplateReport
+from ods.databases.templates import TemplateLeftover, TemplateReport
 
 
 @dataclass(frozen=True)
