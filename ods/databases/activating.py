@@ -1,8 +1,7 @@
-"""Activating a database: it gets the name that the instance's shall have, is open, and its comment says so.
+"""Activating a database: it gets the instance's name, is opened, and its comment says so.
 
-Its mark tells which name it has now, so that all of this may be repeated after any interruption. A rename
-considers only databases with its two names: another one with the mark is a copy, or the registry is wrong
-about the name, and the job stops.
+A rename considers only databases with its two names: another one with the mark is a copy, or the registry is
+wrong about the name, and the job stops.
 """
 
 from dataclasses import replace
@@ -24,12 +23,9 @@ from ods.registry.instances.naming import is_reset_name, is_trash_name
 async def rename(
     server: Server, session: asyncpg.Connection, owner: KnownOwner, current: str, target: str
 ) -> None:
-    """Give the instance's database the name `target`; sessions on it are ended.
+    """Give the instance's database the name `target`, and end the sessions on it.
 
-    The name that it leaves is in its comment from then on, and reserved: see `ods.databases.left_names`.
-
-    Args:
-        owner: the instance, with the revision that the rename gives its database.
+    Its comment has the name that it leaves, which is reserved from then on: see `ods.databases.left_names`.
     """
     found = await find(session, owner, current, target)
     if target in found and not owner.owns(found[target].comment):
@@ -69,10 +65,9 @@ async def rename(
 async def rename_back(
     server: Server, session: asyncpg.Connection, owner: KnownOwner, database: str, target: str
 ) -> None:
-    """Undo a rename to `target` that failed: give the database the name `database` that the registry knows.
+    """Undo a failed rename to `target`: the database gets back its name `database` and confirmed revision.
 
-    It has its confirmed revision again. Nothing is done if it does not have the name `target`, or a DROP of
-    it was interrupted.
+    Nothing is done if it does not have the name `target`, or a DROP of it was interrupted.
     """
     found = await find(session, owner, database, target)
     its = {name: row for name, row in found.items() if owner.owns(row.comment)}
@@ -81,7 +76,7 @@ async def rename_back(
     if database in found:
         raise refusal(found[database], owner)
     owner = owner.as_confirmed()
-    # A registry that has forgotten it may have led clients to the name that it leaves.
+    # If the registry was restored, it may have led clients to the name that is left now.
     left = leaving(back(owner_to_mark(owner, found[target]).left, database), target)
     await _rename(server, session, owner, found[target], database, left)
 
@@ -111,13 +106,12 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
 ) -> None:
     """Give the database in the trash the name `database`, open it, and mark it as published.
 
-    Also if it is in the trash under another name than the registry knows, as when that was restored to before
-    another delete.
+    It may be in the trash under another name than `trash`, if the registry was restored to before another
+    delete.
 
     Args:
-        owner: the instance, with the revision that its database gets.
         former: the name by which the ODS/API may still know it, the registry's; not that of the comment,
-            which may be of an undelete that has failed. None if it does not matter.
+            which may be from a failed undelete. None if it does not matter.
     """
     found = await find(session, owner, database, trash, owner.staging_name)
     if database in found and not owner.owns(found[database].comment):
@@ -156,7 +150,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
         return
     opened = replace(owner_to_mark(owner, row), trashed_name=None)
     guards = [] if current == database else [await require_not_left(session, owner, database)]
-    if former is not None and former not in {current, database}:  # under another name, as after a rename
+    if former is not None and former not in {current, database}:
         guards.append(await require_not_taken(session, former, trashed_at(row.comment)))
         opened = replace(opened, left=leaving(opened.left, former))
     comment = opened.comment_at(await server_clock(session))
@@ -164,15 +158,15 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
 
 
 async def require_no_later(session: asyncpg.Connection, owner: KnownOwner, trash: str) -> None:
-    """Refuse an undelete while there is another database of the instance that the registry does not know.
+    """Refuse an undelete while the instance has another database that the registry does not know.
 
-    The instance was undeleted and reset since, and may have been deleted again: the registry was restored to
-    before, and what it knows to be in the trash is what a reset has replaced.
+    Then the registry was restored: the instance has been undeleted and reset since, and what the registry
+    knows to be in the trash is what the reset has replaced.
     """
     found = await find(session, owner)
     own = [row for row in found.values() if owner.owns(row.comment)]
     if own and not any(row.is_unknown_to(owner) for row in own):
-        return  # the registry knows all that became of it
+        return
     for name, row in found.items():
         is_its = name == trash or row in own or is_reset_name(name) or row.is_invalid
         if not is_its and row.is_of(owner) and row.is_unknown_to(owner):

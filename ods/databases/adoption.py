@@ -1,4 +1,4 @@
-"""Adopting a database that an instance did not make, and releasing one: the mark is written, or removed."""
+"""Adopting a database, and releasing one: the instance's mark is written, or removed."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS managea
        oid::text AS oid
 FROM pg_database WHERE datname = $1
 """
-# Two registries may name one database: the second to hold this lock finds the mark of the first.
+# If two registries name one database, the second to hold this lock finds the mark of the first.
 _LOCK_ADOPTION = "SELECT pg_advisory_xact_lock(hashtextextended('ods adopt ' || $1, 0))"
 
 
@@ -39,11 +39,11 @@ class Candidate:
     """A database that an instance shall get.
 
     Attributes:
-        size_bytes: its size; None if our role may not see it.
-        adopted: whether it carries the instance's mark, and is the one of its databases that was asked for.
-        is_of_instance: whether it carries the instance's mark, be it the one that the registry knows or not.
-        is_foreign: whether it is no instance's to get: it is another one's, of another role or product, or
-            needed by the service itself.
+        size_bytes: None if our role may not see it.
+        adopted: whether it carries the mark of the very database of the instance that was asked for.
+        is_of_instance: whether it carries the mark of any database of the instance.
+        is_foreign: whether no instance may get it: it belongs to another instance, role or product, or the
+            service itself needs it.
         obstacle: why it cannot be handed over, and what to do about it; None if it can, or was.
     """
 
@@ -71,7 +71,7 @@ async def inspect(
     if found is None:
         return None
     known = Owner.read(found["comment"])
-    # Whichever of its databases: a registry that was restored may know another one.
+    # Any of its databases: a restored registry may know another one.
     is_of_instance = known is not None and owner.shares_instance(known)
     obstacle = _obstacle(found, database, needed, adopted=is_of_instance)
     is_foreign = obstacle is not None and not is_of_instance
@@ -94,7 +94,7 @@ async def inspect(
 async def _own_obstacle(session: asyncpg.Connection, owner: Owner, database: str) -> str | None:
     """Why the instance gets no unmarked database while one that is not in the trash carries its mark.
 
-    That may be the only one with its data, and would pass for a copy of the other afterwards.
+    The marked one may be the only one with its data, and would seem to be a copy afterwards.
     """
     for name, row in (await find(session, owner)).items():
         if name == database or is_trash_name(name) or is_reset_name(name) or row.is_invalid:
@@ -121,9 +121,7 @@ async def adopt(
 ) -> Candidate | None:
     """Write the instance's mark on the database, unless there is an obstacle; returns it as `inspect` does.
 
-    A mark that is there is written anew: it may name a publication that the registry does not know of.
-
-    Safe to repeat.
+    A mark that is there is written anew: it may name a revision that the registry does not know.
     """
     with translate_postgres_errors({}):
         async with session.transaction():
@@ -140,8 +138,8 @@ async def adopt(
 async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candidate) -> Owner:
     """The owner that an adopted database is marked with.
 
-    It keeps its own mark, and the row follows, unless one in the trash has the same: then the comment was
-    copied, and the mark stays with that one.
+    It keeps its own database id, and the row follows, unless one in the trash has the same id: then the
+    comment was copied, and the id stays with that one.
     """
     known = Owner.read(candidate.comment)
     if known is None:
@@ -160,7 +158,7 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
 
 @dataclass(frozen=True)
 class InTrash:
-    """A database in the trash, as its comment describes it."""
+    """A database in the trash by its comment, and since when."""
 
     name: str
     owner: Owner
@@ -168,12 +166,9 @@ class InTrash:
 
 
 async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> list[InTrash]:
-    """What resets of the instance have put into the trash, the earliest first, as the comments say.
+    """What resets of the instance have put into the trash by the comments, the earliest first.
 
-    Those that were opened, or that a DROP has begun to remove, are left out.
-
-    Args:
-        owner: the instance, with the mark of the database that it has.
+    Open and half-dropped ones are left out, and so is the owner's own `database`.
     """
     replaced = []
     for name, row in (await find(session, owner)).items():
@@ -222,7 +217,7 @@ async def let_go(
 ) -> None:
     """Remove the mark of the instance's database, which stays, open, under the first of `names`.
 
-    Refuses if the database is lost, and what the instance had before a reset, or was to become it, is not.
+    Refuses if the database is lost while there is one from before a reset, or one that was never published.
     """
     found = await find(session, owner, *names, owner.staging_name)
     if _is_let_go(found, owner, names[0]):
@@ -254,6 +249,6 @@ async def let_go_obstacle(session: asyncpg.Connection, owner: KnownOwner, names:
 
 
 def _is_let_go(found: DatabaseRows, owner: Owner, database: str) -> bool:
-    """Whether an earlier try has removed the mark: no database carries it, and that one has no comment."""
+    """Whether an earlier try has removed the mark."""
     is_marked = any(owner.owns(row.comment) for row in found.values())
     return not is_marked and database in found and found[database].comment is None

@@ -1,7 +1,7 @@
 """Changing a database that was found: its comment, its name, whether it is open; all in one transaction.
 
-Nothing is done if another database has the name by then, as after names were exchanged by hand: a statement
-that waits for the end of the other session's transaction follows the name.
+Nothing is done if another database has the name by then: a statement that waits for a transaction which
+exchanges names follows the name.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ MARK = "COMMENT ON DATABASE %2$I IS %3$L"
 OPEN = "ALTER DATABASE %2$I ALLOW_CONNECTIONS true"
 CLOSE = "ALTER DATABASE %2$I ALLOW_CONNECTIONS false"
 
-# By a division by zero. After a statement that has changed the database, or its name, no other session can
-# give the name to another one.
+# Fails by a division by zero. It comes after statements that have changed the database: from then on, no
+# other session can give the name to another one.
 _STILL_THE_SAME = "SELECT 1 / count(*) FROM pg_database WHERE datname = %2$L AND oid = %4$L::oid"
-# Sessions of users: autovacuum and other workers of the server have none, and give way to DDL by themselves.
+# Workers of the server, such as autovacuum, have no user, and give way to DDL by themselves.
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
@@ -51,8 +51,8 @@ async def change(  # noqa: PLR0913 - what becomes of a database
 
     Args:
         oid: of the database that was found; None if its name is a private one, which no other one gets.
-        statements: with `%1$I` for its name, `%2$I` for that which it has in the end, `%3$L` for the comment.
-        target: the name that it has in the end; None: the same.
+        statements: with `%1$I` for its name, `%2$I` for its name in the end, `%3$L` for the comment.
+        target: its name in the end; None: the same.
     """
     message = "; ".join([*statements, *([] if oid is None else [_STILL_THE_SAME])])
     try:
@@ -72,11 +72,11 @@ async def change_name(  # noqa: PLR0913 - what becomes of a database
     guards: Sequence[str] = (),
     comment: str = "",
 ) -> None:
-    """Rename a database, which ends its sessions, then run further statements, as of `change`.
+    """Rename a database, which ends its sessions, then run further statements, see `change`.
 
     Args:
-        target: its name from now on; that may be the same.
-        guards: statements as they are, which undo all of it if they fail.
+        target: its name from now on, which may be the same.
+        guards: statements without placeholders, which undo everything if they fail.
     """
     current = found.name
     reasons = renaming_reasons(current)
@@ -104,7 +104,7 @@ async def change_name(  # noqa: PLR0913 - what becomes of a database
 
 
 def renaming_reasons(database: str) -> Mapping[str, str]:
-    """What it means if a database cannot be renamed."""
+    """Why a database cannot be renamed, by SQLSTATE."""
     return {
         OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
@@ -116,7 +116,7 @@ def renaming_reasons(database: str) -> Mapping[str, str]:
 async def end_sessions(
     session: asyncpg.Connection, *databases: str, reasons: Mapping[str, str] = NO_REASONS
 ) -> bool:
-    """Have the sessions of users on these databases end; whether there were any."""
+    """End the sessions of users on these databases; whether there were any."""
     return bool(await fetch_rows(session, _END_SESSIONS, databases, reasons=reasons))
 
 
@@ -127,11 +127,7 @@ async def count_sessions(session: asyncpg.Connection, database: str) -> int:
 
 
 async def end_all(end_sessions: Callable[[], Awaitable[object]], seconds: float, reason: str) -> None:
-    """End the sessions on a closed database until there are none: none of them writes any more.
-
-    Args:
-        seconds: after which it is given up, for the `reason`.
-    """
+    """End the sessions on a closed database until there are none; after `seconds`, fail for the `reason`."""
     waited_since = monotonic()
     while await end_sessions():
         if monotonic() - waited_since > seconds:
@@ -142,15 +138,13 @@ async def end_all(end_sessions: Callable[[], Awaitable[object]], seconds: float,
 async def end_sessions_until_done(
     statement: Coroutine[Any, Any, None], end_sessions: Callable[[], Awaitable[object]]
 ) -> None:
-    """Run `statement`, which no session on its database may see, and end those sessions until it is done.
+    """Run a statement that renames or copies a database, and end the sessions on it until it is done.
 
-    While a rename, or a copy of its files, waits for them to end, PostgreSQL keeps new ones out. So the
-    database is open before and after it, even if this process dies; to close it first, as before a DROP,
-    could leave it closed.
+    While the statement waits for these sessions, PostgreSQL keeps new ones out. So the database needs not be
+    closed first, and stays open if this process dies.
 
     Args:
-        statement: one message that renames or copies the database.
-        end_sessions: ends the sessions on the database, on another session; called again and again.
+        end_sessions: ends the sessions, by another session; called again and again.
     """
     running = asyncio.create_task(statement)
     try:
@@ -166,11 +160,9 @@ async def end_sessions_until_done(
 def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
     """The owner that a database is marked with.
 
-    A revision that the registry does not know stays in the comment: it, or the server, was restored to an
-    earlier state, and one that it knows would hide that. It keeps the database from being dropped until an
-    operator has made registry and server agree.
-
-    So does the one of a job that is undone, if none is confirmed.
+    A revision that the registry does not know stays in the comment: registry or server was restored to an
+    earlier state. It keeps the database from being dropped until an operator has made both agree. The
+    revision of a job that is undone stays as well, if none is confirmed.
     """
     marked = found.marked
     if marked is None:
@@ -182,20 +174,17 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
 
 
 def is_marked(found: FoundDatabase, owner: KnownOwner) -> bool:
-    """Whether the comment of a database, which is as the job makes it, is to stay as it is.
-
-    It has the job's revision, or one that the registry does not know.
-    """
+    """Whether the comment stays: it has the job's revision, or one that the registry does not know."""
     marked = found.marked
     return marked is not None and (marked.revision == owner.revision or _is_to_stay(marked, owner))
 
 
 def _is_to_stay(marked: Owner, owner: KnownOwner) -> bool:
-    """Whether another revision would hide that the registry does not know this one."""
+    """Whether another revision in the comment would hide that the registry does not know this one."""
     return marked.role is not Role.STAGING and marked.is_unknown_to(owner)
 
 
 async def mark_anew(session: asyncpg.Connection, owner: KnownOwner, found: FoundDatabase) -> None:
-    """Give the comment of a database another revision; the database stays as it is."""
+    """Give a database another revision, and change nothing else."""
     comment = owner_to_mark(owner, found).comment_at(await server_clock(session))
     await change(session, found.name, found.oid, MARK, comment=comment)

@@ -13,11 +13,10 @@
 | one to look at something | `scratch` | as below |
 
 A database that was ever an instance's is dropped only if the registry knows the instance's mark, the database
-and the very revision that its comment says, and has it under the name that it has. `dropping.drop_database`
-closes it, in a transaction that compares its OID and comment, and ends its sessions. Before each try at the
-DROP it asks the registry again, and compares once more. What no instance has had is told by its private name,
-which has the installation's id and is never a client's, by its comment, and by the lock of its name, which is
-free.
+and the very revision that its comment names, and has it under its name. `dropping.drop_found` closes it, in a
+transaction that compares its OID and comment, and ends its sessions. Before each try at the DROP it asks the
+registry again, and compares once more. What no instance has had is recognised by its private name, which has
+the installation's id and is never a client's, by its comment, and by the lock of its name, which is free.
 """
 
 from collections.abc import Collection
@@ -43,14 +42,15 @@ from ods.registry.instances.naming import is_reset_name, is_trash_name
 def deletable(
     found: DatabaseRows, owner: KnownOwner, names: list[str], *, published: bool, drops: bool = False
 ) -> str | None:
-    """The database that a delete may drop, move to the trash or let go; None if the instance has none.
+    """The database that a delete may drop, move to the trash or release; None if the instance has none.
 
-    What is in the trash, under the very name that the registry has given it there, was put there by this
-    delete or by one that failed before it.
+    It may be in the trash already, under the name that the registry has given it there: this delete, or one
+    that failed before it, has put it there.
 
     Args:
         names: what the registry calls the database, the name that decides first.
-        drops: whether the delete drops the database; if not, that can come back, or stays.
+        published: whether the instance ever had it.
+        drops: whether the delete drops it; if not, it can come back, or stays.
     """
     database = choose(found, owner, names)
     if database is None:
@@ -72,10 +72,10 @@ def deletable(
 async def find_in_trash(
     session: asyncpg.Connection, owner: KnownOwner, trash: str, *, replaced: bool = False
 ) -> FoundDatabase | None:
-    """The database that has the name `trash`, if registry and server agree that it is in the trash.
+    """The database named `trash`, if registry and server agree that it is in the trash; None if it is gone.
 
-    None if no database carries the mark any more. It may be open if a job has opened it to back it up. If a
-    reset has `replaced` it, the instance may have another one in use.
+    It may be open if a job has opened it to back it up. If a reset has `replaced` it, the instance may have
+    another one in use.
     """
     found = await find(session, owner, trash)
     if trash not in found:
@@ -108,7 +108,7 @@ async def find_in_trash(
 
 
 def require_not_put_back(row: FoundDatabase) -> None:
-    """Refuse to purge what an undelete that did not end has published: it may have been in use since."""
+    """Refuse to purge what a failed undelete has published: it may have been in use since."""
     marked = row.marked
     if marked is not None and marked.put_back and not row.is_invalid:  # what is half dropped is lost
         raise DisagreementError(
@@ -123,7 +123,7 @@ def require_not_put_back(row: FoundDatabase) -> None:
 async def find_backed_up(
     session: asyncpg.Connection, owner: KnownOwner, trash: str, backed_up: str | None
 ) -> FoundDatabase | None:
-    """The database in the trash, in the state that was `backed_up`; None if there is no database any more."""
+    """The database in the trash, if it is in the state that was `backed_up`; None if it is gone."""
     row = await find_in_trash(session, owner, trash)
     if row is None:
         return None
@@ -144,7 +144,7 @@ async def find_backed_up(
 def require_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted: bool) -> None:
     """Refuse to drop what may have been the instance's, or may be all that is left of it.
 
-    Only what has a private name, and by its comment was never published, may go; and only while the
+    Only what has a private name, and was never published by its comment, may go; and only while the
     instance's own is there, unless the instance is `deleted`: another product may have dropped its own.
     """
     has_own = any(owner.owns(row.comment) for row in found.values())
@@ -159,11 +159,11 @@ def require_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted
 def made_for_forgotten_resets(
     found: DatabaseRows, owner: Owner, versions: Collection[str | None], *, deleted: bool
 ) -> list[FoundDatabase]:
-    """What was made for resets of the instance of which the registry knows nothing.
+    """What was made for resets of the instance that a restored registry has forgotten.
 
-    It was restored to before the request; it says that no reset is under way, and the instance's own database
-    must be there, unless the instance is `deleted`. What the registry calls the instance's, or what it had
-    before a reset (`versions`), stays: the server was restored to before the exchange.
+    The registry says that no reset is under way. The instance's own database must be there, unless the
+    instance is `deleted`. What the registry knows as the instance's own, or as one from before a reset
+    (`versions`), stays: the server was restored to before the exchange.
     """
     own = {name for name, row in found.items() if owner.owns(row.comment)}
     if not deleted and all(is_reset_name(name) for name in own):
@@ -174,7 +174,7 @@ def made_for_forgotten_resets(
 
 
 def _is_made_for_reset(row: FoundDatabase) -> bool:
-    """Whether it has never had another name than its private one, by that and by its comment."""
+    """Whether, by its name and comment, it was never published."""
     return is_reset_name(row.name) and row.role is Role.STAGING
 
 

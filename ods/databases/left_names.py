@@ -1,9 +1,9 @@
 """Names that renames have taken from databases: no other instance on the server gets them for a while.
 
-The ODS/API may have a connection string with such a name in its cache; clients of the instance that had it
-would write into the database of another instance that gets it too soon. The registry reserves such names as
-well (`ods.registry.instances.reservations`), but for the instances of one tenant. The comment of the renamed
-database tells all tenants and installations of its server.
+The ODS/API may have a connection string with such a name in its cache: if another instance got the name too
+soon, clients of the renamed one would write into its database. The registry reserves such names for the
+instances of one tenant (`ods.registry.instances.reservations`), the comment of the renamed database for all
+tenants and installations of its server.
 """
 
 import json
@@ -22,8 +22,8 @@ _IS_NAMED = """
 classoid = 'pg_database'::regclass AND position({name}::text IN description) > 0
     AND position({mark}::text IN description) = 0
 """
-"""Comments that contain a name, as JSON has it, and not a mark: parsing them is left to `Owner`."""
-# By a division by zero.
+"""Comments that contain a name, as JSON has it, and not a mark: `Owner` parses them."""
+# Fails by a division by zero.
 _NO_OTHERS = f"""
 SELECT 1 / (1 - least(count(*), 1)) FROM pg_shdescription
 WHERE {_IS_NAMED.format(name="%1$L", mark="%2$L")} AND objoid || ' ' || xmin <> ALL (%3$L::text[])
@@ -44,13 +44,11 @@ SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS is_taken, format($
 
 
 async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str) -> str:
-    """Refuse a name that another instance's database has left; its own, an instance takes back at any time.
+    """Refuse a name that the database of another instance than the owner's has left.
 
-    Returns the statement that fails, by a division by zero, if a database has left the name since. In the
-    message that gives the name to a database, after that: then a rename that takes it away has ended.
-
-    Args:
-        owner: the instance that shall have the name.
+    Returns:
+        A statement that fails, by a division by zero, if a database has left the name since. It belongs into
+        the message that gives the name to a database, after that: then a rename that takes it away has ended.
     """
     (read,) = await fetch_rows(session, _READ, json.dumps(name), owner.mark, _NO_OTHERS)
     for database, comment in zip(read["databases"], read["comments"], strict=True):
@@ -62,11 +60,12 @@ async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str)
 
 
 async def require_not_taken(session: asyncpg.Connection, former: str, trashed: datetime | None) -> str:
-    """Refuse that clients are led to an instance again while another database has the name of its former one.
+    """Refuse an undelete under a new name while another database has the former name.
 
-    It comes back from the trash under another name, and the ODS/API may have the former one in its cache.
+    The ODS/API may have the former name in its cache.
 
-    Returns the statement that fails, by a division by zero, if a database has got the name since.
+    Returns:
+        A statement that fails, by a division by zero, if a database has got the name since.
     """
     (read,) = await fetch_rows(session, _READ_TAKEN, former, _NOT_TAKEN)
     remaining = timedelta() if trashed is None else trashed + CACHED - read["now"]
@@ -91,24 +90,20 @@ def _wait(left: LeftName, other: Owner, now: datetime) -> str | None:
 
 
 def leaving(left: tuple[LeftName, ...], current: str) -> tuple[LeftName, ...]:
-    """What a database has left that leaves its `current` name: until that is recorded, the time is open."""
+    """What a database has left once it leaves its `current` name; the time is open until that is recorded."""
     return (*back(left, current), LeftName(current))
 
 
 def back(left: tuple[LeftName, ...], name: str) -> tuple[LeftName, ...]:
-    """What a database has left that gets a name back, which the registry has never known it to leave."""
+    """What a database has left once it gets a name back."""
     return tuple(one for one in left if one.name != name)
 
 
 async def record_left(session: asyncpg.Connection, owner: Owner, database: str | None) -> None:
-    """Let the time begin for which names stay reserved that the instance's database has left.
-
-    Nothing is written if nothing is to be changed; safe to repeat.
+    """Begin the time for which the names stay reserved that the instance's database has left.
 
     Args:
-        session: a fenced session, so that no other session writes the comment.
-        database: the name of its database by the registry; the time of that name does not begin. None if the
-            instance is deleted, and the ODS/API is led to none.
+        database: its name by the registry, whose time does not begin; None if the instance is deleted.
     """
     for row in await find_own(session, owner):
         marked = row.marked
@@ -124,12 +119,12 @@ async def record_left(session: asyncpg.Connection, owner: Owner, database: str |
 def recorded(
     left: tuple[LeftName, ...], name: str, registered: str | None, now: datetime
 ) -> tuple[LeftName, ...]:
-    """What a database of that name has left by the registry, without what is over, or has come back.
+    """What a database of that name has left by the registry, without names that are free or its own again.
 
     Args:
         left: what it has left by its comment.
         registered: its name by the registry, whose time does not begin; None if the ODS/API is led to none.
-        now: when the time begins of those that have none, by the clock of the server.
+        now: when the time of the others begins, by the server's clock.
     """
     begun = (
         one if one.since is not None or one.name == registered else LeftName(one.name, now) for one in left

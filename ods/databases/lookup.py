@@ -1,7 +1,7 @@
-"""Finding the database of an instance.
+"""Finding the database of an instance, and why nothing is done to one.
 
-A database is the instance's if two sides say so: the registry, which has its name, and the database, which
-carries the instance's mark. Where they disagree, nothing is done to it.
+A database is the instance's if two sides agree: the registry has its name, and the database carries the
+instance's mark.
 """
 
 from collections import defaultdict
@@ -25,9 +25,8 @@ class FoundDatabase:
 
     Attributes:
         is_invalid: whether a DROP of it was interrupted: then it can only be dropped.
-        oid: another database of its name has another one.
-        state: another one if the row of `pg_database` was changed, as by a rename; not by a DROP that was
-            interrupted, which writes `datconnlimit` in place.
+        state: differs once the row of `pg_database` was changed, as by a rename; not after an interrupted
+            DROP, which writes `datconnlimit` in place.
     """
 
     name: str
@@ -44,11 +43,11 @@ class FoundDatabase:
 
     @property
     def role(self) -> Role | None:
-        """What it is to its instance by its comment; None if that is none of ours."""
+        """Its role by its comment; None if that is none of ours."""
         return None if self.marked is None else self.marked.role
 
     def is_of(self, owner: Owner) -> bool:
-        """Whether its comment names the owner's instance, be it this database of it or another."""
+        """Whether its comment names the owner's instance, as this database of it or another."""
         return self.marked is not None and owner.shares_instance(self.marked)
 
     def is_unknown_to(self, owner: KnownOwner) -> bool:
@@ -59,7 +58,7 @@ class FoundDatabase:
 DatabaseRows = Mapping[str, FoundDatabase]
 """Databases of the server, by name."""
 
-# The oldest first: a restored dump may carry the comment of the database that it was taken of.
+# The oldest first: a restored dump may carry the comment of the database that was dumped.
 # Names are of the type `name`, which refuses what PostgreSQL would cut.
 _FIND = """
 SELECT datname AS name, description AS comment, datallowconn AS is_open, datconnlimit = $3 AS is_invalid,
@@ -78,10 +77,9 @@ async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> Databa
 
 
 def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
-    """Which of `names` is the instance's database; None if it has none.
+    """Which of `names`, the first of which decides, is the instance's database; None if it has none.
 
-    The registry's name for it decides. Others that carry the mark as well, such as a copy that was set aside,
-    are left alone.
+    Others that carry the mark as well, such as a copy that was set aside, are left alone.
     """
     for name in names:
         if name in found and owner.owns(found[name].comment):
@@ -100,7 +98,7 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
 
 
 def handing_back(owner: Owner, name: str) -> str:
-    """How the owner's instance gets its database of this name, which the registry calls otherwise."""
+    """How the instance gets its database of this name, for which the registry has another name."""
     return (
         "Give it the name that the registry has, or hand it to the instance: `ods instance adopt"
         f" {owner.ods_instance_id} --database {name}`."
@@ -112,11 +110,11 @@ def refusal(
 ) -> DatabaseFaultError:
     """Why no job may touch this database: it is not the one that the instance has by the registry.
 
-    It may be another one of the instance, and the only one that has its data: then it must not be removed.
+    If it is another one of the instance, it may be the only one that has its data.
 
     Args:
-        then: what to do when that database was adopted.
-        registered: whether the instance's has that name by the registry.
+        then: what to do once it was adopted.
+        registered: whether the registry has its name for the instance's own.
     """
     name = row.name
     if not row.is_of(owner):
@@ -131,7 +129,7 @@ def refusal(
 
 
 def elsewhere(database: str, trash: str) -> DisagreementError:
-    """Why nothing is done: another database than the registry has in the trash carries the mark."""
+    """Why nothing is done: not the database in the trash carries the mark, but another one."""
     return DisagreementError(
         database,
         f"The registry has the instance's database in the trash, as '{trash}', but '{database}' carries its"
@@ -140,7 +138,7 @@ def elsewhere(database: str, trash: str) -> DisagreementError:
 
 
 def half_dropped(trash: str) -> DisagreementError:
-    """Why a database in the trash can be neither backed up nor dropped as it was backed up."""
+    """Why a database in the trash can no longer be backed up."""
     return DisagreementError(
         trash,
         f"A DROP of the database '{trash}' was interrupted: it cannot be backed up any more. If nothing of it"
@@ -149,14 +147,14 @@ def half_dropped(trash: str) -> DisagreementError:
 
 
 def require_one_carrier(found: DatabaseRows, owner: Owner, database: str) -> None:
-    """Check that no other database carries the mark of the instance's own, unless a DROP of it has begun."""
+    """Check that no other database carries the mark of the instance's own; a half-dropped one may."""
     for name, row in found.items():
         if name != database and owner.owns(row.comment) and not row.is_invalid:
             raise two_carriers(database, name)
 
 
 def two_carriers(database: str, other: str) -> DisagreementError:
-    """Why nothing is done to either of two databases that carry the mark of an instance's own."""
+    """Why nothing is done to two databases that carry the mark of an instance's own."""
     return DisagreementError(
         other,
         f"Both '{database}' and '{other}' carry the mark of this instance. Nothing was done to either. Remove"
@@ -165,7 +163,7 @@ def two_carriers(database: str, other: str) -> DisagreementError:
 
 
 def changed_meanwhile(database: str) -> DatabaseFaultError:
-    """Why nothing was done to the database of this name: it is not the one that was found any more."""
+    """Why nothing was done: the name belongs to another database than the one that was found."""
     return DatabaseFaultError(
         f"Another session has changed which database is named '{database}' meanwhile. Nothing was done.",
         retryable=True,
@@ -174,10 +172,10 @@ def changed_meanwhile(database: str) -> DatabaseFaultError:
 
 
 def require_no_other(found: DatabaseRows, owner: Owner) -> None:
-    """Check that no database in use is one of the instance, before it passes for one that has none.
+    """Check that an instance without its own database has no other one in use.
 
-    A registry that was restored to before a reset does not know the mark of the database that the instance
-    has. What resets have replaced is in the trash; what they are about to give it has a private name.
+    A registry that was restored to before a reset does not know the database that the instance has. What
+    resets have replaced is in the trash; what they are about to put in its place has a private name.
     """
     for name, row in found.items():
         if row.is_of(owner) and row.role is not Role.RETAINED and not is_reset_name(name):
@@ -185,12 +183,12 @@ def require_no_other(found: DatabaseRows, owner: Owner) -> None:
 
 
 async def find_own(session: asyncpg.Connection, owner: Owner) -> list[FoundDatabase]:
-    """The databases that carry the mark of the instance's own, whatever their names and states."""
+    """The databases that carry the mark of the instance's own, under whatever names."""
     return [row for row in (await find(session, owner)).values() if owner.owns(row.comment)]
 
 
 async def revisions_of(session: asyncpg.Connection, owner: Owner) -> set[str]:
-    """The revisions that the databases of the instance have; of one that two carry, none."""
+    """The revisions that the databases of the instance have, without those of an id that two carry."""
     its: dict[str, list[str | None]] = defaultdict(list)
     for row in (await find(session, owner)).values():
         if row.marked and row.is_of(owner):
@@ -199,16 +197,12 @@ async def revisions_of(session: asyncpg.Connection, owner: Owner) -> set[str]:
 
 
 async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
-    """Whether the instance has its own database, under whatever name: not if a DROP of it was interrupted."""
-    own = await find_own(session, owner)
-    return any(not row.is_invalid for row in own)
+    """Whether the instance has its own database, under whatever name, and not half dropped."""
+    return any(not row.is_invalid for row in await find_own(session, owner))
 
 
 async def has_current(session: asyncpg.Connection, owner: KnownOwner, database: str) -> bool:
-    """Whether the database of that name is the one that the instance has by the registry.
-
-    Not if a DROP of it was interrupted, or if the registry knows nothing of its revision.
-    """
+    """Whether that database is the instance's current one, with a revision that the registry knows."""
     row = (await find(session, owner, database)).get(database)
     if row is None or not owner.owns(row.comment) or row.is_invalid:
         return False

@@ -1,4 +1,4 @@
-"""The mark: the comment on a database that says which instance it belongs to.
+"""The comment on a database that says which instance it belongs to.
 
 A published database carries a comment that names its instance, the instance's mark, the database itself and
 its revision (UUIDs that are never given again), and the installation that manages it. Until it is published,
@@ -9,6 +9,7 @@ it is never dropped, renamed or written to.
 import json
 import uuid
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ods.databases.constants import STAGING_PREFIX
+from ods.databases.constants import STAGING_PREFIX, UNREADABLE
 from ods.databases.template_marks import HIGHEST_GENERATION
 from ods.model.revisions import KnownRevisions, RevisionState, Role, revision_by
 
@@ -26,7 +27,7 @@ _TRASHED_AT = "trashedAt"
 _PUT_BACK = "putBack"
 _LEFT = "left"
 _FORGOTTEN_ATTEMPTS = 10
-"""So many attempts at a job, at most, has a registry forgotten that was restored since."""
+"""A registry that was restored while a job ran has forgotten at most so many attempts at it."""
 
 
 def _time(value: object) -> datetime:
@@ -48,12 +49,12 @@ _Time = Annotated[datetime, PlainValidator(_time)]
 
 
 class _Comment(BaseModel):
-    """What a comment of ours says. If the registry could not have it, it was written by hand."""
+    """What a comment of ours says; one that the registry could not have was written by hand."""
 
     model_config = ConfigDict(strict=True, alias_generator=to_camel)
 
     version: int = Field(ge=1, le=1)
-    """A comment of another version may mean something else: it is none of ours."""
+    """A comment of another version is none of ours: it may mean something else."""
     installation: _Uuid
     tenant: str
     ods_instance_id: int
@@ -73,33 +74,31 @@ class _Comment(BaseModel):
 
 @dataclass(frozen=True)
 class LeftName:
-    """A name that a database had until it was renamed.
-
-    Attributes:
-        since: when it was known that the registry has the new name, by the clock of the server; None: as long
-            as that is not known, the ODS/API may be led to the name.
-    """
+    """A name that a database had until it was renamed."""
 
     name: str
     since: datetime | None = None
+    """Since when the registry is known to have the new name, by the server's clock.
+
+    None: that is not known, and the ODS/API may be led to the former name.
+    """
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The instance a database belongs to, and the revision that it has, or gets.
+    """The instance a database belongs to, and the revision that the database has, or gets.
 
     Attributes:
         ods_instance_id: the instance's OdsInstanceId; a restored registry may give it again.
         job_id: the job that published the database, or works on it now.
-        mark: the instance's UUID; it is never given again.
-        database_id: the UUID of the database, which tells it from the others that the instance has had.
-        template_generation: which generation of its template the database is a copy of; None if that is not
-            known.
-        trashed_name: of a database in the trash, the name that it had before; None if it is not there.
-        revision: the UUID of the state that the database has, see `ods.model.revisions`; None of one that is
-            being made, and of an instance alone.
-        put_back: of a database in the trash, whether an undelete that did not end has published it before: by
-            a registry that has forgotten that end, it may have been in use since.
+        mark: the instance's UUID.
+        database_id: the UUID of the database, one of those that the instance has or had.
+        template_generation: which generation of its template the database is a copy of; None: not known.
+        trashed_name: of a database in the trash, the name that it had before; None of any other.
+        revision: the UUID of the database's state, see `ods.model.revisions`; None while it is being made,
+            and of an instance alone.
+        put_back: of a database in the trash, whether a failed undelete has published it before. If the
+            registry has forgotten that, the database may have been in use since.
         left: the names that renames of the instance have taken from its database.
     """
 
@@ -118,7 +117,7 @@ class Owner:
 
     @property
     def staging_name(self) -> str:
-        """Private name of the instance's database before it is published."""
+        """The private name of the instance's database until it is published."""
         return f"{STAGING_PREFIX}{uuid.UUID(self.mark).hex}"
 
     @property
@@ -129,29 +128,22 @@ class Owner:
         return Role.STAGING if self.revision is None else Role.CURRENT
 
     def is_unknown_to(self, known: "KnownOwner") -> bool:
-        """Whether the registry knows nothing of the revision that this comment has.
-
-        Then it was restored to an earlier state, and may be wrong about everything that cannot be undone.
-        """
+        """Whether the registry knows nothing of this revision: then it was restored to an earlier state."""
         return known.state_of(self) is None
 
     def agrees_with(self, known: "KnownOwner") -> bool:
-        """Whether the database has, or may have, this revision by the registry.
-
-        If not, registry or server was restored to an earlier state: what cannot be undone is not done.
-        """
+        """Whether the registry intends or has confirmed this revision: only then it may be dropped."""
         return known.state_of(self) in {RevisionState.INTENDED, RevisionState.CONFIRMED}
 
     @property
     def comment(self) -> str:
-        """The comment that this owner's job writes on its database, with the time of this machine."""
+        """The comment of its database, with the time of this machine."""
         return self.comment_at(datetime.now(UTC))
 
     def comment_at(self, time: datetime) -> str:
-        """The comment that this owner's job publishes its database with, or puts it into the trash.
+        """The comment of its database, which is published or put into the trash at this `time`.
 
-        Args:
-            time: when that is; by the clock of the server, with which the time in the trash is compared.
+        Where a time in the trash is compared, that is with the server's clock.
 
         Raises:
             ValueError: it is put into the trash, and has no revision.
@@ -182,7 +174,7 @@ class Owner:
         )
 
     def owns(self, comment: str | None) -> bool:
-        """Whether `comment` was written for this owner's instance and this very database of it, by any job.
+        """Whether `comment` was written, by any job, for this very database of the instance.
 
         Not if it names another installation: a copy of a registry has the marks of the original.
         """
@@ -190,7 +182,7 @@ class Owner:
         return other is not None and self.shares_instance(other) and other.database_id == self.database_id
 
     def shares_instance(self, other: "Owner") -> bool:
-        """Whether the other database is one that the same instance has, had, or shall have."""
+        """Whether the other database is one of the same instance."""
         return (other.mark, other.installation) == (self.mark, self.installation)
 
     def knowing(
@@ -201,22 +193,14 @@ class Owner:
         *,
         is_running: bool = False,
     ) -> "KnownOwner":
-        """This instance, of whose databases the registry knows these revisions.
-
-        Args:
-            request: the request whose job works on the databases now; None if none does.
-            is_running: whether the job works on them; if not, what it has done is undone.
-        """
+        """This instance, with what the registry knows of its databases; see `KnownOwner`."""
         values = {one.name: getattr(self, one.name) for one in fields(Owner)}
         owner = KnownOwner(**values, known=known, request=request, attempt=attempt, is_running=is_running)
         return owner.of_database(self.database_id)
 
     @staticmethod
     def read(comment: str | None) -> "Owner | None":
-        """The owner that `comment` names; None if it is not one of ours, as this release writes them.
-
-        What has such a comment is never dropped, renamed or written to, nor given to an instance.
-        """
+        """The owner that `comment` names; None if it is not one of ours, as this release writes them."""
         try:
             its = _Comment.model_validate_json(comment or "")
         except ValidationError:
@@ -243,13 +227,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class KnownOwner(Owner):
-    """An instance, with what its registry knows of its databases at one moment.
-
-    It is read behind the fence wherever something is done to a database.
+    """An instance, with what its registry knows of its databases; read behind the fence before each step.
 
     Attributes:
-        request: the request whose job works on them now; None if none does.
-        is_running: whether the job works on them; if not, what it has done is undone.
+        request: the request whose job works on the databases; None if none does.
+        is_running: whether the job still runs; if not, what it has done is being undone.
     """
 
     known: KnownRevisions = field(kw_only=True, compare=False)
@@ -263,14 +245,13 @@ class KnownOwner(Owner):
         return replace(self, database_id=database_id, revision=revision)
 
     def as_confirmed(self) -> "KnownOwner":
-        """The same with the revision that the registry knows the database to have: its job is undone."""
+        """The same with the confirmed revision of the database: its job is undone."""
         return replace(self, revision=self.known.confirmed(self.database_id))
 
     def state_of(self, marked: Owner) -> RevisionState | None:
         """What the registry knows of the revision in a comment; None: nothing.
 
-        While a job runs, also a later attempt at it may have given that: the registry has forgotten the
-        attempt if it was restored since.
+        While a job runs, a restored registry may have forgotten the attempt at it that gave the revision.
         """
         state = self.known.state_of(marked.database_id, marked.revision)
         if state is None and self.request is not None:
@@ -281,19 +262,19 @@ class KnownOwner(Owner):
 
 
 def opened_by(comment: str | None) -> str | None:
-    """The job that has opened this database, which is in the trash, to back it up; None if none has."""
+    """The job that has opened a database in the trash to back it up; None if none has."""
     job = _fields(comment).get(_OPENED_BY)
     return job if isinstance(job, str) else None
 
 
 def with_opening(comment: str | None, job_id: str | None) -> str:
-    """The comment of a database in the trash that the job has opened; None: that is closed again."""
+    """The comment of a database in the trash that the job opens; None: that is closed again."""
     fields = {name: value for name, value in _fields(comment).items() if name != _OPENED_BY}
     return json.dumps(fields | ({_OPENED_BY: job_id} if job_id else {}))
 
 
 def with_left(comment: str | None, left: Collection[LeftName]) -> str:
-    """The comment with these names that the database has left, and otherwise as it is."""
+    """The comment with these names that the database has left, otherwise unchanged."""
     fields = {name: value for name, value in _fields(comment).items() if name != _LEFT}
     return json.dumps(fields | _left_fields(left))
 
@@ -304,7 +285,7 @@ def published_at(comment: str | None) -> datetime | None:
 
 
 def trashed_at(comment: str | None) -> datetime | None:
-    """When the database with this comment was put into the trash; None if it is not there by it."""
+    """When the database with this comment was put into the trash; None if the comment does not say."""
     return _as_time(_fields(comment).get(_TRASHED_AT))
 
 
@@ -314,8 +295,8 @@ def _left_fields(left: Collection[LeftName]) -> dict[str, object]:
 
 
 def _fields(comment: str | None) -> Mapping[str, Any]:
-    try:
+    with suppress(*UNREADABLE):
         fields = json.loads(comment or "")
-    except (ValueError, RecursionError):  # as deep as a comment may be
-        return {}
-    return fields if isinstance(fields, dict) else {}
+        if isinstance(fields, dict):
+            return fields
+    return {}

@@ -1,4 +1,4 @@
-"""What an instance has left whose own database is lost: it may be all that there is of its data."""
+"""What is left of an instance whose own database is lost: it may be all that there is of its data."""
 
 from datetime import UTC, datetime
 
@@ -10,14 +10,14 @@ from ods.databases.ownership import Owner, trashed_at
 from ods.registry.instances.naming import is_trash_name
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-"""Instead of the time that a comment does not tell."""
+"""Instead of a time that a comment lacks."""
 _IS_LEFT = "The instance's database {}, but what it had before a reset is in the trash, as '{}'."
 
 
 def version_in(found: DatabaseRows, owner: Owner) -> str | None:
     """The name in the trash of what the instance had before its last reset; None if there is nothing.
 
-    The last one by the times of the comments: a registry that was restored gives numbers of jobs again.
+    Times in the comments say which is the last: a restored registry gives numbers of jobs again.
     """
     its = {
         name: (trashed_at(row.comment) or _LONG_AGO, row.marked.number)
@@ -28,7 +28,7 @@ def version_in(found: DatabaseRows, owner: Owner) -> str | None:
 
 
 def what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
-    """What else may have the data of an instance that has lost its own database; None if nothing has."""
+    """In words, what else may have the data of an instance that has lost its own database; None: nothing."""
     version = version_in(found, owner)
     if owner.staging_name in found:
         words = f"what was to become it, before it was published, is there as '{owner.staging_name}'"
@@ -40,7 +40,7 @@ def what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
 
 
 def require_no_staging(found: DatabaseRows, owner: Owner) -> None:
-    """Refuse a delete that leaves nothing to come back, while there is what was to become the database."""
+    """Refuse a delete that keeps nothing while the instance's unpublished database is there."""
     if (staging := owner.staging_name) in found:
         raise DisagreementError(
             staging,
@@ -51,7 +51,7 @@ def require_no_staging(found: DatabaseRows, owner: Owner) -> None:
 
 
 def require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | None = None) -> None:
-    """Refuse a delete that leaves nothing to come back, while there is what the instance had before a reset.
+    """Refuse a delete that keeps nothing while there is what the instance had before a reset.
 
     Args:
         half_dropped: its own database, if a DROP has begun to remove that; None: there is none.
@@ -69,7 +69,7 @@ def require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | No
 
 
 async def require_no_version_in_trash(session: asyncpg.Connection, owner: Owner) -> None:
-    """Refuse a purge with a backup, of which there is none, while there is what was before a reset."""
+    """Refuse a purge with a backup of a lost database while there is what the instance had before a reset."""
     if (name := version_in(await find(session, owner), owner)) is not None:
         raise DisagreementError(
             name,

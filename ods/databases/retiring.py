@@ -1,7 +1,4 @@
-"""Retiring a database: it is closed, gets a private name in the trash, and its comment says so.
-
-It can come back from there until it is purged.
-"""
+"""Retiring a database: it is closed, gets a private name in the trash, and its comment says so."""
 
 from dataclasses import dataclass, replace
 
@@ -46,11 +43,11 @@ async def retire(
 ) -> bool:
     """Close the instance's database and give it its name in the trash; false if there is none to keep.
 
-    Refuses if the database is lost, and what the instance had before a reset, or was to become it, is not.
+    Refuses if the database is lost while there is one from before a reset, or one that was never published.
 
     Args:
-        drop_invalid: whether a database is dropped whose DROP was interrupted, for a delete that a client has
-            requested: nothing else can be done with it.
+        drop_invalid: whether a half-dropped database is dropped, as for a delete that a client has requested:
+            nothing else can be done with it.
     """
     owner = job.owner
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)
@@ -74,9 +71,8 @@ async def retire(
     put_back = job.put_back or (before is not None and before.put_back)
     marked = owner_to_mark(replace(owner, trashed_name=left, put_back=put_back), found[database])
     registered, now = job.names[0], await server_clock(session)
-    # The ODS/API is led to it no more: what a rename had only begun to leave, the registry's name, is free at
-    # once. What it has left by the registry may be in a cache when it comes back, whether or not the worker
-    # that recorded the rename has still written the time.
+    # From now on, the registry leads the ODS/API to no name of it. Names that it has left by the registry may
+    # still be in a cache when it comes back: their time begins now, unless a worker has written it before.
     marked = replace(marked, left=recorded(marked.left, registered, registered, now))
     comment = marked.comment_at(now)
     await change_name(server, session, found[database], job.trash, CLOSE, MARK, comment=comment)
@@ -84,14 +80,14 @@ async def retire(
 
 
 def owner_in_trash(database: str, comment: str | None) -> Owner | None:
-    """The owner of a database that is in the trash by its name and comment; None of any other one."""
+    """The owner of a database that is in the trash by its name and comment; None of any other."""
     marked = Owner.read(comment)
     is_there = is_trash_name(database) and marked is not None and marked.trashed_name is not None
     return marked if is_there else None
 
 
 def _in_the_way(row: FoundDatabase, owner: Owner, database: str) -> DatabaseFaultError:
-    """Why the database cannot get the name in the trash that another one has."""
+    """Why the database cannot get a name in the trash that another one has."""
     trash = row.name
     if owner.owns(row.comment):
         return two_carriers(database, trash)
