@@ -8,7 +8,7 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import execute, fetch_rows
 
 _NO_LIMIT = "SET statement_timeout = 0"
-# Those that ANALYZE takes by itself: each partition beside its table, which has statistics of all of them.
+# As ANALYZE without names takes them: partitions, and the partitioned table itself.
 _TABLES = """
 SELECT nspname AS schema, relname AS relation
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -20,11 +20,10 @@ _logger = logging.getLogger(__name__)
 
 
 async def analyze(session: asyncpg.Connection) -> None:
-    """Collect the statistics of all tables in the database of the session, as far as that is possible.
+    """Collect the statistics of all tables in the session's database, as far as that is possible.
 
-    Extended statistics have expressions, and indexes as well, which may fail for rows that the table has: by
-    a division by zero, or as they call a function without its schema. Clients of the table notice nothing of
-    that, and no data are missing without its statistics.
+    Expressions of indexes and extended statistics may fail for some rows, by a division by zero, or as they
+    call a function without its schema. No data are missing without these statistics.
     """
     try:
         await execute(session, f"{_NO_LIMIT}; ANALYZE")  # in one transaction: none of it stays if it fails

@@ -1,9 +1,9 @@
-"""What tells a database from one that was changed since: counters, the state of its sequences, names, rights.
+"""The sign of a database, which differs once it was changed: counters, states of sequences, names, rights.
 
-A sign is read before a backup is made of the database. If the same sign is read later, while no session
-works in the database, then what a dump would hold is what that backup holds. All doubts are changes:
-statistics that were lost or reset, another timeline, another database, sessions that may not have reported
-yet what they have written. What each part is for, and what was measured, tells decision 43.
+A sign is read before a backup is made. If the same sign is read later, while no session works in the
+database, a dump would hold what that backup holds. Every doubt counts as a change: statistics that were lost
+or reset, another timeline, another database, sessions that may not have reported yet what they have written.
+Decision 43 explains each part.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,17 +20,17 @@ from ods.databases.statements import execute, fetch_rows, fetch_value
 _Name = TypeVar("_Name")
 
 _QUIET_SECONDS = 60
-"""How long a session must have been idle. PostgreSQL makes it report what it has written after ten seconds; a
-session that goes on working reports after a minute at the latest."""
+"""How long a session must have been idle. An idle one reports what it has written after ten seconds; one that
+goes on working after a minute at the latest."""
 _LOCK_TIMEOUT = "3s"
-"""How long a session that changes a sequence is waited for: the job holds its instance, and a place."""
+"""How long a session that changes a sequence is waited for."""
 _BATCH = 100
 """Sequences that are read in one statement: it locks all of them."""
 
-# The counters count what was written to tables, also to those of the catalog, and never go back but with
-# `stats_reset`. After a crash all are lost: the time of the cluster's own statistics is another one then.
-# A promoted standby has counters of its own, and another timeline. `track_counts` may be off for this session
-# or, as the catalog tells, for others.
+# The counters count what was written to tables, those of the catalog included, and go back only with
+# `stats_reset`. A crash loses all of them, and changes the time of the cluster's own statistics. A promoted
+# standby has counters of its own, and another timeline. `track_counts` may be off for this session or, by the
+# catalog, for others.
 _COUNTERS = """
 SELECT concat_ws(' ',
     (SELECT system_identifier FROM pg_control_system()),
@@ -46,12 +46,10 @@ WHERE datname = current_database() AND current_setting('track_counts') = 'on'
       WHERE setdatabase IN (0, datid) AND starts_with(setting, 'track_counts=')
   )
 """
-# Not counted at all, and no transaction: the values themselves.
-#
-# Not by their names: between two statements, or while one waits for a lock, the owner of a sequence or of its
-# schema can give the name to a view, or to a table with an index, whose functions would be called with the
-# rights of the session. A sequence that belongs, with its schema, to the session's role or to a superuser
-# keeps its name.
+# Changes of sequences are not counted: their values are read. Not by their names: between two statements, or
+# while one waits for a lock, the owner of a sequence or of its schema can give the name to a view, or to a
+# table with an index, whose functions would run with the rights of the session. A sequence that belongs, with
+# its schema, to the session's role or to a superuser keeps its name.
 _SEQUENCES = """
 WITH trusted AS (
     SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user
@@ -66,12 +64,12 @@ FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE relkind = 'S' AND relpersistence <> 't' ORDER BY pg_class.oid
 """
 _DATA_FUNCTION_SINCE = 18
-"""The version of PostgreSQL since which a function tells all of a sequence's state."""
+"""Since this version, PostgreSQL has a function for all of a sequence's state."""
 _DATA = """
 SELECT array_agg((SELECT last_value || ' ' || is_called FROM pg_get_sequence_data(it::regclass)) ORDER BY it)
 FROM unnest($1::oid[]) AS it
 """
-# Null if the sequence has given no value yet, whichever it begins with.
+# Null if the sequence has given no value yet.
 _LAST_VALUES = """
 SELECT array_agg(pg_sequence_last_value(it::regclass)::text ORDER BY it) FROM unnest($1::oid[]) AS it
 """
@@ -97,9 +95,7 @@ SELECT EXISTS (
 
 
 async def read_sign(session: asyncpg.Connection) -> str | None:
-    """The sign of the session's database; None if there is none.
-
-    So it is if PostgreSQL does not count changes, or does not tell the state of a sequence.
+    """The sign of the session's database; None if PostgreSQL hides the counters or a sequence.
 
     A sequence that another session has locked is an outage.
     """
@@ -114,12 +110,12 @@ async def read_sign(session: asyncpg.Connection) -> str | None:
 
 
 async def is_quiet(session: asyncpg.Connection) -> bool:
-    """Whether all that was committed in the session's database is in the sign that is read after this."""
+    """Whether a sign that is read after this has all that was committed in the session's database."""
     return not await fetch_value(session, _BUSY, _QUIET_SECONDS)
 
 
 async def _sequences(session: asyncpg.Connection) -> list[str | None]:
-    """The state of each sequence; None for one that PostgreSQL does not tell."""
+    """The state of each sequence; None for one that PostgreSQL hides."""
     found = await fetch_rows(session, _SEQUENCES)
     oids = [row["oid"] for row in found]
     if session.get_server_version().major >= _DATA_FUNCTION_SINCE:
@@ -135,7 +131,7 @@ async def _sequences(session: asyncpg.Connection) -> list[str | None]:
 async def _in_batches(
     sequences: Sequence[_Name], read: Callable[[Sequence[_Name]], Awaitable[list[str | None]]]
 ) -> list[str | None]:
-    """What `read` tells of all, in transactions of their own: each locks the sequences of one batch."""
+    """What `read` gives for all, each batch in a transaction: it locks the sequences of the batch."""
     batches = [sequences[start : start + _BATCH] for start in range(0, len(sequences), _BATCH)]
     return [value for batch in batches for value in await read(batch)]
 

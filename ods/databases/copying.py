@@ -1,9 +1,8 @@
 """Copies of instances: what is copied, and the copy of its files while no session uses it.
 
-A closed copy closes nothing that must be opened again. While PostgreSQL copies the files of a database, it
-holds a lock on it, by which sessions that want to begin there wait, and which ends with the copy, with the
-session that makes it, or with the server: whatever dies, the source is open then as it was before.
-Nothing is ever changed at the source; the fence is that of the copy.
+Nothing is changed at the source. While PostgreSQL copies the files of a database, it holds a lock for which
+sessions that want to begin there wait. The lock ends with the copy, with the session that makes it, or with
+the server: whatever dies, the source is as open as before. The fence is that of the copy.
 """
 
 from collections.abc import Awaitable, Callable
@@ -27,15 +26,14 @@ from ods.databases.provisioning import (
     copy_files,
     publish_made,
     size_of,
-    strategy_for,
 )
 from ods.databases.server import Server
 from ods.databases.statements import execute, fetch_row, fetch_rows
 
 _LONGEST_WAIT = "5s"
-"""How long a session that wants to begin on the source waits for the end of the copy.
+"""How long a session that wants to begin on the source waits for the copy, until it is ended.
 
-Then it is ended: clients try again, and those that wait would take all connections of the server in the end.
+Clients try again; without an end, waiting sessions would take all connections of the server.
 """
 # In PostgreSQL 16 and 17, sessions that begin are not in pg_stat_activity yet.
 _END_WAITING = f"""
@@ -71,10 +69,8 @@ async def provision_copy(
 ) -> ProvisionedDatabase:
     """Make the database as a copy, or find that an earlier attempt has made it.
 
-    It gets the privileges and settings that the source has.
-
     Args:
-        request: what is made; its template is the database of the source.
+        request: its template is the database of the source, whose privileges and settings the copy gets.
         make_staging: makes the staging database, with what the source holds.
     """
     if (made := await already_made(session, request)) is not None:
@@ -91,8 +87,7 @@ async def provision_copy(
     await end_sessions(session, staging)
     _, generation = found
     await publish_made(session, request, staging, generation)
-    size = await size_of(session, request.database) or 0
-    return ProvisionedDatabase(size, generation)
+    return ProvisionedDatabase(await size_of(session, request.database) or 0, generation)
 
 
 async def copy_closed(server: Server, session: asyncpg.Connection, request: CloneRequest) -> None:
@@ -105,7 +100,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
         " sessions on it. Make it the owner and grant it CREATEDB and pg_signal_backend; close the sessions"
         " of superusers by hand. Then retry.",
     }
-    strategy = strategy_for(request.copy, await size_of(session, source) or 0)
+    size = await size_of(session, source) or 0
     async with server.session() as other, name_holder(other, source):
 
         async def keep_out() -> None:
@@ -113,19 +108,16 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
             with suppress(DatabaseFaultError):  # some of them only a superuser may end
                 await fetch_rows(other, _END_WAITING, source)
 
-        await end_sessions_until_done(copy_files(session, request.copy, strategy, reasons), keep_out)
+        await end_sessions_until_done(copy_files(session, request.copy, size, reasons), keep_out)
 
 
 async def create_like(
     session: asyncpg.Connection, source: str, database: str, locale: Locale | None = None
 ) -> None:
-    """Make an empty database with the encoding and the locale of another one.
+    """Make an empty database with the encoding and locale of another one, or with these.
 
-    It is in the same tablespace, if the session's role has the right for that; else where new ones are made.
-    If rights on the other one are restricted, only the session's role may connect to this one.
-
-    Args:
-        locale: what it gets instead of the encoding and the locale of the other one.
+    It is in the same tablespace, if the session's role may create there. If rights on the other one are
+    restricted, only the session's role may connect to this one.
     """
     situation = await fetch_row(session, _SITUATION, source, database)
     locale = locale or await read_locale(session, source)

@@ -202,11 +202,7 @@ def _query(found: Mapping[str, set[str]]) -> str:
     parents = [
         f"{kind.table}.{parent}" for kind in kinds for parent in kind.parents if parent in found[kind.table]
     ]
-    discriminator = [
-        _truncated("discriminator", _LONGEST_KIND, own),
-        *names,
-        "'edfi.EducationOrganization'",
-    ]
+    discriminator = [_truncated("discriminator", _LONGEST_KIND, own), *names, "'edfi.EducationOrganization'"]
     return f"""
         SELECT organization.educationorganizationid::bigint AS id,
             coalesce({_truncated("nameofinstitution", _LONGEST_NAME, own)}, '') AS name,

@@ -1,7 +1,6 @@
-"""Rights within a database, which a dump without privileges has none of.
+"""Rights within a database: read when a backup is made, and given again in what is restored from it.
 
-They are read when a backup is made, and given again in a database that was restored from it, to the roles
-that are there. What they are given on belongs to the service's role by then.
+A dump without privileges has none of them, and what is restored belongs to the service's role.
 """
 
 import json
@@ -13,8 +12,8 @@ from ods.databases.errors import translate_postgres_errors
 from ods.databases.statements import fetch_rows, fetch_value
 
 Rights: TypeAlias = list[Any]
-"""Objects of JSON, one for each role and object: `kind`; `schema`, `name` and `part` say what it is; `role`,
-or the empty text for PUBLIC; `privileges`; `grantable`, whether the role may give them to others.
+"""Objects of JSON, one for each role and object: `kind`, `schema`, `name` and `part` of the object; `role`,
+which is empty for PUBLIC; `privileges`; `grantable`, whether the role may give them to others.
 
 | kind | name | part |
 |---|---|---|
@@ -24,13 +23,12 @@ or the empty text for PUBLIC; `privileges`; `grantable`, whether the role may gi
 | ROUTINE | its name | the types of its arguments but those of OUT |
 | DEFAULT | TABLES, SEQUENCES, FUNCTIONS, TYPES or SCHEMAS | the role that makes them; empty: the service's |
 
-DEFAULT are rights on objects that will be made. `schema` is empty where they are those of all schemas. An
-entry of PUBLIC without privileges says that it has none of those that PostgreSQL gives it otherwise.
+DEFAULT are rights on objects to be made, in all schemas if `schema` is empty. An entry of PUBLIC without
+privileges says that it has not those that PostgreSQL gives it by default.
 """
 
-# What is restored belongs to the service's role, or to the owner $1 of `RestoreLogin`: another one, as which
-# the ODS/API may connect, needs its rights as any other role does. What an extension makes has the rights in
-# a copy that the extension gives.
+# What is restored belongs to the service's role, or to the owner $1 of `RestoreLogin`: any other role needs
+# its rights, a former owner included. An extension gives the rights on its objects itself.
 _RIGHTS = """
 SELECT kind, coalesce(nspname, '') AS schema, name, part, role, grantable, privileges
 FROM (
@@ -77,9 +75,8 @@ WHERE (namespace = 0 OR nspname <> 'information_schema' AND NOT starts_with(nspn
   AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = class AND objid = object.oid AND deptype = 'e')
 ORDER BY kind, schema, name, part, role, grantable
 """
-# A right on a column is given last: to revoke one on its table would take it away. Types of arguments without
-# their modes, IN or OUT, can be those of two procedures; of functions, among which GRANT counts aggregates,
-# they are always those without OUT, which only one has.
+# Rights on columns are given last: a REVOKE on the table would take them away. Two procedures can have the
+# same types of arguments without their modes, IN or OUT; two functions, aggregates included, can not.
 _GRANTS = """
 SELECT string_agg(
     CASE WHEN role = '' AND (kind IN ('SCHEMA', 'ROUTINE', 'TYPE') OR kind = 'DEFAULT' AND schema = '')
@@ -130,18 +127,14 @@ WHERE (role = '' OR rolname IS NOT NULL) AND object IS NOT NULL
 
 
 async def read_rights(session: asyncpg.Connection, restored_owner: str | None = None) -> Rights:
-    """The rights of roles other than that of the session, in its database.
-
-    Args:
-        restored_owner: the role that what is restored belongs to, unless that is the session's.
-    """
+    """The rights of other roles in the session's database, except `restored_owner`'s (of `RestoreLogin`)."""
     return [dict(row) for row in await fetch_rows(session, _RIGHTS, restored_owner)]
 
 
 async def give_rights(session: asyncpg.Connection, rights: Rights) -> None:
-    """Give these rights in the database of the session, as far as roles and objects are there: all or none.
+    """Give these rights in the session's database, as far as roles and objects are there: all or none.
 
-    What new objects of another role have is set only if the session's role may act as that role.
+    Default rights on objects of another role are set only if the session's role may act as that role.
     """
     statements = await fetch_value(session, _GRANTS, json.dumps(rights))
     if statements:

@@ -1,7 +1,4 @@
-"""The encoding and the locale of a database: how it stores texts, compares and sorts them.
-
-A copy that has others may refuse what its source holds, or sort it in another order.
-"""
+"""The encoding and the locale of a database: with others, a copy may refuse or re-sort what it is given."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import execute, fetch_row, fetch_rows
 
 AFTER_UPDATE_OF_SYSTEM = "docs/operations/postgresql-versions.md#after-an-update-of-the-operating-system"
-"""Says how databases that the operating system sorts otherwise are brought in order."""
+"""How to mend databases whose texts the operating system sorts otherwise than before."""
 
 _Provider: TypeAlias = Literal["libc", "icu", "builtin"]
 _LOCALE = """
@@ -41,17 +38,14 @@ _CLAUSES: Mapping[_Provider, str] = MappingProxyType(
     }
 )
 _REFUSALS = ("0A000", "22023", "42704", "42809", "42P17")
-"""What PostgreSQL answers to an encoding, provider or locale that it does not know."""
+"""SQLSTATEs for an encoding, provider or locale that PostgreSQL does not know."""
 
 
 @dataclass(frozen=True)
 class Locale:
     """The encoding and the locale of a database, as `CREATE DATABASE` takes them.
 
-    Attributes:
-        collate: the locale of the operating system for sorting.
-        provider: what compares texts.
-        name: the locale of a provider other than the operating system.
+    Of a provider other than the operating system (libc), `name` and `rules` are the locale.
     """
 
     encoding: str
@@ -63,7 +57,7 @@ class Locale:
 
     @property
     def in_words(self) -> str:
-        """What it is, for a reason."""
+        """For an error message."""
         provider = f" {self.name}" if self.name else ""
         return f"{self.encoding}, {self.collate}, {self.provider}{provider}"
 
@@ -72,7 +66,7 @@ _ADAPTER = TypeAdapter(Locale)
 
 
 async def read_locale(session: asyncpg.Connection, database: str) -> Locale:
-    """The encoding and the locale of a database."""
+    """Those of a database."""
     row = await fetch_row(session, _LOCALE, database)
     if row is None:
         raise DatabaseFaultError(f"There is no database '{database}'.", retryable=True)
@@ -88,10 +82,10 @@ async def sorted_anew(session: asyncpg.Connection) -> list[str]:
 
 
 def parse_locale(fields: Any) -> Locale:  # noqa: ANN401 - of JSON
-    """The locale of which a manifest has these fields.
+    """The locale in a backup's manifest.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it is none.
     """
     return _ADAPTER.validate_python(fields)
 
@@ -99,11 +93,9 @@ def parse_locale(fields: Any) -> Locale:  # noqa: ANN401 - of JSON
 async def create_empty(
     session: asyncpg.Connection, database: str, locale: Locale | None, options: str = ""
 ) -> None:
-    """Make an empty database.
+    """Make an empty database, with the server's locale unless one is given.
 
-    Args:
-        locale: its encoding and locale; None for those of the server.
-        options: more clauses of `CREATE DATABASE`, with a space before them.
+    The `options` are more clauses of `CREATE DATABASE`, with a space before them.
     """
     clauses, names, reasons = "", [database], {}
     if locale is not None:

@@ -186,12 +186,7 @@ class Owner:
         return (other.mark, other.installation) == (self.mark, self.installation)
 
     def knowing(
-        self,
-        known: KnownRevisions,
-        request: str | None = None,
-        attempt: int = 0,
-        *,
-        is_running: bool = False,
+        self, known: KnownRevisions, request: str | None = None, attempt: int = 0, *, is_running: bool = False
     ) -> "KnownOwner":
         """This instance, with what the registry knows of its databases; see `KnownOwner`."""
         values = {one.name: getattr(self, one.name) for one in fields(Owner)}

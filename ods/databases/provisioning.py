@@ -1,12 +1,10 @@
-"""Making an instance's database: clone the template or claim a spare, publish, verify.
+"""Making an instance's database: a clone of the template, made under a private name, or a spare is published.
 
-A clone is made under a private name; then it is published: in one transaction, it is marked as the
-instance's, gets the privileges and settings of its template, and is opened and renamed.
+Publishing is one transaction, see `ods.databases.publishing`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import asyncpg
 
@@ -31,7 +29,7 @@ from ods.databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, p
 from ods.databases.rights import grants_named
 from ods.databases.server import Server
 from ods.databases.spares import Fingerprint, Spare, SpareMark
-from ods.databases.statements import execute, fetch_value
+from ods.databases.statements import NO_REASONS, execute, fetch_value
 from ods.databases.template_marks import generation_copied, generation_of
 from ods.observability.metrics.job_phases import phase
 from ods.settings.settings import CloneStrategy
@@ -41,7 +39,7 @@ FILE_COPY_FROM_BYTES = 100 * 1024 * 1024
 
 _SIZE_TOLERANCE = 0.05
 _SIZE_ALLOWANCE_BYTES = 1024 * 1024
-"""A clone may differ from its template by this much, for free-space maps and the like."""
+"""A clone may differ from its template by both, for free-space maps and the like."""
 
 _UNUSABLE_SPARE = {UNDEFINED_DATABASE, OBJECT_IN_USE, INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE}
 """SQLSTATEs of a spare that has vanished, has sessions on it, was given to another role, or is locked."""
@@ -58,17 +56,14 @@ class Copy:
 
 @dataclass(frozen=True)
 class CloneRequest:
-    """What shall be made: database `database` as a copy of `template`.
-
-    With an `installation`, one of its spares may be claimed instead of cloning. `access` says who may use it,
-    beside those who may use the template.
-    """
+    """What shall be made: `database` as a copy of `template`."""
 
     owner: KnownOwner
     template: str
     database: str
     strategy: CloneStrategy
     installation: str | None = None
+    """If given, one of its spares may be claimed."""
     access: DatabaseAccess = AS_TEMPLATE
 
     @property
@@ -79,15 +74,12 @@ class CloneRequest:
 
 @dataclass(frozen=True)
 class ProvisionedDatabase:
-    """A database that was made, its size in bytes, and which generation of its template it is a copy of.
-
-    The generation is None if that is not known. If it was `claimed`, it was a spare, which had accepted a
-    connection before it became one.
-    """
+    """A database that was made; the generation of its template is None if it is not known."""
 
     size_bytes: int
     template_generation: int | None
     claimed: bool = False
+    """Whether it was a spare, which had accepted a connection before it became one."""
 
 
 class TemplateSizes:
@@ -100,7 +92,7 @@ class TemplateSizes:
         self._known: dict[str, tuple[Fingerprint, int]] = {}
 
     async def of(self, session: asyncpg.Connection, template: str) -> int:
-        """Bytes that a copy of the template takes."""
+        """The size of the template."""
         state = await spares.fingerprint(session, template)
         known_state, size = self._known.get(template, (None, 0))
         if state is None or state != known_state:
@@ -125,7 +117,7 @@ async def provision(
 
 
 async def already_made(session: asyncpg.Connection, request: CloneRequest) -> ProvisionedDatabase | None:
-    """The database, if an earlier attempt has made it; if not, what such an attempt has left is dropped."""
+    """The database, if an earlier attempt has made it; otherwise what such an attempt has left is dropped."""
     owner = request.owner
     found = await find(session, owner, request.database, owner.staging_name)
     if choose(found, owner, [request.database]) is not None:
@@ -152,11 +144,11 @@ async def verify(server: Server, database: str) -> None:
 
 
 async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -> ProvisionedDatabase:
-    """Copy the template; the copy has about its size."""
+    """Copy the template, and check that the copy has about its size."""
     async with grants_named(session, copy.template):
         expected = await sizes.of(session, copy.template)
         before = await generation_of(session, copy.template)
-        await _copy(session, copy, strategy_for(copy, expected))
+        await _copy(session, copy, expected)
     generation = await generation_copied(session, copy.template, copy.name, before)
     actual = await size_of(session, copy.name) or 0
     if not _are_alike(actual, expected):
@@ -172,38 +164,34 @@ async def clone(session: asyncpg.Connection, copy: Copy, sizes: TemplateSizes) -
 
 async def _claim(session: asyncpg.Connection, request: CloneRequest) -> SpareMark | None:
     """Publish a spare as the wanted database; None if there is none that can be claimed."""
-    if request.installation is None:
-        return None
-    listed = await spares.list_spares(session, request.installation, [request.template])
-    for spare, mark in listed.ready(request.template):
-        if await _claimed(session, request, request.installation, spare, mark):
-            return mark
+    for spare, mark in await _ready(session, request):
+        try:
+            async with spares.locked(session, spare.name) as acquired:
+                # Before the lock was acquired, another session may have claimed, changed or removed it.
+                if acquired and (spare, mark) in await _ready(session, request):
+                    await publish_made(session, request, spare.name, mark.template_generation)
+                    return mark
+        except DatabaseFaultError as fault:
+            if fault.sqlstate not in _UNUSABLE_SPARE:
+                raise
     return None
 
 
-async def _claimed(
-    session: asyncpg.Connection, request: CloneRequest, installation: str, spare: Spare, mark: SpareMark
-) -> bool:
-    try:
-        async with spares.locked(session, spare.name) as acquired:
-            if not acquired:
-                return False
-            # Before the lock was acquired, another session may have claimed, changed or removed it.
-            listed = await spares.list_spares(session, installation, [request.template])
-            if spare not in [ready for ready, _ in listed.ready(request.template)]:
-                return False
-            await publish_made(session, request, spare.name, mark.template_generation)
-    except DatabaseFaultError as fault:
-        if fault.sqlstate not in _UNUSABLE_SPARE:
-            raise
-        return False
-    return True
+async def _ready(session: asyncpg.Connection, request: CloneRequest) -> list[tuple[Spare, SpareMark]]:
+    if request.installation is None:
+        return []
+    listed = await spares.list_spares(session, request.installation, [request.template])
+    return listed.ready(request.template)
 
 
 async def copy_files(
-    session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy, reasons: Mapping[str, str]
+    session: asyncpg.Connection, copy: Copy, source_bytes: int, reasons: Mapping[str, str]
 ) -> None:
-    """Make the copy, closed, of a database that no session uses; `reasons` are as those of `execute`."""
+    """Make the copy, closed, of a database of that size that no session uses."""
+    strategy = copy.strategy
+    if strategy is CloneStrategy.AUTO:
+        by_files = source_bytes >= FILE_COPY_FROM_BYTES
+        strategy = CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG
     try:
         await execute(
             session,
@@ -223,26 +211,18 @@ async def copy_files(
         raise
 
 
-async def _copy(session: asyncpg.Connection, copy: Copy, strategy: CloneStrategy) -> None:
+async def _copy(session: asyncpg.Connection, copy: Copy, template_bytes: int) -> None:
     reasons = {
         OBJECT_IN_USE: f"The template '{copy.template}' is in use by other sessions. Close them and"
         " keep the template closed (ALTER DATABASE … ALLOW_CONNECTIONS false), then retry.",
         INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not create databases from the template"
         f" '{copy.template}'. Grant it CREATEDB and mark the template with IS_TEMPLATE true, then retry.",
     }
-    await copy_files(session, copy, strategy, reasons)
+    await copy_files(session, copy, template_bytes, reasons)
 
 
 def _are_alike(actual: int, expected: int) -> bool:
     return abs(actual - expected) <= _SIZE_TOLERANCE * expected + _SIZE_ALLOWANCE_BYTES
-
-
-def strategy_for(copy: Copy, template_bytes: int) -> CloneStrategy:
-    """How the files of a database of this size are copied."""
-    if copy.strategy is not CloneStrategy.AUTO:
-        return copy.strategy
-    by_files = template_bytes >= FILE_COPY_FROM_BYTES
-    return CloneStrategy.FILE_COPY if by_files else CloneStrategy.WAL_LOG
 
 
 async def publish_made(
@@ -265,27 +245,20 @@ async def publish_made(
 
 
 async def _template_size(session: asyncpg.Connection, template: str) -> int:
-    size = await size_of(
-        session,
-        template,
-        reasons={
-            INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not read the template"
-            f" '{template}'. Grant it CONNECT on that database, then retry."
-        },
-    )
-    if size is None:
+    reasons = {
+        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not read the template '{template}'. Grant it"
+        " CONNECT on that database, then retry."
+    }
+    if (size := await size_of(session, template, reasons)) is None:
         raise DatabaseFaultError(f"The template database '{template}' does not exist. Create it, then retry.")
     return size
 
 
 async def size_of(
-    session: asyncpg.Connection, database: str, reasons: Mapping[str, str] = MappingProxyType({})
+    session: asyncpg.Connection, database: str, reasons: Mapping[str, str] = NO_REASONS
 ) -> int | None:
     """The size of a database in bytes; None if there is none of that name."""
     size: int | None = await fetch_value(
-        session,
-        "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1",
-        database,
-        reasons=reasons,
+        session, "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1", database, reasons=reasons
     )
     return size

@@ -1,8 +1,8 @@
 """Publishing a clone: its mark, who may use it, its settings, and its final name, in one transaction.
 
-PostgreSQL copies what is within a database. Privileges on the database itself, and its settings (`ALTER
-DATABASE … SET`), belong to the server and are not copied: a clone gets them here, from its template as it is
-now, while it is still private. So does a database that takes the place of a template.
+PostgreSQL copies what is within a database, but not privileges on the database itself, nor its settings
+(`ALTER DATABASE … SET`). A clone gets these from its template as it is now; so does a database that takes the
+place of a template.
 """
 
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ CROSS JOIN LATERAL (
 ) AS setting
 WHERE datname = $1::text
 """
-"""Of the template $1. Parameters of extensions that are not loaded are not in `pg_settings`."""
+"""Those of the template $1. Parameters of extensions that are not loaded are not in `pg_settings`."""
 
 _INSTANCE_SETTINGS = f"""
 SELECT * FROM ({_TEMPLATE_SETTINGS}) AS of_template WHERE name <> 'default_transaction_read_only'
 """  # noqa: S608 - constants
-"""Read-only is how a template is protected; no instance is meant to be."""
+"""Read-only protects a template; instances are not."""
 
-# PUBLIC gets what it has on the template, and no more. Without an ACL, it has that on the clone already.
-# A role that is gone, but still in the ACL, gets nothing.
+# PUBLIC gets what it has on the template; without an ACL, it has that on the clone already. A role that is
+# gone, but still in the ACL, gets nothing.
 _GRANTS = """
 CASE WHEN datacl IS NULL THEN '' ELSE format('REVOKE ALL ON DATABASE %I FROM PUBLIC; ', $2::text) END
 || coalesce((
@@ -82,19 +82,15 @@ _LEFT_OUT = f"SELECT name FROM ({_INSTANCE_SETTINGS}) AS settings WHERE NOT may_
 
 @dataclass(frozen=True)
 class DatabaseAccess:
-    """What new databases get beyond what their template has.
-
-    Attributes:
-        owner: the role that they are given to; None: they stay the service's.
-        grants: roles, each with the privileges that it gets, as `GRANT` lists them.
-    """
+    """What new databases get beyond what their template has."""
 
     owner: str | None = None
+    """The role that they are given to; None: they stay the service's."""
     grants: Sequence[tuple[str, str]] = ()
+    """Roles, each with the privileges that it gets, as `GRANT` lists them."""
 
 
 AS_TEMPLATE = DatabaseAccess()
-"""Nothing beyond that."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,7 @@ class Publication:
 async def publish(session: asyncpg.Connection, publication: Publication, guard: str) -> None:
     """Mark the clone, let roles use it as they may use its template, open and rename it: all or nothing.
 
-    Args:
-        guard: a statement that is run after all that, and undoes it if it fails.
+    The `guard` is a statement that is run after that, and undoes it if it fails.
     """
     access = publication.access
     statements = await fetch_value(
@@ -136,15 +131,15 @@ async def publish(session: asyncpg.Connection, publication: Publication, guard: 
 
 
 async def access_statements(session: asyncpg.Connection, template: str, database: str) -> str:
-    """The statements that give `database` the privileges and settings that `template` has; none without it.
+    """The statements that give `database` the privileges and settings of `template`; none without it.
 
-    Those settings are left out that the session's role may not set.
+    Settings that the session's role may not set are left out.
     """
     return await fetch_value(session, _ACCESS, template, database) or ""
 
 
 async def settings_statements(session: asyncpg.Connection, source: str, database: str) -> str:
-    """The statements that give `database` the settings of `source`, but for read-only; none without it."""
+    """The statements that give `database` the settings of `source`, except read-only; none without it."""
     return await fetch_value(session, _OWN_SETTINGS, source, database) or ""
 
 
@@ -160,7 +155,7 @@ async def settings_left_out(session: asyncpg.Connection, template: str) -> list[
 def _reasons(access: DatabaseAccess) -> dict[str, str]:
     reasons = {
         UNDEFINED_OBJECT: "A role of ODS_DATABASE_OWNER or ODS_DATABASE_GRANTS does not exist on the"
-        " PostgreSQL server. Create it, then retry.",
+        " PostgreSQL server. Create it, then retry."
     }
     if access.owner is not None:
         reasons[INSUFFICIENT_PRIVILEGE] = (

@@ -94,10 +94,7 @@ class Exchange:
 
 
 def _to_mark(
-    owner: KnownOwner,
-    found: FoundDatabase,
-    trashed_name: str | None = None,
-    left: tuple[LeftName, ...] = (),
+    owner: KnownOwner, found: FoundDatabase, trashed_name: str | None = None, left: tuple[LeftName, ...] = ()
 ) -> KnownOwner:
     """The owner that one of both databases is marked with."""
     generation = found.marked.template_generation if found.marked else None

@@ -1,4 +1,4 @@
-"""Rights that the service's role lacks on the ODS server, and in a database that is to be copied online."""
+"""Rights that the service's role lacks, on the ODS server and in a database that is to be copied online."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -11,12 +11,11 @@ from ods.databases.statements import fetch_row
 from ods.registry.rights.missing import explanation, missing_grants
 from ods.registry.rights.needs import server_needs, statistics_need
 
-# PostgreSQL notes each owner in `pg_shdepend`, but for the role that it was initialized with (10), as it does
-# not note its own objects. What an extension makes is made by it in the copy. Default privileges and user
-# mappings are of roles, and not given to them.
+# PostgreSQL notes each owner in `pg_shdepend`, except the role that it was initialized with (10). In the
+# copy, an extension makes its objects itself. Default privileges and user mappings are not given to roles.
 #
-# Who is given an object must have CREATE on its schema. In the copy, only the owner of the schema has it at
-# that time: in `public`, which belongs to the owner of the database, the service's role.
+# A role is given an object only if it has CREATE on its schema. In the copy, only the owner of the schema has
+# that then: in `public`, which belongs to the owner of the database, the service's role.
 _OUT_OF_REACH = """
 WITH noted AS (
     SELECT classid, objid, refobjid AS owner FROM pg_shdepend
@@ -62,24 +61,20 @@ _CLOSED = 'copy the instance closed ("mode": "closed").'
 async def missing_on_server(
     session: asyncpg.Connection, templates: Iterable[str], groups: Iterable[str] = ()
 ) -> list[str]:
-    """The statements that give the session's role what it lacks on the server.
-
-    Args:
-        groups: roles that the session's role must be a member of, beside those of PostgreSQL.
-    """
+    """The statements that give the session's role what it lacks, also as a member of the roles `groups`."""
     with translate_postgres_errors({}):
         database = await session.fetchval("SELECT current_database()")
         return await missing_grants(session, server_needs(database, templates, groups))
 
 
 def rights_fault(grants: Sequence[str]) -> DatabaseFaultError:
-    """What to raise when the service's role lacks rights on the server; its reason names the `grants`."""
+    """What to raise when the service's role lacks these `grants` on the server."""
     reason = explanation("the server of the ODS databases", grants)
     return DatabaseFaultError(reason, sqlstate=INSUFFICIENT_PRIVILEGE)
 
 
 async def require_statistics(session: asyncpg.Connection) -> None:
-    """Check that the session's role sees what sessions of other roles do: PostgreSQL hides it, unasked."""
+    """Check that the session's role sees what sessions of other roles do: PostgreSQL hides it silently."""
     with translate_postgres_errors({}):
         grants = await missing_grants(session, [statistics_need()])
     if grants:
@@ -103,7 +98,7 @@ async def online_copy_obstacle(session: asyncpg.Connection, *, keeps_owners: boo
     """Why the session's role could not copy the session's database online; None if it could.
 
     Args:
-        keeps_owners: whether what the copy holds is given to the roles that own it in the database.
+        keeps_owners: whether objects in the copy are given to the roles that own them in the source.
     """
     found = await fetch_row(session, _OUT_OF_REACH)
     if found is None:

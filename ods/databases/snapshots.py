@@ -201,7 +201,7 @@ async def remove(session: asyncpg.Connection, name: str, mark: SnapshotMark, *, 
         return False
     reasons = {
         INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not drop the snapshot '{name}'. Make it the"
-        " owner.",
+        " owner."
     }
     try:
         await execute(session, "DROP DATABASE IF EXISTS %I", name, reasons=reasons)

@@ -300,10 +300,7 @@ class TemplateLoad:
         """Exchange the names in one transaction, which holds its locks for a moment only."""
         target, old, replaced = self._target, self._old, new_private_name(self._target.installation)
         left = TemplateMark(
-            mark.installation,
-            mark.template,
-            TemplateState.REPLACED,
-            generation=old.generation if old else 0,
+            mark.installation, mark.template, TemplateState.REPLACED, generation=old.generation if old else 0
         )
         expected = {target.database: loaded} | ({replaced: old.oid} if old else {})
         changed = "Another session has changed the template meanwhile. Nothing was replaced; load it again."
@@ -354,10 +351,7 @@ async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateL
     The reconcile pass or the next load removes the replaced database: a DROP waits for a checkpoint, which
     writes all that was loaded.
     """
-    async with (
-        server.session() as session,
-        spares.locked(session, f"template {target.database}") as acquired,
-    ):
+    async with server.session() as session, spares.locked(session, f"template {target.database}") as acquired:
         if not acquired:
             raise DatabaseFaultError(f"Another session loads the template {target.template} already.")
         await remove_leftovers(session, target.installation, {*target.needed, target.database})

@@ -15,12 +15,7 @@ from typing import assert_never
 import asyncpg
 
 from ods.databases import spares
-from ods.databases.constants import (
-    INVALID_CONNECTION_LIMIT,
-    SPARE_PREFIX,
-    TEMPLATE_PREFIX,
-    private_prefix,
-)
+from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX, TEMPLATE_PREFIX, private_prefix
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server

@@ -1,8 +1,8 @@
-"""Backing up a database in the trash before it is dropped: it is open for that time, and for nothing else.
+"""Backing up a database in the trash before it is dropped: it is open for that time only.
 
-Its name there is known to no client. The comment says which job has opened it: what a worker that died has
-left open is told from what an operator has opened. A database is dropped only as it was backed up: each
-ALTER DATABASE gives its row in `pg_database` another state, so that one which was opened since has another.
+No client knows its name there. The comment says which job has opened it, to distinguish what a dead worker
+has left open from what an operator has opened. A database is dropped only in the state in which it was backed
+up: each ALTER DATABASE, such as opening it, changes the state of its row in `pg_database`.
 """
 
 import asyncio
@@ -34,10 +34,9 @@ async def while_open(
     job_id: str,
     work: Callable[[], Awaitable[_Result]],
 ) -> tuple[_Result, str]:
-    """Do `work` while the database in the trash accepts connections; it is closed however that ends.
+    """Do `work` while the database in the trash is open, and close it however that ends.
 
-    Returns:
-        What `work` has returned, and the state of the closed database.
+    Returns what `work` has returned, and the state of the closed database.
     """
     await close_opened(session, owner, trash)  # what an earlier try has left
     row = await find_in_trash(session, owner, trash)
@@ -59,7 +58,7 @@ async def while_open(
 
 
 async def close_opened(session: asyncpg.Connection, owner: Owner, trash: str) -> None:
-    """Close the instance's database in the trash, and end the sessions on it, if a job has opened it."""
+    """Close the instance's database in the trash and end the sessions on it, if a job has opened it."""
     row = (await find(session, owner, trash)).get(trash)
     if row is None or not owner.owns(row.comment) or opened_by(row.comment) is None:
         return
@@ -84,14 +83,12 @@ async def purge_backed_up(  # noqa: PLR0913, PLR0917 - which database, and what 
     require_stored: Callable[[], Awaitable[object]],
     before: Callable[[], Awaitable[object]],
 ) -> bool:
-    """Drop the database from the trash as `ods.databases.dropping.purge` does, if it is as it was backed up.
+    """Drop the database from the trash if it is in the state that was backed up; whether there was one.
 
     Args:
         backed_up: the state of the database of which there is a verified backup; None if there is none.
-        require_stored: raises if that backup is not where it can be relied upon; awaited before the drop.
-
-    Returns:
-        Whether there was a database to drop.
+        require_stored: raises if that backup is not stored safely; awaited before the drop.
+        before: as of `drop_found`.
     """
     row = await find_backed_up(session, owner, trash, backed_up)
     if row is None:
@@ -100,10 +97,9 @@ async def purge_backed_up(  # noqa: PLR0913, PLR0917 - which database, and what 
         await require_stored()
 
     async def require_as_backed_up() -> None:
-        """The same once more: meanwhile, the database may have been opened and written."""
         await before()
         await find_backed_up(session, owner, trash, backed_up)
 
-    # To close it again would give it another state, and the next try another backup to make.
+    # Closing it again would change its state, and the next try would have to make another backup.
     await drop_found(session, row, require_as_backed_up, closed=True)
     return True
