@@ -1,6 +1,6 @@
 """Reading the education organizations of an ODS database, of any version of the Ed-Fi Data Standard.
 
-Errors (`UnreadableError`) say what the operator must mend, and contain nothing of the connection string.
+An `UnreadableError` says what the operator must mend, and contains nothing of the connection string.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 8
 _CLOSE_TIMEOUT = 1
 _MAX_ORGANIZATIONS = 50_000
-"""More are not read; no state has a third of it, and a worker holds all of a database in memory."""
+"""More are not read; no state has a third of it."""
 _MAX_BYTES = 8 * 1024 * 1024
-"""Bytes of all organizations of a database together, at most: a worker reads several databases at once."""
+"""Of all organizations of a database together: a worker reads several databases at once."""
 _BATCH = 1000
 _LONGEST_NAME = 75
 _LONGEST_KIND = 128
-"""Characters that the registry can hold."""
+"""Both in characters, as the registry can hold them."""
 _SQLSTATE = re.compile("[0-9A-Z]{5}")
 
 _ORGANIZATION = "educationorganization"
@@ -97,18 +97,14 @@ _SSL_MODES: dict[str, _SslMode] = {
 
 @dataclass(frozen=True)
 class Address:
-    """Address, login and TLS mode of a database.
-
-    Attributes:
-        servers: hosts and ports, which are tried in their order.
-        ssl_mode: as Npgsql writes it, such as `VerifyFull`; None for its default.
-    """
+    """Hosts and ports that are tried in their order, login and TLS mode of a database."""
 
     servers: Sequence[tuple[str, int]]
     database: str
     user: str
     password: str = field(repr=False)
     ssl_mode: str | None
+    """As Npgsql writes it, such as `VerifyFull`; None for its default."""
 
 
 @asynccontextmanager
@@ -157,7 +153,6 @@ async def education_organizations(session: asyncpg.Connection) -> Sequence[async
 
 
 async def _fetch_bounded(session: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Everything the cursor yields."""
     organizations: list[asyncpg.Record] = []
     size = 0
     while batch := await session.fetch(f"FETCH {_BATCH} FROM organizations"):
@@ -215,7 +210,7 @@ def _query(found: Mapping[str, set[str]]) -> str:
 
 
 def _truncated(column: str, length: int, own: set[str]) -> str:
-    """The column, no longer than the registry can hold it; NULL if this database has none."""
+    """The column, cut to that length; NULL if this database has none."""
     return f"left(organization.{column}::text, {length})" if column in own else "NULL"
 
 

@@ -1,4 +1,4 @@
-"""What is on the ODS server: databases and what their comments say, and directories without a database."""
+"""What is on the ODS server: databases with their comments and sizes, directories without one, free space."""
 
 import asyncio
 import re
@@ -29,19 +29,18 @@ SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role(
                      THEN pg_database_size(oid) END AS size
 FROM pg_database WHERE datname = ANY($1::name[])
 """
-# A database that is being made or dropped has a directory but no row that other sessions see. The session
-# that does it holds this lock; the statements of other sessions, an ordinary role may not see.
+# A database that is being made or dropped has a directory, but no row that other sessions see. The session
+# that does it holds this lock; its statement may be hidden from an ordinary role.
 _DDL_IS_RUNNING = """
 SELECT count(*) FROM pg_locks
 WHERE relation = 'pg_database'::regclass AND mode = 'RowExclusiveLock' AND granted
 """
-# Asked first, so that a role without the right leaves no error in the server's log at every pass.
+# Asked first, so that a role without the right leaves no error in the server's log.
 _MAY_LIST_DIRECTORIES = "SELECT has_function_privilege('pg_ls_dir(text)', 'execute')"
 _UNKNOWN_DIRECTORIES = """
 SELECT name FROM pg_ls_dir('base') AS name
 WHERE name ~ '^[0-9]+$' AND name::oid NOT IN (SELECT oid FROM pg_database)
 """
-# Asked only if the role may see it, so that a role without the right leaves no error in the server's log.
 _SERVER = """
 SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
             THEN current_setting('data_directory') END AS directory,
@@ -49,9 +48,9 @@ SELECT CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE')
 """
 _PID_FILE = "postmaster.pid"
 _START_LINE = 2
-"""The line of that file, counted from 0, with the time at which the server was started."""
+"""Counted from 0, with the time at which the server was started."""
 _CLOCKS_DIFFER = 2
-"""Seconds between the time in that file and the one that the server tells."""
+"""Seconds between the time in that file and the server's own, at most."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,12 @@ class Database:
     Attributes:
         owner: what its comment says; None if that is not one of ours.
         published_at: when that comment was written; None if it does not say.
-        mark: the mark of the instance that it belongs to, by its private name or its comment.
+        mark: the mark of its instance, by its private name or its comment.
         staging: whether it has the private name of a database that is not published.
-        spare: whether it is a spare, of any installation, by its name and comment.
-        trash: whether it has a name of the trash, of any installation.
+        spare: whether it is a spare of any installation.
+        trash: whether it has a name of the trash.
         reset: whether it has the private name of a database that shall take the place of another.
-        opened_by: of one in the trash, the job that has opened it to back it up; None if none has.
+        opened_by: the job that has opened it in the trash to back it up.
     """
 
     name: str
@@ -90,10 +89,10 @@ async def databases(session: asyncpg.Connection) -> list[Database]:
 
 
 def published_last(databases: Collection[Database]) -> Database | None:
-    """Which of these databases of one instance was published, or put into the trash, last.
+    """Which of these databases of one instance was published, or put into the trash, last; None: not known.
 
-    None if their comments do not tell. A registry that was restored gives numbers of jobs again: so the times
-    must not say otherwise. Of the two that a reset has exchanged, which tell the same, the open one is later.
+    That is the one with the highest number of a job, if no time says otherwise: a restored registry gives
+    numbers again. Of the two that a reset has exchanged, which have one number, the open one is the last.
     """
     ranked = sorted(databases, key=_rank, reverse=True)
     last, others = ranked[:1], ranked[1:]
@@ -106,7 +105,6 @@ def _rank(database: Database) -> tuple[int, bool]:
 
 
 def _may_be_later(one: Database, last: Database) -> bool:
-    """Whether it may have been published later than the one whose number is the last."""
     if _rank(one) == _rank(last):
         return True
     if _rank(one)[0] == _rank(last)[0] or one.published_at is None or last.published_at is None:
@@ -115,7 +113,7 @@ def _may_be_later(one: Database, last: Database) -> bool:
 
 
 async def sizes(session: asyncpg.Connection, names: Sequence[str]) -> dict[str, int | None]:
-    """Sizes in bytes of those of these databases that exist; None if our role may not see it."""
+    """Sizes in bytes of those databases that exist; None if our role may not see it."""
     return {row["datname"]: row["size"] for row in await fetch_rows(session, _SIZES, names)}
 
 
@@ -155,7 +153,7 @@ async def free_space(session: asyncpg.Connection) -> int | None:
 
 
 def _free_in(directory: Path, started: int) -> int | None:
-    """Free bytes in the data directory of the server that was started then; None if it is not there."""
+    """Free bytes in the data directory, if a server that was started then uses it on this machine."""
     try:
         lines = (directory / _PID_FILE).read_text(encoding="ascii").splitlines()
         is_the_server = abs(int(lines[_START_LINE]) - started) <= _CLOCKS_DIFFER

@@ -1,8 +1,7 @@
 """What keeps DDL on a database from being done: it is reported, with how to end it. Nothing is ended here.
 
-Locks of other sessions are waited for until `lock_timeout`, a setting of every session
-(`ods/databases/server.py`). Prepared transactions and subscriptions use a database without a session that
-could be ended.
+It is a lock of another session, after `lock_timeout` (`ods/databases/server.py`), or a prepared transaction
+or a subscription, which uses a database without a session that could be ended.
 """
 
 from collections.abc import AsyncIterator
@@ -14,8 +13,8 @@ from ods.databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import fetch_row
 
-# A lock on the database itself; or, where there is none, sessions with an uncommitted change of the
-# catalogue: an ALTER DATABASE that has not been committed locks no more than the row.
+# A lock on the database; otherwise an uncommitted change of the catalogue, such as ALTER DATABASE, which
+# locks only the row.
 _HOLDERS = """
 SELECT pid, usename, application_name, state, xact_start,
        bool_or(locktype = 'object' AND mode <> 'RowExclusiveLock') AS locks_database
@@ -33,7 +32,6 @@ LIMIT 1
 """
 
 
-# Other sessions may read these columns of subscriptions.
 _USERS = """
 SELECT format('the prepared transaction %L', gid) AS what,
        format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', gid) AS remedy
@@ -49,12 +47,10 @@ LIMIT 1
 
 @asynccontextmanager
 async def name_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
-    """Name what keeps the statements in the body from being done, if something on `database` does.
-
-    The lock of another session is an outage.
+    """Name what keeps the statements in the body from being done; the lock of another session is an outage.
 
     Args:
-        session: a session that may be used while the body has failed.
+        session: may be used once the body has failed.
     """
     try:
         yield

@@ -20,7 +20,7 @@ _PROGRAM = "ods.databases.reading_program"
 _ROOT = Path(__file__).parents[2]
 _GRACE_SECONDS = 5
 _TRUST = ("HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY")
-"""Variables that lead to the certificates by which servers are checked, and to the worker's own."""
+"""Variables that lead to the certificates of servers, and to the worker's own."""
 _NICENESS = 10
 """Jobs come first: a server that sends without end takes only what they leave of the processors."""
 _ENDED = "the process that reads it ended without an answer: it had no memory or no time left"
@@ -67,7 +67,7 @@ class ReadingProcesses:
 
 @asynccontextmanager
 async def reading_processes() -> AsyncIterator[ReadingProcesses]:
-    """What reads databases while the body runs."""
+    """Run the program during the body."""
     arguments = (sys.executable, "-S", "-P", "-m", _PROGRAM)
     command = Command("reading", arguments, _environment(), niceness=_NICENESS)
     ours, theirs = socket.socketpair()

@@ -1,11 +1,11 @@
 """The program that reads the education organizations of ODS databases, each in a process of its own.
 
-What such a database or its server sends is what other people have written, perhaps to do harm. The process
-that reads it has nothing but the address that it was given, little memory and little time, and ends with
-either. It is forked by this program, which reads nothing itself: so the imports are paid for once.
+Other people have written what such a database or its server sends, perhaps to do harm. The process that reads
+it has nothing but the address, little memory and little time. This program forks it, so that the imports are
+paid for once.
 
-The worker starts the program with a socket in place of standard input, and sends it one end of another socket
-for each database. On that, the request and the answer are a line and a text of JSON.
+The worker starts the program with a socket as standard input, and sends it one end of another socket for each
+database: on that, the request is a line of JSON, and the answer a text of JSON.
 """
 
 import asyncio
@@ -25,24 +25,21 @@ from ods.databases.education_organizations import Address, UnreadableError, educ
 from ods.registry.connection_strings.allowed_hosts import AllowedHosts
 
 SECONDS = 30
-"""How long a process has; `ods.databases.education_organizations` has a shorter limit for each step."""
+"""How long a process may take; `ods.databases.education_organizations` has a shorter limit for each step."""
 _BYTES = 128 * 1024 * 1024
-"""Memory that a process has: the interpreter, and several times the organizations that are read at most."""
+"""Of memory: the interpreter, and several times the most organizations that are read."""
 _FULL = 112 * 1024
 """Kibibytes of memory at which a process ends; at its limit, the driver would go on and drop what arrives."""
 _LOOK_SECONDS = 0.1
-"""Of processor time: memory is not filled without it."""
+"""Of processor time, after which the process compares its memory with that."""
 _PROCESSOR_SECONDS = 2
-"""What a process may compute: to read as many organizations as may be takes a fraction of it."""
+"""Reading the most organizations takes a fraction of it."""
 
 
 class _PinnedLoop(asyncio.SelectorEventLoop):
-    """Connects to a host by the addresses that it was resolved to, and looks nothing up.
+    """Connects only to the `pinned` addresses of each host and port, and looks nothing up.
 
-    So a name cannot lead elsewhere once its addresses were judged. TLS goes on to check the name.
-
-    Args:
-        pinned: the addresses of each host and port. No other host is connected to.
+    So a name cannot lead elsewhere once its addresses were judged. TLS still checks the name.
     """
 
     def __init__(self, pinned: Mapping[tuple[str, int], Sequence[str]]) -> None:
@@ -56,7 +53,7 @@ class _PinnedLoop(asyncio.SelectorEventLoop):
         port: int,
         **arguments: Any,  # noqa: ANN401 - the base class's
     ) -> tuple[Any, Any]:
-        """As of any loop; the host's addresses are tried in their order."""
+        """As of any loop; the host's addresses are tried in turn."""
         *others, last = self._pinned[host, port]
         for address in others:
             with suppress(OSError):
@@ -128,7 +125,6 @@ async def _organizations(address: Address, connection: socket.socket | None) -> 
 def _resolved(
     servers: Sequence[tuple[str, int]], allowed: AllowedHosts
 ) -> Mapping[tuple[str, int], Sequence[str]]:
-    """The addresses of allowed servers."""
     addresses = {}
     for host, port in servers:
         try:

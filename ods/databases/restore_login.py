@@ -1,10 +1,9 @@
 """The login that fills databases from backups and from other databases: it has no right elsewhere.
 
-While a database is filled, PostgreSQL runs code that it holds: functions of constraints, indexes, generated
-columns, domains and materialized views. Who could make functions in the database that was backed up has that
-code run with the rights of the role that restores. So a role restores that owns nothing, and may do nothing
-but in the private database that is lent to it. What it has made belongs to a role without a login afterwards:
-a role may change its own password, so code that runs as a login could let others in.
+While a database is filled, PostgreSQL runs code in it, such as functions of constraints, indexes and views,
+with the rights of the role that restores. Others may have written that code. So the role that restores owns
+nothing, and may only work in the private database that is lent to it. Afterwards, a role without a login owns
+what was made: code that runs as a login could change the login's password, and let others in.
 """
 
 from collections.abc import Mapping
@@ -23,8 +22,8 @@ from ods.settings.secret_files import DsnSource, current
 from ods.settings.settings import login_of
 
 # All that code which runs as the login $1, or as the owner $2, could use beyond the one database; and what
-# the session's role needs. Settings of a role it sets itself, and they would hold for the next restore. In
-# ASCII: the database may have any encoding.
+# the session's role needs. Among it are settings of the role, which it may set itself, and which would hold
+# for the next restore. In ASCII: the database may have any encoding.
 _MISSING = """
 WITH both_roles AS (SELECT * FROM pg_roles WHERE rolname IN ($1::text, $2::text))
 SELECT array_agg(statement ORDER BY place, statement) FROM (
@@ -87,8 +86,7 @@ NOT_ADMITTED: Mapping[str, str] = MappingProxyType(dict.fromkeys(("28000", "28P0
 """SQLSTATEs of a login that the server refuses, and what that means."""
 _CONNECT_TIMEOUT = 10
 _BATCH = 50
-"""Tables whose owner is changed in one transaction: it locks their indexes as well, and a server has room for
-so many locks."""
+"""Tables whose owner is changed in one transaction, which locks their indexes as well: locks are limited."""
 
 
 async def missing_for_restores(session: asyncpg.Connection, role: str, owner: str) -> list[str]:
@@ -98,17 +96,14 @@ async def missing_for_restores(session: asyncpg.Connection, role: str, owner: st
 
 @dataclass(frozen=True)
 class RestoreLogin:
-    """A login without rights, which gets some in one database while it fills that.
-
-    Attributes:
-        owner: the role without a login that what it has made belongs to afterwards.
-    """
+    """A login without rights, which gets some in one database while it fills that."""
 
     source: DsnSource
     owner: str
+    """The role without a login that owns afterwards what the login has made."""
 
     def as_now(self) -> Self:
-        """The same with the address that is known now, whatever its file says later."""
+        """The same with its present address, whatever its file says later."""
         return replace(self, source=self.dsn)
 
     @property
@@ -122,10 +117,7 @@ class RestoreLogin:
         return login_of(SecretStr(self.dsn))
 
     async def lend(self, inside: asyncpg.Connection, database: str) -> None:
-        """Let the login fill an empty database.
-
-        What is wrong with the login or a right is an outage: nothing of the database is the cause.
-        """
+        """Let the login fill an empty database; if the login or a right is wrong, that is an outage."""
         await self._require_confined(inside, outage=True)
         await execute(inside, _LEND, database, self.role, self.owner)
         await self._require_password(database, outage=True)
@@ -143,7 +135,7 @@ class RestoreLogin:
         await self._require_password(database, outage=False)
 
     async def _require_password(self, database: str, *, outage: bool) -> None:
-        """Check that the login has its password: who knows another one could have changed the database."""
+        """Check that the login still has its password: otherwise others could have changed the database."""
         try:
             with translate_postgres_errors({}):
                 proof = await connect(self.dsn, database=database, timeout=_CONNECT_TIMEOUT)

@@ -1,8 +1,7 @@
 """Sessions on the PostgreSQL server that holds the ODS databases, and the fence of an instance.
 
-The fence is an advisory lock, held by the very session that runs the instance's DDL. While a session holds
-it, no other attempt, however old, can create, publish or drop that instance's database: an attempt that has
-lost its session has lost the fence, and can run no more DDL.
+The fence is an advisory lock, held by the very session that runs the instance's DDL: an attempt that has lost
+its session has lost the fence, and can run no more DDL.
 """
 
 import asyncio
@@ -32,23 +31,21 @@ _Result = TypeVar("_Result")
 _CONNECT_TIMEOUT = 10
 _CLOSE_TIMEOUT = 10
 _MAX_SESSIONS = 100
-"""More than are ever needed: how many databases are worked on at once, `ConcurrencyLimit` bounds."""
+"""More than are ever needed: `ConcurrencyLimit` bounds how many databases are worked on at once."""
 _IDLE_SECONDS = 60
-"""How long an unused session is kept for the next activity or request that needs one."""
+"""How long an unused session is kept."""
 _FENCE_TIMEOUT = "2s"
-"""How long another session may go on holding a fence before it is ended: its activity has been given up."""
+"""How long another session may hold a fence before it is ended: its activity has been given up."""
 _FENCE_ATTEMPTS = 3
 
 _APPLICATION = {"application_name": APPLICATION_NAME}
-# Set once a session is open: in the first message, poolers accept the name only.
-#
+# The other settings are made once a session is open: in the first message, poolers accept the name only.
 _EVERYWHERE = {
-    # Names without a schema are those of PostgreSQL. In an instance's database, other roles may have made a
-    # function `public.format(text, text)`, which PostgreSQL would otherwise call in place of its own, with
-    # all the rights of the service's role.
+    # In an instance's database, other roles may have made a function `public.format(text, text)`, which
+    # PostgreSQL would otherwise call in place of its own, with the rights of the service's role.
     "search_path": "pg_catalog",
-    # An operator may have given limits to the role or to the server, for the sake of other programs: a large
-    # database takes longer to copy and to drop, and a lock is held by a session that has nothing else to do.
+    # The role or the server may have limits for the sake of other programs: large databases take longer to
+    # copy and to drop, and a session that holds a lock may be idle meanwhile.
     "statement_timeout": "0",
     "idle_session_timeout": "0",
     "transaction_timeout": "0",
@@ -57,7 +54,7 @@ _SESSION_SETTINGS = {
     **_EVERYWHERE,
     # The server notices a killed client, ends its CREATE DATABASE and cleans up.
     "client_connection_check_interval": "500ms",
-    # A lock of another session does not hold up the jobs behind this one: the step fails, and is tried again.
+    # Instead of waiting, which would hold up other jobs, the step fails and is tried again.
     "lock_timeout": "3s",
     **PROBES_OF_THE_CLIENT,
 }
@@ -78,15 +75,12 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
 
 
 class Server:
-    """Opens sessions on the server that holds the ODS databases.
-
-    Sessions on the maintenance database are pooled: to open one takes as long as all the statements of a job
-    beside its DDL.
+    """Opens sessions on the server of the ODS databases; those on the maintenance database are pooled.
 
     Args:
         dsn: the server's maintenance database.
         restore_login: the login that fills databases from backups and other databases; None: there is none.
-        restores_as_service: whether that of `dsn` does so then; else nothing is restored.
+        restores_as_service: whether the login of `dsn` does so then; else nothing is restored.
     """
 
     def __init__(
@@ -105,12 +99,12 @@ class Server:
 
     @property
     def restored_owner(self) -> str | None:
-        """The role that what is restored belongs to; None if that is the service's."""
+        """The role that owns what is restored; None if that is the service's."""
         return None if self.restore_login is None else self.restore_login.owner
 
     @property
     def pool_use(self) -> tuple[int, int, int]:
-        """How many pooled sessions are in use, how many are idle, and how many there may be."""
+        """How many pooled sessions are in use, are idle, and may be open."""
         open_sessions, idle = (self._pool.get_size(), self._pool.get_idle_size()) if self._pool else (0, 0)
         return open_sessions - idle, idle, _MAX_SESSIONS
 
@@ -125,8 +119,7 @@ class Server:
     async def session(self) -> AsyncIterator[asyncpg.Connection]:
         """A session on the maintenance database without locks or settings of an earlier use.
 
-        When the body has ended, PostgreSQL releases its locks and resets its settings, and it is pooled. If
-        the body raised anything, a cancellation included, the session is closed.
+        If the body raises anything, a cancellation included, the session is closed, otherwise pooled.
         """
         async with self._pooled() as session:
             await _first_statement(session, require_usable(session, self._question, _CONNECT_TIMEOUT))
@@ -156,12 +149,7 @@ class Server:
     async def fenced(
         self, owner: Owner, before_waiting: Callable[[], Awaitable[object]] | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A session that alone may work on the databases of `owner`'s instance.
-
-        Args:
-            before_waiting: awaited if another session holds the fence, before that session is waited for and,
-                after some seconds, ended. If it raises, the other session is left alone.
-        """
+        """A session that alone may work on the databases of `owner`'s instance; see `locked`."""
         async with self.locked(owner.mark, before_waiting) as session:
             yield session
 
@@ -172,10 +160,12 @@ class Server:
         before_waiting: Callable[[], Awaitable[object]] | None = None,
         longest_wait: str | None = None,
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A session that holds the advisory lock of `key`; another session that holds it for long is ended.
+        """A session that holds the advisory lock of `key`.
 
         Args:
-            longest_wait: how long another session may go on holding it; None: as long as a fence.
+            before_waiting: awaited if another session holds the lock, before that is waited for and, after
+                some seconds, ended. If it raises, the other session is left alone.
+            longest_wait: how long the other session may go on holding it; None: as long as a fence.
         """
         async with self._pooled() as session:
             if not await _first_statement(session, _try_fence(session, key)):
@@ -234,7 +224,7 @@ async def _first_statement(session: asyncpg.Connection, statement: Awaitable[_Re
 
 
 async def leave_to_job() -> None:
-    """Do not end the session of a job that works on the instance, as waiting for its fence would."""
+    """As `before_waiting`: leave the session of a job that works on the instance alone."""
     raise DatabaseFaultError("A job works on the instance.", retryable=True)
 
 
@@ -246,7 +236,7 @@ async def _try_fence(session: asyncpg.Connection, key: str) -> bool:
 
 
 async def _reset(session: asyncpg.Connection) -> None:
-    """Release all locks, and reset all settings but those that every session here has."""
+    """Release all locks, and reset all settings to those that every session here has."""
     await session.execute(f"{session.get_reset_query()}\n{setting_statements(session, _SESSION_SETTINGS)}")
 
 
@@ -264,7 +254,7 @@ async def _take_fence(connection: asyncpg.Connection, key: str, longest_wait: st
 
 
 async def _close(connection: asyncpg.Connection) -> None:
-    """Close after the last statement: if that was cancelled, it has ended on the server when this returns."""
+    """Close after the last statement, which has ended on the server when this returns, even if cancelled."""
     try:
         await connection.close(timeout=_CLOSE_TIMEOUT)
     except (*LOST, asyncpg.PostgresError):

@@ -1,8 +1,7 @@
-"""How databases of instances are used, as PostgreSQL tells it.
+"""How databases of instances are used.
 
-What the server keeps of every database is read by one query for many databases, without a session in any of
-them. What only the database itself tells, its tables, is read in a session of its own: it holds no locks, and
-a rename or a delete of the instance ends it as it ends the sessions of users.
+The figures that the server keeps are read by one query for many databases. The tables of a database are read
+in a session on it, which a rename or a delete of the instance ends as it ends the sessions of users.
 """
 
 import asyncio
@@ -26,15 +25,15 @@ from ods.databases.statements import fetch_rows
 from ods.registry.rights.needs import quoted
 
 _FRESH_SECONDS = 3
-"""How long the figures of a database, and a server that could not be asked, are not asked again."""
+"""How long figures, and the failure to read any, serve further requests."""
 _READ_SECONDS = 5
-"""How long the server may take to tell the figures: the list of instances waits for them."""
+"""How long reading the figures may take: the list of instances waits for them."""
 _TABLES_SECONDS = 5
-"""How long a database may take to tell its tables, whose sizes wait for locks of other sessions."""
+"""How long reading the tables of a database may take: their sizes wait for locks of other sessions."""
 _VISIT_SECONDS = 10
 """The same with the connecting, and the waiting for other visits to end."""
 _VISITS = 2
-"""Sessions in databases of instances at once, of this process: clients shall not use up the connections."""
+"""Sessions in databases of instances at once, so that clients do not use up the connections."""
 _LARGEST = 10
 
 _NOT_OPEN = "55000"
@@ -44,7 +43,7 @@ _TABLES_LOCKED = (
     " on them, or the server is busy."
 )
 
-# A database that is dropped meanwhile has no privileges, and `pg_database_size` would fail.
+# For a database that is dropped meanwhile, `pg_database_size` would fail; its privileges are null.
 _SIZE = """
        CASE WHEN has_database_privilege(db.oid, 'CONNECT') IS NOT NULL THEN pg_database_size(db.oid) END
 """
@@ -78,7 +77,7 @@ JOIN pg_database AS db ON db.datname::text = wanted
 LEFT JOIN pg_stat_database AS statistics ON statistics.datid = db.oid
 LEFT JOIN activity ON activity.datid = db.oid
 """  # noqa: S608 - constants
-# `reltuples` is -1 until a table was counted, and what a partitioned table has stands in its partitions.
+# `reltuples` is -1 until a table was counted. The rows of a partitioned table are those of its partitions.
 _TABLES = """
 WITH tables AS (
     SELECT nspname || '.' || relname AS name, pg_total_relation_size(pg_class.oid) AS bytes,
@@ -106,15 +105,14 @@ class SessionCount:
 
 @dataclass(frozen=True)
 class DatabaseFigures:
-    """What the server tells of a database; the sessions of this service are left out.
+    """What the server says of a database; the sessions of this service are left out.
 
     Attributes:
-        last_activity_at: the latest moment at which a session that is open now began, or began or ended a
-            statement; None if none is open.
-        transactions: how many it has had since its statistics were reset, those of this service included.
-        cache_hit_ratio: of the blocks that were read since then, how many PostgreSQL had in memory, from 0 to
-            1; None if none was read.
-        oldest_transaction_seconds: the age of the oldest transaction that a session has open.
+        last_activity_at: when an open session last began, or began or ended a statement; None without one.
+        transactions: how many since its statistics were reset, those of this service included.
+        cache_hit_ratio: which share of the blocks that were read since then was in memory, from 0 to 1; None
+            if none was read.
+        oldest_transaction_seconds: the age of the oldest open transaction.
     """
 
     comment: str | None
@@ -129,7 +127,7 @@ class DatabaseFigures:
 
 @dataclass(frozen=True)
 class DatabaseSize:
-    """The size of a database, and its comment, which tells whose it is."""
+    """The size of a database, and its comment."""
 
     comment: str | None
     bytes: int
@@ -137,7 +135,7 @@ class DatabaseSize:
 
 @dataclass(frozen=True)
 class LargeTable:
-    """A table with its schema; bytes with indexes, rows as PostgreSQL last counted them."""
+    """A table, named with its schema; `bytes` with its indexes, rows as PostgreSQL last counted them."""
 
     name: str
     bytes: int | None
@@ -146,16 +144,11 @@ class LargeTable:
 
 @dataclass(frozen=True)
 class TableFigures:
-    """What a database tells of its tables.
-
-    Attributes:
-        tables: how many there are, those of PostgreSQL itself aside.
-        rows_estimated: rows of all that VACUUM or ANALYZE has counted; None if that is none.
-        largest_tables: the ten largest, the largest first.
-    """
+    """The tables of a database, without PostgreSQL's own: how many, their rows, the largest ones first."""
 
     tables: int
     rows_estimated: int | None
+    """Of the tables that VACUUM or ANALYZE has counted; None if there is none."""
     largest_tables: list[LargeTable]
 
 
@@ -167,21 +160,13 @@ class _Known:
     figures: DatabaseFigures | None
 
     def serves(self, began: float, since: float) -> bool:
-        """Whether it is good for a request that began then: a database may be made at any moment.
+        """Whether it may answer a request that began then, for figures that were read since a time.
 
-        Not if it was read before `since`.
+        That there is no database is never known for later requests: it may be made at any moment.
         """
         if self.read_at >= began:
             return True
         return self.figures is not None and self.read_at >= since and _is_fresh(self.read_at)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why the server could not be asked."""
-
-    failed_at: float
-    fault: DatabaseFaultError
 
 
 async def read_sizes(session: asyncpg.Connection, names: Collection[str]) -> Mapping[str, DatabaseSize]:
@@ -193,15 +178,12 @@ async def read_sizes(session: asyncpg.Connection, names: Collection[str]) -> Map
 
 
 class UsageReader:
-    """Reads how databases of one server are used.
-
-    One query runs at a time, for all requests that wait, and what it tells serves those of the next seconds.
-    """
+    """Reads how databases of one server are used: one query at a time, for all requests that wait."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: dict[str, _Known] = {}
-        self._failure: _Failure | None = None
+        self._failure: tuple[float, DatabaseFaultError] | None = None
         self._wanted: set[str] = set()
         self._reading = asyncio.Lock()
         self._visits = asyncio.Semaphore(_VISITS)
@@ -215,15 +197,12 @@ class UsageReader:
         began = monotonic()
         self._wanted.update(names)
         async with self._reading:
-            if self._failure is not None and _is_fresh(self._failure.failed_at):
-                raise self._failure.fault.with_traceback(None)  # it may have been raised for other requests
+            if self._failure is not None and _is_fresh(self._failure[0]):
+                raise self._failure[1].with_traceback(None)  # it may have been raised for other requests
             wanted, self._wanted = self._wanted.union(names), set()
-            asked = dict.fromkeys(names, since)
-            kept = {
-                name: known
-                for name, known in self._known.items()
-                if known.serves(began, asked.get(name, -inf))
-            }
+            sinces = dict.fromkeys(names, since)
+            known = self._known.items()
+            kept = {name: one for name, one in known if one.serves(began, sinces.get(name, -inf))}
             self._known = kept | await self._read(wanted - kept.keys())
             found = {name: self._known[name].figures for name in names}
         return {name: figures for name, figures in found.items() if figures is not None}
@@ -241,7 +220,6 @@ class UsageReader:
             return await self._visit(database)
 
     async def _read(self, names: Collection[str]) -> dict[str, _Known]:
-        """What the server says now of each of `names`."""
         if not names:
             return {}
         try:
@@ -249,7 +227,7 @@ class UsageReader:
                 await require_statistics(session)
                 rows = await fetch_rows(session, _FIGURES, list(names), APPLICATION_NAME)
         except DatabaseFaultError as fault:
-            self._failure = _Failure(monotonic(), fault)
+            self._failure = monotonic(), fault
             raise
         read_at = monotonic()
         told = {row["datname"]: _figures(row) for row in rows if row["size_bytes"] is not None}
@@ -275,7 +253,6 @@ def _is_fresh(at: float) -> bool:
 
 @asynccontextmanager
 async def _answering_within(seconds: float) -> AsyncIterator[None]:
-    """Give up after so many seconds."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -285,7 +262,6 @@ async def _answering_within(seconds: float) -> AsyncIterator[None]:
 
 
 def _refused_visit(fault: DatabaseFaultError, database: str) -> DatabaseFaultError:
-    """What a fault means that a session in a database has met."""
     if fault.sqlstate == INSUFFICIENT_PRIVILEGE:
         grant = f"GRANT CONNECT ON DATABASE {quoted(database)} TO the role of ODS_MASTER_DSN"
         return rights_fault([grant])
