@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 import asyncpg
 
@@ -18,7 +17,9 @@ from ods.databases.remains import require_no_staging, require_no_version, what_i
 from ods.databases.server import Server
 from ods.databases.snapshots import SnapshotMark
 from ods.databases.statements import fetch_row, fetch_value, server_clock
+from ods.registry.backups.rows import without_zone
 from ods.registry.instances.naming import is_reset_name, is_trash_name
+from ods.registry.instances.versions import ReplacedDatabase
 
 _INSPECT = """
 SELECT pg_get_userbyid(datdba) AS owner, pg_has_role(datdba, 'USAGE') AS manageable,
@@ -156,30 +157,23 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
     return marked
 
 
-@dataclass(frozen=True)
-class InTrash:
-    """A database in the trash by its comment, and since when."""
-
-    name: str
-    owner: Owner
-    since: datetime
-
-
-async def replaced_databases(session: asyncpg.Connection, owner: Owner, database: str) -> list[InTrash]:
+async def replaced_databases(
+    session: asyncpg.Connection, owner: Owner, database: str
+) -> list[ReplacedDatabase]:
     """What resets of the instance have put into the trash by the comments, the earliest first.
 
     Open and half-dropped ones are left out, and so is the owner's own `database`.
     """
     replaced = []
     for name, row in (await find(session, owner)).items():
-        marked = row.marked
-        closed = not row.is_open and not row.is_invalid
-        if name == database or not is_trash_name(name) or not closed or marked is None:
+        marked, since = row.marked, trashed_at(row.comment)
+        closed = is_trash_name(name) and not row.is_open and not row.is_invalid
+        if name == database or not closed or marked is None or since is None:
             continue
-        is_other = owner.shares_instance(marked) and marked.database_id != owner.database_id
-        if is_other and (since := trashed_at(row.comment)) is not None:
-            replaced.append(InTrash(name, marked, since))
-    return sorted(replaced, key=lambda one: (one.since, one.owner.number))
+        if owner.shares_instance(marked) and marked.database_id != owner.database_id:
+            about = (marked.number, str(marked.revision), marked.database_id, marked.template_generation)
+            replaced.append(ReplacedDatabase(name, *about, without_zone(since)))
+    return sorted(replaced, key=lambda one: (one.replaced_at, one.number))
 
 
 async def owner_of(session: asyncpg.Connection, database: str) -> Owner | None:

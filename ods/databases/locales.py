@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import asyncpg
@@ -30,13 +29,11 @@ WHERE datcollversion IS NOT NULL AND datcollversion IS DISTINCT FROM pg_database
       AND datconnlimit <> $1
 ORDER BY datname
 """
-_CLAUSES: Mapping[_Provider, str] = MappingProxyType(
-    {
-        "libc": "LOCALE_PROVIDER libc",
-        "icu": "LOCALE_PROVIDER icu ICU_LOCALE %4$L",
-        "builtin": "LOCALE_PROVIDER builtin BUILTIN_LOCALE %4$L",
-    }
-)
+_CLAUSES: Mapping[_Provider, str] = {
+    "libc": "LOCALE_PROVIDER libc",
+    "icu": "LOCALE_PROVIDER icu ICU_LOCALE %4$L",
+    "builtin": "LOCALE_PROVIDER builtin BUILTIN_LOCALE %4$L",
+}
 _REFUSALS = ("0A000", "22023", "42704", "42809", "42P17")
 """SQLSTATEs for an encoding, provider or locale that PostgreSQL does not know."""
 

@@ -96,9 +96,19 @@ class TemplateSizes:
         state = await spares.fingerprint(session, template)
         known_state, size = self._known.get(template, (None, 0))
         if state is None or state != known_state:
-            size = await _template_size(session, template)
+            size = await self._read(session, template)
             if state is not None:
                 self._known[template] = state, size
+        return size
+
+    async def _read(self, session: asyncpg.Connection, template: str) -> int:
+        reasons = {
+            INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not read the template '{template}'."
+            " Grant it CONNECT on that database, then retry."
+        }
+        if (size := await size_of(session, template, reasons)) is None:
+            words = f"The template database '{template}' does not exist. Create it, then retry."
+            raise DatabaseFaultError(words)
         return size
 
 
@@ -242,16 +252,6 @@ async def publish_made(
         # Another session has made a database of that name while the clone ran.
         await drop_staging(session, request.owner)
         raise NotOursError(request.database) from None
-
-
-async def _template_size(session: asyncpg.Connection, template: str) -> int:
-    reasons = {
-        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not read the template '{template}'. Grant it"
-        " CONNECT on that database, then retry."
-    }
-    if (size := await size_of(session, template, reasons)) is None:
-        raise DatabaseFaultError(f"The template database '{template}' does not exist. Create it, then retry.")
-    return size
 
 
 async def size_of(

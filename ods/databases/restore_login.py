@@ -8,7 +8,6 @@ what was made: code that runs as a login could change the login's password, and 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Self
 
 import asyncpg
@@ -82,7 +81,7 @@ _REFUSED = (
     " database may have set. Nothing that was restored is used. Have a superuser set the password again, then"
     " retry."
 )
-NOT_ADMITTED: Mapping[str, str] = MappingProxyType(dict.fromkeys(("28000", "28P01"), _REFUSED))
+NOT_ADMITTED: Mapping[str, str] = dict.fromkeys(("28000", "28P01"), _REFUSED)
 """SQLSTATEs of a login that the server refuses, and what that means."""
 _CONNECT_TIMEOUT = 10
 _BATCH = 50

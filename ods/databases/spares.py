@@ -129,15 +129,16 @@ async def list_spares(
     """The spares of an installation, and the states of these templates, at one moment."""
     prefix = private_prefix(SPARE_PREFIX, installation)
     rows = await fetch_rows(session, _ROWS, prefix, list(templates))
-    spares = [row for row in rows if row["datname"].startswith(prefix)]
-    return SpareList(
-        spares=[_spare(row) for row in spares if _is_ours(row, installation)],
-        states={
-            row["datname"]: Fingerprint(row["oid"], row["xmin"])
-            for row in rows
-            if row["datname"] in templates and not row["datallowconn"]
-        },
-    )
+    spares, states = [], {}
+    for row in rows:
+        name, comment, mark = row["datname"], row["comment"], SpareMark.read(row["comment"])
+        is_ours = mark is None or mark.installation == installation
+        if name.startswith(prefix) and is_spare(name, comment) and is_ours:
+            invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
+            spares.append(Spare(name, None if invalid else mark, invalid))
+        if name in templates and not row["datallowconn"]:
+            states[name] = Fingerprint(row["oid"], row["xmin"])
+    return SpareList(spares, states)
 
 
 async def fingerprint(session: asyncpg.Connection, template: str) -> Fingerprint | None:
@@ -159,14 +160,3 @@ async def locked(session: asyncpg.Connection, key: str) -> AsyncIterator[bool]:
         if acquired:
             with suppress(DatabaseFaultError):  # the session has ended, and with it the lock
                 await fetch_value(session, _UNLOCK, key)
-
-
-def _is_ours(row: asyncpg.Record, installation: str) -> bool:
-    """Whether it is a spare of this installation: what has another comment is left alone."""
-    mark = SpareMark.read(row["comment"])
-    return is_spare(row["datname"], row["comment"]) and (mark is None or mark.installation == installation)
-
-
-def _spare(row: asyncpg.Record) -> Spare:
-    invalid = row["datconnlimit"] == INVALID_CONNECTION_LIMIT
-    return Spare(row["datname"], None if invalid else SpareMark.read(row["comment"]), invalid)

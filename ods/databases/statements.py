@@ -6,14 +6,13 @@ the general reason of the SQLSTATE is given (`ods/databases/errors.py`).
 
 from collections.abc import Mapping
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 
 import asyncpg
 
 from ods.databases.errors import translate_postgres_errors
 
-NO_REASONS: Mapping[str, str] = MappingProxyType({})
+NO_REASONS: Mapping[str, str] = {}
 
 
 async def execute(

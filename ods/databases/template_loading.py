@@ -288,7 +288,11 @@ class TemplateLoad:
                 await self._exchange(mark, loaded)
             except DatabaseFaultError as fault:
                 if ends_sessions(fault.sqlstate):
-                    raise _outcome_unknown(fault) from None
+                    raise DatabaseFaultError(
+                        f"{fault.reason} It may have published the template before: `ods template list` shows"
+                        " when the one in place was loaded.",
+                        sqlstate=fault.sqlstate,
+                    ) from None
                 if fault.sqlstate not in _BUSY or monotonic() > deadline:
                     raise
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -299,6 +303,10 @@ class TemplateLoad:
     async def _exchange(self, mark: TemplateMark, loaded: int) -> None:
         """Exchange the names in one transaction, which holds its locks for a moment only."""
         target, old, replaced = self._target, self._old, new_private_name(self._target.installation)
+        of_old: tuple[str, ...] = ()
+        if old is not None:
+            access = await access_statements(self._session, target.database, self.database)
+            of_old = old.state, old.comment or "", access
         left = TemplateMark(
             mark.installation, mark.template, TemplateState.REPLACED, generation=old.generation if old else 0
         )
@@ -317,15 +325,10 @@ class TemplateLoad:
             mark.comment,
             left.comment,
             json.dumps(expected),
-            *(await self._of_old(old) if old else ()),
+            *of_old,
             reasons=dict.fromkeys(_CHANGED, changed) | dict.fromkeys(_BUSY, busy),
         )
         self.kept = replaced if old and not old.generation else None
-
-    async def _of_old(self, old: Replaced) -> tuple[str, str, str]:
-        """State and comment that the replaced database must have, and what gives ours its access."""
-        access = await access_statements(self._session, self._target.database, self.database)
-        return old.state, old.comment or "", access
 
     async def _close(self) -> None:
         await execute(self._session, "ALTER DATABASE %I ALLOW_CONNECTIONS false", self.database)
@@ -334,14 +337,6 @@ class TemplateLoad:
             if monotonic() > deadline:
                 raise DatabaseFaultError("Sessions stay on the new template. Nothing was replaced.")
             await asyncio.sleep(0.05)
-
-
-def _outcome_unknown(fault: DatabaseFaultError) -> DatabaseFaultError:
-    return DatabaseFaultError(
-        f"{fault.reason} It may have published the template before: `ods template list` shows when the one in"
-        " place was loaded.",
-        sqlstate=fault.sqlstate,
-    )
 
 
 @asynccontextmanager

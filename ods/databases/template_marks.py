@@ -125,6 +125,12 @@ class TemplateMark:
                 )
         return None
 
+    @classmethod
+    def of_template(cls, comment: str | None) -> Self | None:
+        """The same of a database that has its template's name; None of any other."""
+        mark = cls.read(comment)
+        return mark if mark and mark.state is TemplateState.PUBLISHED else None
+
 
 def generation_in(value: object) -> int | None:
     """The generation in a comment; None if no registry could store it."""
@@ -184,9 +190,8 @@ async def generation_copied(
 
 
 def _generation(row: asyncpg.Record) -> Generation:
-    mark = TemplateMark.read(row["comment"])
-    is_known = mark is not None and mark.state is TemplateState.PUBLISHED
-    return Generation(row["oid"], mark.generation if mark and is_known else None)
+    mark = TemplateMark.of_template(row["comment"])
+    return Generation(row["oid"], mark.generation if mark else None)
 
 
 async def read_contents(session: asyncpg.Connection) -> Contents:

@@ -8,7 +8,7 @@ who has made it by hand may still need it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
@@ -129,24 +129,19 @@ class TemplateInspector:
         if row is None:
             words = f"The database does not exist. Load it: `ods template load {template} FILE`."
             return TemplateReport(template, database, obstacle=words)
-        report = TemplateReport(
+        contents = await self._contents(database) if row["datallowconn"] else None
+        mark = TemplateMark.of_template(row["comment"])
+        return TemplateReport(
             template,
             database,
             size_bytes=row["size_bytes"],
             open=row["datallowconn"],
             sessions=row["sessions"],
             spares=len(listed.ready(database)),
-            contents=await self._contents(database) if row["datallowconn"] else None,
+            generation=mark.generation if mark else None,
+            loaded_at=mark.loaded_at if mark else None,
+            contents=contents or (mark.contents if mark else None),
             obstacle=_obstacle(row),
-        )
-        mark = TemplateMark.read(row["comment"])
-        if mark is None or mark.state is not TemplateState.PUBLISHED:
-            return report
-        return replace(
-            report,
-            generation=mark.generation,
-            loaded_at=mark.loaded_at,
-            contents=report.contents or mark.contents,
         )
 
     async def _contents(self, database: str) -> Contents | None:

@@ -19,10 +19,8 @@ from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import leave_to_job
 from ods.model.operations import InstanceStatus
 from ods.model.revisions import KnownRevisions, Revision, RevisionState
-from ods.registry.backups.rows import without_zone
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
 from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
-from ods.registry.instances.versions import ReplacedDatabase
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError
 from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
 from ods.tenants.drift.own_databases import listed, not_exchanged, of_instance
@@ -223,19 +221,7 @@ class DatabaseAdoption:
             row.request = request
         known = {version.database_name for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, await self._owner(row), database)
-        await self._tenant.adoptions.keep_replaced(
-            row,
-            [
-                ReplacedDatabase(
-                    *(one.name, one.owner.number, str(one.owner.revision)),
-                    one.owner.database_id,
-                    one.owner.template_generation,
-                    without_zone(one.since),
-                )
-                for one in replaced
-            ],
-            known,
-        )
+        await self._tenant.adoptions.keep_replaced(row, replaced, known)
         return candidate
 
     async def _instance(
