@@ -87,23 +87,18 @@ def parse_locale(fields: Any) -> Locale:  # noqa: ANN401 - of JSON
     return _ADAPTER.validate_python(fields)
 
 
-async def create_empty(
-    session: asyncpg.Connection, database: str, locale: Locale | None, options: str = ""
-) -> None:
-    """Make an empty database, with the server's locale unless one is given.
-
-    The `options` are more clauses of `CREATE DATABASE`, with a space before them.
-    """
-    clauses, names, reasons = "", [database], {}
-    if locale is not None:
-        clauses = f" ENCODING %2$L LC_COLLATE %3$L LC_CTYPE %5$L {_CLAUSES[locale.provider]}"
-        clauses += " ICU_RULES %6$L" if locale.rules else ""
-        names += [locale.encoding, locale.collate, locale.name or "", locale.ctype, locale.rules or ""]
-        reasons = dict.fromkeys(
-            _REFUSALS,
-            f"The PostgreSQL server refuses the encoding and locale of the database ({locale.in_words})."
-            " Install the locale there, then retry.",
-        )
+async def create_empty(session: asyncpg.Connection, database: str, locale: Locale, options: str) -> None:
+    """Make an empty database; `options` are more clauses of `CREATE DATABASE`, with a space before them."""
+    clauses = f" ENCODING %2$L LC_COLLATE %3$L LC_CTYPE %5$L {_CLAUSES[locale.provider]}"
+    clauses += " ICU_RULES %6$L" if locale.rules else ""
+    reasons = dict.fromkeys(
+        _REFUSALS,
+        f"The PostgreSQL server refuses the encoding and locale of the database ({locale.in_words})."
+        " Install the locale there, then retry.",
+    )
     await execute(
-        session, f"CREATE DATABASE %1$I TEMPLATE template0{clauses}{options}", *names, reasons=reasons
+        session,
+        f"CREATE DATABASE %1$I TEMPLATE template0{clauses}{options}",
+        *(database, locale.encoding, locale.collate, locale.name or "", locale.ctype, locale.rules or ""),
+        reasons=reasons,
     )

@@ -35,14 +35,13 @@ _OPEN = "REVOKE ALL ON DATABASE %1$I FROM PUBLIC; ALTER DATABASE %1$I ALLOW_CONN
 
 @asynccontextmanager
 async def scratch_database(
-    server: Server, installation: str, subject: uuid.UUID, locale: Locale | None = None
+    server: Server, installation: str, subject: uuid.UUID, locale: Locale
 ) -> AsyncIterator[str]:
     """The name of an empty database, to which only the service's role may connect; dropped after the body.
 
     Args:
         subject: what it is made for; its first half is in the name. An earlier use for it is ended, with its
             programs: uses that may go on at the same time need different subjects.
-        locale: its encoding and locale; None for those of the server.
     """
     name = _name(installation, subject)
     async with server.locked(name) as session:

@@ -12,6 +12,7 @@ from ods.backups.snapshots import Database
 from ods.databases.change_sign import is_quiet, read_sign
 from ods.databases.education_organizations import Address, education_organizations, reading
 from ods.databases.inner_rights import give_rights, read_rights
+from ods.databases.locales import read_locale
 from ods.databases.ownership import Owner
 from ods.databases.scratch import scratch_database
 from ods.databases.server import Server
@@ -145,7 +146,9 @@ async def test_other_roles_cannot_connect_where_a_backup_is_restored_to_be_verif
     server: Server, reader: str
 ) -> None:
     """A function of theirs that runs with the rights of its owner belongs to the service there."""
-    async with scratch_database(server, str(uuid.uuid4()), uuid.uuid4()) as name:
+    async with server.session() as session:
+        locale = await read_locale(session, "postgres")
+    async with scratch_database(server, str(uuid.uuid4()), uuid.uuid4(), locale) as name:
         async with server.connected(name) as inside:
             await execute(inside, "CREATE TABLE public.restored (id int)")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
