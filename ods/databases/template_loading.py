@@ -27,6 +27,7 @@ from ods.databases.constants import (
     QUERY_CANCELED,
     UNDEFINED_DATABASE,
 )
+from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError, translate_postgres_errors
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import size_of
@@ -43,7 +44,7 @@ from ods.databases.template_marks import (
     new_private_name,
     read_contents,
 )
-from ods.databases.templates import remove_leftovers, remove_private
+from ods.databases.templates import remove_leftovers
 from ods.registry.storage.connecting import ends_sessions
 
 _FIRST_OWN_OID = 16384
@@ -358,4 +359,4 @@ async def loading(server: Server, target: LoadTarget) -> AsyncIterator[TemplateL
             finally:
                 if not load.is_published:
                     with suppress(DatabaseFaultError):  # the reconcile pass or the next load removes it
-                        await remove_private(session, load.database, template=False, invalid=False)
+                        await drop_database(session, load.database, invalid=False)

@@ -175,10 +175,8 @@ async def list_leftovers(
     session: asyncpg.Connection, installation: str, needed: Collection[str]
 ) -> list[TemplateLeftover]:
     """What loads of this installation have left, or work on now; by name, without those that are `needed`."""
-    rows = await _private_databases(session, installation)
-    marks = {
-        row["datname"]: TemplateMark.read(row["comment"]) for row in rows if row["datname"] not in needed
-    }
+    rows = await _private_databases(session, installation, needed)
+    marks = {row["datname"]: TemplateMark.read(row["comment"]) for row in rows}
     return [
         TemplateLeftover(name, mark.template, mark.state, mark.generation) if mark else TemplateLeftover(name)
         for name, mark in sorted(marks.items())
@@ -193,38 +191,29 @@ async def remove_leftovers(
     Args:
         needed: names of databases that are never removed, such as those of the templates.
     """
-    return [
-        row["datname"]
-        for row in await _private_databases(session, installation)
-        if row["datname"] not in needed and await _removed(session, installation, row)
-    ]
+    rows = await _private_databases(session, installation, needed)
+    return [row["datname"] for row in rows if await _removed(session, installation, row)]
 
 
-async def remove_private(
-    session: asyncpg.Connection, database: str, *, template: bool, invalid: bool
-) -> None:
-    """Drop a database that a load has made or replaced; the caller holds the lock of its name."""
-    if template:
-        await execute(session, "ALTER DATABASE %I IS_TEMPLATE false", database)
-    await drop_database(session, database, invalid=invalid)
-
-
-async def _private_databases(session: asyncpg.Connection, installation: str) -> list[asyncpg.Record]:
+async def _private_databases(
+    session: asyncpg.Connection, installation: str, needed: Collection[str] = ()
+) -> list[asyncpg.Record]:
     prefix = private_prefix(TEMPLATE_PREFIX, installation)
     rows = await fetch_rows(session, _PRIVATE, prefix, INVALID_CONNECTION_LIMIT, _ALLOWANCE_BYTES)
-    return [row for row in rows if is_private(row["datname"])]
+    return [row for row in rows if is_private(row["datname"]) and row["datname"] not in needed]
 
 
 async def _removed(session: asyncpg.Connection, installation: str, row: asyncpg.Record) -> bool:
-    async with spares.locked(session, row["datname"]) as acquired:
+    database = row["datname"]
+    async with spares.locked(session, database) as acquired:
         # Before the lock was acquired, another session may have published or removed it.
         is_as_found = acquired and row in await _private_databases(session, installation)
         if not (is_as_found and await _may_go(session, installation, row)):
             return False
         try:
-            await remove_private(
-                session, row["datname"], template=row["datistemplate"], invalid=row["invalid"]
-            )
+            if row["datistemplate"]:
+                await execute(session, "ALTER DATABASE %I IS_TEMPLATE false", database)
+            await drop_database(session, database, invalid=row["invalid"])
         except DatabaseFaultError:
             return False  # a create may still copy it: that is not waited for
         return True
