@@ -160,7 +160,7 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
 async def replaced_databases(
     session: asyncpg.Connection, owner: Owner, database: str
 ) -> list[ReplacedDatabase]:
-    """What resets of the instance have put into the trash by the comments, the earliest first.
+    """By the comments, what resets of the instance have put into the trash, the earliest first.
 
     Open and half-dropped ones are left out, and so is the owner's own `database`.
     """

@@ -95,7 +95,7 @@ SELECT EXISTS (
 
 
 async def read_sign(session: asyncpg.Connection) -> str | None:
-    """The sign of the session's database; None if PostgreSQL hides the counters or a sequence.
+    """The sign of the session's database; None if PostgreSQL counts no changes, or hides a sequence.
 
     A sequence that another session has locked is an outage.
     """

@@ -144,7 +144,7 @@ async def find_backed_up(
 def require_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted: bool) -> None:
     """Refuse to drop what may have been the instance's, or may be all that is left of it.
 
-    Only what has a private name, and was never published by its comment, may go; and only while the
+    Only what has a private name, and, by its comment, was never published, may go; and only while the
     instance's own is there, unless the instance is `deleted`: another product may have dropped its own.
     """
     has_own = any(owner.owns(row.comment) for row in found.values())

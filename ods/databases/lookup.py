@@ -77,7 +77,7 @@ async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> Databa
 
 
 def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
-    """Which of `names`, the first of which decides, is the instance's database; None if it has none.
+    """Which of `names` is the instance's database, the first one first; None if it has none.
 
     Others that carry the mark as well, such as a copy that was set aside, are left alone.
     """

@@ -141,9 +141,10 @@ class Owner:
         return self.comment_at(datetime.now(UTC))
 
     def comment_at(self, time: datetime) -> str:
-        """The comment of its database, which is published or put into the trash at this `time`.
+        """The comment of its database, which is published or put into the trash.
 
-        Where a time in the trash is compared, that is with the server's clock.
+        Args:
+            time: when that is; by the clock of the server, with which times in the trash are compared.
 
         Raises:
             ValueError: it is put into the trash, and has no revision.

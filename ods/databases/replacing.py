@@ -112,10 +112,9 @@ async def require_current(session: asyncpg.Connection, exchange: Exchange) -> No
 
 
 async def take_place(server: Server, session: asyncpg.Connection, exchange: Exchange) -> Owner | None:
-    """Exchange the databases, unless that is done, and end the sessions on the instance's database.
+    """Exchange the databases, unless that is done; the sessions on both are ended.
 
-    Returns:
-        What the comment of the one that has taken the place said before it got this attempt's revision.
+    Returns what the comment of the one that has taken the place says.
     """
     found = await _found(session, exchange)
     match _stage(found, exchange):

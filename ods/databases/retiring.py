@@ -71,8 +71,9 @@ async def retire(
     put_back = job.put_back or (before is not None and before.put_back)
     marked = owner_to_mark(replace(owner, trashed_name=left, put_back=put_back), found[database])
     registered, now = job.names[0], await server_clock(session)
-    # From now on, the registry leads the ODS/API to no name of it. Names that it has left by the registry may
-    # still be in a cache when it comes back: their time begins now, unless a worker has written it before.
+    # The registry's name is free at once, even if a rename had begun to leave it: the ODS/API is led to this
+    # database no more. Names that it left before may still be in a cache when it comes back: their time
+    # begins now, unless a worker has recorded it.
     marked = replace(marked, left=recorded(marked.left, registered, registered, now))
     comment = marked.comment_at(now)
     await change_name(server, session, found[database], job.trash, CLOSE, MARK, comment=comment)

@@ -61,7 +61,7 @@ _CLOSED = 'copy the instance closed ("mode": "closed").'
 async def missing_on_server(
     session: asyncpg.Connection, templates: Iterable[str], groups: Iterable[str] = ()
 ) -> list[str]:
-    """The statements that give the session's role what it lacks, also as a member of the roles `groups`."""
+    """The statements that give the session's role what it lacks, membership in `groups` included."""
     with translate_postgres_errors({}):
         database = await session.fetchval("SELECT current_database()")
         return await missing_grants(session, server_needs(database, templates, groups))
