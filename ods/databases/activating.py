@@ -11,8 +11,8 @@ import asyncpg
 from ods.databases.changing import MARK, OPEN, change_name, is_marked, owner_to_mark
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.left_names import back, leaving, require_not_left, require_not_taken
-from ods.databases.lookup import FoundDatabase, choose, elsewhere, find, refusal, two_carriers
-from ods.databases.ownership import KnownOwner, LeftName, trashed_at
+from ods.databases.lookup import choose, elsewhere, find, refusal, two_carriers
+from ods.databases.ownership import KnownOwner, trashed_at
 from ods.databases.remains import version_in, what_is_left
 from ods.databases.server import Server
 from ods.databases.statements import server_clock
@@ -44,22 +44,23 @@ async def rename(
             f"The instance's database does not exist, so there is none to rename. {way_back} Then retry."
         )
     marked = owner_to_mark(owner, found[database])
-    left = leaving(marked.left, current)
+    left, guards = leaving(marked.left, current), []
     if database == target:
         has_left = current == target or left[-1] in marked.left
-        if not (has_left and is_marked(found[target], owner)):
-            left = marked.left if current == target else left
-            await _rename(server, session, owner, found[target], target, left)
-        return
-    if target in found:
+        if has_left and is_marked(found[target], owner):
+            return
+        left = marked.left if current == target else left
+    elif target in found:
         raise DisagreementError(
             target,
             f"Both '{current}' and '{target}' carry the mark of this instance. Nothing was renamed. Remove"
             " the comment of the one that is not the instance's (COMMENT ON DATABASE … IS NULL) and give it"
             " another name, then retry.",
         )
-    not_left = await require_not_left(session, owner, target)
-    await _rename(server, session, owner, found[current], target, left, not_left)
+    else:
+        guards = [await require_not_left(session, owner, target)]
+    comment = replace(marked, left=left).comment_at(await server_clock(session))
+    await change_name(server, session, found[database], target, MARK, guards=guards, comment=comment)
 
 
 async def rename_back(
@@ -75,24 +76,11 @@ async def rename_back(
         return
     if database in found:
         raise refusal(found[database], owner)
-    owner = owner.as_confirmed()
+    marked = owner_to_mark(owner.as_confirmed(), found[target])
     # If the registry was restored, it may have led clients to the name that is left now.
-    left = leaving(back(owner_to_mark(owner, found[target]).left, database), target)
-    await _rename(server, session, owner, found[target], database, left)
-
-
-async def _rename(  # noqa: PLR0913, PLR0917 - what becomes of a database
-    server: Server,
-    session: asyncpg.Connection,
-    owner: KnownOwner,
-    found: FoundDatabase,
-    target: str,
-    left: tuple[LeftName, ...],
-    *guards: str,
-) -> None:
-    marked = replace(owner_to_mark(owner, found), left=left)
-    comment = marked.comment_at(await server_clock(session))
-    await change_name(server, session, found, target, MARK, guards=guards, comment=comment)
+    left = leaving(back(marked.left, database), target)
+    comment = replace(marked, left=left).comment_at(await server_clock(session))
+    await change_name(server, session, found[target], database, MARK, comment=comment)
 
 
 async def take_out(  # noqa: PLR0913 - what becomes of a database

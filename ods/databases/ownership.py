@@ -36,12 +36,11 @@ def _time(value: object) -> datetime:
     return at
 
 
-def _as_time(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.tzinfo else None
+def _as_time(value: Any) -> datetime | None:  # noqa: ANN401 - of JSON
+    with suppress(ValueError, TypeError):
+        at = datetime.fromisoformat(value)
+        return at if at.tzinfo else None
+    return None
 
 
 _Uuid = Annotated[str, AfterValidator(lambda text: str(uuid.UUID(text)))]

@@ -187,10 +187,9 @@ class SparePool:
     ) -> tuple[SpareList, Mapping[str, Sequence[Spare | None]]]:
         """The spares that there are, and the slots that the limits allow."""
         listed = await self._list(session)
-        sizes = {template: await self._size(session, template) for template in self._templates}
-        return listed, allot(
-            listed, {name: size for name, size in sizes.items() if size is not None}, self._limits
-        )
+        read = [(template, await self._size(session, template)) for template in self._templates]
+        sizes = {template: size for template, size in read if size is not None}
+        return listed, allot(listed, sizes, self._limits)
 
     async def _size(self, session: asyncpg.Connection, template: str) -> int | None:
         """The template's size; None if it is missing or may not be read: then there are no spares of it."""

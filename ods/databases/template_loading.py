@@ -231,16 +231,11 @@ class TemplateLoad:
 
     async def create(self) -> None:
         """Make the private database: closed, until its comment says what it is."""
+        session, database = self._session, self.database
         mark = TemplateMark(self._target.installation, self._target.template, TemplateState.LOADING)
-        await execute(
-            self._session, "CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false", self.database
-        )
-        await execute(
-            self._session,
-            "COMMENT ON DATABASE %1$I IS %2$L; ALTER DATABASE %1$I ALLOW_CONNECTIONS true",
-            self.database,
-            mark.comment,
-        )
+        await execute(session, "CREATE DATABASE %I TEMPLATE template0 ALLOW_CONNECTIONS false", database)
+        marking = "COMMENT ON DATABASE %1$I IS %2$L; ALTER DATABASE %1$I ALLOW_CONNECTIONS true"
+        await execute(session, marking, database, mark.comment)
 
     async def check(self) -> Contents:
         """Require that the filled database opens and is one that the ODS/API can use."""
