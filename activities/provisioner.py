@@ -14,7 +14,6 @@ from ods.backups.restoring import restore
 from ods.backups.snapshots import Database
 from ods.databases import provisioning
 from ods.databases.analysis import analyze
-from ods.databases.changing import end_sessions
 from ods.databases.constants import DISK_FULL
 from ods.databases.copying import Source, copy_closed, create_like, provision_copy
 from ods.databases.errors import DatabaseFaultError
@@ -130,9 +129,7 @@ class Provisioner:
         with phase("clone"):
             await create_like(session, request.template, staging, locale_of(manifest))
             await work.done(restore_contents())
-        await end_sessions(session, staging)
-        await provisioning.publish_made(session, request, staging, None)
-        return ProvisionedDatabase(await provisioning.size_of(session, request.database) or 0, None)
+        return await provisioning.publish_filled(session, request, None)
 
     async def _stored(self, backup_id: str) -> Backup:
         try:

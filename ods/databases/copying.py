@@ -24,7 +24,7 @@ from ods.databases.provisioning import (
     ProvisionedDatabase,
     already_made,
     copy_files,
-    publish_made,
+    publish_filled,
     size_of,
 )
 from ods.databases.server import Server
@@ -77,17 +77,14 @@ async def provision_copy(
         return made
     found = await _found(session, source)
     await make_staging()
-    staging = request.owner.staging_name
     if await _found(session, source) != found:
         await drop_staging(session, request.owner)
         raise DatabaseFaultError(
             f"Another database was named '{source.database}' while it was copied: nothing was published.",
             retryable=True,
         )
-    await end_sessions(session, staging)
     _, generation = found
-    await publish_made(session, request, staging, generation)
-    return ProvisionedDatabase(await size_of(session, request.database) or 0, generation)
+    return await publish_filled(session, request, generation)
 
 
 async def copy_closed(server: Server, session: asyncpg.Connection, request: CloneRequest) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 
 from ods.databases import spares
-from ods.databases.changing import is_marked, mark_anew
+from ods.databases.changing import end_sessions, is_marked, mark_anew
 from ods.databases.constants import (
     DIVISION_BY_ZERO,
     INSUFFICIENT_PRIVILEGE,
@@ -252,6 +252,15 @@ async def publish_made(
         # Another session has made a database of that name while the clone ran.
         await drop_staging(session, request.owner)
         raise NotOursError(request.database) from None
+
+
+async def publish_filled(
+    session: asyncpg.Connection, request: CloneRequest, generation: int | None
+) -> ProvisionedDatabase:
+    """Publish a staging database that was filled; sessions that still are on it are ended."""
+    await end_sessions(session, request.owner.staging_name)
+    await publish_made(session, request, request.owner.staging_name, generation)
+    return ProvisionedDatabase(await size_of(session, request.database) or 0, generation)
 
 
 async def size_of(
