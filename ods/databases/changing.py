@@ -107,10 +107,16 @@ def renaming_reasons(database: str) -> Mapping[str, str]:
     """Why a database cannot be renamed, by SQLSTATE."""
     return {
         OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
-        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not rename the database"
-        f" '{database}' or end the sessions on it. Make it the owner and grant it CREATEDB and"
-        " pg_signal_backend; close the sessions of superusers by hand. Then retry.",
+        INSUFFICIENT_PRIVILEGE: no_right("rename", database, "CREATEDB and pg_signal_backend"),
     }
+
+
+def no_right(doing: str, database: str, needed: str = "pg_signal_backend") -> str:
+    """Why a step on a database, which ends the sessions on it, is refused for a missing right."""
+    return (
+        f"The role of ODS_MASTER_DSN may not {doing} the database '{database}' or end the sessions on it."
+        f" Make it the owner and grant it {needed}; close the sessions of superusers by hand. Then retry."
+    )
 
 
 async def end_sessions(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ods.databases.changing import end_sessions, end_sessions_until_done
+from ods.databases.changing import end_sessions, end_sessions_until_done, no_right
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from ods.databases.dropping import drop_staging
 from ods.databases.errors import DatabaseFaultError
@@ -93,9 +93,7 @@ async def copy_closed(server: Server, session: asyncpg.Connection, request: Clon
     reasons = {
         OBJECT_IN_USE: f"Sessions on the database '{source}' do not end. Close them, or copy it online; then"
         " retry.",
-        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not copy the database '{source}' or end the"
-        " sessions on it. Make it the owner and grant it CREATEDB and pg_signal_backend; close the sessions"
-        " of superusers by hand. Then retry.",
+        INSUFFICIENT_PRIVILEGE: no_right("copy", source, "CREATEDB and pg_signal_backend"),
     }
     size = await size_of(session, source) or 0
     async with server.session() as other, name_holder(other, source):

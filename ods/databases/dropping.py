@@ -10,7 +10,7 @@ from time import monotonic
 
 import asyncpg
 
-from ods.databases.changing import CLOSE, OPEN, change, end_all
+from ods.databases.changing import CLOSE, OPEN, change, end_all, no_right
 from ods.databases.constants import (
     INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
@@ -170,9 +170,7 @@ async def drop_found(
 def _reasons(database: str) -> Mapping[str, str]:
     return {
         OBJECT_IN_USE: f"Sessions on the database '{database}' do not end. Close them, then retry.",
-        INSUFFICIENT_PRIVILEGE: "The role of ODS_MASTER_DSN may not remove the database"
-        f" '{database}' or end the sessions on it. Make it the owner and grant it pg_signal_backend; close"
-        " the sessions of superusers by hand. Then retry.",
+        INSUFFICIENT_PRIVILEGE: no_right("remove", database),
         WRONG_OBJECT_TYPE: f"The database '{database}' is marked as a template. If it is not needed as one:"
         f' ALTER DATABASE "{database}" IS_TEMPLATE false. Then retry.',
     }

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import asyncpg
 
-from ods.databases.changing import CLOSE, MARK, OPEN, change, end_all, end_sessions
+from ods.databases.changing import CLOSE, MARK, OPEN, change, end_all, end_sessions, no_right
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.droppable import find_backed_up, find_in_trash
 from ods.databases.dropping import drop_found
@@ -62,11 +62,7 @@ async def close_opened(session: asyncpg.Connection, owner: Owner, trash: str) ->
     row = (await find(session, owner, trash)).get(trash)
     if row is None or not owner.owns(row.comment) or opened_by(row.comment) is None:
         return
-    reasons = {
-        INSUFFICIENT_PRIVILEGE: f"The role of ODS_MASTER_DSN may not close the database '{trash}' or end the"
-        " sessions on it. Make it the owner and grant it pg_signal_backend; close the sessions of superusers"
-        " by hand. Then retry."
-    }
+    reasons = {INSUFFICIENT_PRIVILEGE: no_right("close", trash)}
     if row.is_open:
         await change(session, trash, row.oid, CLOSE, reasons=reasons)
     ending = partial(end_sessions, session, trash, reasons=reasons)
