@@ -69,11 +69,9 @@ from ods.tenants.tenant import Tenant, open_tenants
 from workflows.jobs import JOB_WORKFLOWS
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
-from workflows.record_sizes import RecordSizes
 from workflows.refill_spares import RefillSpares
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
-from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
+from workflows.scheduled_requests import RecordSizes, ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
 from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn, TypeVar
 
 from temporalio import workflow
@@ -48,14 +48,35 @@ _OUTAGE_TYPES = {OUTAGE, SLOT_MISSED, "WorkerShutdown", "ActivityPause", "Activi
 _OTHER_RELEASE = "OtherReleaseError"
 """Type of the cause if a worker cannot read the argument of a step: see `ods.temporal.strict_json`."""
 
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
 
+@dataclass(frozen=True)
+class _Outage:
+    """An outage that a job waits out: since when, how many tries have met it, and what is away."""
+
+    since: datetime
+    now: datetime
+    tries: int
+    reason: str
+    is_reportable: bool
+
+    @property
+    def lasted(self) -> timedelta:
+        return self.now - self.since
+
+
+def _continued(outage: _Outage | None, reason: str, now: datetime) -> _Outage:
+    """The outage after one more try has met it; reportable at its second try, and when the reason changes."""
+    if outage is None:
+        return _Outage(now, now, 1, reason, is_reportable=False)
+    is_reportable = outage.tries == 1 or reason != outage.reason
+    return _Outage(outage.since, now, outage.tries + 1, reason, is_reportable)
+
+
 class JobWorkflow(ABC):
-    """The life of a job; a subclass defines the work between its beginning and its end."""
+    """The workflow of a job; a subclass does the work between its beginning and its end."""
 
     @workflow.init
     def __init__(self, job: InstanceJob) -> None:
@@ -100,8 +121,8 @@ class JobWorkflow(ABC):
                 return await self._moved_on()
         except (ActivityError, asyncio.CancelledError) as error:
             # The step's last try may have failed for another reason while the workflow was cancelled.
-            was_cancelled = is_cancelled_exception(error) or workflow.cancellation_reason() is not None
-            self._cancelled = self._cancelled or was_cancelled
+            if is_cancelled_exception(error) or workflow.cancellation_reason() is not None:
+                self._cancelled = True
             if self._cancelled and not _is_final(error):  # an outage would have a delete tried again
                 return await self._give_up(_CANCELLED)
             return await self._give_up(_reason(error), outage=_is_outage(error))
@@ -142,19 +163,17 @@ class JobWorkflow(ABC):
     ) -> _Result:
         """Run an activity on the ODS server until it answers about the job; outages are waited out.
 
-        An answer that may change by itself uses up one of the job's attempts, any other ends the job; an
-        outage, or a worker that dies, uses up none. `retry` ends the pause between two tries.
+        An answer that may change by itself uses up one of the job's attempts; any other answer ends the job.
+        An outage, or a worker that dies, uses up none. The signal `retry` ends the pause between two tries.
 
-        Args:
-            activity: the step.
-            summary: what it does, for the Web UI.
-            options_of_try: the options of one try.
+        `summary` says for the Web UI what the step does; `options_of_try` gives the options of one try.
 
         Raises:
             ActivityError: the last attempt has failed, or an outage lasted longer than the policy allows.
         """
         policy = self.job.policy
-        answers, outage = 0, _Outage()
+        answers = 0
+        outage: _Outage | None = None
         while True:
             started = workflow.now()
             try:
@@ -166,30 +185,26 @@ class JobWorkflow(ABC):
                     raise
                 if _is_outage(error):
                     if workflow.now() - started > options.LONGEST_OUTAGE_TRY:
-                        outage = _Outage()
-                    outage = outage.continued(_reason(error), workflow.now())
+                        outage = None
+                    outage = _continued(outage, _reason(error), workflow.now())
                     if outage.lasted >= timedelta(seconds=policy.outage_timeout):
                         raise
                     await self._publish_outage(outage)
                     pause = options.pause_after(outage.tries)
                 else:
-                    answers, outage = answers + 1, _Outage()
+                    answers, outage = answers + 1, None
                     if answers >= policy.ddl_attempts:
                         raise
                     pause = options.pause_after(answers)
             # A try that was cancelled may have failed for another reason: the cancellation is still meant.
             self._cancelled = self._cancelled or workflow.cancellation_reason() is not None
             self._act_on_cancellation()
-            await self._pause(pause)
+            with suppress(TimeoutError):  # a `retry` ends the pause, also if it came during the try
+                await workflow.wait_condition(lambda: self._retry, timeout=pause)
+            self._retry = False
 
-    async def _pause(self, pause: timedelta) -> None:
-        """Wait until the next try; a `retry` that was signalled during the last try ends the pause, too."""
-        with suppress(TimeoutError):
-            await workflow.wait_condition(lambda: self._retry, timeout=pause)
-        self._retry = False
-
-    async def _publish_outage(self, outage: "_Outage") -> None:
-        """Publish what the job waits for: in the Web UI, and in the registry if the outage lasts."""
+    async def _publish_outage(self, outage: _Outage) -> None:
+        """Show in the Web UI what the job waits for; record it in the registry if the outage lasts."""
         until = outage.since + timedelta(seconds=self.job.policy.outage_timeout)
         self._set_details(
             self.job.rules.begin.target,
@@ -208,7 +223,7 @@ class JobWorkflow(ABC):
             )
 
     async def _begin(self) -> BeginResult:
-        """Move the instance to `InProgress`: within the workflow task if possible, or as an activity."""
+        """Move the instance to `InProgress`, within the workflow task if possible: that is faster."""
         with suppress(FailureError):
             return await self.run_to_completion(
                 workflow.execute_local_activity_method(
@@ -218,33 +233,29 @@ class JobWorkflow(ABC):
         return await self.record(StatusActivities.begin, self.job, "Take the instance")
 
     async def _give_up(self, reason: str, *, outage: bool = False) -> str:
-        # What was signalled until now was not meant for this failure.
-        self._retry = self._abandon = False
+        self._retry = self._abandon = False  # signals until now were not meant for this failure
         cancelled = self._cancelled
         failure = JobFailure(self.job, reason, outage, cancelled)
-        recorded = await self.record(StatusActivities.fail, failure, "Record the failure")
-        if not recorded:
+        if not await self.record(StatusActivities.fail, failure, "Record the failure"):
             return await self._moved_on()
         self._publish_status(
             (self.job.rules.cancel_running if cancelled else self.job.rules.fail).target,
             f"{reason}\n\nSignal `retry` when the cause is gone, or `abandon` to end this workflow.",
         )
+        undo = options.clean_up(self.job.policy, str(self.job.rules.undo).capitalize())
         try:
-            if await self.run_to_completion(self._clean_up()):
-                return await self._completed_after_all()
+            if await self.run_to_completion(
+                workflow.execute_activity_method(DatabaseActivities.compensate, self.job, **undo)
+            ):
+                self._publish_status(
+                    InstanceStatus.COMPLETED, "The job had failed after it had published the database."
+                )
+                await self._continue_as_handed_over()
+                return f"{self.job.job_id} is done: its database had been published."
         except ActivityError:
             workflow.logger.warning("What the failed job left behind could not be removed.")
         await self._wait_for_decision()
         raise ApplicationError(reason, type="JobFailed")
-
-    async def _clean_up(self) -> bool:
-        """Undo what the failed work has done; true if it turns out to be done."""
-        undo = str(self.job.rules.undo).capitalize()
-        return bool(
-            await workflow.execute_activity_method(
-                DatabaseActivities.compensate, self.job, **options.clean_up(self.job.policy, undo)
-            )
-        )
 
     async def _wait_for_decision(self) -> None:
         ends = workflow.now() + timedelta(seconds=self.job.policy.decision_window)
@@ -272,10 +283,10 @@ class JobWorkflow(ABC):
                 self._continue_as(attempt)
 
     async def _continue_as_handed_over(self) -> None:
-        """Continue as the job that was handed over, without a question: it begins if it is due.
+        """Continue as the job that was handed over, without asking the registry: it begins if it is due.
 
-        Of several, all but one were requested of a registry that was put back, or their signals came late:
-        then the registry is asked, as it is about an attempt at this very job.
+        The registry is asked if several jobs were handed over, or another attempt at this job: a registry was
+        put back, or signals came late.
         """
         match self._handed_over:
             case [job] if not job.is_attempt(self.job):
@@ -284,7 +295,7 @@ class JobWorkflow(ABC):
                 await self._continue_as_due()
 
     async def _continue_as_due(self) -> None:
-        """Continue as the job for which the instance waits, if it was handed over; forget the others."""
+        """Continue as the first job that was handed over and is due by the registry; forget the others."""
         while self._handed_over:
             job = self._handed_over.pop(0)
             if await self.record(StatusActivities.is_due, job, "Ask whether the next job is due"):
@@ -293,13 +304,6 @@ class JobWorkflow(ABC):
     def _act_on_cancellation(self) -> None:
         if self._cancelled:
             raise asyncio.CancelledError
-
-    async def _completed_after_all(self) -> str:
-        self._publish_status(
-            InstanceStatus.COMPLETED, "The job had failed after it had published the database."
-        )
-        await self._continue_as_handed_over()
-        return f"{self.job.job_id} is done: its database had been published."
 
     async def _moved_on(self) -> str:
         await self._continue_as_handed_over()
@@ -315,38 +319,15 @@ class JobWorkflow(ABC):
         )
 
     def _publish_status(self, status: InstanceStatus, details: str) -> None:
-        """Publish the status of the job in the search attributes and the current details."""
         workflow.upsert_search_attributes([search_attributes.STATUS.value_set(status)])
         self._set_details(status, details)
 
     def _set_details(self, status: str, details: str) -> None:
+        target = f" to **{self.job.new_name}**" if self.job.rules.renames else ""
         workflow.set_current_details(
-            f"**{status}**: {self.job.kind.name.lower()} instance **{self.job.name}**{self._target()}"
+            f"**{status}**: {self.job.kind.name.lower()} instance **{self.job.name}**{target}"
             f" (database `{self.job.database}`, template {self.job.template}).\n\n{details}"
         )
-
-    def _target(self) -> str:
-        return f" to **{self.job.new_name}**" if self.job.rules.renames else ""
-
-
-@dataclass(frozen=True)
-class _Outage:
-    """An outage whose end a job waits for: since when, how many tries have met it, and what is away."""
-
-    since: datetime = _NEVER
-    now: datetime = _NEVER
-    tries: int = 0
-    reason: str = ""
-    is_reportable: bool = False
-
-    @property
-    def lasted(self) -> timedelta:
-        return self.now - self.since
-
-    def continued(self, reason: str, now: datetime) -> "_Outage":
-        """The outage after one more try has met it; news at the second try, or if the reason has changed."""
-        is_reportable = self.tries == 1 or (self.tries > 1 and reason != self.reason)
-        return _Outage(self.since if self.tries else now, now, self.tries + 1, reason, is_reportable)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -356,10 +337,7 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _is_outage(error: BaseException) -> bool:
-    """Whether a step has failed without an answer about the job.
-
-    That is an outage, a worker that has died, or one of another release.
-    """
+    """Whether a step gave no answer about the job: an outage, a worker that died or has another release."""
     cause = error.cause if isinstance(error, ActivityError) else None
     if isinstance(cause, ApplicationError):
         return cause.type in _OUTAGE_TYPES or _is_of_other_release(cause)

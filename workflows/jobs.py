@@ -1,7 +1,10 @@
 """The workflows of jobs: what the job of each operation does between its beginning and its end.
 
-Temporal knows each by its own name, and wants `run` in the class itself; all else is that of `JobWorkflow`.
+Temporal knows each by its own name, and wants `run` in the class itself. `do_work` is what differs. Most
+activities on the server also try to record the end of the job; if they could not, `do_work` records it.
 """
+
+# ruff: noqa: ARG002, D102 - `__init__` gets the job before any signal; `JobWorkflow` explains `do_work`
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -30,15 +33,13 @@ with workflow.unsafe.imports_passed_through():
 
 @workflow.defn
 class CreateInstance(JobWorkflow):
-    """Provision a database of the job's origin, then make the ODS/API route to it."""
+    """Provision a database of the job's origin; then the ODS/API routes to it."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Provision the database, then record `Completed`, unless the first activity has done both."""
         job = self.job
         summary = f"{_making(job)} into {job.database}"
         made = await self.run_step(DatabaseActivities.provision, summary, options.making_try(job.origin))
@@ -65,12 +66,10 @@ class RenameInstance(JobWorkflow):
     """Rename the instance's database, then the instance and its ODS instance."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Rename the database, then record `Completed` and the new names."""
         job = self.job
         await self.run_step(DatabaseActivities.rename, f"Rename {job.database} to {job.final_database}")
         record = "Record Completed and update the ODS/API routing"
@@ -88,33 +87,21 @@ class DeleteInstance(JobWorkflow):
     """
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Drop or move the database, then record `Deleted`, unless the first activity has done both.
-
-        Raises:
-            TypeError: the job has the arguments of another operation; nothing is done.
-        """
         match self.job.arguments:
             case DeleteArguments(keep=True):
                 return await self._move_to_trash()
             case DeleteArguments(keep=False):
-                return await self._drop()
+                done = await self.run_step(DatabaseActivities.drop, f"Drop {self.job.database}")
+                return done or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
             case other:
                 raise TypeError(f"A delete has no {type(other).__name__}.")
 
-    async def _drop(self) -> bool:
-        dropped = await self.run_step(DatabaseActivities.drop, f"Drop {self.job.database}")
-        return dropped or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
-
     async def _move_to_trash(self) -> bool:
-        """Move the database, then record `Deleted`.
-
-        If the client has requested a purge as well, this workflow continues as that.
-        """
+        """Move the database, then record `Deleted`; continue as the purge that the client wants as well."""
         job = self.job
         result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
         ended = job if result.kept else replace(job, trash_database=None)
@@ -128,30 +115,26 @@ class DeleteInstance(JobWorkflow):
 
 @workflow.defn
 class DetachInstance(JobWorkflow):
-    """Remove the mark of the instance's database, which is left to the operator."""
+    """Remove the mark from the instance's database, which is left to the operator."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Let the database go, then record `Deleted`, unless the first activity has done both."""
         detached = await self.run_step(DatabaseActivities.detach, f"Remove the mark of {self.job.database}")
         return detached or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
 
 
 @workflow.defn
 class UndeleteInstance(JobWorkflow):
-    """Take the instance's database out of the trash, then make the ODS/API route to it."""
+    """Take the instance's database out of the trash; then the ODS/API routes to it."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Take the database out of the trash, then record `Completed` with all that was set aside."""
         job = self.job
         summary = f"Give {job.trash_database} the name {job.final_database}"
         await self.run_step(DatabaseActivities.undelete, summary)
@@ -161,19 +144,13 @@ class UndeleteInstance(JobWorkflow):
 
 @workflow.defn
 class PurgeInstance(JobWorkflow):
-    """Drop the instance's database from the trash; if that is wanted, once a verified backup is stored."""
+    """Drop the instance's database from the trash; if its arguments say so, after a verified backup."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Drop the database, perhaps after a backup; then record it, unless the activity has done that.
-
-        Raises:
-            TypeError: the job has the arguments of another operation; nothing is done.
-        """
         match self.job.arguments:
             case PurgeArguments(backup_first=True):
                 await self._back_up()
@@ -186,7 +163,7 @@ class PurgeInstance(JobWorkflow):
         return dropped or await self.record(StatusActivities.finish_purge, self.job, "Record the purge")
 
     async def _back_up(self) -> None:
-        """Store a backup and verify it, each unless an earlier attempt has."""
+        """Store a backup and verify it, unless an earlier attempt has done so."""
         job, slowly = self.job, options.backup_try
         summary = f"Back up {job.trash_database}"
         if await self.run_step(DatabaseActivities.back_up_trash, summary, slowly):
@@ -196,49 +173,42 @@ class PurgeInstance(JobWorkflow):
 
 @workflow.defn
 class BackupInstance(JobWorkflow):
-    """Store a backup of the instance's database, then record it; the instance goes on being used."""
+    """Store a backup of the instance's database, which stays in use, then record it."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Store the backup, then record it."""
         job = self.job
         stored = await self.run_step(BackupActivities.back_up, f"Back up {job.database}", options.backup_try)
         finished = FinishedBackup(job, stored)
         result = await self.record(StatusActivities.finish_backup, finished, "Record the backup")
         if result.verify and job.makes_backup is not None:
-            await self._verify(Verification(job.tenant, job.makes_backup, job.policy))
-        return result.recorded
-
-    async def _verify(self, verification: Verification) -> None:
-        """Have the backup verified by a workflow of its own: the instance need not wait for that."""
-        with suppress(FailureError):  # the next pass starts it
-            await self.run_to_completion(
-                workflow.start_child_workflow(
-                    VerifyBackup.run,
-                    verification,
-                    id=verification.workflow_id,
-                    parent_close_policy=ParentClosePolicy.ABANDON,
-                    task_timeout=options.WORKFLOW_TASK_TIMEOUT,
-                    static_summary=f"Verify the backup {verification.backup_id}",
-                )
+            # By a workflow of its own: the instance need not wait. If it is not started, the next pass does.
+            verification = Verification(job.tenant, job.makes_backup, job.policy)
+            verifying = workflow.start_child_workflow(
+                VerifyBackup.run,
+                verification,
+                id=verification.workflow_id,
+                parent_close_policy=ParentClosePolicy.ABANDON,
+                task_timeout=options.WORKFLOW_TASK_TIMEOUT,
+                static_summary=f"Verify the backup {verification.backup_id}",
             )
+            with suppress(FailureError):
+                await self.run_to_completion(verifying)
+        return result.recorded
 
 
 @workflow.defn
 class SnapshotInstance(JobWorkflow):
-    """Copy the instance's database, which goes on being used, then have the ODS/API read the copy."""
+    """Copy the instance's database, which stays in use; then the ODS/API reads the copy."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Make the copy, then record it, unless the first activity has done both."""
         job = self.job
         is_recorded = await self.run_step(DatabaseActivities.snapshot, f"Copy {job.database} for readers")
         record = "Record the snapshot and switch the ODS/API to it"
@@ -247,18 +217,13 @@ class SnapshotInstance(JobWorkflow):
 
 @workflow.defn
 class ResetInstance(JobWorkflow):
-    """Put another database in the place of the instance's, which goes to the trash.
-
-    It is made for that, or is one that the instance had before.
-    """
+    """Replace the instance's database, which goes to the trash, by a new or an earlier one of it."""
 
     @workflow.run
-    async def run(self, job: InstanceJob) -> str:  # noqa: ARG002 - `__init__` got it, before any signal
-        """Carry `job` out; returns how it ended."""
+    async def run(self, job: InstanceJob) -> str:
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        """Make the other database unless it is there, and exchange both."""
         match origin := origin_in(self.job.arguments):
             case EarlierDatabase():
                 summary = f"Bring back the database that {self.job.database} had before"
@@ -278,7 +243,6 @@ class ResetInstance(JobWorkflow):
         summary: str,
         options_of_try: Callable[[ExecutionPolicy, str], ActivityConfig] = options.ddl_try,
     ) -> bool:
-        """Exchange the databases by this step, then record it, unless that has done both."""
         result = await self.run_step(step, summary, options_of_try)
         ended = replace(self.job, template_generation=result.template_generation)
         record = "Record Completed with the other database"
@@ -288,13 +252,13 @@ class ResetInstance(JobWorkflow):
         return done
 
     async def _follow_up(self) -> None:
-        """Do what can be left undone: the passes do it otherwise."""
+        """Read its education organizations, and drop what is not kept; passes do what fails here."""
         job = self.job
         with suppress(ActivityError):
             await workflow.execute_activity_method(
                 RefreshActivities.request_refresh_of,
                 job.ods_instance_id,
-                **options.comparison("Read its education organizations"),
+                **options.pass_step("Read its education organizations"),
             )
         if job.replacement is None or job.replacement.keeps:
             return

@@ -63,7 +63,7 @@ _LONGEST_VERIFICATION = timedelta(days=1)
 
 
 def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
-    """Options of one try to create, rename or drop a database: the workflow decides whether there is another.
+    """Options of one try to create, rename or drop a database: the workflow decides about another one.
 
     Temporal cannot distinguish an outage, which uses up no attempt, from an answer about the job.
     """
@@ -72,9 +72,7 @@ def ddl_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
 
 def backup_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of one try to make, read or restore a backup, which takes no place of the jobs with DDL."""
-    options = ddl_try(policy, summary)
-    options["task_queue"] = policy.backup_queue
-    return options
+    return {**ddl_try(policy, summary), "task_queue": policy.backup_queue}
 
 
 def making_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
@@ -90,11 +88,12 @@ def making_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfi
 
 def verification(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of verifying a backup: outages of store and server are waited for."""
-    options = _on_server(policy, summary, 0)  # as many as there is time for
-    options["task_queue"] = policy.backup_queue
-    options["schedule_to_close_timeout"] = _LONGEST_VERIFICATION
-    options["priority"] = _LAST
-    return options
+    return {
+        **_on_server(policy, summary, 0),  # as many attempts as there is time for
+        "task_queue": policy.backup_queue,
+        "schedule_to_close_timeout": _LONGEST_VERIFICATION,
+        "priority": _LAST,
+    }
 
 
 LONGEST_OUTAGE_TRY = timedelta(minutes=5)
@@ -107,7 +106,7 @@ def pause_after(failures: int) -> timedelta:
 
 
 def wait_record(policy: ExecutionPolicy) -> ActivityConfig:
-    """Options of recording in the registry what a job waits for; if that is the registry, nothing is lost."""
+    """Options of recording in the registry what a job waits for; nothing is lost if the registry is away."""
     return ActivityConfig(
         start_to_close_timeout=timedelta(seconds=policy.heartbeat_timeout),
         retry_policy=RetryPolicy(maximum_attempts=1),
@@ -116,15 +115,13 @@ def wait_record(policy: ExecutionPolicy) -> ActivityConfig:
 
 
 def clean_up(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
-    """Options of the clean-up after a failure: a few tries, for the failure itself is recorded already."""
+    """Options of the clean-up after a failure: a few tries, for the failure itself is already recorded."""
     return _on_server(policy, summary, 3)
 
 
 def refill(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     """Options of work on spares, with the last priority: jobs that clients wait for come first."""
-    options = _on_server(policy, summary, 3)  # what cannot be done now is left to the next pass
-    options["priority"] = _LAST
-    return options
+    return {**_on_server(policy, summary, 3), "priority": _LAST}  # the next pass does what is left
 
 
 def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> ActivityConfig:
@@ -145,11 +142,10 @@ def _on_server(policy: ExecutionPolicy, summary: str, attempts: int) -> Activity
 
 
 def sweep_page(summary: str) -> ActivityConfig:
-    """Options of dispatching one page of waiting rows."""
+    """Options of dispatching a page of waiting rows: outages are waited out, so that no page is lost."""
     return ActivityConfig(
         start_to_close_timeout=timedelta(minutes=10),
         heartbeat_timeout=timedelta(minutes=1),
-        # The rest of the sweep must not be lost to an outage.
         retry_policy=RetryPolicy(
             initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30)
         ),
@@ -157,20 +153,11 @@ def sweep_page(summary: str) -> ActivityConfig:
     )
 
 
-def restart(summary: str) -> ActivityConfig:
-    """Options of restarting a job: one that cannot be restarted now is left to the next pass.
+def pass_step(summary: str) -> ActivityConfig:
+    """Options of a short step of a pass: the next pass does what cannot be done now.
 
-    Another session may have locked the row of its instance, which is no reason to stop for the others.
+    Another session may have locked a row, which is no reason to stop for the other rows.
     """
-    return ActivityConfig(
-        start_to_close_timeout=timedelta(minutes=1),
-        retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
-        summary=summary,
-    )
-
-
-def comparison(summary: str) -> ActivityConfig:
-    """Options of comparing registry and server: what cannot be done now is left to the next pass."""
     return ActivityConfig(
         start_to_close_timeout=timedelta(minutes=1),
         retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), maximum_attempts=3),
@@ -179,42 +166,28 @@ def comparison(summary: str) -> ActivityConfig:
 
 
 def snapshot_removal(summary: str) -> ActivityConfig:
-    """Options of dropping snapshots that are due: what cannot be dropped now is left to the next pass."""
-    return ActivityConfig(
-        start_to_close_timeout=timedelta(minutes=10),
-        heartbeat_timeout=timedelta(seconds=30),
-        retry_policy=RetryPolicy(maximum_attempts=1),
-        summary=summary,
-    )
+    """Options of dropping snapshots that are due: the next pass drops those that are left."""
+    return _once(summary, timedelta(minutes=10), timedelta(seconds=30))
 
 
 def cleaning(summary: str) -> ActivityConfig:
     """Options of cleaning a store of backups, which may be slow: the next pass goes on."""
+    return _once(summary, timedelta(minutes=30), timedelta(minutes=1))
+
+
+def _once(summary: str, timeout: timedelta, heartbeat_timeout: timedelta) -> ActivityConfig:
     return ActivityConfig(
-        start_to_close_timeout=timedelta(minutes=30),
-        heartbeat_timeout=timedelta(minutes=1),
+        start_to_close_timeout=timeout,
+        heartbeat_timeout=heartbeat_timeout,
         retry_policy=RetryPolicy(maximum_attempts=1),
         summary=summary,
     )
 
 
-def scheduled_requests(summary: str) -> ActivityConfig:
-    """Options of requesting what is due of all instances, a few at a time, which may take a day.
-
-    A worker that dies is noticed by its heartbeats, and another one goes on.
-    """
+def until_done(summary: str, within: timedelta) -> ActivityConfig:
+    """Options of a step for all instances: outages, and workers that die, are waited out for so long."""
     return ActivityConfig(
-        schedule_to_close_timeout=timedelta(days=1),
-        heartbeat_timeout=timedelta(seconds=30),
-        retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1)),
-        summary=summary,
-    )
-
-
-def daily_record(summary: str) -> ActivityConfig:
-    """Options of recording what is so today: outages are waited for, but not until the next day."""
-    return ActivityConfig(
-        schedule_to_close_timeout=timedelta(hours=12),
+        schedule_to_close_timeout=within,
         heartbeat_timeout=timedelta(seconds=30),
         retry_policy=RetryPolicy(maximum_interval=timedelta(minutes=1)),
         summary=summary,

@@ -7,7 +7,7 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from activities.sweep import SweepActivities, SweepPage
     from workflows import options
-    from workflows.scheduled_refresh import dispatch_refreshes
+    from workflows.scheduled_requests import dispatch_refreshes
 
 _PAGE_SIZE = 100
 _PAGES_PER_RUN = 50

@@ -1,9 +1,12 @@
 """The scheduled workflow that compares rows, workflows and databases, repairs or reports, and purges."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
     from activities.backup_cleaning import BackupCleaning
@@ -16,9 +19,11 @@ with workflow.unsafe.imports_passed_through():
     from ods.registry.instances.versions import VersionPurge
     from ods.tenants.drift.findings import Drift
     from workflows import options
-    from workflows.scheduled_refresh import dispatch_refreshes
+    from workflows.scheduled_requests import dispatch_refreshes
 
 _PAGE_SIZE = 100
+
+_Argument = TypeVar("_Argument")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,11 @@ class Reconcile:
         restarted = await self._restart_stuck_jobs(progress)
         await dispatch_refreshes()
         await workflow.execute_activity_method(
-            Housekeeping.remove_old_answers, **options.comparison("Remove answers of yesterday")
+            Housekeeping.remove_old_answers, **options.pass_step("Remove answers of yesterday")
         )
         removed = await self._remove_leftovers() + await _removed_snapshots()
         report = await workflow.execute_activity_method(
-            ReconcileActivities.report_drift, **options.comparison("Compare registry and server")
+            ReconcileActivities.report_drift, **options.pass_step("Compare registry and server")
         )
         workflow.set_current_details(_in_words(report.drifts))
         done = f"{restarted} jobs restarted, {removed} leftovers removed, {report.count} contradictions"
@@ -64,27 +69,24 @@ class Reconcile:
                 workflow.continue_as_new(done, initial_versioning_behavior=options.NEXT_RUN)
 
     async def _remove_leftovers(self) -> int:
-        leftovers = await workflow.execute_activity_method(
-            ReconcileActivities.find_leftovers, None, **options.comparison("Find what failed jobs have left")
-        )
-        removed = sum([await _removed(job) for job in leftovers.jobs])
-        while leftovers.more:
+        removed, after, summary = 0, None, "Find what failed jobs have left"
+        while True:
             leftovers = await workflow.execute_activity_method(
-                ReconcileActivities.find_leftovers,
-                leftovers.jobs[-1].instance_id,
-                **options.comparison("Find more of it"),
+                ReconcileActivities.find_leftovers, after, **options.pass_step(summary)
             )
             removed += sum([await _removed(job) for job in leftovers.jobs])
-        return removed
+            if not leftovers.more:
+                return removed
+            after, summary = leftovers.jobs[-1].instance_id, "Find more of it"
 
 
 async def _purged_due() -> str:
-    """Purge what is due in the trash, and versions that are due; in words."""
+    """Purge the instances and versions in the trash that are due; returns how many, in words."""
     purges = await workflow.execute_activity_method(
-        ReconcileActivities.purge_due, **options.comparison("Purge what is due in the trash")
+        ReconcileActivities.purge_due, **options.pass_step("Purge what is due in the trash")
     )
     due = await workflow.execute_activity_method(
-        ReconcileActivities.claim_due_versions, **options.comparison("Find versions that are due")
+        ReconcileActivities.claim_due_versions, **options.pass_step("Find versions that are due")
     )
     requested = purges.requested + sum([await _purged(purge) for purge in due.purges])
     withheld = purges.withheld or due.withheld
@@ -92,7 +94,7 @@ async def _purged_due() -> str:
 
 
 async def _cleaned_backups() -> str:
-    """Remove what is left of backups; in words, if there is something to say."""
+    """Remove what is left of backups; returns what was done, in words, if there is something to say."""
     try:
         report = await workflow.execute_activity_method(
             BackupCleaning.clean_backups, **options.cleaning("Remove what is left of backups")
@@ -101,20 +103,21 @@ async def _cleaned_backups() -> str:
         return ", backups not cleaned: server or registry is away"
     if report.obstacle is not None:
         return f", backups not cleaned: {report.obstacle.rstrip('.')}"
-    removed = f", {report.removed} backups removed" if report.removed else ""
-    recorded = f", {report.recorded} lost backups recorded" if report.recorded else ""
-    missing = f", {report.missing} recorded backups gone" if report.missing else ""
-    elsewhere = f", {report.elsewhere} not in this store" if report.elsewhere else ""
-    unknown = f", {report.unknown} backups of unknown instances" if report.unknown else ""
-    left = f", not all of backups cleaned: {report.left.rstrip('.')}" if report.left is not None else ""
-    return f"{removed}{recorded}{missing}{elsewhere}{unknown}{left}"
+    counts = (
+        (report.removed, "backups removed"),
+        (report.recorded, "lost backups recorded"),
+        (report.missing, "recorded backups gone"),
+        (report.elsewhere, "not in this store"),
+        (report.unknown, "backups of unknown instances"),
+    )
+    left = "" if report.left is None else f", not all of backups cleaned: {report.left.rstrip('.')}"
+    return "".join(f", {number} {what}" for number, what in counts if number) + left
 
 
 async def _restarted(job: InstanceJob) -> bool:
-    summary = f"Restart {job.job_id}"
     try:
         return await workflow.execute_activity_method(
-            ReconcileActivities.restart, job, **options.restart(summary)
+            ReconcileActivities.restart, job, **options.pass_step(f"Restart {job.job_id}")
         )
     except ActivityError as error:
         if is_cancelled_exception(error):
@@ -124,23 +127,22 @@ async def _restarted(job: InstanceJob) -> bool:
 
 async def _purged(purge: VersionPurge) -> bool:
     summary = f"Drop {purge.database}, which {purge.name} had before a reset"
-    try:
-        await workflow.execute_activity_method(
-            VersionActivities.purge_version, purge, **options.clean_up(purge.policy, summary)
-        )
-    except ActivityError:
-        return False  # the next pass tries again
-    return True
+    return await _tried(VersionActivities.purge_version, purge, options.clean_up(purge.policy, summary))
 
 
 async def _removed(job: InstanceJob) -> bool:
     summary = f"Undo what a failed job has made of {job.database}"
+    return await _tried(DatabaseActivities.compensate, job, options.clean_up(job.policy, summary))
+
+
+async def _tried(
+    step: Callable[[Any, _Argument], Awaitable[object]], argument: _Argument, config: ActivityConfig
+) -> bool:
+    """Whether the step is done; if not, the next pass tries again, unless a client has retried the job."""
     try:
-        await workflow.execute_activity_method(
-            DatabaseActivities.compensate, job, **options.clean_up(job.policy, summary)
-        )
+        await workflow.execute_activity_method(step, argument, **config)
     except ActivityError:
-        return False  # it was retried or deleted since, or the next pass will do it
+        return False
     return True
 
 

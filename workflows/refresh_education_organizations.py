@@ -30,14 +30,10 @@ _GAVE_UP = (
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is.
+    """How far a refresh job is.
 
-    Attributes:
-        job_id: the refresh job.
-        after: id of the last ODS instance that was read or tried.
-        read: how many were read.
-        unreadable: how many could not be read.
-        faults: why not, for the first of them.
+    `after` is the id of the last ODS instance that was tried; `read` and `unreadable` count those that could
+    and could not be read; `faults` says why not, for the first of them.
     """
 
     job_id: str
@@ -46,19 +42,9 @@ class Progress:
     unreadable: int = 0
     faults: list[str] = field(default_factory=list)
 
-    def with_page(self, page: PageRead) -> "Progress":
-        """The progress after `page`."""
-        return replace(
-            self,
-            after=page.last_id or self.after,
-            read=self.read + page.read,
-            unreadable=self.unreadable + page.unreadable,
-            faults=[*self.faults, *page.faults][:_MAX_NAMED],
-        )
-
     @property
     def status(self) -> JobStatus:
-        """How the job ends: a refresh that could read nothing at all has failed."""
+        """How the job ends: a refresh that could read nothing has failed."""
         return JobStatus.ERROR if self.unreadable and not self.read else JobStatus.COMPLETED
 
     @property
@@ -123,7 +109,7 @@ class RefreshEducationOrganizations:
             )
             if job_id is not None:
                 return Progress(job_id)
-            # A job that was requested while the activity ran, it may have missed.
+            # The activity may have missed a job that was requested while it ran.
             if not self._requested:
                 return None
 
@@ -151,16 +137,17 @@ class RefreshEducationOrganizations:
             page = await self._read_page(progress)
             if page.last_id is None:
                 return progress
-            progress = progress.with_page(page)
+            progress = replace(
+                progress,
+                after=page.last_id,
+                read=progress.read + page.read,
+                unreadable=progress.unreadable + page.unreadable,
+                faults=[*progress.faults, *page.faults][:_MAX_NAMED],
+            )
             self._set_details(progress)
 
     async def _read_page(self, progress: Progress) -> PageRead:
-        """Read the next page; ended early if the job or the workflow is cancelled.
-
-        Raises:
-            ActivityError: it could not be read, or was ended.
-            asyncio.CancelledError: it was ended before it had begun.
-        """
+        """Read the next page; the activity is cancelled with the job or the workflow."""
         reading = asyncio.ensure_future(
             workflow.execute_activity_method(
                 EducationOrganizationActivities.read_page,

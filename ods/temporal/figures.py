@@ -14,8 +14,7 @@ from ods.temporal.calls import answer_within
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
 from workflows.refill_spares import RefillSpares
-from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
+from workflows.scheduled_requests import ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
 
 _SECONDS = 2.5
 _FIRST_LOOK_BACK = timedelta(days=2)

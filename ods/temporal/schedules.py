@@ -27,10 +27,8 @@ from ods.settings.settings import DEFAULT_TENANT, Settings
 from ods.temporal.codec import UnreadablePayloadError
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
-from workflows.record_sizes import RecordSizes
 from workflows.refill_spares import RefillSpares
-from workflows.scheduled_refresh import ScheduledRefresh
-from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
+from workflows.scheduled_requests import RecordSizes, ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
 
 PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"

@@ -17,7 +17,7 @@ from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, o
 from tests.servers import service_dsn, session
 from workflows.pending_sweep import PendingSweep
 from workflows.reconcile import Reconcile
-from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.scheduled_requests import ScheduledRefresh
 
 pytestmark = pytest.mark.usefixtures("workers")
 

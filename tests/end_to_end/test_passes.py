@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
 from tests.servers import session, template_missing
 from workflows.pending_sweep import PendingSweep
-from workflows.record_sizes import RecordSizes
+from workflows.scheduled_requests import RecordSizes
 
 pytestmark = pytest.mark.usefixtures("workers")
 

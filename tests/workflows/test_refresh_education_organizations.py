@@ -15,7 +15,7 @@ from tests.workflows.conftest import Keep
 from tests.workflows.sandbox import Sandbox
 from tests.workflows.script import Script, until
 from workflows.refresh_education_organizations import Refresh, RefreshEducationOrganizations
-from workflows.scheduled_refresh import ScheduledRefresh
+from workflows.scheduled_requests import ScheduledRefresh
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 NO_MORE = PageRead(0, 0, [], None)
