@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -16,12 +16,7 @@ from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
 from ods.backups.manifest import BackupKey
 from ods.backups.storage import BackupStore
-from ods.backups.stored_backups import (
-    has_dump,
-    list_backups,
-    load_if_readable,
-    remove_unfinished,
-)
+from ods.backups.stored_backups import has_dump, list_backups, load_if_readable, remove_unfinished
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.scratch import find_scratch, remove_scratch
 from ods.registry.backups.records import is_recorded_gone
@@ -58,7 +53,7 @@ class CleaningReport:
         obstacle: why the store could not be cleaned.
         recorded: whole backups that the registry did not know: it was restored, or their jobs had failed.
         missing: recorded backups of this installation that are gone from the store.
-        left: why something was left to the next pass, which has kept nothing else from being done.
+        left: why something was left to the next pass.
         elsewhere: recorded backups of this installation that are in an earlier store, if they are anywhere.
         unknown: whole backups in the store that are of no instance of the registry.
     """
@@ -76,14 +71,14 @@ class CleaningReport:
 
 
 class _Left:
-    """What a pass cannot do: it is left to the next one, and keeps nothing else from being done."""
+    """What a pass cannot do: the next one does it, and everything else is done all the same."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Log why `what` is left, if the body cannot do it."""
+    def unless_done(self, what: str) -> Iterator[None]:
+        """Log why `what` is left to the next pass, if the body cannot do it."""
         try:
             yield
         except (BackupFaultError, DatabaseFaultError) as fault:
@@ -95,15 +90,13 @@ class _Left:
                 raise
             self._note(what, "Another session has locked its row in the registry.")
 
+    def stored(self, key: BackupKey) -> AbstractContextManager[None]:
+        """The same for what is stored under `key`."""
+        return self.unless_done(f"The stored backup {key.backup_id}")
+
     def _note(self, what: str, reason: str) -> None:
         _logger.warning("%s is left to the next pass: %s", what, reason)
         self.reason = self.reason or reason
-
-    @contextmanager
-    def told_of(self, key: BackupKey) -> Iterator[None]:
-        """The same for what is stored under `key`."""
-        with self.told(f"The stored backup {key.backup_id}"):
-            yield
 
 
 @dataclass(frozen=True)
@@ -116,14 +109,12 @@ class BackupCleaning:
 
     @step
     async def clean_backups(self) -> CleaningReport:
-        """Remove what writers that died have left, and what is deleted or has expired.
+        """Remove what writers that died have left, and what is deleted or has expired; compare the rest.
 
-        Verifications that wait are started. What cannot be removed does not keep the rest from being done.
-
-        A whole backup is removed only if it was deleted, or has expired. What the registry does not know is
-        recorded, if it is of one of its instances: the registry may have been restored to an earlier state,
-        or the job has failed. Of what is recorded and gone, it is recorded that it is not whole; what is back
-        is verified anew.
+        A whole backup is removed only if it was deleted, or has expired. A backup that the registry does not
+        know is recorded if it is of one of its instances: the registry may have been restored to an earlier
+        state, or the job has failed. A recorded backup that is gone is recorded as not whole; one that is
+        back is verified anew. Verifications that wait are started.
 
         While another registry of this installation uses the store as well, nothing is removed from it, and
         nothing that is found there is recorded.
@@ -141,12 +132,17 @@ class BackupCleaning:
             report = CleaningReport(dropped=dropped, started=len(waiting))
             try:
                 store, is_alone = await known_store(self.tenant), False
-                with left.told("What is deleted, has expired or was lost"):
+                with left.unless_done("What is deleted, has expired or was lost"):
                     await claim_store(store, stores, self.tenant.name)
                     is_alone = True
                 if is_alone:
                     report = replace(report, expired=await self._delete_expired(store))
-                    report = replace(report, removed=await self._clean(store, left))
+                    # Deleted backups first: a full store may have no room for the object that tells its time.
+                    removed = await self._remove_deleted(store, left)
+                    with left.unless_done("What unfinished backups have left"):
+                        kept, told = self._is_kept, left.stored
+                        removed += len(await remove_unfinished(store, _UNFINISHED_FOR, kept, told))
+                    report = replace(report, removed=removed)
                 report = await self._compare(store, report, left, is_alone=is_alone)
             except BackupFaultError as fault:
                 report = replace(report, obstacle=fault.reason)
@@ -155,8 +151,8 @@ class BackupCleaning:
     async def _delete_expired(self, store: BackupStore) -> int:
         """Delete up to `_EXPIRED_A_PASS` scheduled backups whose time is over, the oldest first.
 
-        None while the registry may be of yesterday, or a copy, as with purges; and none unless a later one is
-        whole in the store, or the instance has long been gone.
+        As with purges, none is deleted while the registry may be of yesterday, or a copy. Each needs a later
+        one that is whole in the store, unless the instance has long been gone.
         """
         expiry, expired, stay = self.tenant.backup_expiry, 0, 0
         unwritten = await expiry.compute()
@@ -183,7 +179,7 @@ class BackupCleaning:
         return expired
 
     async def _survivor(self, store: BackupStore, backup: Backup, known: dict[UUID, bool]) -> UUID | None:
-        """The latest backup for which this one may go that is whole in the store; None if there is none."""
+        """The latest backup that is whole in the store and lets this one go; None if there is none."""
         for survivor in await self.tenant.backup_expiry.survivors(backup.id):
             if survivor.id not in known:
                 stored = await load_whole(store, self.tenant.name, survivor)
@@ -198,20 +194,9 @@ class BackupCleaning:
             await self.tenant.installation.require_confirmed(session)
             dropped = 0
             for name in await find_scratch(session, installation.id):
-                with left.told(f"The database '{name}'"):
+                with left.unless_done(f"The database '{name}'"):
                     dropped += await remove_scratch(session, name)
             return dropped
-
-    async def _clean(self, store: BackupStore, left: _Left) -> int:
-        """Remove what is deleted, then what is unfinished; returns of how many backups something was removed.
-
-        In this order: a store that is full may have no room for the object that tells its time.
-        """
-        removed = await self._remove_deleted(store, left)
-        with left.told("What unfinished backups have left"):
-            unfinished = await remove_unfinished(store, _UNFINISHED_FOR, self._is_kept, left.told_of)
-            removed += len(unfinished)
-        return removed
 
     async def _remove_deleted(self, store: BackupStore, left: _Left) -> int:
         removed = 0
@@ -222,7 +207,7 @@ class BackupCleaning:
         for backup in deleted:
             if backup.id in elsewhere:
                 continue
-            with left.told(f"The deleted backup {backup.id}"):
+            with left.unless_done(f"The deleted backup {backup.id}"):
                 await remove_stored(store, self.tenant, backup)
                 await self.tenant.backups.forget(backup)
                 removed += 1
@@ -231,13 +216,13 @@ class BackupCleaning:
     async def _compare(
         self, store: BackupStore, report: CleaningReport, left: _Left, *, is_alone: bool
     ) -> CleaningReport:
-        """Compare what the store has with what the registry knows; returns the report with that."""
+        """Compare the store with the registry; returns the report with what was found."""
         own = UUID((await self.tenant.jobs.installation.require_confirmed()).id)
         # Before the store is listed: what is stored meanwhile is not missing.
         known = await self.tenant.backups.made_by(own)
         keys = await list_backups(store)
         recorded, unknown = await self._take_in(store, keys, own, left) if is_alone else (0, 0)
-        missing = await self._tell_missing(store, known, keys)
+        missing = await self._record_missing(store, known, keys)
         elsewhere = await self._follow_moved(store, known, keys)
         await self._verify_those_back(store, known, keys)
         return replace(report, recorded=recorded, missing=missing, elsewhere=elsewhere, unknown=unknown)
@@ -245,21 +230,21 @@ class BackupCleaning:
     async def _take_in(
         self, store: BackupStore, keys: Iterable[BackupKey], own: UUID, left: _Left
     ) -> tuple[int, int]:
-        """Record the whole backups that the registry does not know.
+        """Record whole backups that the registry does not know; returns how many it took, and refused.
 
-        Returns how many, and how many are not recorded because they are of none of its instances.
+        It refuses those that are of none of its instances.
         """
         recorded, unknown = 0, list[str]()
         for key in keys:
             if key.tenant != self.tenant.name or await self.tenant.backups.knows(key.backup_id):
                 continue
             made = await load_if_readable(store, key)
-            if made is None or (lost := lost_backup(made, store.location(folder_of(key)), own)) is None:
+            if made is None or (lost := lost_backup(made, store, own)) is None:
                 continue
             if not await has_dump(store, made):
                 _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
                 continue
-            with left.told_of(key):
+            with left.stored(key):
                 if await self.tenant.backups.record_lost(lost, self.tenant.settings.backup_verify):
                     _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
                     recorded += 1
@@ -272,10 +257,10 @@ class BackupCleaning:
             )
         return recorded, len(unknown)
 
-    async def _tell_missing(
+    async def _record_missing(
         self, store: BackupStore, known: Iterable[Backup], stored: Mapping[BackupKey, int]
     ) -> int:
-        """Record and count which known backups are gone from this store: an earlier one may have its own."""
+        """Record and count known backups that are gone from this store; not those of an earlier store."""
         missing, gone = 0, []
         for backup in known:
             key = key_of(self.tenant.name, backup)
@@ -296,10 +281,7 @@ class BackupCleaning:
     async def _follow_moved(
         self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
     ) -> int:
-        """Record that backups of an earlier store are in this one; returns how many are not.
-
-        From then on it is noticed if they are gone from this one.
-        """
+        """Record which backups of an earlier store are in this one, as theirs; returns how many are not."""
         elsewhere = 0
         for backup in known:
             key = key_of(self.tenant.name, backup)
@@ -329,10 +311,9 @@ class BackupCleaning:
                 await self.start(backup.id)
 
     async def _is_kept(self, key: BackupKey) -> bool:
-        """Whether a dump without a manifest stays.
+        """Whether a dump without a manifest stays: if this registry knows it, or another tenant's may.
 
-        So it does if the registry has recorded it, for the manifest was lost, and it can be restored by hand;
-        and if it is another tenant's, whose registry may have.
+        Its manifest was lost then, and it can be restored by hand.
         """
         if key.tenant != self.tenant.name:
             return True

@@ -9,7 +9,9 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from ods.backups.errors import BackupFaultError
+from ods.backups.layout import folder_of
 from ods.backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
+from ods.backups.storage import BackupStore
 from ods.databases.change_sign import read_sign
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.inner_rights import Rights, read_rights
@@ -19,17 +21,14 @@ from ods.registry.storage.models import Backup
 from ods.tenants.tenant import Tenant
 
 _SIGN = "changeSign"
-"""The member of a manifest's details that has the sign."""
 _ID = "backupId"
 _RIGHTS = "rights"
 _RIGHTS_HMAC = "rightsHmac"
-"""The member that proves that a service of this registry has written the rights: no other knows the key.
-
-A backup may be recorded only after it was found in the store, where others may have written.
-"""
+"""Proves that a service of this registry has written the rights: no other knows the key, and others may write
+to the store."""
 _LOCALE = "locale"
 _ADDED = {_ID, "instanceId", _RIGHTS, _RIGHTS_HMAC, _LOCALE, _SIGN}
-"""The members of a manifest's details that are not among those of the row."""
+"""The members of a manifest's details that a row does not have."""
 
 _logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def locale_of(made: Manifest) -> Locale:
 
 
 async def has_own_rights(tenant: Tenant, made: Manifest) -> bool:
-    """Whether a service of this registry has written the rights in a manifest; or whether it has none."""
+    """Whether a service of this registry has written the rights in a manifest, or there are none."""
     if not (rights := _rights_in(made)):
         return True
     rights_hmac = await _hmac_of(tenant, str(made.details.get(_ID)), made.mark, rights)
@@ -107,12 +106,12 @@ async def _hmac_of(tenant: Tenant, backup_id: str, mark: UUID, rights: Rights) -
     return hmac.digest(key, content.encode(), "sha256").hex()
 
 
-def stored_backup(made: Manifest, location: str) -> StoredBackup:
-    """What the registry records of a backup that is stored in the folder `location`."""
+def stored_backup(made: Manifest, store: BackupStore) -> StoredBackup:
+    """What the registry records of a backup in the store."""
     sign = made.details.get(_SIGN)
     return StoredBackup(
         stored_id=str(made.backup_id),
-        location=location,
+        location=store.location(folder_of(made.key)),
         size_bytes=made.size_bytes,
         database_size_bytes=made.database_size_bytes,
         sha256=made.sha256,
@@ -125,8 +124,8 @@ def stored_backup(made: Manifest, location: str) -> StoredBackup:
     )
 
 
-def lost_backup(made: Manifest, location: str, installation: UUID) -> LostBackup | None:
-    """What a registry records of a backup whose row it has lost; None if it does not tell its id."""
+def lost_backup(made: Manifest, store: BackupStore, installation: UUID) -> LostBackup | None:
+    """What a registry records of a backup whose row it has lost; None if the manifest has no id of it."""
     try:
         backup_id = UUID(str(made.details.get(_ID)))
     except ValueError:
@@ -140,12 +139,12 @@ def lost_backup(made: Manifest, location: str, installation: UUID) -> LostBackup
         template=made.template,
         details={member: value for member, value in made.details.items() if member not in _ADDED},
         installation=installation,
-        stored=stored_backup(made, location),
+        stored=stored_backup(made, store),
     )
 
 
 async def _sign(inside: asyncpg.Connection) -> str | None:
-    """What tells the database from one that has changed since; None if that cannot be told."""
+    """The change sign of the database; None if it cannot be read."""
     try:
         return await read_sign(inside)
     except DatabaseFaultError as fault:

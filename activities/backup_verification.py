@@ -33,7 +33,7 @@ from ods.tenants.tenant import Tenant
 _TOLD_AT_MOST = 5
 """Differences that the reason names."""
 _RESTORES = 3
-"""After so many, a pg_restore that fails is a verdict on the backup, and none on its session."""
+"""After so many restores that fail, it is a verdict on the backup: a single session may have failed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Verification:
 
     @property
     def workflow_id(self) -> str:
-        """Id of the workflow that does it: one at a time."""
+        """Id of the workflow that verifies the backup: one at a time."""
         return tenant_id(self.tenant, f"verify-backup-{self.backup_id}")
 
 
@@ -68,9 +68,9 @@ class VerificationActivities:
     async def verify_backup(self, verification: Verification) -> str | None:
         """Verify a backup; returns why it is not what it should be, or None if it is.
 
-        It is restored to a private database, which is compared with what was counted when the backup was
-        made, gets the rights of roles as a restored one does, and is dropped. An encrypted one is read, and
-        its SHA-256 compared: no key to decrypt it is here.
+        It is restored to a private database, which gets the rights of roles, is compared with what was
+        counted when the backup was made, and is dropped. An encrypted backup is only read, and its SHA-256
+        compared: no key to decrypt it is here.
         """
         following = Following()
         backup = await self._tenant.backups.begin_verification(UUID(verification.backup_id))
@@ -85,10 +85,9 @@ class VerificationActivities:
 
     @step
     async def verify_final_backup(self, job: InstanceJob) -> None:
-        """Verify, in the same way, the backup that a purge has made, and record the verdict.
+        """Verify, in the same way, a backup that a purge has made, unless that was done; record the verdict.
 
-        Nothing is done if that was done before. `verify_backup` may verify the same one meanwhile: each has a
-        database of its own.
+        `verify_backup` may verify the same one at the same time: each has a database of its own.
         """
         following = Following()
         backup = await self._tenant.backups.final_of(job)
@@ -123,7 +122,7 @@ class VerificationActivities:
     async def _examine(self, backup: Backup, following: Following, subject: UUID | None = None) -> str | None:
         """Why a stored backup is not what it should be; None if it is.
 
-        `subject` is what the database is made for that it is restored to; None for what is stored.
+        The database that it is restored to is named after `subject`, or else after the stored backup.
         """
         store = await open_store(self._tenant.settings)
         manifest = await load_recorded(store, self._tenant.name, backup)

@@ -1,4 +1,4 @@
-"""Activities that make, verify and remove backups. They take long, and have a task queue of their own."""
+"""The activity that makes backups. It takes long, and has a task queue of its own."""
 
 import asyncio
 import logging
@@ -9,7 +9,6 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.errors import SupersededError, step
 from activities.following import Following, ends_wait, heartbeats, watched
 from ods.backups.backing_up import back_up, program_label
-from ods.backups.layout import folder_of
 from ods.backups.manifest import Manifest
 from ods.backups.snapshots import Database
 from ods.databases.dropping import end_programs
@@ -33,19 +32,19 @@ _logger = logging.getLogger(__name__)
 
 
 class BackupActivities:
-    """What jobs do with backups."""
+    """Makes the backups of one tenant."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
 
     @step
     async def back_up(self, job: InstanceJob) -> StoredBackup:
-        """Store a backup of the instance's database, which goes on being used.
+        """Store a backup of the instance's database, which stays in use.
 
-        Each try stores under an id of its own, so that one which was given up, but is not dead, writes into
-        no other. What it leaves is removed by `BackupCleaning`. If an earlier try of the same attempt has
-        stored a whole backup, that is the job's. So is one of an earlier attempt if there is no database any
-        more that could be backed up; otherwise the client who has the job tried again wants the data of now.
+        Each try stores under an id of its own: an earlier try that still runs writes into no other.
+        `BackupCleaning` removes what a try leaves. A whole backup that an earlier try of this attempt has
+        stored is the job's. One of an earlier attempt is the job's only if there is no database any more: a
+        client who retries wants the data of now.
         """
         following = Following()
         async with heartbeats(following.details):
@@ -54,19 +53,19 @@ class BackupActivities:
             store = await store_for_backup(self._tenant)
             earlier = await last_stored(store, self._tenant, backup)
             if earlier is not None and await self._is_of_attempt(job, earlier):
-                return stored_backup(earlier, store.location(folder_of(earlier.key)))
+                return stored_backup(earlier, store)
             try:
                 database = await self._database_of(job)
             except DatabaseFaultError as fault:
                 if earlier is None or fault.outage:
                     raise
-                return stored_backup(earlier, store.location(folder_of(earlier.key)))
+                return stored_backup(earlier, store)
             request = await backup_request(self._tenant, backup, job.database)
             with following.monitor() as monitor:
                 making = back_up(database, store, request, monitor, self._tenant.settings.recipients)
                 async with ends_wait(self._tenant.jobs, job, following.moved):
                     made = await watched(making, self._report(job, following))
-            return stored_backup(made, store.location(folder_of(made.key)))
+            return stored_backup(made, store)
 
     async def _require_due(self, job: InstanceJob) -> None:
         if not await self._tenant.jobs.holds(job, InstanceStatus.IN_PROGRESS):
@@ -79,9 +78,9 @@ class BackupActivities:
         return begun_at is not None and without_zone(stored.created_at) >= begun_at
 
     async def _database_of(self, job: InstanceJob) -> Database:
-        """The instance's database, which carries its mark; no program of an earlier try works on it any more.
+        """The instance's database, by its mark; programs of earlier tries at it are ended.
 
-        The fence is held meanwhile, so that an attempt that comes too late ends no programs of the next one.
+        The fence is held meanwhile, so that a late attempt ends no programs of the next one.
         """
         server, owner = self._tenant.server, owner_of(job)
         is_due = partial(self._require_due, job)

@@ -28,10 +28,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Compensation:
-    """Undoes what a job has left that has failed, or was cancelled; or follows what it had done by then.
-
-    Everything is done on a session that holds the fence of the instance.
-    """
+    """Undoes what a failed or cancelled job has left, on a session with the fence of its instance."""
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
@@ -74,10 +71,9 @@ class Compensation:
     async def _end_replacement(
         self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner, *, deleted: bool
     ) -> bool | None:
-        """Undo a reset, or its undo, that has ended without success, or go on with it if it was exchanged.
+        """Undo a reset, or its undo; or record it as done if the databases were exchanged.
 
-        True if it was, the registry has it now, and that is what the job was to do: not if a delete has
-        overtaken the reset.
+        True if it is recorded, and is what the job was to do: not if a delete has overtaken the reset.
         """
         exchanged = await replacing.discard_other(session, exchange_of(job, owner), deleted=deleted)
         if exchanged is not None:
@@ -98,10 +94,10 @@ class Compensation:
         deleted: bool = False,
         can_come_back: bool = True,
     ) -> None:
-        """Drop what was made for the instance under private names, and no job knows of.
+        """Drop databases under private names that were made for the instance and that no job knows of.
 
-        What a purge has opened in the trash is closed, whichever job is the last by the registry: that may
-        have been restored to before the purge.
+        A database in the trash that any purge has opened is closed, even if that is not the last job by the
+        registry, which may have been restored to before it.
         """
         await self._drop_staging(session, job, can_come_back=can_come_back)
         versions = await self._tenant.queries.versions_of(job.instance_id)
@@ -114,10 +110,10 @@ class Compensation:
     async def _drop_staging(
         session: asyncpg.Connection, job: InstanceJob, *, can_come_back: bool = True
     ) -> None:
-        """Drop what a copy for the instance has left, unless it may be all that is left of its database.
+        """Drop the unfinished copy, unless it may be all that is left of the instance's database.
 
-        That is so if the instance has one by the registry, and none on the server, which was put back to
-        before that was published.
+        It may be if the server was put back to before the database was published: the registry has one, the
+        server has none.
         """
         must_have_one = job.published and can_come_back
         if not must_have_one or await has_database(session, owner_of(job)):
@@ -162,7 +158,7 @@ class Compensation:
     async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> None:
         """Undo a rename; if another database has the old name by now, record the new one instead.
 
-        The ODS/API would be led to that other database otherwise.
+        Otherwise the ODS/API would be led to that other database.
         """
         server = self._tenant.server
         try:
@@ -191,7 +187,7 @@ class Compensation:
             await end_scratch_programs(session, installation.id, UUID(job.makes_backup))
 
     async def _follow_database(self, session: asyncpg.Connection, job: InstanceJob) -> bool | None:
-        """Make the row of a failed create follow its database, if that was published; true if it does now."""
+        """Complete the row of a failed create if its database was published; true if that is done."""
         published = await published_as(session, owner_of(job), job.database)
         if published is None:
             return None

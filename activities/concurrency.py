@@ -13,9 +13,6 @@ from ods.observability.metrics.catalog import DDL_SLOTS
 SLOT_MISSED = "SlotMissed"
 """Type of the error of an activity that had no slot yet when its worker was stopped."""
 
-_NO_PAUSE = timedelta(milliseconds=1)
-"""Nothing has failed, so the worker that takes over need not wait as after a fault."""
-
 
 class ConcurrencyLimit:
     """Slots for work on databases, given out in the order in which they were requested."""
@@ -30,17 +27,6 @@ class ConcurrencyLimit:
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Wait for a slot, and hold it while the body runs; not if the worker stops meanwhile."""
-        async with self._acquired():
-            if activity.is_worker_shutdown():
-                raise ApplicationError(
-                    "The worker was stopped before it could begin this step.",
-                    type=SLOT_MISSED,
-                    next_retry_delay=_NO_PAUSE,
-                )
-            yield
-
-    @asynccontextmanager
-    async def _acquired(self) -> AsyncIterator[None]:
         self._count(waiting=1)
         try:
             await self._free.acquire()
@@ -48,6 +34,12 @@ class ConcurrencyLimit:
             self._count(waiting=-1)
         self._count(busy=1)
         try:
+            if activity.is_worker_shutdown():
+                raise ApplicationError(
+                    "The worker was stopped before it could begin this step.",
+                    type=SLOT_MISSED,
+                    next_retry_delay=timedelta(milliseconds=1),  # nothing has failed
+                )
             yield
         finally:
             self._free.release()

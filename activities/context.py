@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from opentelemetry import trace
@@ -19,13 +20,12 @@ _logger = logging.getLogger(__name__)
 
 
 class ActivityContext(Interceptor):
-    """Describes the activities of a worker."""
+    """Describes the activities of a worker in logs and traces."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        """What describes one."""
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002, D102
         return _DescribedActivity(next, self._tenant)
 
 
@@ -35,16 +35,17 @@ class _DescribedActivity(ActivityInboundInterceptor):
         self._tenant = tenant
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
-        """Run the activity."""
         info = activity.info()
+        job = _job_of(input.args)
+        of_job = ("instance_id", "ods_instance_id", "job_id", "attempt")
         fields = {
             "tenant": self._tenant,
-            **_job_fields(job_of(input.args)),
+            **({name: getattr(job, name) for name in of_job} if job else {}),
             "workflow_id": info.workflow_id,
             "run_id": info.workflow_run_id,
             "trace_id": provider.trace_id(),
         }
-        # It stays when the activity has ended: Temporal's own line about a failure is one of this task.
+        # They stay when the activity has ended: Temporal's own line about a failure is one of this task.
         describe_lines(lambda: fields)
         trace.get_current_span().set_attributes(attributes_of(fields))
         began = time.monotonic()
@@ -56,38 +57,22 @@ class _DescribedActivity(ActivityInboundInterceptor):
 
 
 class JobsFirst(Interceptor):
-    """Of a worker whose activities have backups pause if they are steps of an instance's job."""
+    """Has backups pause while an activity of the worker is a step of an instance's job."""
 
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        """What gives an activity precedence."""
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002, D102
         return _FirstActivity(next)
 
 
 class _FirstActivity(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
-        """Run the activity."""
-        if job_of(input.args) is None:
-            return await super().execute_activity(input)
-        with PRECEDENCE.step():
+        with nullcontext() if _job_of(input.args) is None else PRECEDENCE.step():
             return await super().execute_activity(input)
 
 
-def job_of(arguments: Sequence[object]) -> InstanceJob | None:
+def _job_of(arguments: Sequence[object]) -> InstanceJob | None:
     """The job that is an argument, or that an argument is about."""
     for argument in arguments:
         job = getattr(argument, "job", argument)
         if isinstance(job, InstanceJob):
             return job
     return None
-
-
-def _job_fields(job: InstanceJob | None) -> Mapping[str, object]:
-    """What names the job."""
-    if job is None:
-        return {}
-    return {
-        "instance_id": job.instance_id,
-        "ods_instance_id": job.ods_instance_id,
-        "job_id": job.job_id,
-        "attempt": job.attempt,
-    }

@@ -44,7 +44,7 @@ _Before: TypeAlias = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True)
 class TrashResult:
-    """Whether there was a database to keep, and whether the job was recorded as done as well."""
+    """Whether there was a database to keep, and whether the end of the job was recorded as well."""
 
     kept: bool
     finished: bool = False
@@ -52,10 +52,7 @@ class TrashResult:
 
 @dataclass(frozen=True)
 class ReplaceResult:
-    """Whether the job was recorded as done as well, and which generation of the template the database is of.
-
-    None if the generation is not known.
-    """
+    """Whether the end of the job was recorded as well, and the database's template generation, if known."""
 
     finished: bool = False
     template_generation: int | None = None
@@ -63,10 +60,7 @@ class ReplaceResult:
 
 @dataclass(frozen=True)
 class ProvisionResult:
-    """The new database, its size in bytes, and whether the job was recorded as done as well.
-
-    Also which generation of the template it is a copy of; None if that is not known.
-    """
+    """The new database, its size, whether the end of the job was recorded, and its template generation."""
 
     database: str
     size_bytes: int | None
@@ -77,8 +71,8 @@ class ProvisionResult:
 class DatabaseActivities:
     """The middle step of every job, on the server that holds the ODS databases.
 
-    An activity here also tries to record the outcome in the registry, which saves the workflow a step. If
-    that fails, the workflow's own last step does it, or reports why it cannot be done.
+    Most activities here also try to record the end of the job, which saves the workflow a step. If they
+    cannot, the workflow's last step does it, or reports why not.
 
     `limit` does not count verifying and recording. Without `refill`, no spares are claimed.
     """
@@ -93,7 +87,7 @@ class DatabaseActivities:
 
     @step
     async def provision(self, job: InstanceJob) -> ProvisionResult:
-        """Clone the template or claim a spare, publish it under its name, and verify that it answers."""
+        """Make the database, publish it under its name, and verify that it answers."""
         following = Following()
         with measured_job(job.kind.name):
             try:
@@ -168,7 +162,7 @@ class DatabaseActivities:
 
     @step
     async def back_up_trash(self, job: InstanceJob) -> bool:
-        """Store a backup of the instance's database in the trash, unless there is one of it as it is now.
+        """Store a backup of the database in the trash, unless there is one of it as it is now.
 
         False if there is no database any more, so that there is none to drop either.
         """
@@ -228,10 +222,7 @@ class DatabaseActivities:
 
     @step
     async def compensate(self, job: InstanceJob) -> bool | None:
-        """Undo what a job that has ended has left, as `Rules.undo` says; no published database is dropped.
-
-        True if the create has failed after it had published the database: the instance is `Completed` now.
-        """
+        """Undo what a job has left that has ended: see `Compensation.undo`."""
         async with heartbeats(), self._fence.ended(job) as (session, position):
             return await self._compensation.undo(session, job, position)
 
@@ -243,8 +234,8 @@ class DatabaseActivities:
     ) -> bool:
         """As `_delete`, for a job that drops: from its DROP on, it is not cancelled; true if it is recorded.
 
-        That it was cancelled meanwhile is recorded first. The client may want what the instance had before a
-        reset: the registry refuses to record the drop then.
+        A cancellation during the DROP is recorded first: the client may want what the instance had before a
+        reset, and then the registry refuses to record the drop.
 
         `work` gets what it must await right before each try at the DROP.
         """
@@ -268,11 +259,9 @@ class DatabaseActivities:
         work: Callable[[asyncpg.Connection, KnownOwner], Awaitable[_Result]],
         record: Callable[[_Result], Awaitable[bool]],
     ) -> tuple[_Result | None, bool]:
-        """Do the work of a delete behind the fence, then record it, unless an earlier try has done both.
+        """Do the work of a delete behind the fence, and `record` its result, unless an earlier try did both.
 
-        Returns what the work tells, which is not known of an earlier try, and whether it is recorded.
-
-        `record` gets what the work tells.
+        Returns the result, None if an earlier try had it, and whether it is recorded.
         """
         try:
             async with heartbeats(), self._fence.under_way(job) as (session, owner):
@@ -358,6 +347,6 @@ async def _try_to_record(job: InstanceJob, write: Awaitable[bool]) -> bool:
 
 
 def _require(job: InstanceJob, operation: Operation, arguments: Arguments) -> None:
-    """Take no database away by a job that was not requested to do just that."""
+    """Let no job take a database away that was not requested to do just that."""
     if (job.operation, job.arguments) != (operation, arguments):
         raise SupersededError

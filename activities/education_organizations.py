@@ -21,7 +21,7 @@ from ods.registry.education_organizations.store import EducationOrganizations, O
 
 _MAX_NAMED = 20
 _FOREIGN_SHARE = 4
-"""A fourth of the databases that are read at once may be on servers of others, which may not answer."""
+"""One in so many databases that are read at once may be on a server of others, which may not answer."""
 _UNREADABLE_STRING = "its connection string cannot be read"
 _NOT_ALLOWED = (
     "its connection string names a server that is not one of this installation's servers: name it in"
@@ -31,7 +31,7 @@ _FOREIGN_FAULT = (
     "it cannot be read from its server, which is not one of this installation's servers"
     " (the log of the worker says why)"
 )
-"""Whatever is wrong: a client could find out what there is in the network of the worker otherwise."""
+"""The same for every fault: otherwise a client could explore the network of the worker."""
 _DATA_CLASSES = ("22", "23")
 """Classes of SQLSTATEs about values: too long, out of range, missing."""
 
@@ -40,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Database:
-    """Where a database is, and which servers that may lead to; None if it is on the installation's own."""
+    """Where a database is, and which servers that may lead to; None for the installation's own."""
 
     address: Address
     allowed: str | None
@@ -57,10 +57,7 @@ class PageToRead:
 
 @dataclass(frozen=True)
 class PageRead:
-    """The result of reading a page.
-
-    `faults` says why some could not be read, for the first of them. `last_id` is None if the page was empty.
-    """
+    """What became of a page; `last_id` is None if it was empty, `faults` are the first that were met."""
 
     read: int
     unreadable: int
@@ -121,8 +118,6 @@ class EducationOrganizationActivities:
     async def _read(
         self, source: OdsDatabase, database: _Database, processes: ReadingProcesses
     ) -> str | None:
-        """Read one ODS database; returns why it cannot be read, None if it was."""
-
         async def read() -> Sequence[Organization]:
             found = await processes.read(database.address, database.allowed)
             return [Organization(*row) for row in found]
@@ -146,7 +141,6 @@ class EducationOrganizationActivities:
         return _FOREIGN_FAULT
 
     def _database(self, source: OdsDatabase) -> _Database:
-        """Where the database is."""
         strings = self._connection_strings
         try:
             found = strings.decrypted(source.connection_string)
@@ -204,9 +198,9 @@ class RefreshActivities:
 
     @activity.defn
     async def dispatch_refreshes(self) -> int:
-        """Start the workflow of every scope with a job that is waiting, or whose workflow was lost.
+        """Start the workflows of scopes whose jobs wait, or lost their workflow; returns how many.
 
-        Returns how many scopes were dispatched; the next pass tries again what Temporal has refused.
+        The next pass tries again what Temporal has refused.
         """
         dispatched = 0
         for scope in await self._jobs.unfinished():

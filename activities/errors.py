@@ -1,8 +1,4 @@
-"""Faults of the ODS server and of the registry as `ApplicationError`s of Temporal.
-
-An outage (`OUTAGE`) says nothing about the job: the workflow waits for its end, and it uses up none of the
-job's attempts. Every other error is an answer about the job.
-"""
+"""Faults of the ODS server and of the registry as `ApplicationError`s of Temporal."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -56,10 +52,7 @@ def as_application_error() -> Iterator[None]:
     """
     try:
         yield
-    except DatabaseFaultError as fault:
-        kind = OUTAGE if fault.outage else type(fault).__name__
-        raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
-    except BackupFaultError as fault:
+    except (DatabaseFaultError, BackupFaultError) as fault:
         kind = OUTAGE if fault.outage else type(fault).__name__
         raise ApplicationError(fault.reason, type=kind, non_retryable=not fault.retryable) from None
     except (InstallationNotConfirmedError, MissingRightsError) as obstacle:

@@ -6,7 +6,6 @@ from activities.backup_requests import backup_request, stored_backup
 from activities.following import FencedWork
 from ods.backups.backing_up import back_up
 from ods.backups.errors import BackupFaultError
-from ods.backups.layout import folder_of
 from ods.backups.manifest import Manifest
 from ods.backups.restoring import read_dump
 from ods.backups.snapshots import Database
@@ -25,7 +24,7 @@ from ods.tenants.known_store import known_store, store_for_backup, unshared_stor
 from ods.tenants.tenant import Tenant
 
 _JUST_NOW = timedelta(seconds=10)
-"""How long ago a backup may have been verified that is not read again before its database is dropped."""
+"""A backup that was verified within this time is not read again before its database is dropped."""
 _STATE_UNKNOWN = ""
 """In place of the state of a database: no database has it."""
 
@@ -33,9 +32,9 @@ _STATE_UNKNOWN = ""
 async def make_final_backup(tenant: Tenant, work: FencedWork, job: InstanceJob, owner: KnownOwner) -> bool:
     """Store a backup of the database in the trash and record it, unless there is one of it as it is now.
 
-    Nothing is made if there is no database to drop any more, nor if a DROP of it, which was backed up, was
-    interrupted. Returns whether there is a database; if not, what an earlier try has stored is recorded, and
-    if none has stored anything, what the instance had before a reset must not be all that is left.
+    Nothing is made if there is no database any more, or if a DROP of it was interrupted and it was backed up
+    before. Returns whether there is a database. If there is none, a backup that an earlier try has stored is
+    recorded; if no try has, a database from before a reset must not be all that is left.
     """
     session, trash = work.session, job.trash_database or ""
     found = await find_in_trash(session, owner, trash)
@@ -59,17 +58,16 @@ async def make_final_backup(tenant: Tenant, work: FencedWork, job: InstanceJob, 
             return await work.done(making)
 
     made, closed = await while_open(session, owner, trash, job.job_id, store_backup)
-    stored = stored_backup(made, store.location(folder_of(made.key)))
+    stored = stored_backup(made, store)
     if not await tenant.jobs.record_final_backup(job, stored, closed):
         raise _deleted(job)
     return True
 
 
 async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
-    """Check that the backup that the purge has made is in the known store, and for the recipients of now.
+    """Check that the purge's backup is in the known store, and encrypted for the recipients of now.
 
-    Unless it was verified just now, it is read again: since then, as before a retry or in an outage, the
-    store may have been put back or damaged.
+    It is read again unless it was verified just now: the store may have been put back or damaged since.
 
     Raises:
         BackupFaultError: it is not, or is damaged; the store is another one, is away or refuses.
@@ -91,17 +89,13 @@ async def require_final_backup(tenant: Tenant, job: InstanceJob) -> None:
 
 
 def _was_verified_just_now(backup: Backup) -> bool:
-    """Whether it was; a clock of this machine that differs from the registry's has it read once more."""
+    """Whether it was, by this machine's clock; if that is wrong, the backup is read once more."""
     now = without_zone(datetime.now(UTC))
     return backup.verified_at is not None and abs(now - backup.verified_at) < _JUST_NOW
 
 
 async def _require_undamaged(store: BackupStore, tenant: Tenant, backup: Backup, stored: Manifest) -> None:
-    """Read what is stored of a backup that was verified, and record it if that is damaged by now.
-
-    Raises:
-        BackupFaultError: it is; or the store is away or refuses.
-    """
+    """Read a backup that was verified; if it is damaged by now, record that and refuse to drop."""
     try:
         async for _ in read_dump(store, stored):
             pass
@@ -113,10 +107,10 @@ async def _require_undamaged(store: BackupStore, tenant: Tenant, backup: Backup,
 
 
 async def _record_last_try(tenant: Tenant, job: InstanceJob) -> bool:
-    """Record what an earlier try has stored and could not record: with the database gone, it is all there is.
+    """Record what an earlier try has stored and could not record; returns whether a backup is recorded.
 
-    Or what an earlier purge has stored, of which the registry knows nothing since it was restored. The pass
-    verifies it. Returns whether a backup is recorded, by now or before.
+    It may be of a purge that a restored registry has forgotten. With the database gone, it is all there is;
+    the pass verifies it.
     """
     if (backup := await tenant.backups.final_of(job)) is None:
         return False
@@ -124,8 +118,7 @@ async def _record_last_try(tenant: Tenant, job: InstanceJob) -> bool:
     last = await last_stored(store, tenant, backup) or await lost_final(store, tenant, backup)
     if last is None or (backup.finished_at and backup.finished_at >= without_zone(last.finished_at)):
         return backup.stored_id is not None
-    stored = stored_backup(last, store.location(folder_of(last.key)))
-    return await tenant.jobs.record_final_backup(job, stored, _STATE_UNKNOWN)
+    return await tenant.jobs.record_final_backup(job, stored_backup(last, store), _STATE_UNKNOWN)
 
 
 async def _backup_of(tenant: Tenant, job: InstanceJob) -> Backup:

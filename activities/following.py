@@ -1,4 +1,4 @@
-"""What goes on beside a step that takes long: heartbeats, how far it is, and whether it is still wanted."""
+"""What goes on beside a long step: heartbeats, how far it is, and whether it is still wanted."""
 
 import asyncio
 import logging
@@ -29,10 +29,9 @@ _logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def heartbeats(details: Callable[[], Sequence[object]] = tuple) -> AsyncIterator[None]:
-    """Heartbeat four times per heartbeat timeout while the body runs.
+    """Heartbeat four times per heartbeat timeout while the body runs; the Web UI shows `details`.
 
-    So Temporal notices within the timeout that the worker was killed. The Web UI shows the `details`, which
-    are asked at each heartbeat.
+    So Temporal notices within the timeout that the worker was killed.
     """
     timeout = activity.info().heartbeat_timeout or timedelta(seconds=_BEATS_PER_TIMEOUT)
     beating = asyncio.create_task(_beat(timeout.total_seconds() / _BEATS_PER_TIMEOUT, details))
@@ -69,13 +68,13 @@ class Following:
 
     @contextmanager
     def monitor(self) -> Iterator[Monitor]:
-        """What programs tell that copy databases: their messages have a file of their own."""
+        """Follows programs that copy databases, whose messages have a file of their own."""
         with program_log() as log:
             yield replace(log, report=self.report)
 
     @property
     def eta_seconds(self) -> int | None:
-        """Seconds that are left, if it goes on as fast as until now; None while that cannot be said."""
+        """Seconds that are left, if it goes on as fast as until now; None while that is not known."""
         if not self.percent:
             return None
         return round((time.monotonic() - self._began) * (100 - self.percent) / self.percent)
@@ -87,7 +86,7 @@ class Following:
 
 @dataclass(frozen=True)
 class FencedWork:
-    """Work that takes long, on a fenced session that nothing else uses: as soon as that has ended, it ends.
+    """Long work on a fenced session that nothing else uses; it is cancelled when the session ends.
 
     `report` is awaited each second meanwhile.
     """
@@ -125,10 +124,9 @@ async def watched(work: Awaitable[_Result], watch: Awaitable[None]) -> _Result:
 async def ends_wait(
     jobs: JobStore, job: InstanceJob, works: Callable[[], Awaitable[object]]
 ) -> AsyncIterator[None]:
-    """Record, beside the body, that the job waits for nothing any more, once the step has begun to work.
+    """Record beside the body that the job waits no more, as soon as `works` returns: the step has begun.
 
-    `works` returns then. It is tried until it is recorded: as long as it is not, clients are told that the
-    job waits.
+    That is tried until it is recorded: otherwise clients would read that the job waits.
     """
     ending = asyncio.create_task(_end_wait(jobs, job, works))
     try:

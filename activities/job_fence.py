@@ -1,4 +1,4 @@
-"""The fence of an instance, as activities hold it, and what the registry has to say of the job meanwhile."""
+"""The fence of an instance, as activities hold it, and what the registry says of the job meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -25,7 +25,7 @@ _WAIT_OVER_SECONDS = 5
 
 
 class JobFence:
-    """Lets one step at a time work on the databases of an instance, and only one that the registry knows."""
+    """Lets one step at a time work on the databases of an instance, and only for the job that it has."""
 
     def __init__(self, tenant: Tenant, limit: ConcurrencyLimit) -> None:
         self._tenant = tenant
@@ -33,13 +33,13 @@ class JobFence:
 
     @asynccontextmanager
     async def under_way(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, KnownOwner]]:
-        """The fence of the job's instance, while the registry has this attempt of the job in progress.
+        """The fence of the job's instance, while the registry has this attempt at the job in progress.
 
-        And the instance, with the revisions that the registry knows by then.
+        Also gives the instance, with the revisions that the registry knows by then.
 
-        The registry is asked while the fence is held: from then on, another attempt that works on the
-        instance's databases must first end this session. It is also asked before another attempt's fence is
-        waited for, so that an attempt that comes too late does not end the session of the current one.
+        The registry is asked while the fence is held: another attempt must first end this session then. It is
+        also asked before another session is ended for the fence, so that a late attempt does not end the
+        current one.
         """
         async with self.of(owner_of(job), before_waiting=partial(self.require_due, job)) as session:
             position = await self.require_due(job)
@@ -52,7 +52,7 @@ class JobFence:
 
     @asynccontextmanager
     async def ended(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, Position]]:
-        """The fence of the job's instance, and where that is, while the registry has the job at an end."""
+        """The fence of the job's instance and where that is, if the registry has the job at an end."""
         async with self.of(owner_of(job), before_waiting=partial(self._require_ended, job)) as session:
             yield session, await self._require_ended(job)
 
@@ -67,9 +67,9 @@ class JobFence:
             yield session
 
     async def require_due(self, job: InstanceJob) -> Position:
-        """Where the instance is, which is still the job's.
+        """Where the instance is, which must still be the job's.
 
-        Temporal tells an activity within a heartbeat that it is cancelled; the registry knows it at once.
+        The registry knows at once that a job is cancelled; Temporal tells it with a heartbeat only.
         """
         position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
@@ -86,12 +86,11 @@ class JobFence:
 
 
 class DroppingToTheEnd:
-    """Keeps a cancellation away from a DROP that has begun, and from what records it.
+    """Keeps a cancellation away from a DROP that has begun, and from the write that records it.
 
-    PostgreSQL cannot take a DROP back: one that is cancelled in its middle leaves a database that can only be
-    dropped, while the client would read that its job was cancelled.
-
-    `require_due` raises if nothing is to be dropped any more.
+    PostgreSQL cannot take a DROP back. One that is interrupted leaves a database that can only be dropped,
+    while the client would read that the job was cancelled. `require_due` raises if nothing is to be dropped
+    any more.
     """
 
     def __init__(self, require_due: Callable[[], Awaitable[object]]) -> None:

@@ -29,7 +29,7 @@ from ods.tenants.backup_store import load_recorded, open_store
 from ods.tenants.tenant import Tenant
 
 _DISK_FULL_SECONDS = 30
-"""How long no clone is begun on a server that has said that its disk is full: others would fail as well."""
+"""How long no clone is begun after the server has said that its disk is full."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Provisioner:
                     assert_never(wanted.origin)
 
     async def verify(self, made: ProvisionedDatabase, database: str) -> None:
-        """Prove that what was made as `database` answers, unless it was a spare, which has proved it."""
+        """Prove that what was made as `database` answers; a spare has proved it before."""
         if not made.claimed:
             with phase("verify"):
                 await provisioning.verify(self._tenant.server, database)
@@ -82,7 +82,6 @@ class Provisioner:
             self._refill()
 
     def _request(self, wanted: Wanted) -> CloneRequest:
-        """The database that is made, whatever it is a copy of."""
         settings = self._tenant.settings
         access = DatabaseAccess(settings.database_owner, settings.granted)
         return CloneRequest(wanted.owner, "", wanted.database, settings.clone_strategy, access=access)
@@ -97,7 +96,6 @@ class Provisioner:
         )
 
     def _template_database(self, template: str) -> str:
-        """The database behind a template."""
         databases = self._tenant.settings.template_databases
         if template not in databases:
             raise DatabaseFaultError(
@@ -109,10 +107,7 @@ class Provisioner:
     async def _restored(
         self, work: FencedWork, request: CloneRequest, origin: BackupOrigin
     ) -> ProvisionedDatabase:
-        """Restore a backup under a private name, with the encoding and the locale that was backed up.
-
-        The database gets the privileges and settings that its template has.
-        """
+        """Restore a backup under a private name, with its encoding and locale and the template's settings."""
         tenant, session = self._tenant, work.session
         if (made := await provisioning.already_made(session, request)) is not None:
             return made
@@ -168,7 +163,7 @@ class Provisioner:
         return await provision_copy(work.session, wanted, source, make_staging)
 
     async def _source(self, origin: CopyOrigin) -> Source:
-        """The instance that is copied, which the registry holds: its database keeps its name."""
+        """The instance that is copied; the registry keeps it from being renamed meanwhile."""
         tenant = self._tenant
         row = await tenant.queries.any_instance(origin.instance_id)
         if row is None or not row.is_live or str(row.mark) != origin.mark:
@@ -180,14 +175,13 @@ class Provisioner:
         return Source(owner, row.database_name)
 
     async def _complete(self, filled: str, rights: Rights) -> None:
-        """Give a database that a program has filled what the program does not."""
+        """Give a database that a program has filled its statistics and rights."""
         async with self._tenant.server.connected(filled) as inside:
             await analyze(inside)
             await give_rights(inside, rights)
 
     @contextmanager
     def _refuse_while_disk_is_full(self) -> Iterator[None]:
-        """Begin no clone for `_DISK_FULL_SECONDS` after the server has said that its disk is full."""
         if time.monotonic() < self._disk_full_until:
             raise DatabaseFaultError(
                 "The PostgreSQL server has run out of disk space; clones pause. Free some.", outage=True

@@ -29,7 +29,7 @@ from ods.tenants.drift.findings import Drift, is_suspect
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""
 _MAX_BYTES = 500_000
-"""Of the jobs in one list: Temporal refuses a result above 2 MiB, and each later pass would fail likewise."""
+"""Of the jobs in one list: Temporal refuses a result above 2 MiB, and would do so in each later pass."""
 _PURGES_A_PASS = 20
 """Databases that one pass drops from the trash: a mistake in the registry is noticed before all are gone."""
 _QUERIES_AT_ONCE = 10
@@ -48,7 +48,7 @@ class DriftReport:
 
 @dataclass(frozen=True)
 class StuckPage:
-    """Jobs that no workflow works on, and where the next page begins; None if this one was empty."""
+    """Jobs that no workflow works on, and the last id of the page; None if that was empty."""
 
     jobs: list[InstanceJob]
     last_id: int | None
@@ -82,8 +82,8 @@ class VersionsDue:
 class ReconcileActivities:
     """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift.
 
-    `is_at_work` tells whether a workflow is open under the id of a job's instance, and awaits no decision.
-    `backup_obstacle` tells why no backup can be made before purges; None if none is to be made.
+    `is_at_work` says whether a workflow works on a job: one that awaits a decision does not.
+    `backup_obstacle` says why no backup can be made before purges; None if none is to be made.
     """
 
     job_store: JobStore
@@ -99,13 +99,11 @@ class ReconcileActivities:
 
     @step
     async def find_stuck(self, page: SweepPage) -> StuckPage:
-        """Those jobs of a page of rows in `InProgress` that no workflow works on any more.
+        """The jobs of a page of rows in `InProgress` that no workflow works on.
 
-        Their workflow is open no longer, or waits for a decision after a failure that the registry does not
-        know: it was restored to a state before it.
-
-        With the first page also the deletes that have failed and are tried again without a person, as many as
-        fit a result: the next pass finds the others.
+        Their workflow is gone, or waits for a decision after a failure that a restored registry does not
+        know. The first page also has the failed deletes that are tried again without a person, as many as
+        fit.
         """
         jobs = await self.job_store.running_jobs(page.after, page.size)
         unfinished = await self._unfinished_deletes() if page.after == 0 else []
@@ -117,10 +115,10 @@ class ReconcileActivities:
         return StuckPage([*_fitting(unfinished), *found], last[0].instance_id if last else None)
 
     async def _is_stuck(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
-        """Whether no workflow works on a job, and the registry still has it under way.
+        """Whether no workflow works on a job that the registry still has under way.
 
-        In this order: a workflow whose job ends or fails takes it out of `InProgress` first. A delete that
-        has failed or was cancelled since the page was read would be done all the same.
+        Temporal is asked first: a job that ends takes itself out of `InProgress` before its workflow closes.
+        A delete that has failed since the page was read would be done all the same otherwise.
         """
         async with slots:
             activity.heartbeat(job.instance_id)
@@ -137,7 +135,7 @@ class ReconcileActivities:
     async def _half_dropped(self) -> Mapping[str, str]:
         """The marks of the databases that a DROP has begun to remove, by their names.
 
-        Not if the instance has one in use: an operator has handed that over since, or restored it.
+        Not if the instance has another database in use: an operator has handed that over, or restored it.
         """
         found = await self._databases()
         in_use = {
@@ -148,11 +146,11 @@ class ReconcileActivities:
 
     @step
     async def restart(self, job: InstanceJob) -> bool:
-        """Put a stuck job back to waiting and start it; false if the instance had moved on.
+        """Put a stuck job back to waiting and start it; true if Temporal has taken it.
 
-        Also if Temporal refuses this job: it waits for the next sweep then. And if a client has cancelled it:
-        its workflow was lost before it could end the job, which is not done again; or has called off a delete
-        that has failed. While the server is away, these wait for the next pass.
+        False if the instance has moved on, or Temporal refuses the job, which waits for the next sweep then.
+        A job that a client has cancelled is not done again, but ended: its workflow was lost before it could
+        do so. While the server is away, that waits for the next pass.
         """
         is_cancelled = partial(self.cancellations.is_cancelled, job)
         if await is_cancelled():
@@ -168,9 +166,9 @@ class ReconcileActivities:
     async def find_leftovers(self, after: int | None = None) -> Leftovers:
         """Ended jobs, of instances with ids above `after`, that have left something on the server.
 
-        Those are failed jobs that were not undone, staging databases on which no job works, databases in the
-        trash that a job has left open, and databases whose comments do not say yet that their renames were
-        recorded. With the first page, what loads of templates have left is removed as well.
+        That is what a failed job did not undo, a staging database without a job, a database in the trash that
+        a job has left open, or a comment that does not say yet that a rename was recorded. With the first
+        page, what loads of templates have left is removed as well.
         """
         if after is None:
             await self.remove_template_leftovers()
@@ -196,10 +194,7 @@ class ReconcileActivities:
 
     @step
     async def claim_due_versions(self) -> VersionsDue:
-        """Claim the databases that instances had before resets and whose time in the trash is over.
-
-        As many as `purge_due` requests of instances, and none for the same reasons.
-        """
+        """Claim databases from before resets whose time is over, under the rules of `purge_due`."""
         if not await self.versions.is_purge_due():
             return VersionsDue([])
         if (suspicion := is_suspect(await self.detect())) is not None:
@@ -210,10 +205,10 @@ class ReconcileActivities:
     async def purge_due(self) -> PurgeReport:
         """Request and start the purges that are due, up to `_PURGES_A_PASS`, the oldest first.
 
-        None while registry and server contradict each other so that the registry may be of yesterday, or a
-        copy: what it has in the trash may have been undeleted since. Nor while their clocks differ, or the
-        backup that is to be made before each cannot be made. None of an instance whose own database is lost
-        while one is there that it had before a reset: the purge would have that dropped, the last of it.
+        None while the registry may be of yesterday or a copy: what it has in the trash may have been
+        undeleted since. None while clocks differ, or the backup before each purge cannot be made. An instance
+        whose own database is lost is left out while one from before a reset is there: a purge would drop this
+        last one.
         """
         if not await self.instances.is_purge_due():
             return PurgeReport(0)
@@ -231,7 +226,7 @@ class ReconcileActivities:
 
 
 def _fitting(jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
-    """As many of the first jobs as fit one result; at least one if there is any, so that a pass gets on."""
+    """The first jobs, as many as fit one result; at least one if there is any, so that a pass gets on."""
     converter = activity.payload_converter()
     sizes = accumulate(converter.to_payload(job).ByteSize() for job in jobs)
     return [

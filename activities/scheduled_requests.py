@@ -31,7 +31,7 @@ _POLL_SECONDS = 1
 """How often it is asked whether another job can be requested."""
 _PAUSE_SECONDS = 10
 _BUSY_SECONDS = 3600
-"""How long instances are waited for on which other jobs work, or that refuse for another reason."""
+"""How long instances are waited for that refuse, such as those with other jobs."""
 
 _logger = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class ScheduledReport:
 class _Kind:
     """What a schedule makes of instances.
 
-    `limit` jobs of it are under way at once: others want places as well. `require_ready` checks that such
-    jobs can be done at all. `is_needless` tells whether an instance needs none, and records that.
+    At most `limit` of its jobs are under way at once. `require_ready` checks that they can be done at all.
+    `is_needless` says whether an instance needs none, and records that.
     """
 
     limit: int
@@ -72,7 +72,7 @@ class _Pass:
         self._start = start
 
     async def run(self) -> ScheduledReport:
-        """Request all that is due; those that refuse are asked again for a while."""
+        """Request all that is due; instances that refuse are asked again for a while."""
         await self._kind.require_ready()
         for (
             job
@@ -87,10 +87,9 @@ class _Pass:
         return replace(self.report, refused=self.report.refused + len(refused))
 
     async def _serve(self, instances: Sequence[int]) -> Sequence[int]:
-        """Request what is due of these instances; returns those that refuse now.
+        """Request what is due of these instances; returns those to ask again, which refuse or are locked.
 
-        A fault of one does not keep the others from being served; it would be the same when asked again. One
-        whose row another session has locked is asked again.
+        Another fault would be the same again; it keeps no other instance from being served.
         """
         refused = []
         for instance_id in instances:
@@ -126,9 +125,8 @@ class _Pass:
 class ScheduledRequests:
     """Requests what is due of one tenant's instances.
 
-    Each activity ends when all is requested, and may be repeated: what was requested for a time of the
-    schedule is not requested again. It leaves one place of those that a worker has to other requests, if it
-    has several.
+    Each activity ends when all is requested, and may be repeated: nothing is requested twice for a time of
+    the schedule. It leaves one place of a worker to other requests, if the worker has several.
     """
 
     tenant: Tenant
@@ -182,6 +180,6 @@ class ScheduledRequests:
 
 
 def _require_going_on() -> None:
-    """Check that the worker goes on: another one takes over at once what waits."""
+    """Fail if the worker stops: another one takes over at once."""
     if activity.is_worker_shutdown():
         raise ApplicationError("The worker stops; another one goes on.", type="WorkerStops")

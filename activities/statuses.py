@@ -47,7 +47,7 @@ _SERVER_SECONDS = 2
 """How long the first step of a delete waits for the ODS server."""
 
 _LATE_SESSION = "300ms"
-"""How long the session of a step that was given up may go on: all of it is within a try to record that."""
+"""How long the session of a step that was given up may go on, within the try to record the failure."""
 
 _Obstacle: TypeAlias = Callable[[asyncpg.Connection, KnownOwner, list[str]], Awaitable[str | None]]
 
@@ -108,7 +108,8 @@ class StatusActivities:
     async def _left(self, job: InstanceJob) -> bool:
         """Write on the database that the registry has its new name, if the server answers in time.
 
-        A pass does it otherwise (`ReconcileActivities.find_leftovers`); until then the old name is reserved.
+        Otherwise `find_leftovers` of the reconcile pass does it; until then the old name is reserved. Always
+        true.
         """
         with suppress(DatabaseFaultError, InstallationNotConfirmedError, TimeoutError):
             async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
@@ -140,10 +141,10 @@ class StatusActivities:
     async def fail(self, failure: JobFailure) -> bool:
         """Record `Error` or `Delete_Failed`, with the reason; of a purge that was cancelled, `Deleted`.
 
-        The client of a drop that was cancelled too late reads so at once.
+        A client whose drop was cancelled too late reads that at once.
 
-        That of a delete or purge is recorded behind the fence, if the server answers in time: a worker that
-        was suspended in the middle of it drops nothing after clients have read that it has failed.
+        That of a delete or purge is recorded behind the fence, if the server answers in time: then a
+        suspended worker drops nothing after clients have read that the job has failed.
         """
         job, reason = failure.job, failure.reason
         async with AsyncExitStack() as fence:
@@ -156,9 +157,9 @@ class StatusActivities:
             return await self.jobs.fail(job, reason, outage=failure.outage, cancelled=failure.cancelled)
 
     def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        """The fence of an instance whose job has given up: another session that holds it is ended soon.
+        """The fence of an instance whose job has given up; another session that holds it is ended soon.
 
-        Not if the instance has moved on to another job or attempt, whose session that may be.
+        Not if the instance has moved on to another job or attempt: that session may be theirs.
         """
 
         async def require_job() -> None:
@@ -173,12 +174,12 @@ class StatusActivities:
         await self.jobs.record_wait(wait)
 
     def _missing_backup(self, job: InstanceJob) -> str | None:
-        """Why a job must not begin that would drop a database without the backup that the settings want."""
+        """Why the job must not begin: it would drop a database without the backup that the settings want."""
         drops = job.rules.drops and not job.backup_first
         return _BACKUP_FIRST if drops and job.published and self.final_backup else None
 
     async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why a job must not begin: a delete would end the routing to a database that it may not touch."""
+        """Why the job must not begin: it would end the routing to a database that it may not touch."""
         rules = job.rules
         # An undelete routes to what is out of the trash, and a purge ends no routing. The ODS/API goes on
         # using what a reset replaces until another one is there.

@@ -29,10 +29,7 @@ class SweepPage:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The result of one page.
-
-    `last_id` is None if it was empty. The next sweep tries again what Temporal has `refused`.
-    """
+    """What became of a page; `last_id` is None if it was empty. The next sweep tries the `refused` again."""
 
     dispatched: int
     last_id: int | None
@@ -67,7 +64,6 @@ class SweepActivities:
         return SweepResult(len(jobs) - len(refused), jobs[-1].instance_id if jobs else None, refused)
 
     async def _dispatched(self, job: InstanceJob, slots: asyncio.Semaphore) -> bool:
-        """Start one workflow; false if Temporal refuses this one."""
         async with slots:
             try:
                 return await accepted(self.start(job), job.job_id)

@@ -38,10 +38,9 @@ class VersionActivities:
 
     @step
     async def purge_version(self, purge: VersionPurge) -> None:
-        """Drop a database that an instance had before a reset from the trash.
+        """Drop a database from the trash that an instance had before a reset.
 
-        Not while the instance is in use by the registry, and its own database is gone: the version is then
-        all that is left of it.
+        Not while the instance is in use, and its own database is gone: the version is all that is left then.
         """
         owner = Owner(
             *(purge.tenant, purge.ods_instance_id, "", purge.mark, purge.installation),

@@ -6,14 +6,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias, assert_never, get_args
 
 from ods.model.operations import BACK_TO_EARLIER, RULES, TO_TRASH, Operation, Product, Rules
-from ods.model.origins import (
-    BackupOrigin,
-    CopyOrigin,
-    EarlierDatabase,
-    Origin,
-    read_any_origin,
-    read_exactly,
-)
+from ods.model.origins import BackupOrigin, CopyOrigin, EarlierDatabase, Origin, read_any_origin, read_exactly
 
 
 @dataclass(frozen=True)

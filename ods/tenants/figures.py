@@ -63,10 +63,7 @@ async def _spares(tenant: Tenant) -> list[Sample]:
     return [
         Sample(figure, (template, tenant.name), value)
         for template, database in tenant.settings.template_databases.items()
-        for figure, value in (
-            (SPARES_READY, pools[database].ready),
-            (SPARES_WANTED, pools[database].wanted),
-        )
+        for figure, value in ((SPARES_READY, pools[database].ready), (SPARES_WANTED, pools[database].wanted))
     ]
 
 

@@ -117,18 +117,10 @@ class Tenant:
                 strings=connection_strings,
             ),
             adoptions=AdoptionStore(
-                engine,
-                factory,
-                trash,
-                protect_new=settings.protect_new,
-                strings=connection_strings,
+                engine, factory, trash, protect_new=settings.protect_new, strings=connection_strings
             ),
             jobs=JobStore(
-                engine,
-                factory,
-                trash,
-                final_backup=settings.final_backup,
-                strings=connection_strings,
+                engine, factory, trash, final_backup=settings.final_backup, strings=connection_strings
             ),
             admin_api_rows=AdminApiRows(engine, name, settings.template_databases),
             versions=VersionStore(engine, factory),
