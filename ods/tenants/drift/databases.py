@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from ods.databases.inspection import Database
 from ods.model.operations import InstanceStatus
-from ods.registry.clock import CLOCKS_MAY_DIFFER, TimeGap
+from ods.registry.clock import CLOCKS_MAY_DIFFER
 from ods.registry.instances.naming import DATABASE_PREFIX
 from ods.registry.snapshots.rows import SnapshotStatus
-from ods.registry.storage.models import DbInstance
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.drift.ods_instances import served_without_mark
 from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere, published_later
@@ -17,20 +15,20 @@ from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere, published_la
 def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
     """Databases of instances, by mark or name, that no live instance has."""
     expected = {*seen.templates, *served_without_mark(seen), *(one.name for one in published_later(seen))}
-    live_names = {row.database_name for row in seen.instances if not _was_not_created(row)}
+    # A database in the way of a create that has failed is not that instance's.
+    created = (row for row in seen.instances if row.status != InstanceStatus.ERROR or row.published_at)
+    live_names = {row.database_name for row in created}
     live_marks = {str(row.mark) for row in seen.instances}
     trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
+    prefix = f"{DATABASE_PREFIX}_".lower()
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue
-        if database.spare:
-            continue  # those that are of no use are removed by the refill, and shown with the others
-        if database.trash:
-            continue  # see `unlisted_in_trash`
+        # Those in the trash and snapshots have comparisons of their own; a refill removes useless spares.
+        if database.spare or database.trash or database.snapshot is not None:
+            continue
         if database.mark in trashed_marks:
             continue  # see `missing_from_trash`, and `second_databases`
-        if database.snapshot is not None:
-            continue  # see `snapshots_without`
         if belongs_elsewhere(database, seen):
             continue
         if database.invalid:
@@ -38,19 +36,12 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
         # An unpublished database of an unknown instance is another registry's clone, at work.
         elif database.mark in seen.known_marks or (
-            not database.staging and _looks_like_ods(database) and database.name not in live_names
+            not database.staging
+            and (database.mark is not None or database.name.lower().startswith(prefix))
+            and database.name not in live_names
         ):
             words = "No live instance of this tenant has this database."
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
-
-
-def _was_not_created(instance: DbInstance) -> bool:
-    """Whether its create has failed: a database of its name that is not its own is in its way."""
-    return instance.status == InstanceStatus.ERROR and instance.published_at is None
-
-
-def _looks_like_ods(database: Database) -> bool:
-    return database.mark is not None or database.name.lower().startswith(f"{DATABASE_PREFIX}_".lower())
 
 
 def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
@@ -66,9 +57,7 @@ def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
     known = {str(row.mark) for row in seen.copies}
     for database in seen.databases.values():
         mark = database.snapshot
-        if mark is None or mark.mark in known:
-            continue
-        if mark.installation == seen.installation:
+        if mark is not None and mark.mark not in known and mark.installation == seen.installation:
             words = (
                 f"The registry does not know this snapshot of the OdsInstanceId {mark.ods_instance_id}: it"
                 " was restored to an earlier state. It is never dropped; if no derivative leads to it, drop"
@@ -100,8 +89,15 @@ def wrong_clocks(seen: Snapshot) -> Iterator[Drift]:
         yield _clocks_differ("registry and server", "the server of the ODS databases", seen.clock_lead)
     elif abs(seen.own_lead) > CLOCKS_MAY_DIFFER:
         yield _clocks_differ("registry and process", "the machine that compares them", seen.own_lead)
-    if seen.time_gap is not None:
-        yield _time_gap(seen.time_gap)
+    if (gap := seen.time_gap) is not None:
+        yield Drift(
+            DriftKind.TIME_GAP,
+            "registry",
+            f"From {_minute(gap.last_seen)} to {_minute(gap.seen_again)}, by the registry's clock, no pass"
+            " ran: no worker did, the registry was restored, or that clock was set ahead. Nothing is purged"
+            f" from the trash, and no backup expires, before {_minute(gap.forgotten_at)}. Set the clock right"
+            " before then, or undelete what must not go.",
+        )
 
 
 def _clocks_differ(subject: str, other: str, lead: timedelta) -> Drift:
@@ -113,17 +109,6 @@ def _clocks_differ(subject: str, other: str, lead: timedelta) -> Drift:
         f"The registry's clock is {by} (hours, minutes, seconds) {which} that of {other}. It decides when an"
         " instance in the trash is due: nothing is purged before both agree within five minutes. Let both"
         " take the time from one source (NTP).",
-    )
-
-
-def _time_gap(gap: TimeGap) -> Drift:
-    return Drift(
-        DriftKind.TIME_GAP,
-        "registry",
-        f"From {_minute(gap.last_seen)} to {_minute(gap.seen_again)}, by the registry's clock, no pass ran:"
-        " no worker did, the registry was restored, or that clock was set ahead. Nothing is purged from the"
-        f" trash, and no backup expires, before {_minute(gap.forgotten_at)}. Set the clock right before then,"
-        " or undelete what must not go.",
     )
 
 

@@ -17,29 +17,9 @@ from ods.registry.instances.jobs import StartedJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage import models
 from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
-from ods.tenants.drift.databases import snapshots_without, unexpected_databases, wrong_clocks, wrong_templates
+from ods.tenants.drift import databases, instances, ods_instances, older_registry, own_databases, trash
 from ods.tenants.drift.findings import Drift, DriftKind
-from ods.tenants.drift.instances import (
-    deletes_not_done,
-    instances_without,
-    resets_not_ended,
-    rows_not_adopted,
-)
-from ods.tenants.drift.ods_instances import (
-    derivatives_of_other_instances,
-    ods_instances_of_other_instances,
-    ods_instances_on_other_servers,
-    ods_instances_without_database,
-)
-from ods.tenants.drift.older_registry import older_than_server
-from ods.tenants.drift.own_databases import second_databases
 from ods.tenants.drift.snapshot import Snapshot
-from ods.tenants.drift.trash import (
-    changed_in_trash,
-    missing_from_trash,
-    unlisted_in_trash,
-    versions_without_database,
-)
 from ods.tenants.installation_check import InstallationCheck
 
 _RECHECK_SECONDS = 0.5
@@ -58,7 +38,7 @@ class DriftDetector:
     stores: BackupStores
 
     async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
-        """Every contradiction that is there twice, half a second apart: others are those of a running job.
+        """Every contradiction that is there twice, half a second apart: others are of a running job.
 
         `started` are the jobs whose workflows Temporal still has.
         """
@@ -117,24 +97,24 @@ def _of_all(seen: Snapshot) -> Iterator[Drift]:
 
 _COMPARISONS: tuple[Callable[[Snapshot], Iterator[Drift]], ...] = (
     _of_all,
-    wrong_clocks,
-    older_than_server,
-    changed_in_trash,
-    second_databases,
-    missing_from_trash,
-    unlisted_in_trash,
-    snapshots_without,
-    versions_without_database,
-    resets_not_ended,
-    rows_not_adopted,
-    deletes_not_done,
-    instances_without,
-    ods_instances_without_database,
-    derivatives_of_other_instances,
-    ods_instances_of_other_instances,
-    ods_instances_on_other_servers,
-    unexpected_databases,
-    wrong_templates,
+    databases.wrong_clocks,
+    older_registry.older_than_server,
+    trash.changed_in_trash,
+    own_databases.second_databases,
+    trash.missing_from_trash,
+    trash.unlisted_in_trash,
+    databases.snapshots_without,
+    trash.versions_without_database,
+    instances.resets_not_ended,
+    instances.rows_not_adopted,
+    instances.deletes_not_done,
+    instances.instances_without,
+    ods_instances.ods_instances_without_database,
+    ods_instances.derivatives_of_other_instances,
+    ods_instances.ods_instances_of_other_instances,
+    ods_instances.ods_instances_on_other_servers,
+    databases.unexpected_databases,
+    databases.wrong_templates,
 )
 
 

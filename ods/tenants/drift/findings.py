@@ -54,7 +54,7 @@ class RemedyAction(StrEnum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """A request that settles a contradiction. The request itself checks whether it may be granted.
+    """A request that settles a contradiction, and itself checks whether it may be granted.
 
     `database` is the one that the instance gets by an adoption; None if it keeps the name it has.
     """
@@ -84,9 +84,9 @@ class Drift:
 
     @property
     def identity(self) -> tuple[DriftKind, str]:
-        """What it is about. The explanation may change all the time, with a time that it tells.
+        """What it is about: the explanation may change with each look, as with a time in it.
 
-        Of a registry that is older than the server, so does the subject, while databases are handed back.
+        While databases are handed back, so does the subject of a registry that is older than the server.
         """
         older = self.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
         return self.kind, "" if older else self.subject
@@ -95,6 +95,6 @@ class Drift:
 def is_suspect(found: Collection[Drift]) -> Drift | None:
     """The contradiction by which the registry may be wrong about what is due; None if there is none.
 
-    It may be of yesterday, or a copy, or its clock may be wrong: nothing is done on its word alone then.
+    The registry may be of yesterday, or a copy, or its clock wrong: nothing is done on its word alone then.
     """
     return next((drift for drift in found if drift.kind in _SUSPICIONS), None)

@@ -19,10 +19,7 @@ from ods.tenants.drift.snapshot import Snapshot, must_be_usable, newest_version,
 
 
 def instances_without(seen: Snapshot) -> Iterator[Drift]:
-    """Live instances without a usable database, or without an ODS instance.
-
-    Left out are those with databases that the registry does not know.
-    """
+    """Live instances without a usable database or ODS instance; not if the registry is older than theirs."""
     later = {one.mark for one in published_later(seen)}
     routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
     for instance in seen.instances:
@@ -34,14 +31,15 @@ def instances_without(seen: Snapshot) -> Iterator[Drift]:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
             remedy = None if database is None else _adoption_of(seen, database, instance)
             if others := _of_other_names(seen, instance):
-                words, remedy = f"{words} {_way_back(instance, others)}", _adoption_of_other(instance, others)
+                # Of several, an operator must choose one.
+                remedy = None if others[1:] else Remedy(RemedyAction.ADOPT, instance.id, others[0].name)
+                words += f" {_way_back(instance, others, remedy)}"
             elif _is_lost(database, instance):
                 words += _what_is_left(seen, instance, database)
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
-            words = (
-                f"The instance is {instance.status}, but there is no ODS instance {instance.ods_instance_id}."
-            )
+            number = instance.ods_instance_id
+            words = f"The instance is {instance.status}, but there is no ODS instance {number}."
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
@@ -59,12 +57,12 @@ def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> s
 
 
 def _is_lost(database: Database | None, instance: DbInstance) -> bool:
-    """Whether the instance's database is not there any more, or can only be dropped."""
+    """Whether the instance's database is gone, or can only be dropped."""
     return database is None or (database.invalid and database.mark == str(instance.mark))
 
 
 def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | None) -> str:
-    """What becomes of an instance whose database is not there any more, or half dropped."""
+    """What becomes of an instance whose database is gone or half dropped."""
     adopt = f"`ods instance adopt {instance.id}"
     if database is None and (unpublished := unpublished_of(seen, instance)) is not None:
         return (
@@ -81,7 +79,7 @@ def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | Non
 
 
 def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
-    """Databases outside the trash with the instance's mark; none if one of the registry's name has it.
+    """Databases outside the trash with the instance's mark; none if one of its own name has it.
 
     One was renamed by hand, or the server was put back to before a rename: it may be all that has the data.
     """
@@ -98,9 +96,7 @@ def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
     ]
 
 
-def _way_back(instance: DbInstance, others: Sequence[Database]) -> str:
-    """How the instance gets its database again that has another name."""
-    remedy = _adoption_of_other(instance, others)
+def _way_back(instance: DbInstance, others: Sequence[Database], remedy: Remedy | None) -> str:
     which = "" if remedy else " Their data tell which one is the instance's."
     command = remedy.command if remedy else f"ods instance adopt {instance.id} --database NAME"
     return (
@@ -109,13 +105,8 @@ def _way_back(instance: DbInstance, others: Sequence[Database]) -> str:
     )
 
 
-def _adoption_of_other(instance: DbInstance, others: Sequence[Database]) -> Remedy | None:
-    """The request that makes the one database of another name the instance's; None if there are several."""
-    return Remedy(RemedyAction.ADOPT, instance.id, others[0].name) if len(others) == 1 else None
-
-
 def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Remedy | None:
-    """The request that makes the database the instance's; None if that is no question of its comment."""
+    """The request that makes the database the instance's; None if its comment is not what is wrong."""
     is_whole = database.open and not database.invalid and instance.replacement is None
     if not is_whole or put_in_place_by_registry(seen, instance):
         return None
@@ -123,7 +114,7 @@ def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Re
 
 
 def _other_database(seen: Snapshot, database: Database, instance: DbInstance) -> str | None:
-    """What is wrong if it is one that the instance had before a reset, or was to get by one."""
+    """What is wrong if it is another database of the instance, from before a reset or for the next one."""
     if database.owner is None or database.owner.database_id == str(instance.database_id):
         return None
     if instance.replacement is not None:
@@ -134,7 +125,7 @@ def _other_database(seen: Snapshot, database: Database, instance: DbInstance) ->
 
 
 def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
-    """Instances whose delete no pass goes on with, of which only what they had before a reset is left."""
+    """Instances whose delete no pass goes on with, and of which only an earlier database is left."""
     for instance in seen.instances:
         database = seen.databases.get(instance.database_name)
         has_failed = instance.status == InstanceStatus.DELETE_FAILED and instance.rules.to_trash
@@ -163,7 +154,7 @@ def rows_not_adopted(seen: Snapshot) -> Iterator[Drift]:
 
 
 def resets_not_ended(seen: Snapshot) -> Iterator[Drift]:
-    """Instances that take no request, because a failed reset is neither undone nor recorded as done."""
+    """Instances that take no request: a failed reset is neither undone nor recorded as done."""
     for instance in (*seen.instances, *seen.trashed):
         if instance.replacement is not None and instance.status in AT_REST:
             words = (

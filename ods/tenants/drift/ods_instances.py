@@ -20,9 +20,9 @@ def ods_instances_without_database(seen: Snapshot) -> Iterator[Drift]:
 
 
 def ods_instances_on_other_servers(seen: Snapshot) -> Iterator[Drift]:
-    """ODS instances that lead to another server than the one on which the databases of instances are.
+    """ODS instances that lead to another server than that of the databases of instances.
 
-    Those of instances; and others that name a database as an instance's is named, to which they may have led
+    Those of instances; and others whose database has the name of an instance's: they may have led to that
     before it was moved.
     """
     own = {row.ods_instance_id: row for row in seen.instances}

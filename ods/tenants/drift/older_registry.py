@@ -14,8 +14,18 @@ _NAMED_AT_MOST = 200
 def older_than_server(seen: Snapshot) -> Iterator[Drift]:
     """That the registry does not know databases, or jobs that Temporal has; one finding for all."""
     later, jobs = published_later(seen), _started_later(seen)
-    if later or jobs:
-        yield _registry_older(seen, later, jobs)
+    if not (later or jobs):
+        return
+    times = [database.published_at for database in later if database.published_at is not None]
+    times += [job.at for job in jobs]
+    first, last = moment(min(times, default=None)), moment(max(times, default=None))
+    yield Drift(
+        DriftKind.REGISTRY_OLDER_THAN_SERVER,
+        f"{len(later)} databases, {len(jobs)} jobs",
+        f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
+        f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
+        f" {moment(seen.last_change)}. {_handing_back(seen, later)}",
+    )
 
 
 def _started_later(seen: Snapshot) -> list[StartedJob]:
@@ -27,19 +37,6 @@ def _started_later(seen: Snapshot) -> list[StartedJob]:
         if job.installation == seen.installation
         and (job.number > known[job.mark] if job.mark in known else job.mark not in seen.known_marks)
     ]
-
-
-def _registry_older(seen: Snapshot, later: Collection[Database], jobs: Collection[StartedJob]) -> Drift:
-    times = [database.published_at for database in later if database.published_at is not None]
-    times += [job.at for job in jobs]
-    first, last = moment(min(times, default=None)), moment(max(times, default=None))
-    return Drift(
-        DriftKind.REGISTRY_OLDER_THAN_SERVER,
-        f"{len(later)} databases, {len(jobs)} jobs",
-        f"Databases were published, and jobs started, between {first} and {last}, of which the registry knows"
-        f" nothing: it was restored to an earlier state, or lost rows; it was last changed at"
-        f" {moment(seen.last_change)}. {_handing_back(seen, later)}",
-    )
 
 
 def _handing_back(seen: Snapshot, later: Collection[Database]) -> str:

@@ -12,22 +12,21 @@ from ods.tenants.drift.snapshot import Snapshot, expected_beside, published_late
 
 
 def of_instance(databases: Iterable[Database], owner: Owner | None) -> list[Database]:
-    """What the owner's instance has and had: not what a reset was to give it, nor what is half dropped."""
+    """The databases that the owner's instance has or had; not one for a reset, nor a half dropped one."""
     its = (one for one in databases if owner and one.owner and owner.shares_instance(one.owner))
     return [one for one in its if not one.reset and not one.invalid]
 
 
 def taking_back(instance: DbInstance, database: Database) -> Remedy:
-    """The request that takes an instance in the trash back with this database, whichever it has by that."""
-    is_known = _mark_of(database) == str(instance.database_id)
-    if is_known and (database.trash or database.name == instance.database_name):
+    """The request that takes an instance out of the trash with this database."""
+    if _is_current(database, instance) and (database.trash or database.name == instance.database_name):
         return Remedy(RemedyAction.UNDELETE, instance.id)
     return Remedy(RemedyAction.ADOPT, instance.id, database.name)
 
 
-def _mark_of(database: Database) -> str | None:
-    """The mark of the database alone; None also if it has no owner."""
-    return None if database.owner is None else database.owner.database_id
+def _is_current(database: Database, instance: DbInstance) -> bool:
+    """Whether it is, by its comment, the database that the instance has by the registry, or a copy of it."""
+    return database.owner is not None and database.owner.database_id == str(instance.database_id)
 
 
 def is_earlier(seen: Snapshot, database: Database) -> bool:
@@ -51,7 +50,7 @@ def choice_of(
 
 
 def which_last(instance: DbInstance, several: Collection[Database]) -> str:
-    """What the operator does who must find out which of several databases is the instance's."""
+    """What an operator does to find out which of several databases is the instance's."""
     return (
         f"Which was in use last, the comments do not tell: {listed(several)}. Look at their data, and remove"
         " the comment of a copy (COMMENT ON DATABASE … IS NULL). `ods instance adopt"
@@ -63,11 +62,11 @@ def which_last(instance: DbInstance, several: Collection[Database]) -> str:
 def put_in_place_by_registry(seen: Snapshot, instance: DbInstance) -> str | None:
     """The database that a reset has given the instance by the registry, but not on the server.
 
-    It has its private name there, since the server was put back to before the exchange.
+    It still has its private name: the server was put back to before the exchange.
     """
     for one in seen.databases.values():
-        is_its = one.owner is not None and one.mark == str(instance.mark)
-        if is_its and one.reset and not one.invalid and _mark_of(one) == str(instance.database_id):
+        is_its = one.mark == str(instance.mark) and _is_current(one, instance)
+        if is_its and one.reset and not one.invalid:
             return one.name
     return None
 
@@ -87,16 +86,14 @@ def not_exchanged(instance: DbInstance, waiting: str) -> str:
 
 
 def unpublished_of(seen: Snapshot, instance: DbInstance) -> str | None:
-    """The private name of what was to become the database that the instance has by the registry."""
-    for one in seen.databases.values():
-        is_its = one.staging and not one.invalid and one.mark == str(instance.mark)
-        if is_its and instance.published_at is not None:
-            return one.name
-    return None
+    """The private name of a database that became the instance's by the registry, but not on the server."""
+    is_published, mark = instance.published_at is not None, str(instance.mark)
+    its = (one for one in seen.databases.values() if one.staging and not one.invalid and one.mark == mark)
+    return next((one.name for one in its if is_published), None)
 
 
 def what_was_to_become_it(unpublished: str) -> str:
-    """What a database under a private name is, whose instance has had one by the registry."""
+    """What such a database under a private name is, and what to do with it."""
     return (
         f"What was to become it is there, perhaps not whole: '{unpublished}'. The server was put back to"
         f' before it was published, and it is not dropped. ALTER DATABASE "{unpublished}" ALLOW_CONNECTIONS'
@@ -121,29 +118,25 @@ def second_databases(seen: Snapshot) -> Iterator[Drift]:
     names = defaultdict(list)
     expected = expected_beside(seen)
     for database in seen.databases.values():
-        if database.name in expected or database.reset:
-            continue
-        if database.owner is not None and database.mark in seen.known_marks:
+        is_other = database.name not in expected and not database.reset
+        if is_other and database.owner is not None and database.mark in seen.known_marks:
             names[database.mark].append(database.name)
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     for mark, several in names.items():
-        if len(several) > 1:
-            its = known.get(mark or "")
-            words = (
-                "They carry the mark of one instance, whose database the registry calls"
-                f" '{_name_of(its)}'. Nothing is done to the others. Keep all until their data tell which one"
-                " is the instance's: it may have had another one, such as before an adoption. When their"
-                f" comments were written: {listed([seen.databases[name] for name in several])}."
-                f" {_copies_among(seen, several, later, its)}"
-            )
-            if (
-                its is not None
-                and not its.is_in_trash
-                and its.database_name in several
-                and any(seen.databases[name].trash for name in several)
-            ):
-                words += f" {_recording(its)}"
-            yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
+        if len(several) == 1:
+            continue
+        its = known.get(mark or "")
+        words = (
+            f"They carry the mark of one instance, whose database the registry calls '{_name_of(its)}'."
+            " Nothing is done to the others. Keep all until their data tell which one is the instance's: it"
+            " may have had another one, such as before an adoption. When their comments were written:"
+            f" {listed([seen.databases[name] for name in several])}."
+            f" {_copies_among(seen, several, later, its)}"
+        )
+        is_live = its is not None and not its.is_in_trash and its.database_name in several
+        if its is not None and is_live and any(seen.databases[name].trash for name in several):
+            words += f" {_recording(its)}"
+        yield Drift(DriftKind.TWO_DATABASES_WITH_ONE_MARK, ", ".join(sorted(several)), words)
 
 
 def _name_of(instance: DbInstance | None) -> str | None:
@@ -156,7 +149,7 @@ def _name_of(instance: DbInstance | None) -> str | None:
 def _copies_among(
     seen: Snapshot, several: Collection[str], later: Collection[str], its: DbInstance | None
 ) -> str:
-    """What to do with copies among these databases, which must not be the data that only one of them has."""
+    """What to do with copies among these databases; none may be removed that alone has its data."""
     last = published_last([seen.databases[name] for name in several])
     known = {_name_of(its)} & {*several}
     kept = {name for name in several if name in later or seen.databases[name].trash}
@@ -165,7 +158,7 @@ def _copies_among(
     elif not known:
         kept.update(several)  # their comments do not tell which is the instance's
     if its is not None:
-        kept.update(name for name in several if not _may_be_copy(seen.databases[name], its))
+        kept.update(name for name in several if not _is_current(seen.databases[name], its))
     copy = "remove the comment of a copy (COMMENT ON DATABASE … IS NULL)."
     if kept <= known:
         if its is None or its.is_in_trash:
@@ -181,17 +174,12 @@ def _copies_among(
     return f"{words} Of {_quoted(others)}, {copy}" if (others := {*several} - kept - known) else words
 
 
-def _may_be_copy(database: Database, instance: DbInstance) -> bool:
-    """Whether it may be a copy of the instance's own; one that it had before a reset has another mark."""
-    return database.owner is not None and database.owner.database_id == str(instance.database_id)
-
-
 def _quoted(names: Collection[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 def unknown_version(instance: DbInstance) -> str:
-    """What to do with what a live instance had before a reset that the registry does not know."""
+    """What to do with a live instance's database from before a reset that the registry does not know."""
     return (
         f"It carries the mark of the instance {instance.id} {instance.name}, which has another database: the"
         f" registry was restored to before a reset, or lost rows. It is not dropped. {_recording(instance)}"
@@ -199,7 +187,7 @@ def unknown_version(instance: DbInstance) -> str:
 
 
 def _recording(instance: DbInstance) -> str:
-    """The request by which the registry gets to know what the instance had before resets."""
+    """The request that has the registry record what the instance had before resets."""
     return (
         f"`ods instance adopt {instance.id} --database {instance.database_name}` confirms the database of the"
         " instance, and records closed ones in the trash as those that it had before resets: they can come"

@@ -22,15 +22,15 @@ from ods.registry.storage.models import DbInstance, InstanceVersion, OdsInstance
 class Snapshot:
     """Registry and server, read one after the other, and the settings that say what should be there.
 
-    `trashed` are the instances in the trash, `versions` the databases there that instances had before
-    resets, `with_versions` those instances, be they deleted or detached, `revisions` what databases of
-    instances have or had, and `known_marks` also the marks of instances whose databases are gone; `copies`
-    are the snapshots; `last_change` is when the registry last changed one of its instances, and `obstacle`
-    what the operator must confirm before anything is changed.
-    `clock_lead` is by how much the registry's clock is ahead of the server's, and `own_lead` of that of this
-    process: where registry and ODS databases are on one server, only that tells of a wrong one. `time_gap` is
-    what tells of it where all run on one machine. `shared_store` is the URL of a store of backups that
-    another registry of this installation cleans as well.
+    `trashed` are the instances in the trash, `versions` the databases there from before resets, and
+    `with_versions` the instances of these, also deleted and detached ones. `revisions` are of databases that
+    instances have or had. `known_marks` has also the marks of instances whose databases are gone. `copies`
+    are the snapshots. `last_change` is when the registry last changed an instance; `obstacle` is what the
+    operator must confirm before anything is changed.
+
+    By `clock_lead` the registry's clock is ahead of the server's, by `own_lead` of this process's, which
+    shows a wrong clock of a machine that has both. `time_gap` shows one where all runs on one machine.
+    `shared_store` is the URL of a store of backups that another registry of this installation cleans as well.
     """
 
     installation: str
@@ -65,7 +65,7 @@ def has_known_revision(seen: Snapshot, owner: Owner | None, instance: DbInstance
 def published_later(seen: Snapshot) -> list[Database]:
     """Databases of this installation that were published later than the registry knows, by name.
 
-    It knows an earlier publication of their instances, or not even the instances, which it never removes.
+    Or those of instances that it does not know at all, although it never removes an instance.
     """
     known = {str(row.mark): row for row in (*seen.instances, *seen.trashed)}
     return [
@@ -83,7 +83,6 @@ def published_later(seen: Snapshot) -> list[Database]:
 
 
 def _is_later(seen: Snapshot, database: Database, owner: Owner, instance: DbInstance) -> bool:
-    """Whether a database was published, or moved to the trash, later than the registry knows."""
     by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
     if database.trash and not by_delete and owner.database_id != str(instance.database_id):
         return False  # it was replaced before: what the instance has now tells whether that is known
@@ -91,7 +90,7 @@ def _is_later(seen: Snapshot, database: Database, owner: Owner, instance: DbInst
 
 
 def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
-    """The database that the instance had last before a reset, and that is there; None if there is none."""
+    """The last database that the instance had before a reset and that is there; None if none is."""
     its = [version for version in seen.versions if version.instance_id == instance.id]
     usable = {name for name, database in seen.databases.items() if not database.invalid}
     there = [version for version in its if version.database_name in usable]
@@ -99,7 +98,7 @@ def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | No
 
 
 def expected_beside(seen: Snapshot) -> set[str]:
-    """Names of databases in the trash that instances had before, also of such as a reset is exchanging."""
+    """Names of databases in the trash from before resets, also of one that a reset is about to replace."""
     replaced = (row.replacement["replaced"] for row in seen.instances if row.replacement is not None)
     return {*(version.database_name for version in seen.versions), *replaced}
 

@@ -36,7 +36,7 @@ _KEPT = "It is not dropped."
 
 
 def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
-    """Instances in the trash whose databases do not have the names there that the registry tells."""
+    """Instances in the trash whose databases do not have the names that the registry has for them."""
     beside = expected_beside(seen)
     named = defaultdict(list)
     for name, database in seen.databases.items():
@@ -45,63 +45,43 @@ def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
     for row in seen.trashed:
         if row.trash_database in seen.databases or row.status not in AT_REST:
             continue
-        several, subject = named[str(row.mark)], f"{row.id} {row.name}"
-        found, before = published_last(several), newest_version(seen, row)
-        if several and (waiting := put_in_place_by_registry(seen, row)):
-            words = f"It is in the trash, but '{row.trash_database}' is not. {not_exchanged(row, waiting)}"
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
-        elif several and found is None:
-            words = f"It is in the trash, but '{row.trash_database}' is not. {which_last(row, several)}"
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words)
-        elif found is None and (left := unpublished_of(seen, row)) is not None:
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, _unpublished(row, left))
-        else:
-            words, remedy = _missing_in_trash(row, found, before), _remedy_of_missing(row, found, before)
-            yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, subject, words, remedy)
+        words, remedy = _missing(seen, row, named[str(row.mark)])
+        yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words, remedy)
 
 
-def _unpublished(instance: DbInstance, database: str) -> str:
-    """How an instance in the trash gets what was to become its database."""
-    return (
-        f"It is in the trash, but its database '{instance.trash_database}' does not exist."
-        f" {what_was_to_become_it(database)} {_by_hand(instance, database)}"
-    )
+def _missing(seen: Snapshot, row: DbInstance, several: list[Database]) -> tuple[str, Remedy | None]:
+    """What is wrong if the trash has no database of the name that the registry has, and what settles it.
 
-
-def _missing_in_trash(instance: DbInstance, database: Database | None, before: InstanceVersion | None) -> str:
-    """What is wrong with an instance in the trash whose database, if there is one, has another name.
-
-    `before` is what it had before a reset, and is there.
+    `several` are the databases of other names that carry the mark of the instance.
     """
-    if database is None and before is not None:
-        return (
-            f"It is in the trash, but its database '{instance.trash_database}' does not exist."
-            f" {_way_back(instance, before)}"
+    not_there = f"It is in the trash, but '{row.trash_database}' is not."
+    no_database = f"It is in the trash, but its database '{row.trash_database}' does not exist"
+    found = published_last(several)
+    if several and (waiting := put_in_place_by_registry(seen, row)):
+        return f"{not_there} {not_exchanged(row, waiting)}", None
+    if several and found is None:
+        return f"{not_there} {which_last(row, several)}", None
+    if found is not None:
+        remedy = taking_back(row, found)
+        is_adopted = remedy.action is RemedyAction.ADOPT
+        others = " What is in the trash becomes a version of the instance by that." if is_adopted else ""
+        words = (
+            f"It is in the trash, but '{found.name}' carries its mark: registry or server was restored to an"
+            f" earlier state. Nothing is dropped. `{remedy.command}` brings it back; then delete it again if"
+            f" that is meant.{others}"
         )
-    if database is None:
-        return (
-            f"It is in the trash, but its database '{instance.trash_database}' does not exist: it cannot come"
-            f" back. `ods instance purge {instance.id}` removes it from the list."
-        )
-    remedy = taking_back(instance, database)
-    others = (
-        " What is in the trash becomes a version of the instance by that."
-        if remedy.action is RemedyAction.ADOPT
-        else ""
-    )
-    return (
-        f"It is in the trash, but '{database.name}' carries its mark: registry or server was restored to an"
-        f" earlier state. Nothing is dropped. `{remedy.command}` brings it back; then delete it again if that"
-        f" is meant.{others}"
-    )
+        return words, remedy
+    if (left := unpublished_of(seen, row)) is not None:
+        return f"{no_database}. {what_was_to_become_it(left)} {_by_hand(row, left)}", None
+    if (before := newest_version(seen, row)) is not None:
+        return f"{no_database}. {_way_back(row, before)}", None
+    remedy = Remedy(RemedyAction.PURGE, row.id)
+    return f"{no_database}: it cannot come back. `{remedy.command}` removes it from the list.", remedy
 
 
 def _way_back(instance: DbInstance, version: InstanceVersion) -> str:
-    """How a database that an instance in the trash had before a reset becomes its own."""
-    return (
-        f"What it had before a reset is there, and no pass drops it: '{version.database_name}'."
-        f" {_by_hand(instance, version.database_name)}"
-    )
+    name = version.database_name
+    return f"What it had before a reset is there, and no pass drops it: '{name}'. {_by_hand(instance, name)}"
 
 
 def _by_hand(instance: DbInstance, database: str) -> str:
@@ -113,15 +93,6 @@ def _by_hand(instance: DbInstance, database: str) -> str:
     )
 
 
-def _remedy_of_missing(
-    instance: DbInstance, database: Database | None, before: InstanceVersion | None
-) -> Remedy | None:
-    """The request that settles it; None if a database must be renamed by hand before."""
-    if database is None:
-        return Remedy(RemedyAction.PURGE, instance.id) if before is None else None
-    return taking_back(instance, database)
-
-
 def unlisted_in_trash(seen: Snapshot) -> Iterator[Drift]:
     """Databases in the trash that the registry does not have there."""
     beside = expected_beside(seen)
@@ -131,21 +102,22 @@ def unlisted_in_trash(seen: Snapshot) -> Iterator[Drift]:
     for database in seen.databases.values():
         if not database.trash or database.name in listed or belongs_elsewhere(database, seen):
             continue
-        its = live.get(database.mark or "")
         if database.mark in trashed:
             continue  # told with its instance, or with the other database of the mark
-        if its is None:
-            words = _unknown_trash(seen, database, is_known=database.mark in seen.known_marks)
-            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+        if (its := live.get(database.mark or "")) is None:
+            words = _unknown_trash(seen, database)
         elif (own := seen.databases.get(its.database_name)) is not None and own.mark == database.mark:
             words = unknown_version(its)
-            yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
         elif must_be_usable(its):
             yield _in_trash(seen, database, its)
+            continue
+        else:
+            continue
+        yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
 
 
 def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift:
-    """What is in the trash of a live instance without a database: what it had last, or had before a reset."""
+    """A database in the trash of a live instance that has none: its last one, or one from before a reset."""
     several = of_instance(seen.databases.values(), database.owner)
     last = published_last(several)
     if last is database and all(one.trash for one in several):
@@ -164,7 +136,7 @@ def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift
     return Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
 
 
-def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str:
+def _unknown_trash(seen: Snapshot, database: Database) -> str:
     """What to do with a database in the trash that no instance in the trash has."""
     owner = database.owner
     if owner is None:
@@ -172,7 +144,7 @@ def _unknown_trash(seen: Snapshot, database: Database, *, is_known: bool) -> str
             "It has a name of the trash, but no mark. Nothing is done to it. Look at its data: give it"
             " another name, or drop it if they are of no use."
         )
-    if is_known:
+    if database.mark in seen.known_marks:
         return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
     words = (
         "No instance in the trash has this database: the registry was restored to an earlier state, or lost"
@@ -196,7 +168,7 @@ KNOWN_BY_REGISTRY = (
     " undelete it. If it is deleted, look at the data: remove the comment of the database (COMMENT ON"
     " DATABASE … IS NULL), and adopt it for another instance; or drop it if they are of no use."
 )
-"""Why a database cannot be adopted, although its comment names its instance, and what to do about it."""
+"""Why a database cannot be adopted although its comment names its instance, and what to do about it."""
 
 
 def out_of_trash_by_hand(database: str, owner: Owner) -> str:
@@ -215,17 +187,12 @@ def changed_in_trash(seen: Snapshot) -> Iterator[Drift]:
         if database is None or row.status not in AT_REST:
             continue
         if (words := _change_in_trash(seen, row, database)) is not None:
-            remedy = _remedy_of_change(seen, row, database)
+            remedy = None  # something must be done by hand before
+            if database.mark == str(row.mark) and not database.invalid:
+                remedy = Remedy(RemedyAction.UNDELETE, row.id)
+            elif database.mark == str(row.mark) and newest_version(seen, row) is None:
+                remedy = Remedy(RemedyAction.PURGE, row.id)
             yield Drift(DriftKind.TRASH_CHANGED, f"{row.id} {row.name}", words, remedy)
-
-
-def _remedy_of_change(seen: Snapshot, instance: DbInstance, database: Database) -> Remedy | None:
-    """The request that settles it; None if something must be done by hand before."""
-    if database.mark != str(instance.mark):
-        return None
-    if not database.invalid:
-        return Remedy(RemedyAction.UNDELETE, instance.id)
-    return Remedy(RemedyAction.PURGE, instance.id) if newest_version(seen, instance) is None else None
 
 
 def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -> str | None:
@@ -255,7 +222,7 @@ def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -
 
 
 def _known_owner(seen: Snapshot, instance: DbInstance, had: DbInstance | InstanceVersion) -> Owner:
-    """Whom the comment of a database in the trash names by the registry, which the instance `had`."""
+    """The owner that the comment of a database in the trash must name, by the registry."""
     return Owner(
         *(seen.tenant, instance.ods_instance_id, "adopted", str(instance.mark), seen.installation),
         had.job_number,
@@ -269,8 +236,8 @@ def _known_owner(seen: Snapshot, instance: DbInstance, had: DbInstance | Instanc
 def _statement(database: str, owner: Owner, since: datetime | None) -> str:
     """What writes the comment of an owner on a database in the trash.
 
-    `since` is when it came there, in UTC without a zone (None: now): by these times of its databases, what an
-    instance had last is found.
+    `since` is when it came there, in UTC without a zone (None: now). These times show which database was in
+    use last.
     """
     at = datetime.now(UTC) if since is None else since.replace(tzinfo=UTC)
     comment = owner.comment_at(at).replace("'", "''")
@@ -329,7 +296,7 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
 
 
 def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> str:
-    """What to do with the version if it is there under another name, which an operator has given it."""
+    """What to do with a version that an operator has given another name; empty if there is none."""
     others = {one.database_name for one in seen.versions}
     for database in seen.databases.values():
         if not _is_version(database.owner, version, instance) or database.name in others:
