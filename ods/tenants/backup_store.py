@@ -31,11 +31,11 @@ async def open_store(settings: Settings, timeouts: StoreTimeouts | None = None) 
 
 
 async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> None:
-    """Remove what is stored of a deleted backup, of any try, unless another installation has made it.
+    """Remove what all tries at a deleted backup have stored, unless another installation has made it.
 
-    A copy of a registry knows the backups of the original, which are not its to remove. What another try has
-    stored is removed as well, unless it is recorded as a backup of its own: once the row is gone, the pass
-    would record it again.
+    A copy of a registry knows the backups of the original, which are not its to remove. What a try has stored
+    that is recorded as a backup of its own stays. Once the row is gone, the pass would record other tries
+    again.
     """
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     if backup.installation != own:
@@ -48,7 +48,7 @@ async def remove_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> N
 async def find_elsewhere(store: BackupStore, tenant: Tenant, backups: Collection[Backup]) -> set[UUID]:
     """Which of these backups, made by this installation, are in another store than this.
 
-    `ODS_BACKUP_URL` named that one when they were made. What was copied from there into this store is here.
+    `ODS_BACKUP_URL` named that one when they were made, and they were not copied into this one.
     """
     own = UUID((await tenant.jobs.installation.require_confirmed()).id)
     its = [it for it in backups if it.stored_id is not None and it.installation == own]
@@ -62,7 +62,7 @@ async def find_elsewhere(store: BackupStore, tenant: Tenant, backups: Collection
 
 
 async def load_recorded(store: BackupStore, tenant: str, backup: Backup) -> Manifest:
-    """What is known of a stored backup, which is the one that the registry has recorded.
+    """The manifest of a stored backup, which is the one that the registry has recorded.
 
     Raises:
         MissingObjectError: it is not stored, or not there any more.
@@ -94,19 +94,17 @@ async def load_whole(store: BackupStore, tenant: str, backup: Backup) -> Manifes
 
 
 async def last_stored(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
-    """The last whole backup that a try at this one has stored, recorded or not; None if there is none.
+    """The last whole backup that tries at this one have stored, recorded or not; None if there is none.
 
-    Not one that is recorded as a backup of its own.
-
-    The backup was read since its job began.
+    The backup was read since its job began. One that is recorded as a backup of its own does not count.
     """
     return await _last_whole(store, await _tries(store, tenant, backup))
 
 
 async def lost_final(store: BackupStore, tenant: Tenant, backup: Backup) -> Manifest | None:
-    """The last whole final backup of the instance that the registry knows nothing of; None if there is none.
+    """The last whole final backup of the instance that the registry does not know; None if there is none.
 
-    It was restored to before the purge that has made it.
+    The registry was restored to before the purge that has made it.
     """
     lost = await _manifests(store, tenant, backup)
     return await _last_whole(store, [one for one in lost if one.kind is BackupKind.FINAL])
@@ -124,9 +122,9 @@ async def _tries(store: BackupStore, tenant: Tenant, backup: Backup) -> list[Man
 
 
 async def _manifests(store: BackupStore, tenant: Tenant, backup: Backup) -> list[Manifest]:
-    """Those of a backup, and those of the same instance that no other backup is recorded to have.
+    """The manifests of a backup, and those of the same instance that no other backup is recorded to have.
 
-    One that is damaged must not stop new ones.
+    Damaged ones are left out: they must not stop new backups.
     """
     keys = await list_backups(store, instance_folder(tenant.name, backup.ods_instance_id))
     free = [
@@ -149,10 +147,10 @@ _logger = logging.getLogger(__name__)
 
 
 async def is_unchanged(tenant: Tenant, last: LastBackup) -> bool:
-    """Whether a backup that is made now would have the data of the last one, which is still stored.
+    """Whether a backup made now would have the data of the last one, which is still stored.
 
-    If that is not certain, it has changed: the server or the store is away, a session works in the database,
-    PostgreSQL has lost its statistics, or the last one is not encrypted to the recipients of now.
+    Uncertain counts as changed: the server or the store is away, a session works in the database, PostgreSQL
+    has lost its statistics, or the last backup is not encrypted to the recipients of now.
     """
     backup = last.backup
     try:

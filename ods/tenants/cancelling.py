@@ -27,12 +27,12 @@ async def cancel_behind_fence(
 ) -> bool:
     """Cancel an attempt past its workflow, behind the fence of its instance; false if it has moved on.
 
-    A worker that was suspended in an earlier attempt may hold the fence, and would drop the database when
-    it goes on: its session is ended first.
+    A worker that was suspended in an earlier attempt may hold the fence, and would drop the database when it
+    goes on: its session is ended first. If it cannot be ended, nothing is cancelled.
 
-    `is_current` says whether the instance is at the attempt, before another session is ended; `cancel`
-    records that it was cancelled, unless it has moved on. `follow` records what it had done by then, on a
-    fenced session; not while the server is away. If the other session cannot be ended, nothing is cancelled.
+    `is_current` says whether the instance is at the attempt, before that session is ended. `cancel` records
+    the cancellation, unless the instance has moved on. `follow` records on the fenced session what the
+    attempt had done by then; not while the server is away.
     """
 
     async def require_current() -> None:
@@ -51,7 +51,7 @@ async def cancel_behind_fence(
 
 
 def after_cancel(lost: InstanceJob) -> InstanceJob:
-    """The attempt at which an instance is once one was cancelled that no workflow worked on any more."""
+    """The attempt at which the instance is once one that no workflow worked on was cancelled."""
     return replace(lost, attempt=lost.attempt + 1)
 
 
@@ -69,7 +69,6 @@ class _Left:
 
     @property
     def in_words(self) -> str:
-        """What the client reads of it."""
         state = "half dropped" if self.is_half_dropped else "gone"
         words = f"The job was cancelled, but by then the database '{self.database}' was {state}"
         if self.versions:
@@ -85,13 +84,11 @@ class CancelledDrops:
         self._jobs = jobs
 
     async def follow(self, session: asyncpg.Connection, job: InstanceJob) -> None:
-        """Record it, if the job is one that drops, and has begun to.
+        """Record it, if the job is one that drops, and has begun to; the attempt is recorded as cancelled.
 
-        A purge of which nothing is left is done: its DROP was faster. What is half dropped, the next pass
-        drops to its end. But a version waits for the client, who may have cancelled the job for it: what is
-        recorded as done has its versions dropped.
-
-        The job is at the attempt that is recorded as cancelled.
+        A purge of which nothing is left is done. The next pass drops what is half dropped. If a version is
+        left, only the failure is explained: the client may have cancelled the job for it, and a job that is
+        done has its versions dropped.
         """
         left = await _left_by(session, job)
         if left is None:
@@ -103,7 +100,7 @@ class CancelledDrops:
 
 
 async def reason_of(session: asyncpg.Connection, job: InstanceJob) -> str | None:
-    """What the client reads who has cancelled the job; None if it has not begun to drop anything."""
+    """What the client reads who has cancelled the job; None if the job has not begun to drop anything."""
     left = await _left_by(session, job)
     return None if left is None else _reason(job, left)
 
@@ -130,17 +127,10 @@ def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = 
 
 
 async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | None:
-    """What is left of the job's instance; None if the job does not drop, or has not begun to."""
-    if not job.rules.drops:
+    """What is left of the job's instance; None if its own database can be used, or the job drops none."""
+    if not job.rules.drops or (job.rules.is_live and not job.published):
         return None
-    if job.rules.is_live:
-        return await _what_is_left(session, job, job.database) if job.published else None
-    return await _what_is_left(session, job, trash_database(job))
-
-
-async def _what_is_left(session: asyncpg.Connection, job: InstanceJob, database: str) -> _Left | None:
-    """What is left of the job's instance; None if its own database can be used."""
-    owner = owner_of(job)
+    owner, database = owner_of(job), job.database if job.rules.is_live else trash_database(job)
     found = await find(session, owner, database)
     own = {name for name, row in found.items() if name == database or owner.owns(row.comment)}
     if not all(found[name].is_invalid for name in own):

@@ -1,7 +1,7 @@
-"""What the tenants' registries and servers tell for a scrape of metrics, and their connection pools."""
+"""What tenants' registries and servers are asked for a scrape of metrics, and connection pools."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from sqlalchemy.pool import QueuePool
@@ -20,7 +20,7 @@ from ods.registry.figures import RegistryFigures
 from ods.tenants.tenant import Tenant
 
 _SIZES_SECONDS = 60
-"""How long a server may take to tell the sizes of all databases: it looks at each of their files."""
+"""How long a server may take to say how large all databases are: it looks at each of their files."""
 
 
 def questions(tenants: Iterable[Tenant]) -> Iterator[Question]:
@@ -79,14 +79,10 @@ async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
     bytes_of: Counter[tuple[str, bool]] = Counter()
     for name, kind in kinds.items():
         bytes_of[kind] += sizes.get(name) or 0
-    ids = [(tenant, await tenant.jobs.installation.last_id()) for tenant in group]
-    return [sample for tenant, its in ids for sample in _sizes_of(tenant, its, bytes_of)]
-
-
-def _sizes_of(
-    tenant: Tenant, installation: str, bytes_of: Mapping[tuple[str, bool], int]
-) -> Iterator[Sample]:
-    """Those of a tenant, by what the databases of each installation take, in the trash and elsewhere."""
-    trash, others = bytes_of[installation, True], bytes_of[installation, False]
-    yield Sample(TRASH_BYTES, (tenant.name,), trash)
-    yield Sample(DATABASE_BYTES, (tenant.name,), trash + others)
+    samples = []
+    for tenant in group:
+        its = await tenant.jobs.installation.last_id()
+        trash, others = bytes_of[its, True], bytes_of[its, False]
+        samples.append(Sample(TRASH_BYTES, (tenant.name,), trash))
+        samples.append(Sample(DATABASE_BYTES, (tenant.name,), trash + others))
+    return samples

@@ -1,10 +1,10 @@
 """Whether this installation may change anything on its server, which others may use as well.
 
-The server itself shows which installations have databases on it: the comment of each database names its
-installation. It is written in one transaction with the database's name, and is gone when that is dropped.
+The server itself shows which installations have databases on it: the comment of each names its installation,
+is written in one transaction with the name, and is dropped with the database.
 
-The other tenants of this service may have databases there as well. What a comment calls its tenant does not
-tell whose a database is: it is the name that the tenant had when the comment was written.
+Other tenants of this service may have databases there as well. A comment has the name that the tenant had
+when it was written, so that does not say whose a database is.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,10 +33,10 @@ _COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_datab
 
 @dataclass(frozen=True)
 class _Others:
-    """Other installations with databases on the server.
+    """Ids of other installations with databases on the server.
 
-    By their ids: `siblings` are other tenants of this service; of `strangers` that is not known. `unknown`
-    names tenants of this service whose installation is not known now: it may be one of the strangers.
+    `siblings` are other tenants of this service; `strangers` may be. `unknown` names the tenants of this
+    service whose installation is not known now: it may be a stranger's.
     """
 
     siblings: frozenset[str] = frozenset()
@@ -47,8 +48,8 @@ class _Others:
 class SameInstallation:
     """Another tenant of this service whose registry has the id of this installation.
 
-    `is_same_registry` says that it is this very registry, by another address; `is_copy`, that it was copied
-    or moved, and not confirmed since: the copy is not this one.
+    `is_same_registry`: it is this registry, by another address. `is_copy`: it was copied or moved, and not
+    confirmed since, so that it is the copy.
     """
 
     tenant: str
@@ -132,8 +133,8 @@ class InstallationCheck:
     async def _recorded_obstacle(self, session: asyncpg.Connection) -> str | None:
         """As `obstacle`, and record what needs no operator.
 
-        A server that is seen for the first time is the installation's from then on. Other tenants of this
-        service that have databases on it are known from then on, also while their registries are away.
+        That is a server that is seen for the first time, and other tenants of this service with databases on
+        it: these are known from then on, also while their registries are away.
         """
         found = await self._examine(session)
         if found.new_server is not None:
@@ -162,28 +163,32 @@ class InstallationCheck:
             obstacle = (
                 f"Another installation has databases on the server of ODS_MASTER_DSN: {named}."
                 f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
-                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true.{_perhaps(others.unknown)}"
+                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true."
             )
+            if others.unknown:
+                obstacle += (
+                    f" It may be another tenant of this service: the registry of {', '.join(others.unknown)}"
+                    " is away, or must be confirmed itself."
+                )
         return _Examination(obstacle, system if state.server is None else None, others.siblings)
 
     async def same_installation(self) -> SameInstallation | None:
         """Another tenant of this service whose registry has the installation's id; None if none is known.
 
-        Whether it was confirmed or not: its databases count as this one's, and this one's as its own. A
-        registry that has answered otherwise is not asked again: where a copy takes its place, that must be
-        confirmed, which is refused. One that is away is asked with the next look.
+        Each would take the other's databases for its own, whether it was confirmed or not. A registry with
+        another id is not asked again: a copy that takes its place must be confirmed, which is refused. One
+        that is away is asked with the next look.
         """
         unknown = {name: one for name, one in self._siblings.items() if name not in self._told_apart}
         if not unknown:
             return None
         own = await self._store.state()
-        found = await installations_of(unknown)
-        same = {name: state for name, state in found.states.items() if state.id == own.id}
-        self._told_apart |= found.states.keys() - same.keys()
+        found = {name: state for name, state in (await _states_of(unknown)).items() if state is not None}
+        same = {name: state for name, state in found.items() if state.id == own.id}
+        self._told_apart |= found.keys() - same.keys()
         if not same:
             return None
-        name = min(same)
-        state = same[name]
+        name, state = min(same.items(), key=itemgetter(0))
         return SameInstallation(name, own.id, own.is_same_registry(state), state.obstacle is not None)
 
     @property
@@ -194,8 +199,8 @@ class InstallationCheck:
     async def known_obstacle(self, server: Server) -> str | None:
         """As `obstacle`; while the server is away, what the registry knows or a job has found.
 
-        A server that was in order within the last 30 seconds is not checked again, unless a job has found
-        an obstacle: that may be over, and the job not have been able to say so.
+        A server that was in order within the last 30 seconds is not checked again, unless a job has found an
+        obstacle since: that may be over.
         """
         awaited = await self._store.awaited()
         if awaited is None and time.monotonic() < self._in_order_until:
@@ -215,10 +220,7 @@ class InstallationCheck:
             return str(await session.fetchval(_SYSTEM))
 
     async def others(self, session: asyncpg.Connection) -> frozenset[str]:
-        """Ids of other installations with databases on the server, unless any may have some.
-
-        Not those of other tenants of this service.
-        """
+        """Ids of installations on the server that no tenant of this service has; none if any may be there."""
         return (await self._others(session)).strangers
 
     async def count_own(self, session: asyncpg.Connection) -> int:
@@ -227,25 +229,16 @@ class InstallationCheck:
         return sum(owner.installation == own for owner in await _owners(session))
 
     async def _others(self, session: asyncpg.Connection, accepted: Collection[str] = ()) -> _Others:
-        """Those that are not `accepted`, unless any may have databases there."""
         if self._shares_server:
             return _Others()
         there = {owner.installation for owner in await _owners(session)}
         found = frozenset(there - {await self.id(), *accepted})
         if not found:
             return _Others()
-        siblings = await installations_of(self._siblings)
-        return _Others(found & siblings.ids, found - siblings.ids, siblings.unknown)
-
-
-def _perhaps(tenants: Collection[str]) -> str:
-    """That it may be one of these tenants, in words."""
-    if not tenants:
-        return ""
-    return (
-        f" It may be another tenant of this service: the registry of {', '.join(tenants)} is away, or must be"
-        " confirmed itself."
-    )
+        states = await _states_of(self._siblings)
+        known = {name: state.id for name, state in states.items() if state is not None and state.is_confirmed}
+        siblings = found.intersection(known.values())
+        return _Others(siblings, found - siblings, sorted(states.keys() - known.keys()))
 
 
 async def _owners(session: asyncpg.Connection) -> list[Owner]:
@@ -259,30 +252,10 @@ _ANSWERED_WITHIN = 5
 """Seconds that another tenant's registry may take: this tenant's jobs wait meanwhile."""
 
 
-@dataclass(frozen=True)
-class SiblingInstallations:
-    """What the registries of other tenants say."""
-
-    states: Mapping[str, InstallationState]
-    away: frozenset[str]
-
-    @property
-    def ids(self) -> frozenset[str]:
-        """The installations that they are; not those of registries that may be copies."""
-        return frozenset(state.id for state in self.states.values() if state.is_confirmed)
-
-    @property
-    def unknown(self) -> list[str]:
-        """The tenants whose registry is away, or must be confirmed itself."""
-        return sorted(self.away | {name for name, one in self.states.items() if not one.is_confirmed})
-
-
-async def installations_of(siblings: Mapping[str, InstallationStore]) -> SiblingInstallations:
-    """What the registries of these tenants, by their names, say now; nothing is recorded there."""
+async def _states_of(siblings: Mapping[str, InstallationStore]) -> Mapping[str, InstallationState | None]:
+    """What the registries of these tenants say now, None of one that is away; nothing is recorded there."""
     answers = await asyncio.gather(*map(_answer, siblings.values()))
-    found = dict(zip(siblings, answers, strict=True))
-    states = {name: state for name, state in found.items() if state is not None}
-    return SiblingInstallations(states, frozenset(found.keys() - states.keys()))
+    return dict(zip(siblings, answers, strict=True))
 
 
 async def _answer(store: InstallationStore) -> InstallationState | None:

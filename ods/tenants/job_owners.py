@@ -8,10 +8,7 @@ from ods.registry.instances.jobs import InstanceJob, Replacement
 
 
 def owner_of(job: InstanceJob) -> Owner:
-    """The instance of the job.
-
-    Which revisions its databases may carry, only the registry tells: see `Position.known`.
-    """
+    """The instance of the job; only the registry knows the revisions of its databases (`Position.known`)."""
     its = (job.tenant, job.ods_instance_id, job.job_id, job.mark, job.installation, job.number)
     return Owner(*its, database_id=job.database_id)
 

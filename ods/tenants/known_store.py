@@ -1,14 +1,13 @@
 """The store of a tenant's backups: whether it is the known one, and whether this registry alone cleans it.
 
-A folder whose disk is not mounted is there as well, on another disk. What is stored there is gone as soon as
-the disk is mounted, and what was dropped because of that backup cannot come back. So a registry knows a store
-by an id that the store has.
+A registry knows a store by an id in it. A folder whose disk is not mounted exists as well, on another disk:
+what is stored there is gone once the disk is mounted, and what was dropped because of that backup cannot come
+back.
 
-A physical copy of registry and server has all that the original has, the ids of the stores too, and nothing
-on its server tells it from the original after a failover. Both would delete what has expired by their own
-rows, and record the backups of the other as their own. So each pass replaces its claim in the store by the
-next one. Of two registries, the second finds a claim that it has not made, and so does one that was restored
-to an earlier state. Claims need no more of a store than that it lists what was written: not every store
+A physical copy of registry and server has all that the original has, also the ids of stores. Both would
+delete what has expired by their own rows, and record the other's backups as their own. So each pass replaces
+its claim in the store by the next one. Of two registries, the second finds a claim that it has not made; so
+does one that was restored to an earlier state. A store need only list what was written: not every store
 refuses the second of two conditional writes.
 """
 
@@ -49,8 +48,8 @@ async def known_store(tenant: Tenant, timeouts: StoreTimeouts | None = None) -> 
 async def store_for_backup(tenant: Tenant) -> BackupStore:
     """The known store, which is about to get a backup, claimed for this registry.
 
-    So the registry that this one is a copy of finds the claim before it takes the backup for its own, also if
-    this one is stopped before its first pass. Backups are made where another registry has claimed the store.
+    So an original finds the claim of its copy before it takes the backup for its own, even if the copy is
+    stopped before its first pass. Backups are made also where another registry has claimed the store.
     """
     store = await known_store(tenant)
     with suppress(SharedStoreError):
@@ -59,7 +58,7 @@ async def store_for_backup(tenant: Tenant) -> BackupStore:
 
 
 async def unshared_store(tenant: Tenant) -> BackupStore:
-    """The known store, where something may be deleted, or recorded that is found there."""
+    """The known store, if something may be deleted there, or recorded that is found there."""
     store = await known_store(tenant)
     await require_unshared(store, BackupStores(tenant.engine), tenant.name)
     return store
@@ -68,7 +67,7 @@ async def unshared_store(tenant: Tenant) -> BackupStore:
 async def require_backups(tenant: Tenant) -> None:
     """Check, before a job is requested that makes a backup, that one can be made here.
 
-    A store that does not answer, or not soon, is for the job to wait for.
+    If the store does not answer soon, the job waits for it.
     """
     try:
         await known_store(tenant, _SOON)
@@ -79,7 +78,7 @@ async def require_backups(tenant: Tenant) -> None:
 
 
 async def require_final_backups(tenant: Tenant) -> None:
-    """The same of a backup that is verified before its database is dropped: by a restore, unless encrypted.
+    """The same for a backup that is verified before its database is dropped: by a restore, unless encrypted.
 
     Raises:
         RestoreRefusedError: no login restores.
@@ -119,8 +118,8 @@ async def _require_identity(store: BackupStore, known: UUID) -> None:
 async def accept_store(store: BackupStore, stores: BackupStores, tenant: str) -> None:
     """Let the registry know the store as it is now, and be the one that cleans it from now on.
 
-    Another registry may have claimed it. The store gets another id than it has: one that it was copied from
-    has that one as well.
+    Another registry may have claimed it. The store gets a new id: one that it was copied from has the old
+    one.
     """
     await stores.replace(store.location(), await give_identity(store))
     claim = None
@@ -143,7 +142,7 @@ async def claim_store(store: BackupStore, stores: BackupStores, tenant: str) -> 
     """Claim the store for this registry, before anything is deleted from it or recorded from it.
 
     Safe to repeat, wherever it ends: the registry knows each claim before the store has it. Of two registries
-    that claim at once, the one that writes last finds the claim of the other when it looks again.
+    that claim at once, the last to write finds the claim of the other when it looks again.
     """
     claim = None
     while claim is None:  # until this worker wins
@@ -161,10 +160,7 @@ async def claim_store(store: BackupStore, stores: BackupStores, tenant: str) -> 
 
 @dataclass(frozen=True)
 class _Seen:
-    """The claims of this installation that the store has, and what the registry knew afterwards.
-
-    It knew each of its own by then, also one of another worker.
-    """
+    """The claims of this installation in the store, and what its registry knew after they were read."""
 
     claims: StoreClaims
     found: list[StoreClaim]
@@ -176,9 +172,9 @@ class _Seen:
         return [one for one in self.found if self.state.lacks(one)]
 
     async def remove_before(self, claim: StoreClaim) -> None:
-        """Remove the earlier ones, among them those that a suspended worker has written late.
+        """Remove the earlier claims, also those that a suspended worker has written late.
 
-        They are over, so that one which cannot be removed does not matter.
+        They are over: one that cannot be removed does no harm.
         """
         for one in self.found:
             if one.number < claim.number:
@@ -200,10 +196,10 @@ async def _inspect(store: BackupStore, stores: BackupStores, tenant: str) -> _Se
 
 
 async def _require_alone(store: BackupStore, stores: BackupStores, tenant: str) -> _Seen:
-    """Look; if another registry has claimed the store, it will not go on either.
+    """Look at the claims; refuse, and have the other registry refuse as well, if one has claimed the store.
 
-    It finds a claim that has the number of its own, and was made by another registry. The operator says
-    which of the two registries is the copy; the copy may have claimed the store first.
+    The other one finds a claim with the number of its own that it has not made. The operator says which
+    registry is the copy; the copy may have claimed the store first.
     """
     seen = await _inspect(store, stores, tenant)
     if not seen.others:

@@ -25,7 +25,7 @@ class RightsCheck:
 
     @property
     def on_server(self) -> tuple[frozenset[str], tuple[str, ...]]:
-        """What the rights on the server depend on; tenants that share it often have all of it in common."""
+        """What the rights on the server depend on: tenants that share it are often asked once."""
         return frozenset(self._templates), self._groups
 
     async def missing_in_registry(self) -> list[str]:

@@ -41,13 +41,11 @@ class Snapshots:
         owner: Owner,
         copy: Callable[[Database, Database], Awaitable[None]],
     ) -> None:
-        """Copy the database of the instance by `copy` to one that is empty, and publish that."""
+        """Copy the instance's database by `copy` to an empty one, and publish that."""
         row = await self.store.of_job(job)
         if row is None:
             raise DatabaseFaultError("The registry has no row of this snapshot. Request it again.")
-        mark = SnapshotMark(
-            self.tenant, job.ods_instance_id, job.mark, str(row.mark), await self.installation.id()
-        )
+        mark = await self._mark(job.ods_instance_id, job.mark, str(row.mark))
         wanted = SnapshotRequest(owner, job.database, row.database_name, mark, self.connection_strings.role)
         if (oid := await snapshots.prepare(session, wanted)) is not None:
             source = Database(self.server, job.database, oid)
@@ -69,34 +67,31 @@ class Snapshots:
     async def remove_due(self) -> int:
         """Drop up to `_REMOVALS_A_PASS` snapshots that are due; returns how many are gone.
 
-        Those that are in use, those of instances that a job works on, and those that the service's role may
-        not drop wait for the next pass.
+        Those in use, those whose instance has a job at work, and those that cannot be dropped wait for the
+        next pass.
         """
         due = await self.store.due_removals(_REMOVALS_A_PASS)
         if not due:
             return 0
         async with self.server.session() as session:
             await self.installation.require_confirmed(session)
-            return sum([await self._removed(session, removal) for removal in due])
+            removed = 0
+            for removal in due:
+                try:
+                    removed += await self._remove(session, removal)
+                except DatabaseFaultError as fault:
+                    if fault.outage:
+                        raise
+                    _logger.warning(
+                        "The snapshot '%s' is left to the next pass: %s", removal.database, fault.reason
+                    )
+            return removed
 
-    async def _removed(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
-        """As `_remove`; one that cannot be dropped is reported, and does not keep others from being."""
-        try:
-            return await self._remove(session, removal)
-        except DatabaseFaultError as fault:
-            if fault.outage:
-                raise
-            _logger.warning("The snapshot '%s' is left to the next pass: %s", removal.database, fault.reason)
-            return False
+    async def _mark(self, ods_instance_id: int, instance_mark: str, mark: str) -> SnapshotMark:
+        return SnapshotMark(self.tenant, ods_instance_id, instance_mark, mark, await self.installation.id())
 
     async def _remove(self, session: asyncpg.Connection, removal: SnapshotRemoval) -> bool:
-        mark = SnapshotMark(
-            self.tenant,
-            removal.ods_instance_id,
-            removal.instance_mark,
-            removal.mark,
-            await self.installation.id(),
-        )
+        mark = await self._mark(removal.ods_instance_id, removal.instance_mark, removal.mark)
         async with locked(session, removal.instance_mark) as is_free:
             # The job that was to make it may have begun again.
             if not is_free or not await self.store.is_due(removal):

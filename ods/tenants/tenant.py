@@ -50,8 +50,8 @@ _READING_TIMEOUT = 30
 class Tenant:
     """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them.
 
-    `reading_engine` has the connections of refreshes. They are held while an ODS database is read, which may
-    hang; status writes have others.
+    `reading_engine` has the connections of refreshes: they are held while an ODS database is read, which may
+    hang, and status writes must not wait for them.
     """
 
     name: str
@@ -93,11 +93,12 @@ class Tenant:
         """Make the parts of the tenant `name`; no connection is opened yet."""
         own = installations[name]
         siblings = {other: one for other, one in installations.items() if other != name}
-        server = Server(
-            CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}"),
-            _restore_login(name, settings),
-            restores_as_service=settings.restore_as_service,
-        )
+        server_dsn = CurrentDsn(settings.master_dsn, f"The address of the server of tenant {name}")
+        restore_login = None
+        if settings.restore_dsn is not None:
+            dsn = CurrentDsn(settings.restore_dsn, f"The address of the login of tenant {name} that restores")
+            restore_login = RestoreLogin(dsn, settings.restored_owner)
+        server = Server(server_dsn, restore_login, restores_as_service=settings.restore_as_service)
         queries = InstanceQueries(engine)
         clock = RegistryClock(engine, timedelta(seconds=settings.reconcile_interval))
         factory = JobFactory(own, ExecutionPolicy.from_settings(settings), name)
@@ -170,15 +171,7 @@ def _registry_dsn(name: str, settings: Settings) -> CurrentDsn:
     return CurrentDsn(settings.admin_dsn, f"The address of the registry of tenant {name}")
 
 
-def _restore_login(name: str, settings: Settings) -> RestoreLogin | None:
-    if settings.restore_dsn is None:
-        return None
-    dsn = CurrentDsn(settings.restore_dsn, f"The address of the login of tenant {name} that restores")
-    return RestoreLogin(dsn, settings.restored_owner)
-
-
 async def _confirmed_id(installation: InstallationStore) -> str:
-    """The id of the installation that may make and remove spares."""
     return (await installation.require_confirmed()).id
 
 

@@ -1,7 +1,7 @@
-"""How the instances of a tenant are used: what the server tells of their databases, and the registry of them.
+"""How the instances of a tenant are used: figures of their databases, and what the registry knows of them.
 
-Figures are shown of databases alone that carry the mark of the instance: another one of its name may be that
-of another tenant.
+Figures are shown only of databases that carry the mark of the instance: another one of its name may be
+another tenant's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ _IN_TRASH = "Its database is in the trash, closed."
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """What can be told of an instance without a session in its database.
+    """What is known of an instance without a session in its database.
 
     `application_ids` is None if the registry has no tables of the ODS/API.
     """
@@ -39,7 +39,7 @@ class InstanceUsage:
         self._reader = UsageReader(tenant.server)
 
     async def of_instance(self, instance_id: int) -> tuple[InstanceFigures, TableFigures]:
-        """The figures of an instance, and what its database tells of its tables.
+        """The figures of an instance, and those of the tables in its database.
 
         Raises:
             InstanceNotFoundError: there is no such instance, or it is deleted.
@@ -60,9 +60,9 @@ class InstanceUsage:
         return _figures(row, database, await self._applications([row])), tables
 
     async def of_page(self, rows: Sequence[DbInstance]) -> Callable[[DbInstance], InstanceFigures | str]:
-        """Tells the figures of each instance of a page, or why there are none: a server that is away is one.
+        """Gives the figures of each instance of a page, or why there are none, such as a server that is away.
 
-        It is asked of the rows one by one, for a page may be long.
+        The function is called with one row at a time, for a page may be long.
         """
         live = [row for row in rows if may_have_database(row)]
         reason = _NO_DATABASE
@@ -85,10 +85,10 @@ class InstanceUsage:
         return figures_of
 
     async def _figures(self, rows: Sequence[DbInstance]) -> Mapping[str, DatabaseFigures]:
-        """What the server tells of the databases of these names.
+        """The figures of the databases of these names.
 
-        Those that do not carry the marks are read again if what is known of them is older than the rows: a
-        reset gives row and database another mark.
+        If one does not carry the mark, it is read again: a reset gives row and database another mark, and
+        figures may be older than the row.
         """
         await self._tenant.installation.id()  # for `owner_of`
         began = monotonic()
@@ -145,7 +145,7 @@ def may_have_database(row: DbInstance) -> bool:
 
 
 def is_without_database(told: InstanceFigures | str) -> bool:
-    """Whether the server has no database of the instance, outside the trash; not if that is not known."""
+    """Whether the instance is known to have no database outside the trash."""
     return told in {_NO_DATABASE, _NOT_ITS_OWN, _IN_TRASH} if isinstance(told, str) else False
 
 
