@@ -1,7 +1,7 @@
 """Handing a database over to an instance that did not make it, or that the registry has lost.
 
-Both registry and server decide whether that may be: the row of the instance on the one side, the mark (the
-comment that names an owner), owner and name of the database on the other.
+Registry and server decide together: the row of the instance; and the mark (the comment that names an owner),
+owner and name of the database.
 """
 
 from collections.abc import Collection, Sequence
@@ -28,7 +28,7 @@ from ods.tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from ods.tenants.tenant import Tenant
 
 _JOB = "adopted"
-"""Stands in the mark in place of the job that made the database."""
+"""In the mark, in place of the job that made the database."""
 
 _NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
 
@@ -42,7 +42,7 @@ class DatabaseNotFoundError(Exception):
 
 
 class AdoptionRefusedError(Exception):
-    """The database cannot be handed over to the instance; without a `status`, the registry has lost that."""
+    """The database cannot be handed over to the instance; `status` is empty if the registry has lost that."""
 
     def __init__(self, status: str, obstacle: str) -> None:
         super().__init__(obstacle)
@@ -54,10 +54,10 @@ class AdoptionRefusedError(Exception):
 class AdoptionCandidate:
     """A database, and the instance that has it or would get it.
 
-    Of one that the registry has lost, `id` is its OdsInstanceId, `status` is empty, and so is `name` if the
-    database's name tells none. `size_bytes` is None if our role may not see it. `adopted` says that the
-    database carries the instance's mark. `obstacle` says why it cannot be handed over, and what to do about
-    it; None if it can, or was.
+    Of an instance that the registry has lost, `id` is its OdsInstanceId, `status` is empty, and so is `name`
+    if the name of the database has none. `size_bytes` is None if our role may not see it. `adopted` says that
+    the database carries the instance's mark. `obstacle` says why it cannot be handed over, and what to do;
+    None if it can, or was.
     """
 
     id: int
@@ -101,12 +101,11 @@ class DatabaseAdoption:
     ) -> AdoptionCandidate:
         """Write the mark of an instance on its database, or on `database`, which the registry records then.
 
-        An instance that the registry has lost is recorded again; one in the trash comes back if it has been
-        given `database` since, which the registry was restored to before.
+        An instance that the registry has lost is recorded again. One in the trash comes back if `database`
+        became its own after the state to which the registry was restored.
 
-        Without `database`, it is the one that the registry knows. `earlier` says that it is meant also if
-        another database of the instance was published later, or may have been, and it is in the trash, or the
-        instance is.
+        With `earlier`, the database is meant even if it, or the instance, is in the trash, and another
+        database of the instance was published later, or may have been.
 
         Raises:
             InstanceNotFoundError: there is no such instance, and `database` is not that of a lost one.
@@ -173,7 +172,7 @@ class DatabaseAdoption:
         await take_out(self._tenant.server, session, its, trash, row.database_name)
 
     async def _bring_back(self, instance: DbInstance, database: str, *, earlier: bool) -> AdoptionCandidate:
-        """Take an instance back that is in the trash by a registry that was restored to before its undelete.
+        """Take an instance out of the trash whose undelete the registry has forgotten.
 
         Its database is one that a reset has given it since; what is in the trash becomes a version.
         """
@@ -197,10 +196,7 @@ class DatabaseAdoption:
     async def _adopted(
         self, session: asyncpg.Connection, row: DbInstance, database: str, found: Candidate | None
     ) -> AdoptionCandidate:
-        """What was handed over to the instance, whose row gets what the comment of the database says.
-
-        What resets have put into the trash is recorded as it is there.
-        """
+        """What was handed over; the row gets what the comment says, and versions what is in the trash."""
         candidate = _require_adoptable(_candidate(row, database, found))
         marked = Owner.read(candidate.comment)
         row.template_generation = marked.template_generation if marked else None
@@ -229,11 +225,9 @@ class DatabaseAdoption:
     ) -> DbInstance | None:
         """The instance; None if there is none, and a database is named that may be that of a lost one.
 
-        With a database that carries its mark, it may be in the trash.
-
-        With a database, the id may be an OdsInstanceId: drift and the reasons of failed jobs know no other.
-        The mark of the database then tells which instance that is; or, if it has none, the name that the
-        registry has for it.
+        With a database that carries its mark, it may be in the trash. With a database, the id may also be an
+        OdsInstanceId, which is all that drift and the reasons of failed jobs know: the mark, or else the name
+        that the registry has, says which instance that is.
         """
         queries = self._tenant.queries
         if database is None:
@@ -259,13 +253,8 @@ class DatabaseAdoption:
         named = self._named(database)
         if owner is None or named is None:
             raise DatabaseNotFoundError(database)
-        number = max(owner.number, 1)
-        lost = LostInstance(
-            *(*named, ods_instance_id, owner.mark, number),
-            owner.template_generation,
-            owner.database_id,
-            str(uuid4()),
-        )
+        its = (*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.template_generation)
+        lost = LostInstance(*its, owner.database_id, str(uuid4()))
         own = replace(
             owner, tenant=tenant.name, number=lost.number, trashed_name=None, revision=lost.revision
         )
@@ -275,9 +264,8 @@ class DatabaseAdoption:
             try:
                 row = await tenant.adoptions.restore_lost(lost, self._database_name(database))
             except NameTakenError as taken:
-                raise AdoptionRefusedError(
-                    "", _by_another_name(str(taken), ods_instance_id, database)
-                ) from None
+                obstacle = _by_another_name(str(taken), ods_instance_id, database)
+                raise AdoptionRefusedError("", obstacle) from None
         # The mark gets the number that the row has; what resets have put into the trash is recorded by that.
         return await self.adopt(row.id, database)
 
@@ -318,18 +306,11 @@ class DatabaseAdoption:
     def _database_name(self, database: str) -> DatabaseName:
         return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
 
-    async def _owner(self, instance: DbInstance) -> KnownOwner:
+    async def _owner(self, row: DbInstance) -> KnownOwner:
         """The instance, with the revisions that the registry knows of its databases."""
-        known = await self._tenant.queries.revisions_of(instance.id)
-        return Owner(
-            self._tenant.name,
-            instance.ods_instance_id,
-            _JOB,
-            str(instance.mark),
-            await self._tenant.installation.id(),
-            instance.job_number,
-            database_id=str(instance.database_id),
-        ).knowing(known)
+        known, installation = await self._tenant.queries.revisions_of(row.id), self._tenant.installation
+        its = (self._tenant.name, row.ods_instance_id, _JOB, str(row.mark), await installation.id())
+        return Owner(*its, row.job_number, database_id=str(row.database_id)).knowing(known)
 
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)
@@ -339,9 +320,9 @@ class DatabaseAdoption:
     ) -> Candidate | None:
         """The database as it is; None also if it is one that clients are told nothing of.
 
-        On a server may be databases and registries of other tenants, of the same role. It is not one that is
-        to take the place of its own; nor one that it had before a reset, unless its own is gone; nor, unless
-        the `earlier` is meant, one in the trash that another one of the instance was published after.
+        Other tenants may have databases and registries of the same role on the server. An obstacle is also
+        that a reset was to put the database in place; that the instance had it before a reset, unless its own
+        is gone; and, unless the `earlier` one is meant, that another one was published later.
         """
         if found is None or self._is_foreign(found, instance):
             return None
@@ -355,8 +336,8 @@ class DatabaseAdoption:
     def _is_foreign(self, found: Candidate, instance: DbInstance) -> bool:
         """Whether clients of the instance are told nothing of the database, not even that there is one.
 
-        One of the name that the registry has for the instance's is foreign only if it is marked as another
-        instance's; so is each other one without the instance's mark that is not there to be adopted.
+        One with the name that the registry has for the instance's is foreign only if another instance's mark
+        is on it. Any other one is, unless it has the instance's mark or is there to be adopted.
         """
         if found.is_of_instance:
             return False
@@ -399,7 +380,7 @@ class DatabaseAdoption:
 
 
 def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[FoundDatabase]) -> str:
-    """How an instance gets the database again that a reset has replaced, while it has one of its own."""
+    """How an instance gets a database from before a reset again, while it has one of its own."""
     if all(row.is_invalid for row in own):
         name = own[0].name
         return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
@@ -433,12 +414,7 @@ def _candidate(instance: DbInstance, database: str, found: Candidate | None) -> 
 def _shown(whose: tuple[int, str, str, int], found: Candidate) -> AdoptionCandidate:
     """A database, and the id, name, status and OdsInstanceId of its instance."""
     return AdoptionCandidate(
-        *whose,
-        database_name=found.name,
-        owner=found.owner,
-        size_bytes=found.size_bytes,
-        sessions=found.sessions,
-        comment=found.comment,
+        *(*whose, found.name, found.owner, found.size_bytes, found.sessions, found.comment),
         adopted=found.adopted,
         obstacle=found.obstacle,
     )
@@ -460,14 +436,14 @@ def _later_obstacle(its: Collection[Database], database: str, instance_id: int) 
 
 
 def _same(its: Collection[Database], name: str) -> list[str]:
-    """The databases that carry the mark of this one, if there are several: one at most is no copy."""
+    """The databases that carry the mark of this one, if there are several: all but one are copies."""
     marks = {one.name: one.owner.database_id for one in its if one.owner}
     same = sorted(f"'{other}'" for other, mark in marks.items() if mark == marks.get(name))
     return same if len(same) > 1 else []
 
 
 def _by_another_name(reason: str, ods_instance_id: int, database: str) -> str:
-    """How an instance that the registry has lost is recorded again, whose name another one has there."""
+    """How a lost instance is recorded again if another one has its name by now."""
     other = "EdFi_Ods_NAME_TEMPLATE"
     return (
         f"{reason.removesuffix(' Choose another name.')} It may have been deleted since the registry was"
