@@ -16,24 +16,17 @@ class NoArguments:
 
 @dataclass(frozen=True)
 class MakeArguments:
-    """What a create or a reset makes the instance's database of.
-
-    Attributes:
-        origin: that; of a reset, also a database that the instance had before.
-    """
+    """What a create or a reset makes the instance's database of; a reset may bring an earlier one back."""
 
     origin: Origin | EarlierDatabase
 
 
 @dataclass(frozen=True)
 class DeleteArguments:
-    """What becomes of the database of a deleted instance.
+    """What becomes of the database of a deleted instance: with `keep`, it goes to the trash.
 
-    Attributes:
-        keep: whether it goes to the trash; otherwise it is dropped at once.
-        backup_first: whether a purge that makes a backup first follows, once it is in the trash. A delete
-            that is not to `keep` it drops nothing then: an Admin API has asked for it, and a pass has still
-            to say that it goes to the trash.
+    With `backup_first`, a purge follows there that makes a backup first. Without `keep`, such a delete drops
+    nothing: an Admin API has requested it, and a pass has still to say that the database goes to the trash.
     """
 
     keep: bool
@@ -42,11 +35,7 @@ class DeleteArguments:
 
 @dataclass(frozen=True)
 class PurgeArguments:
-    """How a database is dropped from the trash.
-
-    Attributes:
-        backup_first: whether it is backed up, and the backup verified, before it is dropped.
-    """
+    """Whether a database in the trash is backed up, and the backup verified, before it is dropped."""
 
     backup_first: bool
 
@@ -175,12 +164,7 @@ def arguments_column(operation: Operation, arguments: Arguments) -> dict[str, An
 
 
 def arguments_in(operation: Operation, column: Mapping[str, Any], origin: Origin) -> Arguments:
-    """The arguments in a row.
-
-    Args:
-        operation: that of the row's last job.
-        column: what the row has of its arguments.
-        origin: what the instance's database is made of, or will be.
+    """The arguments of a row's last job, from its column, and the origin of the instance's database.
 
     Raises:
         ValueError: another release has written the row.
@@ -194,12 +178,9 @@ def arguments_in(operation: Operation, column: Mapping[str, Any], origin: Origin
 
 @dataclass(frozen=True)
 class JobKind:
-    """What distinguishes jobs by operation and arguments.
+    """What distinguishes jobs by operation and arguments: see `Rules.name` and `Rules.work`.
 
-    Attributes:
-        name: what metrics and Temporal's pages call them.
-        work: what a worker does meanwhile, in words for clients.
-        is_of_template: whether they take about as long for all instances of one template.
+    `is_of_template` says whether they take about as long for all instances of one template.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """The one table of operations: what each may do, from which statuses, and what follows each end of a job.
 
-Every step from one status to another is made here. Everything else that depends on an operation is made from
-this table or asks it: guarded writes, refusals, indexes, the words for an Admin API, the console's buttons,
-and the diagram and tables in `docs/architecture.md`.
+Every step from one status to another is made here. All else that depends on an operation is made from this
+table or asks it: guarded writes, refusals, indexes, the words for an Admin API, the console's buttons, and
+the diagram and tables in `docs/architecture.md`.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,10 +23,9 @@ REFRESH = "Refresh"
 
 
 class Operation(StrEnum):
-    """What a job does to its instance.
+    """What a job does to its instance; its arguments (`ods.model.arguments`) say the rest.
 
-    Clients know `DELETE` and `DETACH` by one word (`Rules.word`), and both are ways of a delete. What else a
-    job does its arguments say: `ods.model.arguments`.
+    Clients know `DELETE` and `DETACH` by one word (`Rules.word`): both are ways of a delete.
     """
 
     CREATE = "Create"
@@ -141,8 +140,8 @@ class Rules:
     name: str
     work: str
     requested: frozenset[InstanceStatus]
-    waits: InstanceStatus
-    done: InstanceStatus
+    waits: InstanceStatus = InstanceStatus.PENDING
+    done: InstanceStatus = InstanceStatus.COMPLETED
     failed: InstanceStatus
     cancelled: InstanceStatus | None = None
     undo: Undo
@@ -183,8 +182,8 @@ class Rules:
     def begin(self) -> Step:
         """A worker takes the instance.
 
-        Also after a failure: an operator's `retry` signal reaches the waiting workflow without passing the
-        API. The attempt's number keeps every other attempt from beginning there.
+        Also after a failure: the signal `retry` of an operator goes to the workflow, not through the API. The
+        number of the attempt keeps every other attempt from beginning there.
         """
         return Step(frozenset({self.waits, self.failed}), InstanceStatus.IN_PROGRESS, JobStatus.IN_PROGRESS)
 
@@ -200,15 +199,14 @@ class Rules:
 
     @property
     def cancel_running(self) -> Step:
-        """The job ends since a client has cancelled it while it ran."""
+        """A client has cancelled the job while it ran."""
         return Step(_RUNS, self.cancelled or self.failed, JobStatus.ERROR)
 
     @property
     def release(self) -> Step:
-        """The job waits again, since no workflow works on it.
+        """The job waits again: no workflow works on it, or a delete is tried again without the operator.
 
-        Or since a delete is tried again without the operator, even one that was cancelled after its DROP had
-        begun.
+        Even a delete that was cancelled after its DROP had begun.
         """
         tried_again = {self.failed, self.cancelled or self.failed} if self.ends_use else set()
         return Step(_RUNS | tried_again, self.waits, JobStatus.PENDING)
@@ -225,18 +223,18 @@ class Rules:
 
     @property
     def keep(self) -> Step:
-        """The job was refused or cancelled before it began, and the instance works as it did before."""
+        """The job was refused or cancelled before it began, and the instance works as before."""
         return Step(_only(self.waits, when=self.is_kept), InstanceStatus.COMPLETED, JobStatus.ERROR)
 
     @property
     def keep_later(self) -> Step:
-        """The same of a delete, once what an earlier job had left was undone: the job has ended already."""
+        """The same of a delete that has ended, once what an earlier job had left was undone."""
         when = self.is_kept and self.ends_use
         return Step(_only(self.failed, when=when), InstanceStatus.COMPLETED, JobStatus.ERROR)
 
     @property
     def follow(self) -> Step:
-        """The job has failed or was cancelled, and had done its work by then, as the server shows."""
+        """The job has failed or was cancelled, and the server shows that it had done its work by then."""
         ended = self.cancelled or self.failed
         return Step(_only(ended, when=self.follows_server), self.done, JobStatus.COMPLETED)
 
@@ -266,8 +264,6 @@ _BACKUP = Rules(
     name="Backup",
     work="backing the database up",
     requested=frozenset({InstanceStatus.COMPLETED}),
-    waits=InstanceStatus.PENDING,
-    done=InstanceStatus.COMPLETED,
     failed=InstanceStatus.COMPLETED,
     # What was stored is no backup without its manifest; the next try stores in another place.
     undo=Undo.END_BACKUP,
@@ -284,8 +280,6 @@ def _rules(operation: Operation) -> Rules:  # noqa: PLR0911 - a table
                 name="Create",
                 work="cloning the template",
                 requested=frozenset(),
-                waits=InstanceStatus.PENDING,
-                done=InstanceStatus.COMPLETED,
                 failed=InstanceStatus.ERROR,
                 undo=Undo.REMOVE_STAGING,  # nothing is changed at what is copied
                 publishes=True,
@@ -299,8 +293,6 @@ def _rules(operation: Operation) -> Rules:  # noqa: PLR0911 - a table
                 work="renaming the database",
                 # From `Error` only after a failed rename: what was never created has nothing to rename.
                 requested=frozenset({InstanceStatus.COMPLETED, InstanceStatus.ERROR}),
-                waits=InstanceStatus.PENDING,
-                done=InstanceStatus.COMPLETED,
                 failed=InstanceStatus.ERROR,
                 undo=Undo.RENAME_BACK,
                 publishes=True,
@@ -320,8 +312,6 @@ def _rules(operation: Operation) -> Rules:  # noqa: PLR0911 - a table
                 name="Undelete",
                 work="taking the database out of the trash",
                 requested=_IN_TRASH,  # from `Delete_Failed` only after a failed purge
-                waits=InstanceStatus.PENDING,
-                done=InstanceStatus.COMPLETED,
                 failed=InstanceStatus.DELETED,
                 undo=Undo.BACK_TO_TRASH,
                 publishes=True,
@@ -368,7 +358,6 @@ def _rules(operation: Operation) -> Rules:  # noqa: PLR0911 - a table
 RULES: Mapping[Operation, Rules] = {operation: _rules(operation) for operation in Operation}
 """The table, without the rows of jobs that other arguments distinguish: see `rules_of`."""
 
-# The ODS/API does not route to the database any more, and a retry goes on.
 TO_TRASH = replace(
     _DELETE,
     name="Trash",
@@ -377,7 +366,8 @@ TO_TRASH = replace(
     drops=False,
     to_trash=True,
 )
-"""The row of deletes whose arguments say that the database is kept."""
+"""The row of deletes that keep the database: the ODS/API does not route to it any more, and a retry goes
+on."""
 
 BACK_TO_EARLIER = replace(
     RULES[Operation.RESET],
@@ -445,29 +435,28 @@ def is_usable(status: InstanceStatus, operation: Operation) -> bool:
     return status == InstanceStatus.COMPLETED or (has_failed and RULES[operation].keeps_instance)
 
 
-def next_step(status: InstanceStatus) -> str:
+def next_step(status: InstanceStatus) -> str:  # noqa: PLR0911 - a table
     """What a client can do with an instance in `status`, which does not allow what was requested."""
     match status:
         case InstanceStatus.PENDING:
-            step = "Its job is about to start; wait until it is Completed or Error."
+            return "Its job is about to start; wait until it is Completed or Error."
         case InstanceStatus.IN_PROGRESS:
-            step = "A job is running; ask again when it has ended."
+            return "A job is running; ask again when it has ended."
         case InstanceStatus.COMPLETED:
-            step = "Nothing has failed; delete the instance if it is no longer needed."
+            return "Nothing has failed; delete the instance if it is no longer needed."
         case InstanceStatus.ERROR:
-            step = (
+            return (
                 "Do what the error of its last job says, and retry that; or, if nothing of it is wanted,"
                 " delete the instance."
             )
         case InstanceStatus.PENDING_DELETE:
-            step = "Its deletion is about to start; wait until it is Deleted."
+            return "Its deletion is about to start; wait until it is Deleted."
         case InstanceStatus.DELETE_FAILED:
-            step = (
+            return (
                 "Retry the deletion. Or, to keep the database, unless ODS_TRASH_DAYS is 0: delete the"
                 " instance to the trash, and undelete it."
             )
         case InstanceStatus.DELETED:
-            step = "Undelete or purge it if it is in the trash, or create another instance."
+            return "Undelete or purge it if it is in the trash, or create another instance."
         case _:
             assert_never(status)
-    return step

@@ -23,12 +23,9 @@ class TemplateOrigin:
 
 @dataclass(frozen=True)
 class CopyOrigin:
-    """The database is a copy of another instance's.
+    """The database is a copy of that of the instance `instance_id`, the source.
 
-    Attributes:
-        instance_id: key of that instance, the source, in `adminapi.dbinstances`.
-        mode: how it is copied.
-        mark: the mark of the source; None as long as the request has not looked it up.
+    `mark` is that of the source; None as long as the request has not looked it up.
     """
 
     instance_id: int
@@ -38,22 +35,14 @@ class CopyOrigin:
 
 @dataclass(frozen=True)
 class BackupOrigin:
-    """The database is restored from a backup.
-
-    Attributes:
-        backup_id: the backup.
-    """
+    """The database is restored from a backup."""
 
     backup_id: str
 
 
 @dataclass(frozen=True)
 class EarlierDatabase:
-    """No new database is made: one that the instance had before a reset is its database again.
-
-    Attributes:
-        database_id: that database.
-    """
+    """No database is made: the instance gets one again that it had before a reset."""
 
     database_id: str
 

@@ -1,8 +1,7 @@
 """Revisions: the states that this service has given to databases of instances, or means to give them.
 
-Each has a UUID, which no other attempt at a job gives, and which the comment of the database carries from the
-moment the state is reached. So a comment and a registry agree, or one of both was restored to an earlier
-state.
+Each has a UUID that no other attempt at a job gives. The comment of the database carries it from the moment
+the state is reached. So a comment and a registry agree, or one of both was restored to an earlier state.
 """
 
 from dataclasses import dataclass
@@ -36,13 +35,7 @@ class RevisionState(StrEnum):
 
 @dataclass(frozen=True)
 class Revision:
-    """A state that a database of an instance has, had, or is to get.
-
-    Attributes:
-        id: its UUID.
-        database_id: the UUID of the database.
-        state: what the registry knows of it.
-    """
+    """A state that a database of an instance has, had, or is to get, by its UUID and the database's."""
 
     id: str
     database_id: str
@@ -51,19 +44,15 @@ class Revision:
 
 @dataclass(frozen=True)
 class KnownRevisions:
-    """What a registry knows of the states of an instance's databases.
-
-    Attributes:
-        revisions: all that it has recorded; at most one of each database is confirmed.
-    """
+    """The revisions that a registry has recorded; at most one of each database is confirmed."""
 
     revisions: tuple[Revision, ...] = ()
 
     def state_of(self, database_id: str, revision: str | None) -> RevisionState | None:
         """What the registry knows of the revision in the comment of that database; None: nothing.
 
-        If it knows nothing, the registry was restored to an earlier state; if the revision is void, the
-        server was. What is there of a database that is gone by the registry is void, too.
+        Then the registry was restored to an earlier state; if the revision is void, the server was. Any
+        revision of a database is void if the registry knows that the database is gone.
         """
         its = {one.id: one.state for one in self.revisions if one.database_id == database_id}
         is_gone = bool(its) and set(its.values()) == {RevisionState.VOID}
@@ -71,18 +60,14 @@ class KnownRevisions:
 
     def confirmed(self, database_id: str) -> str | None:
         """The revision that the database has, as far as the registry knows; None if it knows none."""
-        its = (
-            one.id
-            for one in self.revisions
-            if one.database_id == database_id and one.state is RevisionState.CONFIRMED
-        )
-        return next(its, None)
+        its = (one for one in self.revisions if one.database_id == database_id)
+        return next((one.id for one in its if one.state is RevisionState.CONFIRMED), None)
 
 
 def revision_by(request: str, attempt: int, database_id: str) -> str:
     """The revision that this attempt at the job of this request gives a database.
 
-    It follows from these, so that an attempt gives the same which a registry has forgotten that was restored
-    since; and none that was undone is ever given again.
+    It follows from these: an attempt gives the same one again that a restored registry has forgotten, and one
+    that was undone is never given again.
     """
     return str(uuid5(UUID(request), f"{attempt} {database_id}"))
