@@ -78,10 +78,11 @@ class VerificationActivities:
             return None
         async with heartbeats(following.details):
             try:
-                await self._wait_for_store()
+                await known_store(self._tenant)
                 return await self._examine(backup, following)
-            except StoreRefusedError as refused:  # no verdict: the credentials may be given again
-                raise BackupFaultError(refused.reason, outage=True) from None
+            except (OtherStoreError, StoreRefusedError) as fault:
+                # No verdict: the known store may come back, and credentials may be given again.
+                raise BackupFaultError(fault.reason, outage=True) from None
 
     @step
     async def verify_final_backup(self, job: InstanceJob) -> None:
@@ -96,28 +97,18 @@ class VerificationActivities:
         async with heartbeats(following.details):
             await known_store(self._tenant)  # that another one lacks it is no verdict
             async with ends_wait(self._tenant.jobs, job, following.moved):
-                error = await self._verdict(backup, following)
+                try:
+                    error = await self._examine(backup, following, backup.id)
+                except BackupFaultError as fault:
+                    if not fault.is_verdict:
+                        raise
+                    error = fault.reason
         await self._tenant.backups.finish_proof(backup, error)
         if error is not None:
             raise BackupFaultError(
                 f"The backup {backup.id} is not what the database holds. {error} Nothing was dropped."
                 " Retry: another one is made."
             )
-
-    async def _wait_for_store(self) -> None:
-        """Wait for the known store: that another one lacks the backup is no verdict about it."""
-        try:
-            await known_store(self._tenant)
-        except OtherStoreError as other:
-            raise BackupFaultError(other.reason, outage=True) from None
-
-    async def _verdict(self, backup: Backup, following: Following) -> str | None:
-        try:
-            return await self._examine(backup, following, backup.id)
-        except BackupFaultError as fault:
-            if not fault.is_verdict:
-                raise
-            return fault.reason
 
     async def _examine(self, backup: Backup, following: Following, subject: UUID | None = None) -> str | None:
         """Why a stored backup is not what it should be; None if it is.

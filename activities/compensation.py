@@ -146,10 +146,10 @@ class Compensation:
             case Undo.END_BACKUP:
                 await dropping.end_programs(session, program_label(UUID(job.mark)))
                 await self._remove_private(session, job)
-            case Undo.CLOSE_TRASH:  # which is told from its comment
+            case Undo.CLOSE_TRASH:
                 await self._end_verification(session, job)
                 await self._remove_private(session, job)
-            case Undo.END_REPLACEMENT:  # what of a replacement is left, the row tells
+            case Undo.END_REPLACEMENT:  # the row shows what is left of a replacement
                 await self._remove_private(session, job)
             case unknown:
                 assert_never(unknown)

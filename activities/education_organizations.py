@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -85,32 +86,22 @@ class EducationOrganizationActivities:
         only = page.scope.ods_instance_id
         async with heartbeats():
             sources = await self._organizations.databases(page.after, page.size, only)
-            faults = await self._read_all(sources)
-            if not sources and only is None:
-                await self._organizations.forget_deleted()
-        return PageRead(
-            read=len(sources) - len(faults),
-            unreadable=len(faults),
-            faults=faults[:_MAX_NAMED],
-            last_id=sources[-1].ods_instance_id if sources else None,
-        )
-
-    async def _read_all(self, sources: Sequence[OdsDatabase]) -> list[str]:
-        if not sources:
-            return []
-        async with reading_processes() as processes, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._try_to_read(source, processes)) for source in sources]
-        return [fault for task in tasks if (fault := task.result())]
+            if not sources:
+                if only is None:
+                    await self._organizations.forget_deleted()
+                return PageRead(read=0, unreadable=0, faults=[], last_id=None)
+            async with reading_processes() as processes, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._try_to_read(source, processes)) for source in sources]
+        faults = [fault for task in tasks if (fault := task.result())]
+        read, last_id = len(sources) - len(faults), sources[-1].ods_instance_id
+        return PageRead(read, len(faults), faults[:_MAX_NAMED], last_id)
 
     async def _try_to_read(self, source: OdsDatabase, processes: ReadingProcesses) -> str | None:
         """Read one ODS database; returns why it cannot be read, None if it was."""
         try:
             database = self._database(source)
-            if database.allowed is None:
+            async with nullcontext() if database.allowed is None else self._foreign_slots:
                 reason = await self._read(source, database, processes)
-            else:
-                async with self._foreign_slots:
-                    reason = await self._read(source, database, processes)
         except UnreadableError as error:
             reason = str(error)
         return reason and f"'{source.name}' (id {source.ods_instance_id}): {reason}"

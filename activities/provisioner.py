@@ -24,7 +24,6 @@ from ods.databases.publishing import DatabaseAccess
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.observability.metrics.job_phases import phase
 from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError
-from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import load_recorded, open_store
 from ods.tenants.tenant import Tenant
 
@@ -57,7 +56,9 @@ class Provisioner:
     async def make(self, work: FencedWork, wanted: Wanted) -> ProvisionedDatabase:
         """Make the database, or find that an earlier attempt has made it."""
         with self._refuse_while_disk_is_full():
-            request = self._request(wanted)
+            settings = self._tenant.settings
+            access = DatabaseAccess(settings.database_owner, settings.granted)
+            request = CloneRequest(wanted.owner, "", wanted.database, settings.clone_strategy, access=access)
             match wanted.origin:
                 case TemplateOrigin():
                     clone = await self._of_template(request, wanted.template)
@@ -81,28 +82,16 @@ class Provisioner:
         if made.claimed and self._refill:
             self._refill()
 
-    def _request(self, wanted: Wanted) -> CloneRequest:
-        settings = self._tenant.settings
-        access = DatabaseAccess(settings.database_owner, settings.granted)
-        return CloneRequest(wanted.owner, "", wanted.database, settings.clone_strategy, access=access)
-
     async def _of_template(self, request: CloneRequest, template: str) -> CloneRequest:
         """The same as a clone of the template, or a spare of it."""
         installation = await self._tenant.jobs.installation.require_confirmed()
-        return replace(
-            request,
-            template=self._template_database(template),
-            installation=installation.id if self._refill else None,
-        )
-
-    def _template_database(self, template: str) -> str:
-        databases = self._tenant.settings.template_databases
-        if template not in databases:
+        database = self._tenant.settings.template_databases.get(template)
+        if database is None:
             raise DatabaseFaultError(
                 f"The settings name no template '{template}'. Add it to ODS_TEMPLATES, restart the"
                 " workers, then retry."
             )
-        return databases[template]
+        return replace(request, template=database, installation=installation.id if self._refill else None)
 
     async def _restored(
         self, work: FencedWork, request: CloneRequest, origin: BackupOrigin
@@ -111,7 +100,13 @@ class Provisioner:
         tenant, session = self._tenant, work.session
         if (made := await provisioning.already_made(session, request)) is not None:
             return made
-        backup = await self._stored(origin.backup_id)
+        try:
+            backup = await tenant.backups.stored(UUID(origin.backup_id))
+        except BackupNotFoundError:
+            deleted = f"The backup {origin.backup_id} is deleted: nothing can be restored."
+            raise DatabaseFaultError(deleted) from None
+        except BackupRefusedError as refusal:
+            raise DatabaseFaultError(f"{refusal.reason} {refusal.next_step}") from None
         store = await open_store(tenant.settings)
         manifest = await load_recorded(store, tenant.name, backup)
         staging = request.owner.staging_name
@@ -125,14 +120,6 @@ class Provisioner:
             await create_like(session, request.template, staging, locale_of(manifest))
             await work.done(restore_contents())
         return await provisioning.publish_filled(session, request, None)
-
-    async def _stored(self, backup_id: str) -> Backup:
-        try:
-            return await self._tenant.backups.stored(UUID(backup_id))
-        except BackupNotFoundError:
-            raise DatabaseFaultError(f"The backup {backup_id} is deleted: nothing can be restored.") from None
-        except BackupRefusedError as refusal:
-            raise DatabaseFaultError(f"{refusal.reason} {refusal.next_step}") from None
 
     async def _copied(
         self, work: FencedWork, request: CloneRequest, origin: CopyOrigin

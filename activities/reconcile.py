@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -106,7 +107,10 @@ class ReconcileActivities:
         fit.
         """
         jobs = await self.job_store.running_jobs(page.after, page.size)
-        unfinished = await self._unfinished_deletes() if page.after == 0 else []
+        unfinished: Sequence[InstanceJob] = []
+        if page.after == 0:
+            with suppress(DatabaseFaultError):  # none can be finished while the server is away
+                unfinished = await self.job_store.unfinished_deletes(await self._half_dropped())
         slots = asyncio.Semaphore(_QUERIES_AT_ONCE)
         is_stuck = await asyncio.gather(*(self._is_stuck(job, slots) for job in jobs))
         stuck = [job for job, is_it in zip(jobs, is_stuck, strict=True) if is_it]
@@ -125,12 +129,6 @@ class ReconcileActivities:
             if await self.is_at_work(job):
                 return False
         return await self.job_store.holds(job, InstanceStatus.IN_PROGRESS)
-
-    async def _unfinished_deletes(self) -> Sequence[InstanceJob]:
-        try:
-            return await self.job_store.unfinished_deletes(await self._half_dropped())
-        except DatabaseFaultError:
-            return []  # none can be finished while the server is away
 
     async def _half_dropped(self) -> Mapping[str, str]:
         """The marks of the databases that a DROP has begun to remove, by their names.
@@ -255,10 +253,8 @@ def _is_left(job: InstanceJob, found: Collection[Database]) -> bool:
             return its is not None and not (its.open or its.invalid)
         case Undo.BACK_TO_TRASH:
             return job.final_database in named
-        # Of a replacement, the row of the instance tells; snapshots without a row are found by theirs.
-        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP:
-            return False
-        case Undo.CLOSE_TRASH:  # what is open is told from its comment
+        # Rows show replacements and snapshots that are left, and comments what is open in the trash.
+        case Undo.REMOVE_SNAPSHOT | Undo.END_REPLACEMENT | Undo.END_BACKUP | Undo.CLOSE_TRASH:
             return False
         case unknown:
             assert_never(unknown)

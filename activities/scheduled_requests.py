@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 
 from sqlalchemy import exc
 from temporalio import activity
@@ -45,40 +44,27 @@ class ScheduledReport:
     refused: int = 0
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What a schedule makes of instances.
+@dataclass
+class _Pass:
+    """A pass over the instances of which something is due.
 
-    At most `limit` of its jobs are under way at once. `require_ready` checks that they can be done at all.
-    `is_needless` says whether an instance needs none, and records that.
+    At most `limit` of its jobs are under way at once. `is_needless` says whether an instance needs none, and
+    records that.
     """
 
-    limit: int
     scheduled: ScheduledBackups | ScheduledSnapshots
-    require_ready: Callable[[], Awaitable[None]]
-    is_needless: Callable[[int, datetime], Awaitable[bool]]
+    due_at: datetime
+    limit: int
+    start: Callable[[InstanceJob], Awaitable[None]]
     request: Callable[[int, datetime], Awaitable[Requested | None]]
-
-
-class _Pass:
-    """A pass over the instances of which something is due."""
-
-    def __init__(
-        self, kind: _Kind, due_at: datetime, start: Callable[[InstanceJob], Awaitable[None]]
-    ) -> None:
-        self.report = ScheduledReport()
-        self._kind = kind
-        self._due_at = due_at
-        self._start = start
+    is_needless: Callable[[int], Awaitable[bool]] | None = None
+    report: ScheduledReport = ScheduledReport()
 
     async def run(self) -> ScheduledReport:
         """Request all that is due; instances that refuse are asked again for a while."""
-        await self._kind.require_ready()
-        for (
-            job
-        ) in await self._kind.scheduled.under_way():  # an earlier try may have died before it started one
-            await accepted(self._start(job), job.job_id)
-        refused = await self._serve(await self._kind.scheduled.due(self._due_at))
+        for job in await self.scheduled.under_way():  # an earlier try may have died before it started one
+            await accepted(self.start(job), job.job_id)
+        refused = await self._serve(await self.scheduled.due(self.due_at))
         ends = asyncio.get_running_loop().time() + _BUSY_SECONDS
         while refused and asyncio.get_running_loop().time() < ends:
             _require_going_on()
@@ -108,16 +94,16 @@ class _Pass:
         return refused
 
     async def _serve_one(self, instance_id: int) -> None:
-        if await self._kind.is_needless(instance_id, self._due_at):
+        if self.is_needless is not None and await self.is_needless(instance_id):
             self.report = replace(self.report, unchanged=self.report.unchanged + 1)
             return
-        while len(await self._kind.scheduled.under_way()) >= self._kind.limit:
+        while len(await self.scheduled.under_way()) >= self.limit:
             _require_going_on()
             await asyncio.sleep(_POLL_SECONDS)
         with suppress(InstanceNotFoundError):
-            requested = await self._kind.request(instance_id, self._due_at)
+            requested = await self.request(instance_id, self.due_at)
             if requested is not None:
-                await accepted(self._start(requested.job), requested.job.job_id)
+                await accepted(self.start(requested.job), requested.job.job_id)
                 self.report = replace(self.report, requested=self.report.requested + 1)
 
 
@@ -135,47 +121,30 @@ class ScheduledRequests:
     @step
     async def request_scheduled_backups(self, due_at: datetime) -> ScheduledReport:
         """Request a backup of each instance that has changed since its last one."""
-        tenant = self.tenant
+        tenant, at, scheduled = self.tenant, without_zone(due_at), self.tenant.scheduled_backups
 
-        async def is_needless(instance_id: int, due_at: datetime) -> bool:
-            last = await tenant.scheduled_backups.last_complete(instance_id)
+        async def is_needless(instance_id: int) -> bool:
+            last = await scheduled.last_complete(instance_id)
             if last is None or not await is_unchanged(tenant, last):
                 return False
-            return await tenant.scheduled_backups.record_unchanged(instance_id, last.backup.id, due_at)
+            return await scheduled.record_unchanged(instance_id, last.backup.id, at)
 
-        kind = _Kind(
-            max(1, tenant.settings.backup_concurrency - 1),
-            tenant.scheduled_backups,
-            partial(require_backups, tenant),
-            is_needless,
-            tenant.instances.request_scheduled_backup,
-        )
-        return await self._run(kind, due_at)
+        limit = max(1, tenant.settings.backup_concurrency - 1)
+        request = tenant.instances.request_scheduled_backup
+        running = _Pass(scheduled, at, limit, self.start, request, is_needless)
+        async with heartbeats(lambda: [running.report]):
+            await require_backups(tenant)
+            return await running.run()
 
     @step
     async def request_scheduled_snapshots(self, due_at: datetime) -> ScheduledReport:
         """Request a snapshot of each instance."""
-        tenant = self.tenant
-
-        async def require_ready() -> None:
+        tenant, limit = self.tenant, max(1, self.tenant.settings.ddl_concurrency - 1)
+        request = tenant.instances.request_scheduled_snapshot
+        running = _Pass(tenant.scheduled_snapshots, without_zone(due_at), limit, self.start, request)
+        async with heartbeats(lambda: [running.report]):
             require_restores(tenant.server)
             await require_programs(tenant.server)
-
-        async def is_needless(_: int, __: datetime) -> bool:
-            return False
-
-        kind = _Kind(
-            max(1, tenant.settings.ddl_concurrency - 1),
-            tenant.scheduled_snapshots,
-            require_ready,
-            is_needless,
-            tenant.instances.request_scheduled_snapshot,
-        )
-        return await self._run(kind, due_at)
-
-    async def _run(self, kind: _Kind, due_at: datetime) -> ScheduledReport:
-        running = _Pass(kind, without_zone(due_at), self.start)
-        async with heartbeats(lambda: [running.report]):
             return await running.run()
 
 
