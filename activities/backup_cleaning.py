@@ -43,31 +43,18 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CleaningReport:
-    """What was done about backups.
+    """What was done about backups: how many of them, and why not more."""
 
-    Attributes:
-        removed: backups of which something was removed from the store.
-        dropped: databases that verifications had left.
-        started: verifications that had not been started.
-        expired: scheduled backups that are deleted because their time is over.
-        obstacle: why the store could not be cleaned.
-        recorded: whole backups that the registry did not know: it was restored, or their jobs had failed.
-        missing: recorded backups of this installation that are gone from the store.
-        left: why something was left to the next pass.
-        elsewhere: recorded backups of this installation that are in an earlier store, if they are anywhere.
-        unknown: whole backups in the store that are of no instance of the registry.
-    """
-
-    removed: int = 0
-    dropped: int = 0
-    started: int = 0
-    obstacle: str | None = None
-    expired: int = 0
-    recorded: int = 0
-    missing: int = 0
-    left: str | None = None
-    elsewhere: int = 0
-    unknown: int = 0
+    removed: int = 0  # something of them was removed from the store
+    dropped: int = 0  # databases that verifications had left
+    started: int = 0  # verifications that had not been started
+    obstacle: str | None = None  # why the store could not be cleaned
+    expired: int = 0  # scheduled backups that are deleted because their time is over
+    recorded: int = 0  # whole ones that the registry did not know: it was restored, or their jobs had failed
+    missing: int = 0  # recorded, of this installation, and gone from the store
+    left: str | None = None  # why something was left to the next pass
+    elsewhere: int = 0  # recorded, of this installation, and in an earlier store, if they are anywhere
+    unknown: int = 0  # whole ones in the store that are of no instance of the registry
 
 
 class _Left:

@@ -81,21 +81,19 @@ class VersionsDue:
 
 @dataclass(frozen=True)
 class ReconcileActivities:
-    """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift.
-
-    `is_at_work` says whether a workflow works on a job: one that awaits a decision does not.
-    `backup_obstacle` says why no backup can be made before purges; None if none is to be made.
-    """
+    """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift."""
 
     job_store: JobStore
     server: Server
     detect: Callable[[], Awaitable[list[Drift]]]
+    # Whether a workflow works on a job: one that awaits a decision does not.
     is_at_work: Callable[[InstanceJob], Awaitable[bool]]
     start: Callable[[InstanceJob], Awaitable[None]]
     remove_template_leftovers: Callable[[], Awaitable[object]]
     instances: InstanceStore
     versions: VersionStore
     cancellations: JobCancellations
+    # Why no backup can be made before purges; None if none is to be made.
     backup_obstacle: Callable[[], Awaitable[str | None]] | None = None
 
     @step

@@ -238,11 +238,8 @@ def _end_of(job: InstanceJob) -> Iterator[None]:
     try:
         with measured_job(job.kind.name), phase("record"):
             yield
-    except NameTakenError as error:
-        raise ApplicationError(str(error), type="NameTaken", non_retryable=True) from None
-    except ContextTakenError as error:
-        raise ApplicationError(str(error), type="ContextTaken", non_retryable=True) from None
-    except MissingRightsError as error:
-        raise ApplicationError(str(error), type="MissingRights", non_retryable=True) from None
+    except (NameTakenError, ContextTakenError, MissingRightsError) as error:
+        kind = type(error).__name__.removesuffix("Error")
+        raise ApplicationError(str(error), type=kind, non_retryable=True) from None
     except CancelledDropError:
         raise JobCancelledError from None

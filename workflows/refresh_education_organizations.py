@@ -30,17 +30,13 @@ _GAVE_UP = (
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a refresh job is.
-
-    `after` is the id of the last ODS instance that was tried; `read` and `unreadable` count those that could
-    and could not be read; `faults` says why not, for the first of them.
-    """
+    """How far a refresh job is."""
 
     job_id: str
-    after: int = 0
-    read: int = 0
-    unreadable: int = 0
-    faults: list[str] = field(default_factory=list)
+    after: int = 0  # id of the last ODS instance that was tried
+    read: int = 0  # how many were read
+    unreadable: int = 0  # how many could not be read
+    faults: list[str] = field(default_factory=list)  # why not, for the first of them
 
     @property
     def status(self) -> JobStatus:

@@ -105,57 +105,32 @@ class Product(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the jobs of one operation may do: a row of the table.
+    """What the jobs of one operation may do: a row of the table."""
 
-    Attributes:
-        word: what clients call the operation, and its jobs.
-        name: what metrics, plans and Temporal's pages call its jobs.
-        work: what a worker does meanwhile, in words for clients.
-        requested: in which statuses of an instance it can be requested.
-        waits: the instance's status until the job begins.
-        done: its status once the job is done.
-        failed: its status after a failure. If that says that a job has failed, the job can be retried;
-            otherwise the same is requested anew.
-        cancelled: its status after a cancel; None: as after a failure.
-        undo: what is undone when the job gives up, whichever of its steps failed. It never drops a database
-            that was published.
-        publishes: whether such a job can publish the instance's database.
-        keeps_instance: whether the ODS/API uses the instance while the job waits, runs, and after it failed.
-        is_kept: whether an instance that still works as before is `Completed` if the job ends before it has
-            begun.
-        follows_server: whether the job is recorded as done after a failure, or a cancel, if the server shows
-            that it has done its work.
-        is_live: whether the instance is live meanwhile, and keeps its names: not if the job removes what is
-            left of a deleted one.
-        takes_data: whether it takes the data of the instance away, so that protection forbids it.
-        drops: whether it drops the instance's database for good.
-        to_trash: whether it moves the database to the trash; a purge may follow by itself.
-        releases: whether it leaves the database, without its mark, to those who use it.
-        brings_back: whether it brings an instance back from the trash.
-        renames: whether it is about the instance's name alone.
-        makes: what it makes; None if nothing.
-    """
-
-    word: str
-    name: str
-    work: str
-    requested: frozenset[InstanceStatus]
-    waits: InstanceStatus = InstanceStatus.PENDING
-    done: InstanceStatus = InstanceStatus.COMPLETED
+    word: str  # what clients call the operation, and its jobs
+    name: str  # what metrics, plans and Temporal's pages call its jobs
+    work: str  # what a worker does meanwhile, in words for clients
+    requested: frozenset[InstanceStatus]  # in these statuses of an instance, clients can request it
+    waits: InstanceStatus = InstanceStatus.PENDING  # the instance's status until the job begins
+    done: InstanceStatus = InstanceStatus.COMPLETED  # its status once the job is done
+    # Its status after a failure. If that says that a job has failed, the job can be retried; otherwise the
+    # same is requested anew.
     failed: InstanceStatus
-    cancelled: InstanceStatus | None = None
-    undo: Undo
-    publishes: bool = False
-    keeps_instance: bool = False
+    cancelled: InstanceStatus | None = None  # its status after a cancel; None: as after a failure
+    undo: Undo  # done when the job gives up, whichever step failed; it drops no published database
+    publishes: bool = False  # such a job can publish the instance's database
+    keeps_instance: bool = False  # the ODS/API uses the instance while the job waits, runs, or has failed
+    # An instance that still works as before is `Completed` if the job ends before it has begun.
     is_kept: bool = False
+    # A job that failed or was cancelled is recorded as done if the server shows that it has done its work.
     follows_server: bool = False
-    is_live: bool = True
-    takes_data: bool = False
-    drops: bool = False
-    to_trash: bool = False
-    releases: bool = False
-    brings_back: bool = False
-    renames: bool = False
+    is_live: bool = True  # the instance keeps its names meanwhile; false if the job removes a deleted one
+    takes_data: bool = False  # it takes the data of the instance away, so that protection forbids it
+    drops: bool = False  # it drops the instance's database for good
+    to_trash: bool = False  # it moves the database to the trash; a purge may follow by itself
+    releases: bool = False  # it leaves the database, without its mark, to those who use it
+    brings_back: bool = False  # it brings an instance back from the trash
+    renames: bool = False  # it is about the instance's name alone
     makes: Product | None = None
 
     @property

@@ -52,25 +52,19 @@ class AdoptionRefusedError(Exception):
 
 @dataclass(frozen=True)
 class AdoptionCandidate:
-    """A database, and the instance that has it or would get it.
+    """A database, and the instance that has it or would get it."""
 
-    Of an instance that the registry has lost, `id` is its OdsInstanceId, `status` is empty, and so is `name`
-    if the name of the database has none. `size_bytes` is None if our role may not see it. `adopted` says that
-    the database carries the instance's mark. `obstacle` says why it cannot be handed over, and what to do;
-    None if it can, or was.
-    """
-
-    id: int
-    name: str
-    status: str
+    id: int  # of an instance that the registry has lost, its OdsInstanceId
+    name: str  # empty if it is lost, and the database's name has none
+    status: str  # empty if it is lost
     ods_instance_id: int
     database_name: str
     owner: str
-    size_bytes: int | None
+    size_bytes: int | None  # None if our role may not see it
     sessions: int
     comment: str | None
-    adopted: bool
-    obstacle: str | None
+    adopted: bool  # the database carries the instance's mark
+    obstacle: str | None  # why it cannot be handed over, and what to do; None if it can, or was
 
 
 class DatabaseAdoption:

@@ -33,29 +33,21 @@ _COMMENTS = "SELECT description FROM pg_shdescription WHERE classoid = 'pg_datab
 
 @dataclass(frozen=True)
 class _Others:
-    """Ids of other installations with databases on the server.
+    """Ids of other installations with databases on the server."""
 
-    `siblings` are other tenants of this service; `strangers` may be. `unknown` names the tenants of this
-    service whose installation is not known now: it may be a stranger's.
-    """
-
-    siblings: frozenset[str] = frozenset()
+    siblings: frozenset[str] = frozenset()  # other tenants of this service
     strangers: frozenset[str] = frozenset()
-    unknown: Sequence[str] = ()
+    unknown: Sequence[str] = ()  # tenants of this service that may be strangers: they cannot be asked now
 
 
 @dataclass(frozen=True)
 class SameInstallation:
-    """Another tenant of this service whose registry has the id of this installation.
-
-    `is_same_registry`: it is this registry, by another address. `is_copy`: it was copied or moved, and not
-    confirmed since, so that it is the copy.
-    """
+    """Another tenant of this service whose registry has the id of this installation."""
 
     tenant: str
     installation: str
-    is_same_registry: bool
-    is_copy: bool
+    is_same_registry: bool  # by another address
+    is_copy: bool  # it was copied or moved, and not confirmed since: this one is not the copy
 
     @property
     def obstacle(self) -> str:
@@ -76,15 +68,11 @@ class SameInstallation:
 
 @dataclass(frozen=True)
 class _Examination:
-    """What registries and server show.
-
-    `new_server` is the system identifier of a server that is seen for the first time; `siblings` are the ids
-    of other tenants of this service that have databases there and are not recorded.
-    """
+    """What registries and server show."""
 
     obstacle: str | None
-    new_server: str | None = None
-    siblings: frozenset[str] = frozenset()
+    new_server: str | None = None  # the system identifier of a server that is seen for the first time
+    siblings: frozenset[str] = frozenset()  # other tenants of this service there that are not recorded
 
 
 class InstallationCheck:

@@ -20,37 +20,26 @@ from ods.registry.storage.models import DbInstance, InstanceVersion, OdsInstance
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Registry and server, read one after the other, and the settings that say what should be there.
-
-    `trashed` are the instances in the trash, `versions` the databases there from before resets, and
-    `with_versions` the instances of these, also deleted and detached ones. `revisions` are of databases that
-    instances have or had. `known_marks` has also the marks of instances whose databases are gone. `copies`
-    are the snapshots. `last_change` is when the registry last changed an instance; `obstacle` is what the
-    operator must confirm before anything is changed.
-
-    By `clock_lead` the registry's clock is ahead of the server's, by `own_lead` of this process's, which
-    shows a wrong clock of a machine that has both. `time_gap` shows one where all runs on one machine.
-    `shared_store` is the URL of a store of backups that another registry of this installation cleans as well.
-    """
+    """Registry and server, read one after the other, and the settings that say what should be there."""
 
     installation: str
     tenant: str
     templates: Collection[str]
     strings: OdsConnectionStrings
-    clock_lead: timedelta
-    own_lead: timedelta
-    time_gap: TimeGap | None
-    shared_store: str | None
-    obstacle: str | None
-    last_change: datetime | None
+    clock_lead: timedelta  # the registry's clock is ahead of the server's by this
+    own_lead: timedelta  # the same of this process's: registry and server may be on one machine
+    time_gap: TimeGap | None  # this shows a wrong clock where all runs on one machine
+    shared_store: str | None  # URL of a store of backups that another registry of this installation cleans
+    obstacle: str | None  # what the operator must confirm before anything is changed
+    last_change: datetime | None  # when the registry last changed one of its instances
     databases: Mapping[str, Database]
     orphan_directories: Collection[str]
     instances: Collection[DbInstance]
-    trashed: Collection[DbInstance]
-    versions: Collection[InstanceVersion]
-    revisions: RecordedRevisions
-    with_versions: Collection[DbInstance]
-    known_marks: Collection[str]
+    trashed: Collection[DbInstance]  # the instances in the trash
+    versions: Collection[InstanceVersion]  # databases in the trash that instances had before resets
+    revisions: RecordedRevisions  # of the databases that instances have or had
+    with_versions: Collection[DbInstance]  # the instances of the versions, also deleted and detached ones
+    known_marks: Collection[str]  # also the marks of instances whose databases are gone
     ods_instances: Collection[OdsInstance]
     derivatives: Collection[OdsInstanceDerivative]
     copies: Collection[models.Snapshot]
