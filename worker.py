@@ -26,7 +26,7 @@ from activities.backup_cleaning import BackupCleaning
 from activities.backup_verification import VerificationActivities
 from activities.backups import BackupActivities
 from activities.concurrency import ConcurrencyLimit
-from activities.context import ActivityContext, JobsFirst
+from activities.context import ActivityContext
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities, RefreshActivities
 from activities.housekeeping import Housekeeping
@@ -150,7 +150,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     scheduled = ScheduledRequests(tenant, starter.start_unrequested)
     return Worker(
         temporal,
-        interceptors=[ActivityContext(tenant.name), JobsFirst()],
+        interceptors=[ActivityContext(tenant.name, jobs_first=True)],
         task_queue=settings.registry_queue,
         workflows=WORKFLOWS,
         # The sandbox would load each workflow's module anew for each run; the tests run workflows in it.
@@ -225,7 +225,7 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     spares = SpareActivities(tenant.spares, limit)
     return Worker(
         temporal,
-        interceptors=[ActivityContext(tenant.name), JobsFirst()],
+        interceptors=[ActivityContext(tenant.name, jobs_first=True)],
         task_queue=settings.ddl_queue,
         activities=[
             databases.provision,

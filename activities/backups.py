@@ -19,7 +19,6 @@ from ods.observability.logs import fault_name
 from ods.registry.backups.rows import without_zone
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import last_stored
 from ods.tenants.job_owners import owner_of
 from ods.tenants.known_store import store_for_backup
@@ -49,7 +48,9 @@ class BackupActivities:
         following = Following()
         async with heartbeats(following.details):
             await self._require_due(job)
-            backup = await self._backup_of(job)
+            if job.makes_backup is None:
+                raise SupersededError
+            backup = (await self._tenant.backups.get(UUID(job.makes_backup))).backup
             store = await store_for_backup(self._tenant)
             earlier = await last_stored(store, self._tenant, backup)
             if earlier is not None and await self._is_of_attempt(job, earlier):
@@ -97,11 +98,6 @@ class BackupActivities:
             await end_programs(session, program_label(UUID(job.mark)))
         # Names can be exchanged by hand from now on.
         return Database(server, job.database, found[job.database].oid)
-
-    async def _backup_of(self, job: InstanceJob) -> Backup:
-        if job.makes_backup is None:
-            raise SupersededError
-        return (await self._tenant.backups.get(UUID(job.makes_backup))).backup
 
     async def _report(self, job: InstanceJob, following: Following) -> None:
         """Record how far the job is until this is cancelled."""

@@ -20,23 +20,27 @@ _logger = logging.getLogger(__name__)
 
 
 class ActivityContext(Interceptor):
-    """Describes the activities of a worker in logs and traces."""
+    """Describes the activities of a worker in logs and traces.
 
-    def __init__(self, tenant: str) -> None:
+    With `jobs_first`, backups pause while an activity of the worker is a step of an instance's job.
+    """
+
+    def __init__(self, tenant: str, *, jobs_first: bool = False) -> None:
         self._tenant = tenant
+        self._jobs_first = jobs_first
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002, D102
-        return _DescribedActivity(next, self._tenant)
+        return _DescribedActivity(next, self._tenant, jobs_first=self._jobs_first)
 
 
 class _DescribedActivity(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, tenant: str) -> None:  # noqa: A002 - Temporal's name
+    def __init__(self, next: ActivityInboundInterceptor, tenant: str, *, jobs_first: bool) -> None:  # noqa: A002
         super().__init__(next)
         self._tenant = tenant
+        self._jobs_first = jobs_first
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
-        info = activity.info()
-        job = _job_of(input.args)
+        info, job = activity.info(), _job_of(input.args)
         of_job = ("instance_id", "ods_instance_id", "job_id", "attempt")
         fields = {
             "tenant": self._tenant,
@@ -51,22 +55,10 @@ class _DescribedActivity(ActivityInboundInterceptor):
         began = time.monotonic()
         _logger.debug("%s begins, try %d.", info.activity_type, info.attempt)
         try:
-            return await super().execute_activity(input)
+            with PRECEDENCE.step() if self._jobs_first and job else nullcontext():
+                return await super().execute_activity(input)
         finally:
             _logger.debug("%s has ended after %.3f s.", info.activity_type, time.monotonic() - began)
-
-
-class JobsFirst(Interceptor):
-    """Has backups pause while an activity of the worker is a step of an instance's job."""
-
-    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002, D102
-        return _FirstActivity(next)
-
-
-class _FirstActivity(ActivityInboundInterceptor):
-    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002, ANN401 - Temporal's
-        with nullcontext() if _job_of(input.args) is None else PRECEDENCE.step():
-            return await super().execute_activity(input)
 
 
 def _job_of(arguments: Sequence[object]) -> InstanceJob | None:

@@ -203,7 +203,13 @@ class DatabaseActivities:
         following = Following()
         try:
             async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
-                await self._make_snapshot(self._work(session, job, following), job, owner)
+                work = self._work(session, job, following)
+
+                async def copy(source: Database, private: Database) -> None:
+                    with following.monitor() as monitor:
+                        await work.done(copy_contents(source, private, monitor))
+
+                await self._tenant.snapshots.make(session, job, owner, copy)
         except SupersededError:
             if await self._tenant.snapshots.store.is_done(job):
                 return True
@@ -321,13 +327,6 @@ class DatabaseActivities:
         finished = await _try_to_record(job, self._tenant.jobs.finish_create(done, connection_string))
         self._provisioner.replace_claimed(database)  # only now: the client waits until that is recorded
         return ProvisionResult(job.database, database.size_bytes, finished, generation)
-
-    async def _make_snapshot(self, work: FencedWork, job: InstanceJob, owner: KnownOwner) -> None:
-        async def copy(source: Database, private: Database) -> None:
-            with work.following.monitor() as monitor:
-                await work.done(copy_contents(source, private, monitor))
-
-        await self._tenant.snapshots.make(work.session, job, owner, copy)
 
     def _work(self, session: asyncpg.Connection, job: InstanceJob, following: Following) -> FencedWork:
         return FencedWork(session, following, partial(self._report, job, following))

@@ -41,22 +41,22 @@ class CreateInstance(JobWorkflow):
 
     async def do_work(self) -> bool:
         job = self.job
-        summary = f"{_making(job)} into {job.database}"
+        summary = f"{_words(job, job.origin)[0]} into {job.database}"
         made = await self.run_step(DatabaseActivities.provision, summary, options.making_try(job.origin))
         done = replace(job, template_generation=made.template_generation)
         record = "Record Completed and route the ODS/API"
         return made.finished or await self.record(StatusActivities.finish_create, done, record)
 
 
-def _making(job: InstanceJob) -> str:
-    origin = job.origin
+def _words(job: InstanceJob, origin: Origin) -> tuple[str, str]:
+    """How a database of this origin is made, and what it holds then, for the Web UI."""
     match origin:
         case TemplateOrigin():
-            return f"Clone template {job.template}"
-        case CopyOrigin():
-            return f"Copy the instance {origin.instance_id}, {origin.mode},"
-        case BackupOrigin():
-            return f"Restore the backup {origin.backup_id}"
+            return f"Clone template {job.template}", "a fresh database"
+        case CopyOrigin(instance_id=source, mode=mode):
+            return f"Copy the instance {source}, {mode},", f"a copy of the instance {source}, {mode}"
+        case BackupOrigin(backup_id=backup):
+            return f"Restore the backup {backup}", f"what is in the backup {backup}"
         case _:
             assert_never(origin)
 
@@ -229,7 +229,7 @@ class ResetInstance(JobWorkflow):
                 summary = f"Bring back the database that {self.job.database} had before"
                 return await self._replace_database(DatabaseActivities.undo_reset, summary)
             case TemplateOrigin() | CopyOrigin() | BackupOrigin():
-                summary = f"Replace {self.job.database} by {_contents(origin)}"
+                summary = f"Replace {self.job.database} by {_words(self.job, origin)[1]}"
                 making_try = options.making_try(origin)
                 return await self._replace_database(DatabaseActivities.reset, summary, making_try)
             case None:
@@ -268,18 +268,6 @@ class ResetInstance(JobWorkflow):
                 job,
                 **options.clean_up(job.policy, f"Drop {job.replacement.replaced}, which is not kept"),
             )
-
-
-def _contents(origin: Origin) -> str:
-    match origin:
-        case TemplateOrigin():
-            return "a fresh database"
-        case CopyOrigin():
-            return f"a copy of the instance {origin.instance_id}, {origin.mode}"
-        case BackupOrigin():
-            return f"what is in the backup {origin.backup_id}"
-        case _:
-            assert_never(origin)
 
 
 JOB_WORKFLOWS = (
