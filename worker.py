@@ -67,11 +67,16 @@ from ods.tenants.figures import pool_samples
 from ods.tenants.known_store import backup_obstacle
 from ods.tenants.tenant import Tenant, open_tenants
 from workflows.jobs import JOB_WORKFLOWS
-from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
-from workflows.refill_spares import RefillSpares
+from workflows.passes import (
+    PendingSweep,
+    Reconcile,
+    RecordSizes,
+    RefillSpares,
+    ScheduledBackups,
+    ScheduledRefresh,
+    ScheduledSnapshots,
+)
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
-from workflows.scheduled_requests import RecordSizes, ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
 from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [

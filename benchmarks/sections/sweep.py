@@ -18,7 +18,7 @@ from benchmarks.registry_worker import TASK_QUEUE
 from benchmarks.subprocesses import run_in_process
 from ods.embedded.data_folder import StackFile
 from ods.embedded.polling import wait_until
-from workflows.pending_sweep import PendingSweep
+from workflows.passes import PendingSweep
 
 _RATE_LIMIT = 100
 _MEMORY_LIMIT_MB = 60

@@ -11,10 +11,14 @@ from ods.observability.metrics.figures import Sample
 from ods.settings.settings import Settings
 from ods.temporal import schedules
 from ods.temporal.calls import answer_within
-from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
-from workflows.refill_spares import RefillSpares
-from workflows.scheduled_requests import ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
+from workflows.passes import (
+    PendingSweep,
+    Reconcile,
+    RefillSpares,
+    ScheduledBackups,
+    ScheduledRefresh,
+    ScheduledSnapshots,
+)
 
 _SECONDS = 2.5
 _FIRST_LOOK_BACK = timedelta(days=2)

@@ -25,10 +25,15 @@ from temporalio.service import RPCError, RPCStatusCode
 from ods.registry.instances.jobs import INSTALLATION, ExecutionPolicy, tenant_id
 from ods.settings.settings import DEFAULT_TENANT, Settings
 from ods.temporal.codec import UnreadablePayloadError
-from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
-from workflows.refill_spares import RefillSpares
-from workflows.scheduled_requests import RecordSizes, ScheduledBackups, ScheduledRefresh, ScheduledSnapshots
+from workflows.passes import (
+    PendingSweep,
+    Reconcile,
+    RecordSizes,
+    RefillSpares,
+    ScheduledBackups,
+    ScheduledRefresh,
+    ScheduledSnapshots,
+)
 
 PENDING_SWEEP = "pending-sweep"
 RECONCILE = "reconcile"

@@ -29,8 +29,7 @@ from tests.api.server import Server
 from tests.end_to_end.conftest import Operator
 from tests.servers import delete_schedules, environment, service_dsn, session
 from worker import run
-from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
+from workflows.passes import PendingSweep, Reconcile
 
 _MARKED = (
     "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY datname"

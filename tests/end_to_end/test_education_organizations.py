@@ -15,9 +15,7 @@ from ods.temporal.refresh_starter import RefreshStarter
 from ods.tenants.tenant import Tenant
 from tests.ods import ROWS, add_ods_instance, connection_string, ods_database, organizations
 from tests.servers import service_dsn, session
-from workflows.pending_sweep import PendingSweep
-from workflows.reconcile import Reconcile
-from workflows.scheduled_requests import ScheduledRefresh
+from workflows.passes import PendingSweep, Reconcile, ScheduledRefresh
 
 pytestmark = pytest.mark.usefixtures("workers")
 

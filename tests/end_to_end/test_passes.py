@@ -15,8 +15,7 @@ from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
 from tests.servers import session, template_missing
-from workflows.pending_sweep import PendingSweep
-from workflows.scheduled_requests import RecordSizes
+from workflows.passes import PendingSweep, RecordSizes
 
 pytestmark = pytest.mark.usefixtures("workers")
 

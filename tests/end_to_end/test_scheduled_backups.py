@@ -37,7 +37,7 @@ from ods.tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import created
 from tests.servers import INSTALLATION, delete_schedules, make_settings, service_dsn, session
-from workflows.reconcile import Reconcile
+from workflows.passes import Reconcile
 
 pytestmark = pytest.mark.long
 

@@ -19,7 +19,7 @@ from tests.api.service import bearer, served
 from tests.collector import Collector, attributes, tracing, tree
 from tests.servers import make_settings
 from tests.workflows.sandbox import replay
-from workflows.pending_sweep import PendingSweep
+from workflows.passes import PendingSweep
 
 INSTANCES = "/v2/dbInstances"
 

@@ -5,7 +5,7 @@ from temporalio.client import Client
 from activities.sweep import SweepResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
-from workflows.pending_sweep import PendingSweep
+from workflows.passes import PendingSweep
 
 
 async def test_rows_are_dispatched_page_by_page_when_there_are_many(

@@ -13,7 +13,7 @@ from ods.registry.instances.versions import VersionPurge
 from ods.tenants.drift.findings import Drift, DriftKind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
-from workflows.reconcile import Reconcile
+from workflows.passes import Reconcile
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 

@@ -4,7 +4,7 @@ from temporalio.client import Client
 
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
-from workflows.scheduled_requests import RecordSizes
+from workflows.passes import RecordSizes
 
 
 async def test_sizes_are_recorded_when_registry_or_server_was_away(

@@ -9,7 +9,7 @@ from ods.databases.spare_pool import PruneResult, SpareOrder
 from ods.registry.instances.jobs import ExecutionPolicy
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
-from workflows.refill_spares import RefillSpares
+from workflows.passes import RefillSpares
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 

@@ -14,8 +14,8 @@ from ods.registry.education_organizations.refreshes import RefreshPolicy, Scope
 from tests.workflows.conftest import Keep
 from tests.workflows.sandbox import Sandbox
 from tests.workflows.script import Script, until
+from workflows.passes import ScheduledRefresh
 from workflows.refresh_education_organizations import Refresh, RefreshEducationOrganizations
-from workflows.scheduled_requests import ScheduledRefresh
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 NO_MORE = PageRead(0, 0, [], None)

@@ -8,7 +8,7 @@ from temporalio.client import Client, WorkflowHandle
 from activities.scheduled_requests import ScheduledReport
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
-from workflows.scheduled_requests import ScheduledBackups, ScheduledSnapshots
+from workflows.passes import ScheduledBackups, ScheduledSnapshots
 
 _PASSES = {"backups": ScheduledBackups, "snapshots": ScheduledSnapshots}
 
