@@ -8,7 +8,7 @@ from ods.registry.clock import CLOCKS_MAY_DIFFER
 from ods.registry.instances.naming import DATABASE_PREFIX
 from ods.registry.snapshots.rows import SnapshotStatus
 from ods.tenants.drift.findings import Drift, DriftKind
-from ods.tenants.drift.ods_instances import served_without_mark
+from ods.tenants.drift.instances import served_without_mark
 from ods.tenants.drift.snapshot import Snapshot, belongs_elsewhere, published_later
 
 

@@ -17,7 +17,7 @@ from ods.registry.instances.jobs import StartedJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage import models
 from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
-from ods.tenants.drift import databases, instances, ods_instances, older_registry, own_databases, trash
+from ods.tenants.drift import databases, instances, own_databases, trash
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.drift.snapshot import Snapshot
 from ods.tenants.installation_check import InstallationCheck
@@ -98,7 +98,7 @@ def _of_all(seen: Snapshot) -> Iterator[Drift]:
 _COMPARISONS: tuple[Callable[[Snapshot], Iterator[Drift]], ...] = (
     _of_all,
     databases.wrong_clocks,
-    older_registry.older_than_server,
+    own_databases.older_than_server,
     trash.changed_in_trash,
     own_databases.second_databases,
     trash.missing_from_trash,
@@ -109,10 +109,10 @@ _COMPARISONS: tuple[Callable[[Snapshot], Iterator[Drift]], ...] = (
     instances.rows_not_adopted,
     instances.deletes_not_done,
     instances.instances_without,
-    ods_instances.ods_instances_without_database,
-    ods_instances.derivatives_of_other_instances,
-    ods_instances.ods_instances_of_other_instances,
-    ods_instances.ods_instances_on_other_servers,
+    instances.ods_instances_without_database,
+    instances.derivatives_of_other_instances,
+    instances.ods_instances_of_other_instances,
+    instances.ods_instances_on_other_servers,
     databases.unexpected_databases,
     databases.wrong_templates,
 )
