@@ -115,14 +115,11 @@ class DatabaseActivities:
     async def trash(self, job: InstanceJob) -> TrashResult:
         """Move the instance's database to the trash, and end the sessions on it."""
         _require(job, Operation.DELETE, DeleteArguments(keep=True, backup_first=job.backup_first))
+        server = self._tenant.server
         kept, recorded = await self._delete(
             job,
             lambda session, owner: retiring.retire(
-                self._tenant.server,
-                session,
-                trash_job(job, owner),
-                drop_invalid=True,
-                published=job.published,
+                server, session, trash_job(job, owner), drop_invalid=True, published=job.published
             ),
             lambda kept: self._tenant.jobs.finish_delete(job if kept else replace(job, trash_database=None)),
         )
@@ -178,13 +175,10 @@ class DatabaseActivities:
 
         async def purge(session: asyncpg.Connection, owner: KnownOwner, before: _Before) -> bool:
             backup = await self._tenant.backups.final_of(job)
+            proven = None if backup is None else proven_state(backup)
+            require_backup = partial(require_final_backup, self._tenant, job)
             return await trash_backup.purge_backed_up(
-                session,
-                owner,
-                trash_database(job),
-                None if backup is None else proven_state(backup),
-                partial(require_final_backup, self._tenant, job),
-                before,
+                session, owner, trash_database(job), proven, require_backup, before
             )
 
         return await self._drop(
@@ -219,12 +213,12 @@ class DatabaseActivities:
     @step
     async def reset(self, job: InstanceJob) -> ReplaceResult:
         """Make another database beside the instance's, then exchange both: the old one goes to the trash."""
-        return await self._replace(job, self._make_replacement)
+        return await self._replace(job, makes_one=True)
 
     @step
     async def undo_reset(self, job: InstanceJob) -> ReplaceResult:
         """Exchange the instance's database with the one in the trash that a reset has replaced."""
-        return await self._replace(job)
+        return await self._replace(job, makes_one=False)
 
     @step
     async def compensate(self, job: InstanceJob) -> bool | None:
@@ -253,9 +247,8 @@ class DatabaseActivities:
                 await self._tenant.cancellations.record(job)
             return await finish(result)
 
-        dropping_it = self._delete(
-            job, lambda session, owner: work(session, owner, to_the_end.before_drop), record
-        )
+        before = to_the_end.before_drop
+        dropping_it = self._delete(job, lambda session, owner: work(session, owner, before), record)
         _, recorded = await to_the_end.run(dropping_it)
         return recorded
 
@@ -279,19 +272,15 @@ class DatabaseActivities:
             raise
         return result, await _try_to_record(job, record(result))
 
-    async def _replace(
-        self,
-        job: InstanceJob,
-        make: Callable[[asyncpg.Connection, InstanceJob, Exchange, Following], Awaitable[None]] | None = None,
-    ) -> ReplaceResult:
+    async def _replace(self, job: InstanceJob, *, makes_one: bool) -> ReplaceResult:
         following = Following()
         with measured_job(job.kind.name):
             try:
                 async with heartbeats(following.details), self._fence.under_way(job) as (session, owner):
                     exchange = exchange_of(job, owner)
-                    if make is not None and await replacing.stage(session, exchange) is Stage.NOTHING:
+                    if makes_one and await replacing.stage(session, exchange) is Stage.NOTHING:
                         await replacing.require_current(session, exchange)
-                        await make(session, job, exchange, following)
+                        await self._make_replacement(self._work(session, job, following), job, exchange)
                         await self._fence.require_due(job)
                     exchanged = await replacing.take_place(self._tenant.server, session, exchange)
             except SupersededError:
@@ -301,18 +290,14 @@ class DatabaseActivities:
                 raise
         generation = exchanged.template_generation if exchanged else None
         done = replace(job, template_generation=generation)
-        return ReplaceResult(
-            await _try_to_record(job, self._tenant.jobs.finish_replacement(done)), generation
-        )
+        finished = await _try_to_record(job, self._tenant.jobs.finish_replacement(done))
+        return ReplaceResult(finished, generation)
 
-    async def _make_replacement(
-        self, session: asyncpg.Connection, job: InstanceJob, exchange: Exchange, following: Following
-    ) -> None:
+    async def _make_replacement(self, work: FencedWork, job: InstanceJob, exchange: Exchange) -> None:
         replacement = replacement_of(job)
-        # It gets its revision when it takes the place.
-        successor = replace(exchange.successor, revision=None)
+        successor = replace(exchange.successor, revision=None)  # it gets one when it takes the place
         wanted = Wanted(successor, exchange.other, replacement.template, replacement.origin)
-        database = await self._provisioner.make(self._work(session, job, following), wanted)
+        database = await self._provisioner.make(work, wanted)
         await self._provisioner.verify(database, exchange.other)
         self._provisioner.replace_claimed(database)
 
@@ -322,11 +307,10 @@ class DatabaseActivities:
             database = await self._provisioner.make(self._work(session, job, following), wanted)
         await self._provisioner.verify(database, job.database)
         connection_string = self._tenant.connection_strings.encrypted(job.database)
-        generation = database.template_generation
-        done = replace(job, template_generation=generation)
+        done = replace(job, template_generation=database.template_generation)
         finished = await _try_to_record(job, self._tenant.jobs.finish_create(done, connection_string))
         self._provisioner.replace_claimed(database)  # only now: the client waits until that is recorded
-        return ProvisionResult(job.database, database.size_bytes, finished, generation)
+        return ProvisionResult(job.database, database.size_bytes, finished, database.template_generation)
 
     def _work(self, session: asyncpg.Connection, job: InstanceJob, following: Following) -> FencedWork:
         return FencedWork(session, following, partial(self._report, job, following))

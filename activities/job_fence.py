@@ -45,10 +45,8 @@ class JobFence:
             position = await self.require_due(job)
             ending = ends_wait(self._tenant.jobs, job, partial(asyncio.sleep, _WAIT_OVER_SECONDS))
             async with ending if position.waits else nullcontext():
-                yield (
-                    session,
-                    owner_of(job).knowing(position.known, job.request, job.attempt, is_running=True),
-                )
+                known = owner_of(job).knowing(position.known, job.request, job.attempt, is_running=True)
+                yield session, known
 
     @asynccontextmanager
     async def ended(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, Position]]:

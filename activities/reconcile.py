@@ -225,11 +225,7 @@ def _fitting(jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
     """The first jobs, as many as fit one result; at least one if there is any, so that a pass gets on."""
     converter = activity.payload_converter()
     sizes = accumulate(converter.to_payload(job).ByteSize() for job in jobs)
-    return [
-        job
-        for number, (job, size) in enumerate(zip(jobs, sizes, strict=True))
-        if not number or size <= _MAX_BYTES
-    ]
+    return [*jobs[:1], *(job for job, size in list(zip(jobs, sizes, strict=True))[1:] if size <= _MAX_BYTES)]
 
 
 def _is_private(database: Database) -> bool:

@@ -117,9 +117,7 @@ def _reason(job: InstanceJob, left: _Left) -> str:
 def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:
     """How an instance comes back whose delete has failed, and of which only a version is left."""
     drop = "" if half_dropped is None else f'DROP DATABASE "{half_dropped}"; '
-    adopt, delete, undelete = (
-        f"ods instance {verb} {instance_id}" for verb in ("adopt", "delete", "undelete")
-    )
+    adopt, delete, undelete = (f"ods instance {do} {instance_id}" for do in ("adopt", "delete", "undelete"))
     return (
         f"Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database {version}`;"
         f" `{delete}`; `{undelete}`."
