@@ -88,7 +88,7 @@ class DatabaseAdoption:
                 return await self._lost_instance(session, instance_id, str(database), earlier=earlier)
             name = database or instance.database_name
             found = await adoption.inspect(session, await self._owner(instance), name, await self._needed())
-        return _candidate(instance, name, await self._judged(found, instance, earlier=earlier))
+        return await self._judged(found, instance, name, earlier=earlier)
 
     async def adopt(
         self, instance_id: int, database: str | None = None, *, earlier: bool = False
@@ -126,7 +126,7 @@ class DatabaseAdoption:
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.adoptions.adopting(instance.id, marked=marked):
             if not is_taken_out:
-                _require_adoptable(_candidate(instance, name, await self._judged(found, instance)))
+                _require_adoptable(await self._judged(found, instance, name))
         async with (
             tenant.server.fenced(owner) as session,
             tenant.adoptions.adopting(instance.id, recorded, marked=marked) as row,
@@ -135,7 +135,7 @@ class DatabaseAdoption:
             if is_taken_out:
                 # No job, and no other adoption, changes any more which of its databases was published last.
                 found = await adoption.inspect(session, await self._owner(row), name, needed)
-                _require_adoptable(_candidate(row, name, await self._judged(found, row, earlier=earlier)))
+                _require_adoptable(await self._judged(found, row, name, earlier=earlier))
             tenant.adoptions.go_on_after(row, await self._last_number(session, row))
             former = instance.database_name
             if is_taken_out:
@@ -178,8 +178,7 @@ class DatabaseAdoption:
             if trashed is None or not trashed.is_in_trash:
                 raise InstanceNotFoundError(instance.id)
             found = await adoption.inspect(session, await self._owner(trashed), database, needed)
-            candidate = _candidate(trashed, database, await self._judged(found, trashed, earlier=earlier))
-            _require_adoptable(candidate)
+            _require_adoptable(await self._judged(found, trashed, database, earlier=earlier))
             name = trashed.database_name if is_trash_name(database) else database
             number, former = await self._last_number(session, trashed), trashed.database_name
             async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
@@ -310,22 +309,23 @@ class DatabaseAdoption:
         return instance_named(database, self._tenant.settings.template_databases)
 
     async def _judged(
-        self, found: Candidate | None, instance: DbInstance, *, earlier: bool = False
-    ) -> Candidate | None:
-        """The database as it is; None also if it is one that clients are told nothing of.
+        self, found: Candidate | None, instance: DbInstance, name: str, *, earlier: bool = False
+    ) -> AdoptionCandidate:
+        """The database `name` as the instance would get it.
 
         Other tenants may have databases and registries of the same role on the server. An obstacle is also
         that a reset was to put the database in place; that the instance had it before a reset, unless its own
         is gone; and, unless the `earlier` one is meant, that another one was published later.
+
+        Raises:
+            DatabaseNotFoundError: there is none, or clients of the instance are told nothing of it.
         """
         if found is None or self._is_foreign(found, instance):
-            return None
-        if (obstacle := await self._version_obstacle(found, instance)) is not None:
-            return replace(found, obstacle=found.obstacle or obstacle)
-        if found.is_of_instance:
+            raise DatabaseNotFoundError(name)
+        obstacle = await self._version_obstacle(found, instance)
+        if obstacle is None and found.is_of_instance:
             obstacle = await self._choice_obstacle(found, instance, earlier=earlier)
-            return replace(found, obstacle=found.obstacle or obstacle)
-        return found
+        return _candidate(instance, name, replace(found, obstacle=found.obstacle or obstacle))
 
     def _is_foreign(self, found: Candidate, instance: DbInstance) -> bool:
         """Whether clients of the instance are told nothing of the database, not even that there is one.

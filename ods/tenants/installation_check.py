@@ -66,15 +66,6 @@ class SameInstallation:
         )
 
 
-@dataclass(frozen=True)
-class _Examination:
-    """What registries and server show."""
-
-    obstacle: str | None
-    new_server: str | None = None  # the system identifier of a server that is seen for the first time
-    siblings: frozenset[str] = frozenset()  # other tenants of this service there that are not recorded
-
-
 class InstallationCheck:
     """Compares a tenant's installation with what its registry and its server say."""
 
@@ -107,58 +98,51 @@ class InstallationCheck:
         await self._store.require_confirmed()
         if time.monotonic() < self._in_order_until:
             return
-        if (obstacle := await self._recorded_obstacle(session)) is not None:
+        if (obstacle := await self._examine(session, record=True)) is not None:
             raise InstallationNotConfirmedError(obstacle)
         self._in_order_until = time.monotonic() + _KNOWN_SECONDS
 
     async def obstacle(self, session: asyncpg.Connection) -> str | None:
-        """What the operator must confirm before anything is changed on the server; None if nothing.
+        """What the operator must confirm before anything is changed on the server; None if nothing."""
+        return await self._examine(session, record=False)
 
-        Nothing is recorded of the server.
-        """
-        return (await self._examine(session)).obstacle
-
-    async def _recorded_obstacle(self, session: asyncpg.Connection) -> str | None:
-        """As `obstacle`, and record what needs no operator.
+    async def _examine(self, session: asyncpg.Connection, *, record: bool) -> str | None:
+        """As `obstacle`; with `record`, also record what needs no operator.
 
         That is a server that is seen for the first time, and other tenants of this service with databases on
         it: these are known from then on, also while their registries are away.
         """
-        found = await self._examine(session)
-        if found.new_server is not None:
-            await self._store.accept_server(found.new_server, sorted(found.siblings))
-        elif found.siblings:
-            await self._store.accept_neighbours(sorted(found.siblings))
-        return found.obstacle
-
-    async def _examine(self, session: asyncpg.Connection) -> _Examination:
         state = await self._store.state()
         if state.obstacle is not None:
-            return _Examination(state.obstacle)
+            return state.obstacle
         if (other := await self.same_installation()) is not None:
-            return _Examination(other.obstacle)
+            return other.obstacle
         system = await self.system(session)
         if state.server not in {None, system}:
-            return _Examination(
+            return (
                 f"The server of ODS_MASTER_DSN is the PostgreSQL cluster {system}; this installation has"
                 f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
                 f" that this is meant: {CONFIRMS}."
             )
         others = await self._others(session, state.neighbours)
-        obstacle = None
-        if others.strangers:
-            named = ", ".join(sorted(others.strangers))
-            obstacle = (
-                f"Another installation has databases on the server of ODS_MASTER_DSN: {named}."
-                f" This one is {state.id}. Nothing is changed on it until the operator says that this is"
-                f" meant: {CONFIRMS}, or ODS_SHARED_SERVER=true."
+        if record and state.server is None:
+            await self._store.accept_server(system, sorted(others.siblings))
+        elif record and others.siblings:
+            await self._store.accept_neighbours(sorted(others.siblings))
+        if not others.strangers:
+            return None
+        named = ", ".join(sorted(others.strangers))
+        obstacle = (
+            f"Another installation has databases on the server of ODS_MASTER_DSN: {named}. This one is"
+            f" {state.id}. Nothing is changed on it until the operator says that this is meant: {CONFIRMS},"
+            " or ODS_SHARED_SERVER=true."
+        )
+        if others.unknown:
+            obstacle += (
+                f" It may be another tenant of this service: the registry of {', '.join(others.unknown)} is"
+                " away, or must be confirmed itself."
             )
-            if others.unknown:
-                obstacle += (
-                    f" It may be another tenant of this service: the registry of {', '.join(others.unknown)}"
-                    " is away, or must be confirmed itself."
-                )
-        return _Examination(obstacle, system if state.server is None else None, others.siblings)
+        return obstacle
 
     async def same_installation(self) -> SameInstallation | None:
         """Another tenant of this service whose registry has the installation's id; None if none is known.
@@ -195,7 +179,7 @@ class InstallationCheck:
             return None
         try:
             async with server.session() as session:
-                obstacle = await self._recorded_obstacle(session)
+                obstacle = await self._examine(session, record=True)
         except DatabaseFaultError:
             return awaited
         if obstacle is None:
