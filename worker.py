@@ -29,8 +29,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.context import ActivityContext
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities, RefreshActivities
-from activities.housekeeping import Housekeeping
-from activities.reconcile import ReconcileActivities
+from activities.reconcile import Housekeeping, ReconcileActivities
 from activities.scheduled_requests import ScheduledRequests
 from activities.spares import RefillRequests, SpareActivities
 from activities.statuses import FollowUps, StatusActivities
@@ -66,7 +65,7 @@ from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.figures import pool_samples
 from ods.tenants.known_store import backup_obstacle
 from ods.tenants.tenant import Tenant, open_tenants
-from workflows.jobs import JOB_WORKFLOWS
+from workflows.jobs import JOB_WORKFLOWS, VerifyBackup
 from workflows.passes import (
     PendingSweep,
     Reconcile,
@@ -77,7 +76,6 @@ from workflows.passes import (
     ScheduledSnapshots,
 )
 from workflows.refresh_education_organizations import RefreshEducationOrganizations
-from workflows.verify_backup import VerifyBackup
 
 WORKFLOWS = [
     *JOB_WORKFLOWS,

@@ -1,4 +1,4 @@
-"""Activities of the reconcile pass: jobs no workflow works on, leftovers, drift, what is due in the trash."""
+"""Activities of passes: jobs no workflow works on, leftovers, drift, what is due in the trash, sizes."""
 
 import asyncio
 import logging
@@ -12,6 +12,7 @@ from typing import assert_never
 from temporalio import activity
 
 from activities.errors import step
+from activities.following import heartbeats
 from activities.sweep import SweepPage, accepted
 from ods.databases import inspection
 from ods.databases.errors import DatabaseFaultError
@@ -19,6 +20,7 @@ from ods.databases.inspection import Database
 from ods.databases.server import Server
 from ods.model.operations import InstanceStatus, Undo
 from ods.model.revisions import Role
+from ods.registry.idempotency_keys import IdempotencyKeys
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
@@ -26,6 +28,8 @@ from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import VersionPurge, VersionStore
 from ods.tenants.cancelling import CancelledDrops, after_cancel, cancel_behind_fence
 from ods.tenants.drift.findings import Drift, is_suspect
+from ods.tenants.tenant import Tenant
+from ods.tenants.usage import record_sizes
 
 _MAX_RESULTS = 200
 """Jobs or drifts in one result: these fit a history easily."""
@@ -219,6 +223,32 @@ class ReconcileActivities:
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self.start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))
+
+
+class Housekeeping:
+    """Keeps what one tenant has small, and the history of its sizes."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+
+    @step
+    async def remove_snapshots(self) -> int:
+        """Drop snapshots that are due and that no session uses; returns how many."""
+        async with heartbeats():
+            return await self._tenant.snapshots.remove_due()
+
+    @step
+    async def record_sizes(self) -> int:
+        """Record today's sizes; returns of how many databases."""
+        async with heartbeats():
+            return await record_sizes(self._tenant)
+
+    @step
+    async def remove_old_answers(self) -> None:
+        """Remove the answers that no repeated request gets any more, some at a time."""
+        keys = IdempotencyKeys(self._tenant.engine)
+        while await keys.prune():
+            pass
 
 
 def _fitting(jobs: Sequence[InstanceJob]) -> list[InstanceJob]:

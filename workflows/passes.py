@@ -17,8 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.backup_cleaning import BackupCleaning
     from activities.databases import DatabaseActivities
     from activities.education_organizations import RefreshActivities
-    from activities.housekeeping import Housekeeping
-    from activities.reconcile import ReconcileActivities
+    from activities.reconcile import Housekeeping, ReconcileActivities
     from activities.scheduled_requests import ScheduledReport, ScheduledRequests
     from activities.spares import SpareActivities
     from activities.sweep import SweepActivities, SweepPage

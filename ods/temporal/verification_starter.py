@@ -9,7 +9,7 @@ from activities.backup_verification import Verification
 from ods.registry.instances.jobs import ExecutionPolicy
 from ods.settings.settings import Settings
 from workflows import options
-from workflows.verify_backup import VerifyBackup
+from workflows.jobs import VerifyBackup
 
 
 class VerificationStarter:

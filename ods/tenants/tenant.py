@@ -105,6 +105,7 @@ class Tenant:
         trash = timedelta(days=settings.trash_days)
         templates = set(settings.template_databases.values())
         installation = InstallationCheck(own, name, siblings, shares_server=settings.shared_server)
+        snapshots = SnapshotStore(engine, own, settings.snapshot_keep)
         return cls(
             name=name,
             settings=settings,
@@ -140,13 +141,7 @@ class Tenant:
             drift=DriftDetector(
                 installation, server, queries, templates, connection_strings, clock, BackupStores(engine)
             ),
-            snapshots=Snapshots(
-                SnapshotStore(engine, own, settings.snapshot_keep),
-                server,
-                connection_strings,
-                installation,
-                name,
-            ),
+            snapshots=Snapshots(snapshots, server, connection_strings, installation, name),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),
             refreshes=RefreshJobs(engine, name),

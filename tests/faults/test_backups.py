@@ -23,8 +23,8 @@ from tests.dumps import filling
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, loads
 from tests.servers import make_settings, service_dsn, session
+from workflows.jobs import VerifyBackup
 from workflows.passes import ScheduledBackups
-from workflows.verify_backup import VerifyBackup
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ from tests.job_kinds import of_kind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused, until
 from workflows.job_workflow import JobWorkflow
-from workflows.jobs import BackupInstance
+from workflows.jobs import BackupInstance, VerifyBackup
 from workflows.search_attributes import STATUS
-from workflows.verify_backup import VerifyBackup
 
 Start: TypeAlias = Callable[[], Awaitable[WorkflowHandle[Any, str]]]
 
