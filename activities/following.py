@@ -86,14 +86,11 @@ class Following:
 
 @dataclass(frozen=True)
 class FencedWork:
-    """Long work on a fenced session that nothing else uses; it is cancelled when the session ends.
-
-    `report` is awaited each second meanwhile.
-    """
+    """Long work on a fenced session that nothing else uses; it is cancelled when the session ends."""
 
     session: asyncpg.Connection
     following: Following
-    report: Callable[[], Awaitable[object]]
+    report: Callable[[], Awaitable[object]]  # awaited each second meanwhile
 
     async def done(self, work: Awaitable[_Result]) -> _Result:
         """Do the work."""

@@ -46,17 +46,14 @@ class ScheduledReport:
 
 @dataclass
 class _Pass:
-    """A pass over the instances of which something is due.
-
-    At most `limit` of its jobs are under way at once. `is_needless` says whether an instance needs none, and
-    records that.
-    """
+    """A pass over the instances of which something is due."""
 
     scheduled: ScheduledBackups | ScheduledSnapshots
     due_at: datetime
-    limit: int
+    limit: int  # at most so many of its jobs are under way at once
     start: Callable[[InstanceJob], Awaitable[None]]
     request: Callable[[int, datetime], Awaitable[Requested | None]]
+    # Whether an instance needs none, which is recorded then.
     is_needless: Callable[[int], Awaitable[bool]] | None = None
     report: ScheduledReport = ScheduledReport()
 

@@ -23,13 +23,11 @@ class MakeArguments:
 
 @dataclass(frozen=True)
 class DeleteArguments:
-    """What becomes of the database of a deleted instance: with `keep`, it goes to the trash.
+    """What becomes of the database of a deleted instance."""
 
-    With `backup_first`, a purge follows there that makes a backup first. Without `keep`, such a delete drops
-    nothing: an Admin API has requested it, and a pass has still to say that the database goes to the trash.
-    """
-
-    keep: bool
+    keep: bool  # it goes to the trash; otherwise it is dropped at once
+    # A purge follows there that makes a backup first. Without `keep`, such a delete drops nothing: an Admin
+    # API has requested it, and a pass has still to say that the database goes to the trash.
     backup_first: bool
 
 
@@ -178,14 +176,11 @@ def arguments_in(operation: Operation, column: Mapping[str, Any], origin: Origin
 
 @dataclass(frozen=True)
 class JobKind:
-    """What distinguishes jobs by operation and arguments: see `Rules.name` and `Rules.work`.
-
-    `is_of_template` says whether they take about as long for all instances of one template.
-    """
+    """What distinguishes jobs by operation and arguments: see `Rules.name` and `Rules.work`."""
 
     name: str
     work: str
-    is_of_template: bool = True
+    is_of_template: bool = True  # they take about as long for all instances of one template
 
 
 def job_kind(operation: Operation, arguments: Arguments) -> JobKind:

@@ -62,10 +62,8 @@ class JobStatus(StrEnum):
 
 _RUNS = frozenset({InstanceStatus.IN_PROGRESS})
 _FAILED = frozenset({InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED})
-# A job waits or runs.
-JOB_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)
-# A job waits to begin.
-WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)
+JOB_UNDER_WAY = (JobStatus.PENDING, JobStatus.IN_PROGRESS)  # a job waits or runs
+WAITING = (InstanceStatus.PENDING, InstanceStatus.PENDING_DELETE)  # a job waits to begin
 # A job waits for the instance or works on it, unless a delete waits, which has a status of its own.
 UNDER_WAY = (InstanceStatus.PENDING, InstanceStatus.IN_PROGRESS)
 # No job works on the instance, or is about to.

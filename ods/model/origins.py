@@ -7,13 +7,10 @@ from typing import Any, TypeAlias
 
 
 class CopyMode(StrEnum):
-    """How an instance is copied.
+    """How an instance is copied."""
 
-    `ONLINE`: by dump and restore, while the source is used. `CLOSED`: its files, while it cannot be used.
-    """
-
-    ONLINE = "online"
-    CLOSED = "closed"
+    ONLINE = "online"  # by dump and restore, while the source is used
+    CLOSED = "closed"  # its files, while it cannot be used
 
 
 @dataclass(frozen=True)
@@ -23,14 +20,11 @@ class TemplateOrigin:
 
 @dataclass(frozen=True)
 class CopyOrigin:
-    """The database is a copy of that of the instance `instance_id`, the source.
-
-    `mark` is that of the source; None as long as the request has not looked it up.
-    """
+    """The database is a copy of that of the instance `instance_id`, the source."""
 
     instance_id: int
     mode: CopyMode = CopyMode.ONLINE
-    mark: str | None = None
+    mark: str | None = None  # that of the source; None as long as the request has not looked it up
 
 
 @dataclass(frozen=True)

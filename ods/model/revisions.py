@@ -10,27 +10,19 @@ from uuid import UUID, uuid5
 
 
 class Role(StrEnum):
-    """What a database is to its instance.
+    """What a database is to its instance."""
 
-    `STAGING`: it is being made, under a private name. `CURRENT`: it is the instance's. `RETAINED`: it was
-    that; it is closed, under a private name, and can come back.
-    """
-
-    STAGING = "staging"
-    CURRENT = "current"
-    RETAINED = "retained"
+    STAGING = "staging"  # it is being made, under a private name
+    CURRENT = "current"  # it is the instance's
+    RETAINED = "retained"  # it was that; it is closed, under a private name, and can come back
 
 
 class RevisionState(StrEnum):
-    """Whether a database has the state of a revision, as far as the registry knows.
+    """Whether a database has the state of a revision, as far as the registry knows."""
 
-    `INTENDED`: a job was about to give it that state, and it is not known whether it did. `CONFIRMED`: it has
-    it. `VOID`: it never got it, or has it no more.
-    """
-
-    INTENDED = "intended"
-    CONFIRMED = "confirmed"
-    VOID = "void"
+    INTENDED = "intended"  # a job was about to give it that state, and it is not known whether it did
+    CONFIRMED = "confirmed"  # it has it
+    VOID = "void"  # it never got it, or has it no more
 
 
 @dataclass(frozen=True)

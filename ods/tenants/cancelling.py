@@ -67,15 +67,6 @@ class _Left:
     is_half_dropped: bool
     versions: tuple[str, ...]
 
-    @property
-    def in_words(self) -> str:
-        state = "half dropped" if self.is_half_dropped else "gone"
-        words = f"The job was cancelled, but by then the database '{self.database}' was {state}"
-        if self.versions:
-            return f"{words}. Another one of the instance is kept: {', '.join(self.versions)}."
-        then = "A pass drops the rest." if self.is_half_dropped else "A retry records that."
-        return f"{words}: it cannot come back. {then}"
-
 
 class CancelledDrops:
     """Records what a client has to know of a cancelled delete or purge whose DROP had begun."""
@@ -106,12 +97,16 @@ async def reason_of(session: asyncpg.Connection, job: InstanceJob) -> str | None
 
 
 def _reason(job: InstanceJob, left: _Left) -> str:
+    state = "half dropped" if left.is_half_dropped else "gone"
+    words = f"The job was cancelled, but by then the database '{left.database}' was {state}"
     if not left.versions:
-        return left.in_words
+        then = "A pass drops the rest." if left.is_half_dropped else "A retry records that."
+        return f"{words}: it cannot come back. {then}"
+    words += f". Another one of the instance is kept: {', '.join(left.versions)}."
     if not job.rules.is_live:
-        return f"{left.in_words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
+        return f"{words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
     half_dropped = left.database if left.is_half_dropped else None
-    return f"{left.in_words} {way_back_of_live(job.instance_id, half_dropped)} {RETRY_DROPS}"
+    return f"{words} {way_back_of_live(job.instance_id, half_dropped)} {RETRY_DROPS}"
 
 
 def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:

@@ -1,7 +1,8 @@
 """Which rights the service's role lacks on a tenant's registry and server, for `/health`."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,8 +21,7 @@ class RightsCheck:
         self._engine = engine
         self._templates = templates
         self._groups = groups
-        self._registry_complete_until = 0.0
-        self._server_complete_until = 0.0
+        self._complete_until = {"registry": 0.0, "server": 0.0}
 
     @property
     def on_server(self) -> tuple[frozenset[str], tuple[str, ...]]:
@@ -30,18 +30,17 @@ class RightsCheck:
 
     async def missing_in_registry(self) -> list[str]:
         """The statements that give what is missing in the registry."""
-        if time.monotonic() < self._registry_complete_until:
-            return []
-        missing = await missing_in_registry(self._engine)
-        if not missing:
-            self._registry_complete_until = time.monotonic() + _KNOWN_SECONDS
-        return missing
+        return await self._missing("registry", partial(missing_in_registry, self._engine))
 
     async def missing_on_server(self, session: asyncpg.Connection) -> list[str]:
         """The statements that give what is missing on the server, asked on a session there."""
-        if time.monotonic() < self._server_complete_until:
+        ask = partial(missing_on_server, session, self._templates, self._groups)
+        return await self._missing("server", ask)
+
+    async def _missing(self, where: str, ask: Callable[[], Awaitable[list[str]]]) -> list[str]:
+        if time.monotonic() < self._complete_until[where]:
             return []
-        missing = await missing_on_server(session, self._templates, self._groups)
+        missing = await ask()
         if not missing:
-            self._server_complete_until = time.monotonic() + _KNOWN_SECONDS
+            self._complete_until[where] = time.monotonic() + _KNOWN_SECONDS
         return missing

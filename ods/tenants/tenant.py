@@ -48,11 +48,7 @@ _READING_TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Tenant:
-    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them.
-
-    `reading_engine` has the connections of refreshes: they are held while an ODS database is read, which may
-    hang, and status writes must not wait for them.
-    """
+    """A tenant: its registry, the server of its ODS databases, and how the ODS/API connects to them."""
 
     name: str
     settings: Settings
@@ -79,6 +75,7 @@ class Tenant:
     snapshots: Snapshots
     templates: TemplateInspector
     refreshes: RefreshJobs
+    # Connections of refreshes, held while an ODS database is read, which may hang: status writes have others.
     reading_engine: AsyncEngine
 
     @classmethod

@@ -22,13 +22,10 @@ _IN_TRASH = "Its database is in the trash, closed."
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """What is known of an instance without a session in its database.
-
-    `application_ids` is None if the registry has no tables of the ODS/API.
-    """
+    """What is known of an instance without a session in its database."""
 
     database: DatabaseFigures
-    application_ids: Sequence[int] | None
+    application_ids: Sequence[int] | None  # None if the registry has no tables of the ODS/API
 
 
 class InstanceUsage:

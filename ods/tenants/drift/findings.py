@@ -54,14 +54,11 @@ class RemedyAction(StrEnum):
 
 @dataclass(frozen=True)
 class Remedy:
-    """A request that settles a contradiction, and itself checks whether it may be granted.
-
-    `database` is the one that the instance gets by an adoption; None if it keeps the name it has.
-    """
+    """A request that settles a contradiction, and itself checks whether it may be granted."""
 
     action: RemedyAction
     instance_id: int
-    database: str | None = None
+    database: str | None = None  # what the instance gets by an adoption; None if it keeps the name it has
 
     @property
     def command(self) -> str:
@@ -72,15 +69,12 @@ class Remedy:
 
 @dataclass(frozen=True, order=True)
 class Drift:
-    """One contradiction: `subject` is the database, instance or directory it is about.
-
-    `remedy` is the request that settles it; None if the operator must do it by hand.
-    """
+    """One contradiction between registry and server."""
 
     kind: DriftKind
-    subject: str
+    subject: str  # the database, instance or directory that it is about
     explanation: str
-    remedy: Remedy | None = field(default=None, compare=False)
+    remedy: Remedy | None = field(default=None, compare=False)  # None if it must be settled by hand
 
     @property
     def identity(self) -> tuple[DriftKind, str]:
