@@ -268,7 +268,7 @@ class BackupCleaning:
     async def _follow_moved(
         self, store: BackupStore, known: Iterable[Backup], stored: Collection[BackupKey]
     ) -> int:
-        """Record which backups of an earlier store are in this one, as theirs; returns how many are not."""
+        """Record where backups of an earlier store are in this one; returns how many are not here."""
         elsewhere = 0
         for backup in known:
             key = key_of(self.tenant.name, backup)

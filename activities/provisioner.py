@@ -96,7 +96,7 @@ class Provisioner:
     async def _restored(
         self, work: FencedWork, request: CloneRequest, origin: BackupOrigin
     ) -> ProvisionedDatabase:
-        """Restore a backup under a private name, with its encoding and locale and the template's settings."""
+        """Restore a backup under a private name, with its locale, and rights and settings of the template."""
         tenant, session = self._tenant, work.session
         if (made := await provisioning.already_made(session, request)) is not None:
             return made

@@ -149,8 +149,9 @@ class ReconcileActivities:
         """Put a stuck job back to waiting and start it; true if Temporal has taken it.
 
         False if the instance has moved on, or Temporal refuses the job, which waits for the next sweep then.
-        A job that a client has cancelled is not done again, but ended: its workflow was lost before it could
-        do so. While the server is away, that waits for the next pass.
+        A job that a client has cancelled is ended, and not done again: its workflow was lost before it could
+        end it. So is a failed delete that a client has called off. While the server is away, both wait for
+        the next pass.
         """
         is_cancelled = partial(self.cancellations.is_cancelled, job)
         if await is_cancelled():
@@ -259,7 +260,7 @@ def _fitting(jobs: Sequence[InstanceJob]) -> list[InstanceJob]:
 
 
 def _is_private(database: Database) -> bool:
-    """Whether it is as no database is that no job works on."""
+    """Whether only a job at work may leave it so: being made, exchanged, renamed, or open in the trash."""
     is_leaving = database.owner is not None and any(one.since is None for one in database.owner.left)
     return database.staging or database.reset or database.opened_by is not None or is_leaving
 

@@ -19,7 +19,7 @@ from ods.tenants.drift.snapshot import Snapshot, must_be_usable, newest_version,
 
 
 def instances_without(seen: Snapshot) -> Iterator[Drift]:
-    """Live instances without a usable database or ODS instance; not if the registry is older than theirs."""
+    """Live instances without a usable database or ODS instance; not those that are `published_later`."""
     later = {one.mark for one in published_later(seen)}
     routed = {ods_instance.ods_instance_id for ods_instance in seen.ods_instances}
     for instance in seen.instances:
