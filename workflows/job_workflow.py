@@ -170,6 +170,9 @@ class JobWorkflow(ABC):
         answers = 0
         outage: _Outage | None = None
         while True:
+            # Temporal tells it to the last step, which may have been done before it heard.
+            self._cancelled = self._cancelled or workflow.cancellation_reason() is not None
+            self._act_on_cancellation()
             started = workflow.now()
             try:
                 return await workflow.execute_activity_method(
@@ -191,12 +194,10 @@ class JobWorkflow(ABC):
                     if answers >= policy.ddl_attempts:
                         raise
                     pause = options.pause_after(answers)
-            # A try that was cancelled may have failed for another reason: the cancellation is still meant.
-            self._cancelled = self._cancelled or workflow.cancellation_reason() is not None
-            self._act_on_cancellation()
-            with suppress(TimeoutError):  # a `retry` ends the pause, also if it came during the try
-                await workflow.wait_condition(lambda: self._retry, timeout=pause)
-            self._retry = False
+            if workflow.cancellation_reason() is None:
+                with suppress(TimeoutError):  # a `retry` ends the pause, also if it came during the try
+                    await workflow.wait_condition(lambda: self._retry, timeout=pause)
+                self._retry = False
 
     async def _publish_outage(self, outage: _Outage) -> None:
         """Show in the Web UI what the job waits for; record it in the registry if the outage lasts."""

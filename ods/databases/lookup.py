@@ -202,11 +202,16 @@ async def has_database(session: asyncpg.Connection, owner: Owner) -> bool:
 
 
 async def has_current(session: asyncpg.Connection, owner: KnownOwner, database: str) -> bool:
-    """Whether that database is the instance's current one, with a revision that the registry knows."""
-    row = (await find(session, owner, database)).get(database)
-    if row is None or not owner.owns(row.comment) or row.is_invalid:
-        return False
-    return row.role is Role.CURRENT and not row.is_unknown_to(owner)
+    """Whether the database of that name is the one that the instance has by the registry, and can be used.
+
+    Not if another one carries its mark as well, or its revision is not the registry's.
+    """
+    match [row for row in await find_own(session, owner) if not row.is_invalid]:
+        case [row]:
+            is_current = row.name == database and row.role is Role.CURRENT and row.is_open
+            return is_current and row.marked is not None and row.marked.agrees_with(owner)
+        case _:
+            return False
 
 
 async def published_as(session: asyncpg.Connection, owner: Owner, database: str) -> Owner | None:

@@ -426,8 +426,8 @@ def next_step(status: InstanceStatus) -> str:  # noqa: PLR0911 - a table
             return "Its deletion is about to start; wait until it is Deleted."
         case InstanceStatus.DELETE_FAILED:
             return (
-                "Retry the deletion. Or, to keep the database, unless ODS_TRASH_DAYS is 0: delete the"
-                " instance to the trash, and undelete it."
+                "Retry the deletion. Or, to keep the database: delete the instance to the trash, and undelete"
+                " it; or, where ODS_TRASH_DAYS is 0, detach it, which leaves the database."
             )
         case InstanceStatus.DELETED:
             return "Undelete or purge it if it is in the trash, or create another instance."

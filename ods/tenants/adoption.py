@@ -17,7 +17,8 @@ from ods.databases.inspection import Database
 from ods.databases.lookup import FoundDatabase, find_own
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import leave_to_job
-from ods.model.operations import InstanceStatus
+from ods.model.arguments import drops_database
+from ods.model.operations import InstanceStatus, Operation
 from ods.model.revisions import KnownRevisions, Revision, RevisionState
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
 from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
@@ -203,11 +204,13 @@ class DatabaseAdoption:
         if row.status == InstanceStatus.COMPLETED:
             row.published_at = row.published_at or UTC_NOW  # another product has made its ODS instance
         else:
-            # A worker that was suspended does not go on with the job that has failed; one that a client has
-            # cancelled stays cancelled.
-            request = uuid4()
-            row.cancelled_request = request if row.is_called_off else row.cancelled_request
-            row.request = request
+            # A worker that was suspended does not go on with the job that has failed. One that a client has
+            # cancelled stays cancelled, and one that drops was to drop another database: only a request, no
+            # signal, has either tried again.
+            is_ended = row.is_called_off or drops_database(Operation(row.operation), row.arguments)
+            row.request = uuid4()
+            if is_ended:
+                row.cancelled_request, row.cancelled_attempt = row.request, row.attempt
         known = {version.database_name for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, await self._owner(row), database)
         await self._tenant.adoptions.keep_replaced(row, replaced, known)

@@ -9,7 +9,9 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
+from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
+from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.settings.settings import Settings
@@ -71,13 +73,19 @@ async def test_instance_is_renamed_as_the_reason_says_when_its_ods_instance_was_
     assert renamed.name == f"{name} new"
 
 
-@pytest.mark.parametrize("cancelled", [True, False])
-async def test_cancelled_job_stays_cancelled_when_its_instance_is_given_a_database(
-    operator: Operator, tenant: Tenant, name: str, *, cancelled: bool
+@pytest.mark.parametrize(
+    ("drops", "cancelled", "goes_on"), [(False, False, True), (False, True, False), (True, False, False)]
+)
+async def test_no_signal_brings_back_what_was_cancelled_or_drops_when_its_instance_is_given_a_database(
+    operator: Operator, tenant: Tenant, name: str, *, drops: bool, cancelled: bool, goes_on: bool
 ) -> None:
+    """The `retry` may have been sent before that."""
     created = await operator.create(name)
     await operator.ended(created)
-    job = (await operator.instances.request_rename(created.instance_id, f"{name} new")).job
+    if drops:
+        job = (await operator.instances.request_delete(created.instance_id, Delete(Way.DROP))).job
+    else:
+        job = (await operator.instances.request_rename(created.instance_id, f"{name} new")).job
     assert (await tenant.jobs.begin(job)).held
     assert await tenant.jobs.fail(job, "The job was cancelled.", cancelled=cancelled)
     assert (await DatabaseAdoption(tenant).adopt(created.instance_id, created.database)).adopted
@@ -85,7 +93,9 @@ async def test_cancelled_job_stays_cancelled_when_its_instance_is_given_a_databa
     attempt = await tenant.jobs.next_attempt(job)
     assert attempt is not None
     assert attempt.request != job.request
-    assert (await tenant.jobs.begin(attempt)).held is not cancelled
+    assert (await tenant.jobs.begin(attempt)).held is goes_on
+    if drops:  # a request does
+        assert (await tenant.jobs.begin((await operator.instances.request_retry(job.instance_id)).job)).held
 
 
 async def test_database_is_in_the_trash_when_a_failed_rename_is_followed_by_a_delete(

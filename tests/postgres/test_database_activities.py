@@ -904,6 +904,60 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
 
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        pytest.param(
+            'ALTER DATABASE "{}" ALLOW_CONNECTIONS false',
+            'ALTER DATABASE "{}" ALLOW_CONNECTIONS true',
+            id="it is closed",
+        ),
+        pytest.param(
+            "UPDATE adminapi.databaserevisions SET state = 'void' WHERE databaseid = '{}'",
+            "UPDATE adminapi.databaserevisions SET state = 'confirmed' WHERE databaseid = '{}'",
+            id="the server was put back",
+        ),
+        pytest.param(
+            'CREATE DATABASE "{}_copy"',
+            'DROP DATABASE "{}_copy"',
+            id="another one has its mark",
+        ),
+    ],
+)
+async def test_version_stays_while_the_own_database_does_not_agree(
+    activities: Activities,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+    job: InstanceJob,
+    spoil: str,
+    mend: str,
+) -> None:
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    reset = (await tenant.instances.request_reset(job.instance_id)).job
+    assert (await tenant.jobs.begin(reset)).held
+    assert (await run(works.reset, reset)).finished
+    assert reset.replacement is not None
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+        (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
+        versions = VersionActivities(tenant, ConcurrencyLimit(1))
+        place = rows if spoil.startswith("UPDATE") else admin
+        what = reset.replacement.database_id if spoil.startswith("UPDATE") else job.database
+        await place.execute(spoil.format(what))
+        if spoil.startswith("CREATE"):
+            row = await row_of(admin, job.database)
+            assert row is not None
+            await admin.execute(f"COMMENT ON DATABASE \"{job.database}_copy\" IS '{row['comment']}'")
+        with pytest.raises(ApplicationError, match="not as the registry knows it"):
+            await run(versions.purge_version, purge)
+        assert await row_of(admin, purge.database) is not None
+        await place.execute(mend.format(what))
+    await run(versions.purge_version, purge)
+    assert await row_of(admin, purge.database) is None
+
+
 async def test_version_stays_when_the_own_database_is_not_where_the_registry_has_it(
     activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
 ) -> None:

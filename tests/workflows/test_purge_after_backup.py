@@ -8,8 +8,9 @@ from uuid import UUID
 
 import pytest
 from temporalio import activity
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, CancelledError
 
 from ods.model.arguments import DeleteArguments, PurgeArguments
 from ods.registry.instances.jobs import BeginResult, InstanceJob
@@ -104,6 +105,27 @@ async def test_nothing_after_it_is_done_when_a_step_has_failed_and_all_is_when_i
     assert script.calls[len(done) + 3 :] == ["begin", *STEPS, "finish_purge"]
     assert script.attempts == [1, 2]
     await keep(f"purge-after-backup-retried-{step.replace('_', '-')}", handle)
+
+
+@pytest.mark.parametrize("step", STEPS[:-1])
+async def test_database_is_not_dropped_when_the_workflow_is_cancelled_late_in_the_step_before(
+    start: Start, script: Script, keep: Keep, purge: InstanceJob, step: str
+) -> None:
+    handle = await start(purge)
+
+    async def cancel() -> None:
+        """The activity is told with a heartbeat, and ends before its next one."""
+        await handle.cancel()
+        told = EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED
+        while not [event async for event in handle.fetch_history_events() if event.event_type == told]:
+            await asyncio.sleep(0.01)
+
+    script.holds[step] = cancel
+    with pytest.raises(WorkflowFailureError) as raised:
+        await handle.result()
+    assert isinstance(raised.value.cause, CancelledError)
+    assert script.calls == ["begin", *STEPS[: STEPS.index(step) + 1], "fail", "compensate"]
+    await keep(f"purge-after-backup-cancelled-late-in-{step.replace('_', '-')}", handle)
 
 
 @pytest.mark.parametrize("step", STEPS)

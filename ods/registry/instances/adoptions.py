@@ -225,6 +225,8 @@ class AdoptionStore:
         await reservations.leave_name(session, instance.id, left, database.name)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
+        if instance.published_at is None and instance.status != InstanceStatus.COMPLETED:
+            return  # it was never created: an ODS instance that has its id is another product's
         names = (left, database.name)
         routed = await move_routing(
             session, instance.ods_instance_id, names, database.connection_string, self._strings

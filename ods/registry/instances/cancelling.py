@@ -20,7 +20,7 @@ from ods.model.arguments import KEEP, drops_database
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from ods.registry.instances.admin_api_deletes import is_recorded
-from ods.registry.instances.jobs import InstanceJob, Replacement, job_id
+from ods.registry.instances.jobs import InstanceJob, job_id
 from ods.registry.instances.revisions import forget_intended
 from ods.registry.instances.steps import (
     CALLED_OFF,
@@ -239,10 +239,9 @@ async def _keep_last_backups(session: AsyncSession) -> None:
 
 
 def _drops_for_good(instance: DbInstance) -> bool:
-    """Whether the instance's job drops its database, or the one that it replaces, for good."""
-    if instance.rules.replaces and instance.replacement is not None:
-        return not Replacement.read(instance.replacement).keeps
-    return drops_database(Operation(instance.operation), instance.arguments)
+    """Whether the instance's job drops its database, or replaces it: that goes when its time is over."""
+    operation = Operation(instance.operation)
+    return instance.rules.replaces or drops_database(operation, instance.arguments)
 
 
 def refusal(job: Job) -> JobRefusedError:

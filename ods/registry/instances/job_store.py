@@ -145,14 +145,18 @@ class JobStore:
     async def next_attempt(self, job: InstanceJob) -> InstanceJob | None:
         """The attempt that comes after `job`, which has failed; None if the instance has another job by now.
 
-        Its request is another one if the instance was given a database since.
+        It is at another request if the instance was given a database since.
         """
         await self.installation.state()
         its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
         same = (DbInstance.job_number == job.number, DbInstance.operation == job.operation)
         async with self._sessions.statement() as session:
             row = await session.scalar(select(DbInstance).where(*its, *same, DbInstance.status.in_(AT_REST)))
-        return self._factory.next_attempt(row) if row is not None and readable([row]) else None
+        if row is None or not readable([row]):
+            return None
+        if str(row.request) == job.request:  # the job still knows what its undo has taken from the row
+            return replace(job, attempt=job.attempt + 1)
+        return self._factory.next_attempt(row)
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
