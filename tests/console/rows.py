@@ -35,8 +35,9 @@ async def add_snapshot(registry: asyncpg.Connection, instance_id: int) -> int:
     """A complete snapshot of the instance; returns its id."""
     snapshot: int = await registry.fetchval(
         """
-        INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, status, createdat)
-        VALUES ($1, 99, 'EdFi_Ods_Snapshot_99', 'Completed', timezone('utc', now()))
+        INSERT INTO adminapi.snapshots (instanceid, jobnumber, databasename, databaseid, status, createdat)
+        SELECT id, 99, 'EdFi_Ods_Snapshot_99', databaseid, 'Completed', timezone('utc', now())
+        FROM adminapi.dbinstances WHERE id = $1
         RETURNING id
         """,
         instance_id,
