@@ -523,7 +523,10 @@ async def test_clients_are_led_to_the_instance_s_own_database_when_the_name_befo
         assert row.error_message == "It is in use."
         return
     assert "The ODS/API is led to the instance's own" in str(row.error_message)
-    await work(tenant, (await tenant.instances.request_retry(job.instance_id)).job)
+    signalled = await tenant.jobs.next_attempt(renaming)
+    retry = (await tenant.instances.request_retry(job.instance_id)).job
+    assert signalled == retry  # of the database's name now
+    await work(tenant, retry)
     row = await tenant.queries.instance(job.instance_id)
     assert (row.status, row.name, row.database_name) == (
         *("Completed", renaming.final_name),

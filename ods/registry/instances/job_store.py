@@ -145,7 +145,8 @@ class JobStore:
     async def next_attempt(self, job: InstanceJob) -> InstanceJob | None:
         """The attempt that comes after `job`, which has failed; None if the instance has another job by now.
 
-        It is at another request if the instance was given a database since.
+        It is as the instance is now: its database may have another name since, as after a rename that was
+        followed, and it is at another request if the instance was given a database.
         """
         await self.installation.state()
         its = (DbInstance.id == job.instance_id, DbInstance.mark == UUID(job.mark))
@@ -154,9 +155,10 @@ class JobStore:
             row = await session.scalar(select(DbInstance).where(*its, *same, DbInstance.status.in_(AT_REST)))
         if row is None or not readable([row]):
             return None
-        if str(row.request) == job.request:  # the job still knows what its undo has taken from the row
-            return replace(job, attempt=job.attempt + 1)
-        return self._factory.next_attempt(row)
+        attempt = self._factory.next_attempt(row)
+        if attempt.request == job.request and job.rules.replaces and attempt.replacement is None:
+            return replace(attempt, replacement=job.replacement)  # the undo has taken that from the row
+        return attempt
 
     async def holds(self, job: InstanceJob, state: InstanceStatus) -> bool:
         """Whether the instance is at this very attempt of `job`, in `state`."""
