@@ -39,6 +39,7 @@ from ods.registry.instances.job_store import JobStore, Position
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
+from ods.registry.instances.versions import VersionPurge
 from ods.settings.settings import CloneStrategy
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
@@ -878,6 +879,21 @@ async def test_database_is_a_copy_of_a_further_template_when_its_job_names_one(
     await admin.execute(f'DROP DATABASE "{job.database}"')
 
 
+async def due_version(
+    works: DatabaseActivities, tenant: Tenant, registry_dsn: str, job: InstanceJob
+) -> VersionPurge:
+    """What a reset has replaced of the instance of `job`, claimed since its time is over."""
+    run = ActivityEnvironment().run
+    assert (await run(works.provision, job)).finished
+    reset = (await tenant.instances.request_reset(job.instance_id)).job
+    assert (await tenant.jobs.begin(reset)).held
+    assert (await run(works.reset, reset)).finished
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
+    return purge
+
+
 async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_not_recorded(
     activities: Activities,
     tenant: Tenant,
@@ -886,18 +902,10 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
     job: InstanceJob,
 ) -> None:
     """The instance has another database in use by then."""
-    run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
-    reset = (await tenant.instances.request_reset(job.instance_id)).job
-    assert (await tenant.jobs.begin(reset)).held
-    assert (await run(works.reset, reset)).finished
-    async with session(registry_dsn) as rows:
-        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
-    purges = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
-    (purge,) = purges
+    purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
     await admin.execute(f'DROP DATABASE "{purge.database}"')
     try:
-        await run(VersionActivities(tenant, ConcurrencyLimit(1)).purge_version, purge)
+        await ActivityEnvironment().run(VersionActivities(tenant, ConcurrencyLimit(1)).purge_version, purge)
         assert await tenant.versions.instance_of(purge) is None
         assert await row_of(admin, job.database) is not None
     finally:
@@ -913,8 +921,10 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
             id="it is closed",
         ),
         pytest.param(
-            "UPDATE adminapi.databaserevisions SET state = 'void' WHERE databaseid = '{}'",
-            "UPDATE adminapi.databaserevisions SET state = 'confirmed' WHERE databaseid = '{}'",
+            "UPDATE adminapi.databaserevisions AS its SET state = 'void' FROM adminapi.dbinstances AS of"
+            " WHERE its.databaseid = of.databaseid AND of.databasename = '{}'",
+            "UPDATE adminapi.databaserevisions AS its SET state = 'confirmed' FROM adminapi.dbinstances AS of"
+            " WHERE its.databaseid = of.databaseid AND of.databasename = '{}'",
             id="the server was put back",
         ),
         pytest.param(
@@ -930,22 +940,14 @@ async def test_version_stays_while_the_own_database_does_not_agree(
     admin: asyncpg.Connection,
     registry_dsn: str,
     job: InstanceJob,
+    postgres: EmbeddedPostgres,
     spoil: str,
     mend: str,
 ) -> None:
-    run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
-    reset = (await tenant.instances.request_reset(job.instance_id)).job
-    assert (await tenant.jobs.begin(reset)).held
-    assert (await run(works.reset, reset)).finished
-    assert reset.replacement is not None
-    async with session(registry_dsn) as rows:
-        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
-        (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
-        versions = VersionActivities(tenant, ConcurrencyLimit(1))
-        place = rows if spoil.startswith("UPDATE") else admin
-        what = reset.replacement.database_id if spoil.startswith("UPDATE") else job.database
-        await place.execute(spoil.format(what))
+    purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
+    run, versions = ActivityEnvironment().run, VersionActivities(tenant, ConcurrencyLimit(1))
+    async with session(registry_dsn if spoil.startswith("UPDATE") else postgres.dsn()) as place:
+        await place.execute(spoil.format(job.database))
         if spoil.startswith("CREATE"):
             row = await row_of(admin, job.database)
             assert row is not None
@@ -953,23 +955,18 @@ async def test_version_stays_while_the_own_database_does_not_agree(
         with pytest.raises(ApplicationError, match="not as the registry knows it"):
             await run(versions.purge_version, purge)
         assert await row_of(admin, purge.database) is not None
-        await place.execute(mend.format(what))
+        await place.execute(mend.format(job.database))
     await run(versions.purge_version, purge)
     assert await row_of(admin, purge.database) is None
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
 
 async def test_version_stays_when_the_own_database_is_not_where_the_registry_has_it(
     activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
 ) -> None:
     """What has its mark may be a copy of an old dump."""
-    run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
-    reset = (await tenant.instances.request_reset(job.instance_id)).job
-    assert (await tenant.jobs.begin(reset)).held
-    assert (await run(works.reset, reset)).finished
-    async with session(registry_dsn) as rows:
-        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
-    (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
+    purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
+    run = ActivityEnvironment().run
     versions, aside = VersionActivities(tenant, ConcurrencyLimit(1)), f"{job.database}_check"
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{aside}"')
     with pytest.raises(ApplicationError, match="not as the registry knows it"):
