@@ -133,7 +133,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     )
     follow_ups, housekeeping = FollowUps(tenant), Housekeeping(tenant)
     starter = JobStarter(temporal, settings.registry_queue)
-    sweep = SweepActivities(jobs, starter.start_unrequested, tenant.admin_api_rows.adopt)
+    sweep = SweepActivities(jobs, starter.start_unrequested, tenant.begin_pass, tenant.admin_api_rows.adopt)
     detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
         jobs,
@@ -146,6 +146,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant.versions,
         tenant.cancellations,
         partial(backup_obstacle, tenant) if settings.final_backup else None,
+        tenant.begin_pass,
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)
@@ -169,6 +170,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             statuses.finish_undelete,
             statuses.finish_purge,
             follow_ups.request_purge_after,
+            follow_ups.call_off_purge,
             statuses.finish_backup,
             statuses.finish_replacement,
             statuses.fail,
@@ -206,7 +208,6 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
 
 
 async def _detect_drift(temporal: Client, tenant: Tenant) -> list[Drift]:
-    await tenant.clock.observe()
     found = await tenant.drift.detect(await started_jobs(temporal, tenant.name))
     _tell_drift(tenant, (drift.kind for drift in found))
     return found
@@ -398,6 +399,7 @@ async def _require_own(temporal: Client, tenant: Tenant) -> None:
         _tell_drift(tenant, [DriftKind.INSTALLATION_NOT_CONFIRMED])  # there are no passes that would look
         raise
     await schedules.require_own(temporal, installation.id, tenant.name)
+    await tenant.begin_pass()  # before a worker goes on with the jobs of a registry that was put back
 
 
 async def _prepare_namespace(temporal: Client, tenant: Tenant) -> None:

@@ -11,7 +11,7 @@ from ods.backups.backing_up import program_label
 from ods.databases import activating, dropping, replacing, retiring, trash_backup
 from ods.databases.errors import NotOursError
 from ods.databases.left_names import record_left
-from ods.databases.lookup import find_own, has_database, published_as, revisions_of
+from ods.databases.lookup import find_own, has_database, published_as
 from ods.databases.ownership import KnownOwner
 from ods.databases.scratch import end_scratch_programs
 from ods.model.operations import InstanceStatus, Undo
@@ -22,6 +22,7 @@ from ods.registry.instances.naming import is_trash_name
 from ods.registry.storage.errors import NameTakenError
 from ods.tenants.cancelling import CancelledDrops
 from ods.tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
+from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Compensation:
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
         self._cancelled_drops = CancelledDrops(tenant.jobs)
+        self._kept = KeptDatabases(tenant)
 
     async def undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:
         """Undo what the job has left, as `Rules.undo` says; no published database is dropped.
@@ -40,7 +42,7 @@ class Compensation:
         True if the create has failed after it had published the database: the instance is `Completed` now.
         """
         followed = await self._undo(session, job, position)
-        await self._tenant.jobs.resolve(job, await revisions_of(session, owner_of(job)))
+        await self._kept.write(session, job)
         return followed
 
     async def _undo(self, session: asyncpg.Connection, job: InstanceJob, position: Position) -> bool | None:

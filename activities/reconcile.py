@@ -99,6 +99,7 @@ class ReconcileActivities:
     cancellations: JobCancellations
     # Why no backup can be made before purges; None if none is to be made.
     backup_obstacle: Callable[[], Awaitable[str | None]] | None = None
+    begin_pass: Callable[[], Awaitable[None]] | None = None
 
     @step
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -108,6 +109,8 @@ class ReconcileActivities:
         know. The first page also has the failed deletes that are tried again without a person, as many as
         fit.
         """
+        if page.after == 0 and self.begin_pass is not None:
+            await self.begin_pass()
         jobs = await self.job_store.running_jobs(page.after, page.size)
         unfinished: Sequence[InstanceJob] = []
         if page.after == 0:

@@ -222,6 +222,11 @@ class FollowUps:
         return await self._tenant.instances.request_purge_after(trashed)
 
     @step
+    async def call_off_purge(self, trashed: InstanceJob) -> None:
+        """Record that no purge follows a delete, which is done: an operator has cancelled its workflow."""
+        await self._tenant.jobs.call_off_purge(trashed)
+
+    @step
     async def finish_verification(self, verdict: Verdict) -> None:
         """Record how a verification has ended."""
         await self._tenant.backups.finish_verification(UUID(verdict.backup_id), verdict.error)

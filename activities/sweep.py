@@ -42,6 +42,7 @@ class SweepActivities:
 
     job_store: JobStore
     start: Callable[[InstanceJob], Awaitable[None]]
+    begin_pass: Callable[[], Awaitable[None]]
     adopt: Callable[[], Awaitable[None]]
 
     @activity.defn
@@ -51,6 +52,7 @@ class SweepActivities:
         The first page also follows what an Admin API has changed, and adopts the rows that it has added.
         """
         if page.after == 0:
+            await self.begin_pass()
             await self.job_store.follow_admin_api()
             await self.adopt()
         jobs = await self.job_store.waiting_jobs(page.after, page.size)

@@ -40,6 +40,7 @@ from ods.temporal.verification_starter import VerificationStarter
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.cancelling import CancelledDrops
 from ods.tenants.drift.detector import DriftDetector
+from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant
 from ods.tenants.usage import InstanceUsage
 
@@ -67,6 +68,7 @@ InstanceQueriesDep = Annotated[InstanceQueries, _part(lambda services: services.
 JobListDep = Annotated[JobList, _part(lambda services: services.job_list)]
 JobCancellationsDep = Annotated[JobCancellations, _part(lambda services: services.tenant.cancellations)]
 CancelledDropsDep = Annotated[CancelledDrops, _part(lambda services: CancelledDrops(services.tenant.jobs))]
+KeptDatabasesDep = Annotated[KeptDatabases, _part(lambda services: KeptDatabases(services.tenant))]
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]

@@ -18,6 +18,7 @@ from api.dependencies import (
     InstanceStoreDep,
     InstanceUsageDep,
     JobDispatcherDep,
+    KeptDatabasesDep,
     SettingsDep,
 )
 from api.final_backups import FinalBackupsDep
@@ -251,8 +252,10 @@ class InstanceService:
         audit: AuditContextDep,
         settings: SettingsDep,
         final_backups: FinalBackupsDep,
+        kept: KeptDatabasesDep,
     ) -> None:
         self._final_backups = final_backups
+        self._kept = kept
         self._instances = instances
         self._queries = queries
         self._descriptions = descriptions
@@ -340,9 +343,10 @@ class InstanceService:
         reader = AttributesReader(body)
         changes = reader.changes()
         require_valid(reader.errors)
-        return await self._descriptions.describe_one(
-            await self._instances.change_attributes(instance_id, changes)
-        )
+        changed = await self._instances.change_attributes(instance_id, changes)
+        if changes.protected:
+            await self._kept.mark(instance_id)
+        return await self._descriptions.describe_one(changed)
 
     async def delete(
         self, instance_id: int, way: Way | None = None, *, final_backup: bool = False

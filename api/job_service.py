@@ -14,6 +14,7 @@ from api.dependencies import (
     JobCancellationsDep,
     JobCancellerDep,
     JobExecutionsDep,
+    KeptDatabasesDep,
     RefreshJobsDep,
     ServerDep,
 )
@@ -99,6 +100,7 @@ class JobService:
         cancellations: JobCancellationsDep,
         refreshes: RefreshJobsDep,
         drops: CancelledDropsDep,
+        kept: KeptDatabasesDep,
         canceller: JobCancellerDep,
         executions: JobExecutionsDep,
         server: ServerDep,
@@ -108,6 +110,7 @@ class JobService:
         self._cancellations = cancellations
         self._refreshes = refreshes
         self._drops = drops
+        self._kept = kept
         self._canceller = canceller
         self._executions = executions
         self._server = server
@@ -146,6 +149,7 @@ class JobService:
             job = await self.get(job_id)
             self._audit.job, self._audit.instance = job.job_id, job.instance_id
             if await self._is_cancelled(job):
+                await self._kept.mark(job.instance_id)
                 return await self.get(job_id)
         raise JobRefusedError(
             job.status,
@@ -174,6 +178,7 @@ class JobService:
             )
         is_given_up = await self._cancellations.give_up(attempt)
         outcome = await _answer_of(self._canceller.abandon(attempt))
+        await self._kept.mark(job.instance_id)
         if is_given_up:
             return job
         if await self._cancellations.was_tried_again(job, attempt):  # by a pass or an operator

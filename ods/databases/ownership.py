@@ -132,7 +132,7 @@ class Owner:
 
     def agrees_with(self, known: "KnownOwner") -> bool:
         """Whether the registry intends or has confirmed this revision: only then it may be dropped."""
-        return known.state_of(self) in {RevisionState.INTENDED, RevisionState.CONFIRMED}
+        return known.state_of(self) not in {None, RevisionState.VOID}
 
     @property
     def comment(self) -> str:
@@ -272,6 +272,11 @@ def with_left(comment: str | None, left: Collection[LeftName]) -> str:
     """The comment with these names that the database has left, otherwise unchanged."""
     fields = {name: value for name, value in _fields(comment).items() if name != _LEFT}
     return json.dumps(fields | _left_fields(left))
+
+
+def with_revision(comment: str | None, revision: str) -> str:
+    """The comment with this revision of the database, otherwise unchanged."""
+    return json.dumps({**_fields(comment), "revision": revision})
 
 
 def published_at(comment: str | None) -> datetime | None:

@@ -4,6 +4,7 @@ Each has a UUID that no other attempt at a job gives. The comment of the databas
 the state is reached. So a comment and a registry agree, or one of both was restored to an earlier state.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID, uuid5
@@ -21,6 +22,7 @@ class RevisionState(StrEnum):
     """Whether a database has the state of a revision, as far as the registry knows."""
 
     INTENDED = "intended"  # a job was about to give it that state, and it is not known whether it did
+    DUE = "due"  # a client has kept the database: its comment gets this revision, and nothing else changes
     CONFIRMED = "confirmed"  # it has it
     VOID = "void"  # it never got it, or has it no more
 
@@ -36,7 +38,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class KnownRevisions:
-    """The revisions that a registry has recorded; at most one of each database is confirmed."""
+    """The revisions that a registry has recorded, the oldest first; one of each database is confirmed."""
 
     revisions: tuple[Revision, ...] = ()
 
@@ -54,6 +56,11 @@ class KnownRevisions:
         """The revision that the database has, as far as the registry knows; None if it knows none."""
         its = (one for one in self.revisions if one.database_id == database_id)
         return next((one.id for one in its if one.state is RevisionState.CONFIRMED), None)
+
+    @property
+    def due(self) -> Sequence[Revision]:
+        """Those that are to be written into comments: of each database, the last one."""
+        return [one for one in self.revisions if one.state is RevisionState.DUE]
 
 
 def revision_by(request: str, attempt: int, database_id: str) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     not_,
     null,
     or_,
@@ -40,6 +41,7 @@ _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
 
+_TIMELINE: ColumnElement[str] = literal_column("left(pg_walfile_name(pg_current_wal_lsn()), 8)")
 _ENDS_AHEAD = Installation.gap_to > UTC_NOW
 """Whether the clock was put back since the gap was seen."""
 
@@ -67,6 +69,17 @@ class RegistryClock:
         self._sessions = RegistrySessions(engine)
         self._longest = max(_GAP, _PASSES_MISSED * interval)
 
+    async def doubts(self) -> tuple[bool, bool]:
+        """Whether no pass has run for too long; and whether the registry's server has another timeline since.
+
+        Either may mean that the registry was restored.
+        """
+        has_other = Installation.timeline != _TIMELINE
+        query = select(func.coalesce(self._is_gap(), false()), func.coalesce(has_other, false()))
+        async with self._sessions.statement() as session:
+            is_gap, is_other = (await session.execute(query)).one()
+        return is_gap, is_other
+
     async def observe(self) -> None:
         """Record that a pass runs now; and a gap, if the last one ran too long ago.
 
@@ -77,10 +90,11 @@ class RegistryClock:
         wrong meanwhile. What was put into the trash or backed up then has a time that is too early, and all
         that is in the trash or was backed up by the schedule stays for its days from now on.
         """
-        is_gap = Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
+        is_gap = self._is_gap()
         is_as_late_again = Installation.set_back_from <= UTC_NOW
         is_over = and_(_ENDS_AHEAD, not_(self._is_ahead()))
         seen = {
+            "timeline": _TIMELINE,
             "pass_at": UTC_NOW,
             "gap_from": case((is_gap, Installation.pass_at), (is_over, null()), else_=Installation.gap_from),
             "gap_to": case(
@@ -120,6 +134,9 @@ class RegistryClock:
         async with self._sessions.statement() as session:
             now = await session.scalar(select(UTC_NOW).where(exists().where(is_steady)))
         return now is not None and abs(without_zone(datetime.now(UTC)) - now) <= CLOCKS_MAY_DIFFER
+
+    def _is_gap(self) -> ColumnElement[bool]:
+        return Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
 
     def _is_remembered(self) -> ColumnElement[bool]:
         return and_(

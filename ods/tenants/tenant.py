@@ -1,7 +1,8 @@
 """What one tenant is made of, once in a process: nothing of it is shared with another tenant."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +27,7 @@ from ods.registry.instances.admin_api_rows import AdminApiRows
 from ods.registry.instances.adoptions import AdoptionStore
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
-from ods.registry.instances.jobs import ExecutionPolicy
+from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.sizes import SizeHistory
 from ods.registry.instances.steps import JobFactory
@@ -41,6 +42,8 @@ from ods.tenants.drift.detector import DriftDetector
 from ods.tenants.installation_check import InstallationCheck
 from ods.tenants.rights_check import RightsCheck
 from ods.tenants.snapshots import Snapshots
+
+_logger = logging.getLogger(__name__)
 
 _READING_TIMEOUT = 30
 """Seconds that a statement of a refresh may take: refreshes of one ODS instance wait for each other."""
@@ -146,6 +149,22 @@ class Tenant:
                 _registry_dsn(name, settings), settings.refresh_concurrency, _READING_TIMEOUT
             ),
         )
+
+    async def begin_pass(self) -> None:
+        """Record that a pass begins; first call off the drops of a registry that may have been restored.
+
+        A registry that was put back knows nothing of what clients have kept since. If no pass has run for a
+        while, its clock may be wrong instead: then nothing gets a later time by that.
+        """
+        is_gap, has_other_timeline = await self.clock.doubts()
+        cancelled: Sequence[InstanceJob] = ()
+        if has_other_timeline:
+            cancelled = await self.cancellations.hold_drops()
+        elif is_gap:
+            cancelled = await self.cancellations.call_off_drops()
+        for job in cancelled:
+            _logger.warning("%s was cancelled: the registry may have been restored.", job.job_id)
+        await self.clock.observe()
 
     async def remove_template_leftovers(self) -> list[str]:
         """Remove what loads of its templates have left; returns the names of these databases."""

@@ -11,7 +11,7 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
 from ods.registry.backups.expiry import BackupExpiry
-from ods.registry.instances.cancelling import CANCELLED_AT_CONFIRM, JobCancellations
+from ods.registry.instances.cancelling import CANCELLED_IN_DOUBT, JobCancellations
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
@@ -61,7 +61,7 @@ async def test_delete_that_would_drop_a_database_does_not_begin_once_it_is_cance
     assert row.status == (InstanceStatus.DELETE_FAILED if to_be_retried else state)
     ended = await queries.job(job.job_id)
     assert ended is not None
-    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED_AT_CONFIRM)
+    assert (ended.status, ended.error_message) == (JobStatus.ERROR, CANCELLED_IN_DOUBT)
     for attempt in (job.attempt, job.attempt + 1):
         assert not (await job_store.begin(replace(job, attempt=attempt))).held
     again = (await instances.request_delete(number, delete)).job
@@ -99,6 +99,48 @@ async def test_job_that_drops_nothing_for_good_goes_on(
     assert before is not None
     assert after is not None
     assert (after.status, after.attempt) == (before.status, before.attempt)
+
+
+@pytest.mark.parametrize(
+    ("doubt", "days"),
+    [("passat = passat - interval '25 hours'", 1), ("timeline = '0000000F'", 7)],
+    ids=["no pass for a day", "another timeline"],
+)
+async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_been_restored(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    name: str,
+    doubt: str,
+    days: int,
+) -> None:
+    kept = await bring_to(instances, job_store, "Deleted", f"{name} kept")
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET purgeafter = now() + interval '1 day' WHERE id = $1",
+        kept.instance_id,
+    )
+    number = (await bring_to(instances, job_store, "Completed", name)).instance_id
+    job = (await instances.request_delete(number, DROP)).job
+    try:
+        for _ in range(2):
+            await tenant.begin_pass()
+            assert await job_store.is_due(job)
+        await rows.execute(f"UPDATE adminapi.installation SET {doubt}")  # noqa: S608 - a constant
+        await tenant.begin_pass()
+        assert not await job_store.is_due(job)
+        again = (await instances.request_delete(number, DROP)).job
+        await tenant.begin_pass()
+        assert await job_store.is_due(again)
+        left: timedelta = await rows.fetchval(
+            "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.dbinstances WHERE id = $1",
+            kept.instance_id,
+        )
+        assert round(left / timedelta(days=1)) == days
+    finally:
+        await rows.execute(
+            "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL"
+        )
 
 
 async def test_what_a_delete_is_about_to_put_into_the_trash_stays_for_a_week(

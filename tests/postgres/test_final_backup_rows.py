@@ -211,6 +211,23 @@ async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_pu
     assert not (await row_of(queries, job)).is_in_trash
 
 
+async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temporal(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    assert (await job_store.begin(job)).held
+    assert await job_store.finish_delete(job)
+    for _ in range(2):
+        await job_store.call_off_purge(job)
+    assert await instances.request_purge_after(job) is None
+    assert not await instances.is_purge_due()
+    assert (await row_of(queries, job)).is_in_trash
+    again = (await instances.request_purge(created.instance_id)).job
+    await job_store.call_off_purge(job)  # late
+    assert (await job_store.begin(again)).held
+
+
 async def test_name_is_free_while_an_instance_is_backed_up_and_purged(
     instances: InstanceStore, job_store: JobStore, purge: InstanceJob
 ) -> None:

@@ -65,7 +65,7 @@ async def test_rest_of_the_page_is_started_when_temporal_refuses_a_row(
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode[status]), jobs[12]: refusal(RPCStatusCode[status])}
-    sweep = SweepActivities(job_store, starts.start, nothing)
+    sweep = SweepActivities(job_store, starts.start, nothing, nothing)
     with caplog.at_level(logging.WARNING):
         swept = await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
 
@@ -88,7 +88,7 @@ async def test_admin_api_is_followed_when_a_sweep_begins(
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     starts = Starts()
     await ActivityEnvironment().run(
-        SweepActivities(job_store, starts.start, nothing).dispatch_page, SweepPage(0, 100)
+        SweepActivities(job_store, starts.start, nothing, nothing).dispatch_page, SweepPage(0, 100)
     )
     job = await rows.fetchrow(
         "SELECT jobid, status FROM adminapi.jobstatuses WHERE operation = 'Delete' AND dbinstanceid = $1",
@@ -109,7 +109,7 @@ async def test_other_rows_are_followed_and_started_when_another_session_has_lock
     other = await bring_to(instances, job_store, "InProgress_Rename", f"{name} C")
     waiting = (await instances.reserve(f"{name} D", Template.MINIMAL)).job
     starts = Starts()
-    sweep = SweepActivities(job_store, starts.start, nothing)
+    sweep = SweepActivities(job_store, starts.start, nothing, nothing)
     deletes = [(one.instance_id, way) for one in (overtaken, other)]
     await rows.execute(
         "UPDATE adminapi.dbinstances SET status = 'PendingDelete' WHERE id <> $1", waiting.instance_id
@@ -160,7 +160,7 @@ async def test_page_fails_as_a_whole_when_temporal_is_away(
 ) -> None:
     starts = Starts()
     starts.faults = {jobs[0]: refusal(RPCStatusCode.INVALID_ARGUMENT), jobs[3]: fault}
-    sweep = SweepActivities(job_store, starts.start, nothing)
+    sweep = SweepActivities(job_store, starts.start, nothing, nothing)
     with pytest.raises(type(fault)) as raised:
         await ActivityEnvironment().run(sweep.dispatch_page, SweepPage(0, 100))
     assert raised.value is fault

@@ -149,6 +149,10 @@ class Script:
         return self.following
 
     @activity.defn
+    async def call_off_purge(self, trashed: InstanceJob) -> None:
+        await self._follow("call_off_purge")
+
+    @activity.defn
     async def back_up_trash(self, job: InstanceJob) -> bool:
         await self._follow("back_up_trash")
         return self.kept
@@ -381,6 +385,7 @@ class Script:
             self.undelete,
             self.purge,
             self.request_purge_after,
+            self.call_off_purge,
             self.back_up_trash,
             self.verify_final_backup,
             self.purge_backed_up,

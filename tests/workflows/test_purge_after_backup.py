@@ -209,6 +209,22 @@ async def test_delete_is_done_when_the_purge_that_was_to_follow_is_not_wanted_an
     await keep("trash-not-followed-by-purge", handle)
 
 
+async def test_no_purge_follows_when_the_workflow_is_cancelled_while_the_delete_is_recorded(
+    start: Start, script: Script, keep: Keep, trash: InstanceJob, purge: InstanceJob
+) -> None:
+    script.following = purge
+    handle = await start(trash)
+
+    async def cancel() -> None:
+        await handle.cancel()
+
+    script.holds["finish_delete"] = cancel
+    script.faults["finish_delete"] = [OSError("registry away")]
+    assert await handle.result() == f"{trash.job_id} is done."
+    assert script.calls == ["begin", "trash", "finish_delete", "finish_delete", "call_off_purge"]
+    await keep("trash-cancelled-during-finish", handle)
+
+
 async def test_no_purge_is_requested_when_the_delete_has_failed(
     start: Start, script: Script, keep: Keep, trash: InstanceJob
 ) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.registry.instances.contexts import replace_contexts
 from ods.registry.instances.refusals import require_protectable
+from ods.registry.instances.revisions import renew
 from ods.registry.instances.versions import keep_versions
 from ods.registry.keeping import KEPT_IN_DOUBT
 from ods.registry.storage.errors import require_valid
@@ -122,6 +123,7 @@ async def change_attributes(session: AsyncSession, instance: DbInstance, changes
     if changes.protected is not None and changes.protected != instance.is_protected:
         if changes.protected:
             require_protectable(instance)
+            await renew(session, instance.id)
         instance.is_protected = changes.protected
         # Also when the protection ends: nothing could be brought back as long as it held.
         await keep_versions(session, instance.id, KEPT_IN_DOUBT)

@@ -21,7 +21,7 @@ from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Op
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from ods.registry.instances.admin_api_deletes import is_recorded
 from ods.registry.instances.jobs import InstanceJob, job_id
-from ods.registry.instances.revisions import forget_intended
+from ods.registry.instances.revisions import forget_intended, renew
 from ods.registry.instances.steps import (
     CALLED_OFF,
     JobFactory,
@@ -30,6 +30,7 @@ from ods.registry.instances.steps import (
     is_tried_after_outage,
     job_record,
     purge_follows,
+    readable,
     take_step,
 )
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
@@ -43,12 +44,13 @@ CANCELLED = "The job was cancelled before it began."
 CANCELLED_WITHOUT_WORKFLOW = "The job was cancelled."
 """Why a job has failed that was cancelled when it had begun and its workflow was gone."""
 
-CANCELLED_AT_CONFIRM = (
-    "The job was cancelled by `ods installation confirm`: a registry that was restored does not know whether"
-    " its client has cancelled it since, and has used the database. Request the same again only if that is"
-    " still wanted."
+CANCELLED_IN_DOUBT = (
+    "The job was cancelled because the registry may have been restored: it was confirmed by `ods installation"
+    " confirm`, or its server has failed over, or no pass has run for more than a day. Whether the client has"
+    " cancelled the job since, and has used the database, is not known. Request the same again only if that"
+    " is still wanted."
 )
-"""Why a job has failed that would have dropped a database of a registry that was confirmed anew."""
+"""Why a job has failed that would have dropped a database of a registry that may have been restored."""
 CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
 """Columns of an instance whose purge was cancelled: only a request purges it from the trash now."""
 NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP), "purge_after": None}
@@ -121,6 +123,7 @@ class JobCancellations:
         async with self._sessions.transaction() as session:
             was_tried = bool(await session.scalar(is_tried))
             await session.execute(called_off.values(outages=0, **CALLED_OFF))
+            await renew(session, job.instance_id)
         return was_tried
 
     async def record(self, job: InstanceJob) -> bool:
@@ -132,9 +135,13 @@ class JobCancellations:
             update(DbInstance)
             .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
             .values(cancelled_request=UUID(job.request), cancelled_attempt=job.attempt)
-            .returning(DbInstance.id)
+            .returning(DbInstance)
         )
-        return await self._sessions.finds(recorded)
+        async with self._sessions.transaction() as session:
+            instance = await session.scalar(recorded)
+            if instance is not None and _drops_for_good(instance):
+                await renew(session, instance.id)
+        return instance is not None
 
     async def is_cancelled(self, job: InstanceJob) -> bool:
         """Whether this very attempt is under way, and a client has cancelled it."""
@@ -160,30 +167,37 @@ class JobCancellations:
             return await self._cancel_lost(session, job)
 
     async def hold_drops(self) -> Sequence[InstanceJob]:
-        """Call off every drop, for a registry that may have been restored, before workers are started.
+        """Call off every drop for a registry that was restored, or whose server has failed over.
 
-        Since the registry was saved, a client may have cancelled the job or protected the instance, and
-        relied upon the database, which does not show that. So every waiting or running job that would drop a
-        database is cancelled; what is in the trash stays for `KEPT_IN_DOUBT` at least; and the last scheduled
-        backup of each instance stays until the next one. Safe to repeat. Returns the cancelled attempts.
+        Besides what `call_off_drops` does, what is in the trash stays for `KEPT_IN_DOUBT` at least, and the
+        last scheduled backup of each instance stays until the next one. Returns the cancelled attempts.
+        """
+        cancelled = await self.call_off_drops()
+        async with self._sessions.transaction() as session:
+            await _keep_trash(session)
+            await _keep_last_backups(session)
+        return cancelled
+
+    async def call_off_drops(self) -> Sequence[InstanceJob]:
+        """Cancel every waiting or running job that would drop or replace a database; safe to repeat.
+
+        For a registry that may have been restored: since it was saved, a client may have cancelled the job or
+        protected the instance, and relied upon the database. Returns the cancelled attempts.
         """
         await self.installation.state()
         unended = (DbInstance.status.not_in(AT_REST), DbInstance.is_adopted, is_recorded())
         async with self._sessions.transaction() as session:
             waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))
-            drops = [row for row in waiting.all() if _drops_for_good(row)]
-            cancelled = [job for row in drops if (job := await self._cancel_drop(session, row))]
-            await _keep_trash(session)
-            await _keep_last_backups(session)
-        return cancelled
+            drops = [row for row in readable(waiting.all()) if _drops_for_good(row)]
+            return [job for row in drops if (job := await self._cancel_drop(session, row))]
 
     async def _cancel_drop(self, session: AsyncSession, instance: DbInstance) -> InstanceJob | None:
         await session.refresh(instance, with_for_update=True)
         job = self._factory.current_attempt(instance)
         if instance.status == InstanceStatus.IN_PROGRESS:
-            is_cancelled = await self._cancel_lost(session, job, CANCELLED_AT_CONFIRM)
+            is_cancelled = await self._cancel_lost(session, job, CANCELLED_IN_DOUBT)
         else:
-            is_cancelled = await self._cancel_next(session, instance, CANCELLED_AT_CONFIRM)
+            is_cancelled = await self._cancel_next(session, instance, CANCELLED_IN_DOUBT)
         return job if is_cancelled else None
 
     async def _cancel_lost(
@@ -199,13 +213,15 @@ class JobCancellations:
         self, session: AsyncSession, instance: DbInstance, reason: str = CANCELLED
     ) -> bool:
         """Take the attempt for which the locked instance waits, if it does, and let it fail at once."""
-        due = self._factory.next_attempt(instance)
+        due, drops = self._factory.next_attempt(instance), _drops_for_good(instance)
         step, ending = await ending_before_begin(session, instance, cancelled=reason)
         attempt = ending.get("attempt", due.attempt)
         values = {**ending, "cancelled_request": UUID(due.request), "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await forget_intended(session, due)
+        if drops:
+            await renew(session, instance.id)
         await keep_for_another_restore(session, due)
         await session.execute(job_record(due, step.job, reason))
         return True

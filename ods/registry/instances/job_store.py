@@ -195,15 +195,16 @@ class JobStore:
         async with self._sessions.statement() as session:
             return revisions.as_known(await session.scalar(query))
 
-    async def resolve(self, job: InstanceJob, seen: Collection[str]) -> None:
+    async def resolve(self, job: InstanceJob, seen: Collection[str], tried: Collection[str] = ()) -> None:
         """Record which revisions the databases of an instance have after its last job, `job`, has ended.
 
-        `seen` are the revisions in the comments of the databases, read behind the fence.
+        `seen` are the revisions in the comments of the databases, read behind the fence; `tried`, those that
+        were due.
         """
         locked = select(DbInstance.id).where(*fencing_token(job), DbInstance.status.in_(AT_REST))
         async with self._sessions.transaction() as session:
             if await session.scalar(locked.with_for_update()) is not None:
-                await revisions.resolve(session, job.instance_id, seen)
+                await revisions.resolve(session, job.instance_id, seen, tried)
 
     async def is_done(self, job: InstanceJob) -> bool:
         """Whether this very attempt of a delete or purge is recorded as done."""
@@ -337,9 +338,13 @@ class JobStore:
             if took_step and follows:
                 await versions.follow_delete(session, job.instance_id, kept=job.rules.to_trash)
             if took_step and job.backup_first:  # a client may have cancelled both, too late for this one
-                cancelled = update(DbInstance).where(DbInstance.id == job.instance_id, is_cancelled())
-                await session.execute(cancelled.values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}))
+                await _call_off_purge(session, job, is_cancelled())
             return took_step or await has_taken(session, job, step, fencing_token(job))
+
+    async def call_off_purge(self, job: InstanceJob) -> None:
+        """Record that no purge follows the delete `job`, which is done; safe to repeat."""
+        async with self._sessions.transaction() as session:
+            await _call_off_purge(session, job, *fencing_token(job), purge_follows())
 
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
@@ -546,6 +551,8 @@ class JobStore:
             values: dict[str, object] = {"error_message": reason, "outages": outages}
             if cancelled:  # in Temporal alone: the registry does not know it yet
                 values |= CALLED_OFF
+                if not recorded and job.rules.drops:
+                    await revisions.renew(session, job.instance_id)
             return await take_step_once(session, job, step, values, guard)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
@@ -644,10 +651,16 @@ class JobStore:
     async def jobs_to_undo(self) -> Sequence[InstanceJob]:
         """The last jobs of instances that the registry knows to have something left to undo.
 
-        A replacement was made, or begun, in vain; or a rename or undelete has begun and did not finish.
+        A replacement was made, or begun, in vain; or a rename or undelete has begun and did not finish; or a
+        comment is to get another revision.
         """
-        is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due)
+        is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due, revisions.HAS_DUE)
         return await self._last_attempts(select(DbInstance).where(is_due, DbInstance.status.in_(AT_REST)))
+
+    async def last_job(self, instance_id: int) -> InstanceJob | None:
+        """The last job of the instance; None while a job waits or works, and if another release has it."""
+        its = select(DbInstance).where(DbInstance.id == instance_id, DbInstance.status.in_(AT_REST))
+        return next(iter(await self._last_attempts(its)), None)
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:
         """The last jobs of the instances with these marks that no job works on, at their last attempt."""
@@ -762,6 +775,14 @@ def _is_kept_for_version() -> ColumnElement[bool]:
 def _has_version() -> ColumnElement[bool]:
     """The instance had another database before a reset."""
     return exists().where(InstanceVersion.instance_id == DbInstance.id)
+
+
+async def _call_off_purge(session: AsyncSession, job: InstanceJob, *guard: ColumnElement[bool]) -> None:
+    """Record, if the row of the job's instance fulfils `guard`, that no purge follows its delete."""
+    called_off = update(DbInstance).where(DbInstance.id == job.instance_id, *guard)
+    values = {**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}
+    if await session.scalar(called_off.values(values).returning(DbInstance.id)) is not None:
+        await revisions.renew(session, job.instance_id)
 
 
 async def _keep_versions_of_cancelled(session: AsyncSession, job: InstanceJob) -> None:

@@ -18,13 +18,15 @@ from sqlalchemy import (
     ScalarSelect,
     case,
     delete,
+    exists,
     func,
+    insert,
     literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, Insert
+from sqlalchemy.dialects.postgresql import JSONB, Insert, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,6 +38,9 @@ _KEPT_OF_GONE = timedelta(days=90)
 """How long the registry knows that a database is gone: a server that was put back may have it again."""
 _GONE = {"state": RevisionState.VOID, "at": UTC_NOW}
 _IS_KNOWN = DatabaseRevision.state.in_([RevisionState.INTENDED, RevisionState.CONFIRMED])
+_IS_DUE = DatabaseRevision.state == RevisionState.DUE
+HAS_DUE = exists().where(DatabaseRevision.instance_id == DbInstance.id, _IS_DUE)
+"""Whether a revision is to be written into the comment of a database of the instance: see `renew`."""
 
 
 def revised_by(job: InstanceJob) -> Sequence[tuple[UUID, Role]]:
@@ -117,6 +122,24 @@ def confirmed_as(job: InstanceJob, revision: str, moved: CTE) -> list[CTE]:
     ]
 
 
+async def renew(session: AsyncSession, instance_id: int) -> None:
+    """Have each database of an instance get another revision, which changes nothing else of it.
+
+    A client has called off a job that would have dropped or replaced one, or has protected them. A registry
+    that is put back to before that does not know the revision, and drops none of them.
+    """
+    its = DatabaseRevision.instance_id == instance_id, DatabaseRevision.state == RevisionState.CONFIRMED
+    columns = {
+        "id": func.gen_random_uuid(),
+        "instanceid": DatabaseRevision.instance_id,
+        "databaseid": DatabaseRevision.database_id,
+        "role": DatabaseRevision.role,
+        "state": literal(RevisionState.DUE),
+    }
+    new = select(*columns.values()).where(*its)
+    await session.execute(insert(DatabaseRevision).from_select([*columns], new))
+
+
 async def forget_database(session: AsyncSession, instance_id: int, database: UUID) -> None:
     """Remove the revisions of a database that was made for a reset, and never became the instance's.
 
@@ -143,23 +166,30 @@ async def record_gone(session: AsyncSession, instance_id: int, database: UUID) -
     of_instance = DatabaseRevision.instance_id == instance_id
     its = update(DatabaseRevision).where(of_instance, DatabaseRevision.database_id == database)
     await session.execute(its.values(_GONE))
-    there = select(DatabaseRevision.database_id).where(of_instance, _IS_KNOWN)
+    there = select(DatabaseRevision.database_id).where(of_instance, or_(_IS_KNOWN, _IS_DUE))
     is_old = DatabaseRevision.at < UTC_NOW - literal(_KEPT_OF_GONE, Interval)
     old = of_instance, is_old, DatabaseRevision.database_id.not_in(there)
     await session.execute(delete(DatabaseRevision).where(*old))
 
 
-async def resolve(session: AsyncSession, instance_id: int, seen: Collection[str]) -> None:
+async def resolve(
+    session: AsyncSession, instance_id: int, seen: Collection[str], tried: Collection[str] = ()
+) -> None:
     """Record which revisions databases have, by the revisions `seen` in their comments; others become void.
 
     A database whose revision the registry does not know stays as it is recorded, and so does one that is not
-    there. The caller has locked the row of the instance, and no job changes the comments meanwhile.
+    there. `tried` are the revisions that were due and that no comment gets any more. The caller has locked
+    the row of the instance, and no job changes the comments meanwhile.
     """
     ids = [UUID(one) for one in seen]
-    is_its = (DatabaseRevision.instance_id == instance_id, _IS_KNOWN)
-    looked_at = select(DatabaseRevision.database_id).where(*is_its, DatabaseRevision.id.in_(ids))
-    of_these = update(DatabaseRevision).where(*is_its, DatabaseRevision.database_id.in_(looked_at))
-    await session.execute(of_these.values(state=_if(DatabaseRevision.id.in_(ids))))
+    is_seen = DatabaseRevision.id.in_(ids)
+    its = update(DatabaseRevision).where(DatabaseRevision.instance_id == instance_id)
+    is_over = DatabaseRevision.id.in_([UUID(one) for one in tried]), _IS_DUE
+    await session.execute(its.where(*is_over).values(state=_if(is_seen)))
+    known_here = DatabaseRevision.instance_id == instance_id, _IS_KNOWN
+    looked_at = select(DatabaseRevision.database_id).where(*known_here, is_seen)
+    of_these = its.where(_IS_KNOWN, DatabaseRevision.database_id.in_(looked_at))
+    await session.execute(of_these.values(state=_if(is_seen)))
 
 
 async def record_revision(
@@ -183,7 +213,8 @@ def known_of_instance() -> ScalarSelect[Any]:
     """
     row = func.jsonb_build_array(DatabaseRevision.id, DatabaseRevision.database_id, DatabaseRevision.state)
     is_its = DatabaseRevision.instance_id == DbInstance.id
-    return select(func.jsonb_agg(row, type_=JSONB)).where(is_its).scalar_subquery()
+    rows = func.jsonb_agg(aggregate_order_by(row, DatabaseRevision.at), type_=JSONB)
+    return select(rows).where(is_its).scalar_subquery()
 
 
 def as_known(rows: Sequence[tuple[str, str, str]] | None) -> KnownRevisions:

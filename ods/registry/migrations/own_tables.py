@@ -22,7 +22,7 @@ CREATE TABLE adminapi.databaserevisions (
     id uuid PRIMARY KEY,
     instanceid int NOT NULL, databaseid uuid NOT NULL,
     role varchar(10) NOT NULL CHECK (role IN ('current', 'retained')),
-    state varchar(10) NOT NULL CHECK (state IN ('intended', 'confirmed', 'void')),
+    state varchar(10) NOT NULL CHECK (state IN ('intended', 'due', 'confirmed', 'void')),
     at timestamp NOT NULL DEFAULT timezone('utc', now())
 );
 CREATE INDEX ix_databaserevisions_instanceid ON adminapi.databaserevisions (instanceid);
@@ -157,7 +157,7 @@ CREATE TABLE adminapi.installation (
     backupstores jsonb NOT NULL DEFAULT '{}',
     storeclaim bigint NOT NULL DEFAULT 0, storeclaimid uuid, storeconflict text,
     -- When passes ran.
-    passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
+    timeline varchar(8), passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
 );
 INSERT INTO adminapi.installation DEFAULT VALUES;
 """
