@@ -21,7 +21,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ods.model.operations import FORGET_TRASH, JobStatus
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.registry.storage.models import (
-    UTC_NOW,
     DatabaseRevision,
     DbInstance,
     IdempotencyKey,
@@ -233,7 +232,7 @@ class InstallationStore:
         emptied = (
             update(DbInstance)
             .where(DbInstance.is_in_trash)
-            .values(**no_database, status=FORGET_TRASH.target, purged_at=UTC_NOW, set_aside=None)
+            .values(**no_database, status=FORGET_TRASH.target, trashed_at=None, set_aside=None)
             .cte("emptied")
         )
         forgotten = delete(InstanceVersion).cte("forgotten")

@@ -24,7 +24,7 @@ WHERE finishedat IS NOT NULL AND deletedat IS NULL
 """
 _BACKED_UP_AND_PURGED = """
 SELECT mark::text, format('instance %s (''%s'')', id, name) AS words FROM adminapi.dbinstances
-WHERE operation = 'Purge' AND arguments @> '{"backup_first": true}' AND purgedat IS NOT NULL
+WHERE operation = 'Purge' AND arguments @> '{"backup_first": true}' AND trashedat IS NULL
 """
 _PROGRAMS = ("pg_dump", "pg_restore")
 _ROW = re.compile(r"^(\d+)\t([0-9a-f-]{36})$", re.MULTILINE)

@@ -540,7 +540,7 @@ SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS d
        trashdatabase AS trash_database,
        CASE WHEN (arguments ->> 'keep')::boolean THEN 'Trash' ELSE operation END AS way,
        (status = 'Deleted' OR operation = 'Purge')
-           AND trashedat IS NOT NULL AND purgedat IS NULL AS in_trash,
+           AND trashedat IS NOT NULL AS in_trash,
        isprotected AS protected, coalesce(labels, '{}')::text AS labels,
        coalesce(
            (SELECT jsonb_object_agg(contextkey, contextvalue) FROM dbo.odsinstancecontexts

@@ -128,7 +128,7 @@ async def test_instance_that_was_purged_after_a_backup_has_one_that_was_verified
     await garden.registry.execute(
         "UPDATE adminapi.dbinstances"
         " SET operation = 'Purge', arguments = '{\"backup_first\": true}', status = 'Deleted',"
-        " purgedat = now()"
+        " trashedat = NULL"
     )
     assert await _kinds(source, history) == [Kind.NO_FINAL_BACKUP]
     await garden.registry.execute("UPDATE adminapi.backups SET kind = 'final'")

@@ -79,7 +79,7 @@ async def _purge(garden: Garden) -> None:
     await garden.plant_job("Purge", 3, "Completed", garden.number)
     await _set(
         garden,
-        "operation = 'Purge', arguments = '{\"backup_first\": false}', jobnumber = 3, purgedat = now()",
+        "operation = 'Purge', arguments = '{\"backup_first\": false}', jobnumber = 3, trashedat = NULL",
     )
     await garden.server.execute(f'DROP DATABASE "{trashed}"')
 
@@ -387,7 +387,7 @@ async def test_trash_is_left_over_when_a_restore_has_forgotten_what_became_of_it
     await _set(
         garden,
         f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2,"
-        f" trashedat = now(), purgedat = NULL, {trash}",
+        f" trashedat = now(), {trash}",
     )
     storm.history.see_restore(lost, Rows([], []))
     verdict = await judge(target, storm, _TIMEOUT)

@@ -552,7 +552,7 @@ async def test_what_is_due_is_purged_when_the_pass_comes_by(
     )
     assert "1 purges" in await reconcile(temporal, settings)
     async with asyncio.timeout(30):
-        while (await operator.instance(due)).purged_at is None:
+        while (await operator.instance(due)).trashed_at is not None:
             await asyncio.sleep(0.03)
     assert await names(admin, due.mark) == []
     assert await names(admin, kept.mark) == [kept_in.trash_database]

@@ -302,7 +302,7 @@ SELECT i.state,
        i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,
        i.undodue, i.name, i.newname,
        (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid),
-       i.trashedat IS NOT NULL AND i.purgedat IS NULL,
+       i.trashedat IS NOT NULL,
        EXISTS (SELECT FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = i.odsinstanceid),
        jsonb_array_length(i.setaside -> 'contexts') > 0 AS aside
 FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j

@@ -589,7 +589,8 @@ async def test_instance_comes_back_when_it_was_requested_back_before_its_cancell
     assert not await job_store.follow_drop(purge)
     await job_store.explain_failure(purge, "Its database was gone.")
     row = await row_of(queries, purge)
-    assert (row.status, row.purged_at, row.error_message) == (InstanceStatus.PENDING, None, None)
+    assert row.has_database_in_trash
+    assert (row.status, row.error_message) == (InstanceStatus.PENDING, None)
 
 
 async def test_instance_is_in_the_trash_again_when_its_undelete_is_cancelled_or_fails(

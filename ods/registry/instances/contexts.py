@@ -45,7 +45,7 @@ WHERE owncontexts IS NOT NULL AND publishedat IS NULL AND state <> '{InstanceSta
 UNION ALL
 SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
 FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
-WHERE trashedat IS NOT NULL AND purgedat IS NULL
+WHERE trashedat IS NOT NULL
     AND operation IN ({quoted(BRINGING_BACK)}) AND state <> '{InstanceStatus.DELETED}'
 """  # noqa: S608 - constants
 _PUBLISHED = """

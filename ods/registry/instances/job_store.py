@@ -395,12 +395,12 @@ class JobStore:
 
     async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
         guard = fencing_token_of(Operation.PURGE, job)
-        purged = {"purged_at": UTC_NOW, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
+        purged = {"trashed_at": None, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
             if step != job.rules.follow:
                 await _keep_versions_of_cancelled(session, job)
             also = partial(revisions.gone, UUID(job.database_id))
-            not_done = (*guard, DbInstance.purged_at.is_(None))
+            not_done = (*guard, DbInstance.trashed_at.is_not(None))
             took_step = await take_step(session, job, step, purged, not_done, also)
             if took_step:
                 await versions.follow_delete(session, job.instance_id, kept=False)
@@ -581,7 +581,8 @@ class JobStore:
         """
         has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
         is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
-        guard = (*fencing_token(job), DbInstance.purged_at.is_(None), ~is_to_end(), is_wanted)
+        is_done = and_(DbInstance.operation == Operation.PURGE, DbInstance.trashed_at.is_(None))
+        guard = (*fencing_token(job), not_(is_done), ~is_to_end(), is_wanted)
         async with self._sessions.statement() as session:
             released = await take_step_once(session, job, job.rules.release, {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None

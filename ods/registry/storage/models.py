@@ -64,7 +64,7 @@ _LIVE = text(
 _IS_BACK = " AND ".join(f"operation <> '{operation}'" for operation in BRINGING_BACK)
 _HAS_NAMES = text(f"{_LIVE} AND ({_IS_BACK} OR newname IS NULL)")
 """As `DbInstance.has_names`."""
-_IN_TRASH = text("trashedat IS NOT NULL AND purgedat IS NULL")
+_IN_TRASH = text("trashedat IS NOT NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
 REFRESH_WAITS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.PENDING}'")
@@ -197,13 +197,13 @@ class DbInstance(_HasOrigin, Base):
     # The contexts that requests for it have given it. Its ODS instance gets them when there is one; it may
     # have others from then on, which requests for ODS instances, or another product, have given or changed.
     own_contexts: Mapped[dict[str, str] | None] = mapped_column("owncontexts", JSONB(none_as_null=True))
-    # The name of its database in the trash, as long as an undelete has not ended; when it came there.
+    # The name of its database in the trash, as long as an undelete has not ended; when it came there, as long
+    # as it is there.
     trash_database: Mapped[str | None] = mapped_column("trashdatabase", String(63))
     trashed_at: Mapped[datetime | None] = mapped_column("trashedat")
-    # Which client has requested the delete; from when on the database may be dropped, and when it was.
+    # Which client has requested the delete; from when on the database may be dropped.
     deleted_by: Mapped[str | None] = mapped_column("deletedby", String(256))
     purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
-    purged_at: Mapped[datetime | None] = mapped_column("purgedat")
     # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
     # Its database, which a reset replaces by another one. Like a mark, never given again.
@@ -274,12 +274,12 @@ class DbInstance(_HasOrigin, Base):
 
         Also while an undelete waits or works, by whose request the instance is no longer in the trash.
         """
-        return self.trashed_at is not None and self.purged_at is None
+        return self.trashed_at is not None
 
     @has_database_in_trash.inplace.expression
     @classmethod
     def _has_database_in_trash(cls) -> ColumnElement[bool]:
-        return and_(cls.trashed_at.is_not(None), cls.purged_at.is_(None))
+        return cls.trashed_at.is_not(None)
 
     @property
     def rules(self) -> Rules:

@@ -197,8 +197,7 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN labels jsonb, ADD COLUMN owncontexts jsonb,
     -- The trash.
     ADD COLUMN trashdatabase varchar(63), ADD COLUMN trashedat timestamp, ADD COLUMN deletedby varchar(256),
-    ADD COLUMN purgeafter timestamp, ADD COLUMN purgedat timestamp,
-    ADD COLUMN setaside jsonb,
+    ADD COLUMN purgeafter timestamp, ADD COLUMN setaside jsonb,
     -- Schedules.
     ADD COLUMN backupdueat timestamp, ADD COLUMN snapshotdueat timestamp;
 -- What is being deleted waits for its delete: the word for what is in progress would have it created.
@@ -247,7 +246,7 @@ CREATE INDEX ix_dbinstances_labels
 CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id)
     WHERE owncontexts IS NOT NULL AND publishedat IS NULL;
 CREATE INDEX ix_dbinstances_trash
-    ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL AND purgedat IS NULL;
+    ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL;
 CREATE INDEX ix_dbinstances_origin ON adminapi.dbinstances (id) WHERE origin <> '{{}}';
 CREATE INDEX ix_dbinstances_replacement ON adminapi.dbinstances (id) WHERE replacement IS NOT NULL;
 CREATE INDEX ix_dbinstances_undodue ON adminapi.dbinstances (id) WHERE undodue;
