@@ -137,6 +137,11 @@ def drops_database(operation: Operation, arguments: Arguments) -> bool:
     return rules_of(operation, arguments).drops or backs_up_first(arguments)
 
 
+def takes_away(operation: Operation, arguments: Arguments) -> bool:
+    """Whether such a job drops a database, or replaces it: that is dropped when its time is over."""
+    return rules_of(operation, arguments).replaces or drops_database(operation, arguments)
+
+
 def read_arguments(written: object) -> Arguments:
     """Arguments as rows and payloads hold them. Each kind has fields of its own, and none can be left out.
 

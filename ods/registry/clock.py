@@ -41,7 +41,7 @@ _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
 
-_TIMELINE: ColumnElement[str] = literal_column("left(pg_walfile_name(pg_current_wal_lsn()), 8)")
+_TIMELINE: ColumnElement[int] = literal_column("(SELECT timeline_id FROM pg_control_checkpoint())")
 _ENDS_AHEAD = Installation.gap_to > UTC_NOW
 """Whether the clock was put back since the gap was seen."""
 

@@ -156,6 +156,7 @@ class Tenant:
         A registry that was put back knows nothing of what clients have kept since. If no pass has run for a
         while, its clock may be wrong instead: then nothing gets a later time by that.
         """
+        await self.jobs.installation.require_confirmed()  # which calls them off, and says so
         is_gap, has_other_timeline = await self.clock.doubts()
         cancelled: Sequence[InstanceJob] = ()
         if has_other_timeline:

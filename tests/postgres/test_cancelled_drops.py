@@ -103,7 +103,7 @@ async def test_job_that_drops_nothing_for_good_goes_on(
 
 @pytest.mark.parametrize(
     ("doubt", "days"),
-    [("passat = passat - interval '25 hours'", 1), ("timeline = '0000000F'", 7)],
+    [("passat = passat - interval '25 hours'", 1), ("timeline = 15", 7)],
     ids=["no pass for a day", "another timeline"],
 )
 async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_been_restored(

@@ -16,7 +16,7 @@ from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
-from ods.model.arguments import KEEP, drops_database
+from ods.model.arguments import KEEP, takes_away
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from ods.registry.instances.admin_api_deletes import is_recorded
@@ -255,9 +255,7 @@ async def _keep_last_backups(session: AsyncSession) -> None:
 
 
 def _drops_for_good(instance: DbInstance) -> bool:
-    """Whether the instance's job drops its database, or replaces it: that goes when its time is over."""
-    operation = Operation(instance.operation)
-    return instance.rules.replaces or drops_database(operation, instance.arguments)
+    return takes_away(Operation(instance.operation), instance.arguments)
 
 
 def refusal(job: Job) -> JobRefusedError:

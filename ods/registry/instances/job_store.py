@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from ods.model.arguments import takes_away
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.model.revisions import KnownRevisions, revision_by
 from ods.registry.audit import AuditEntry, append
@@ -551,7 +552,7 @@ class JobStore:
             values: dict[str, object] = {"error_message": reason, "outages": outages}
             if cancelled:  # in Temporal alone: the registry does not know it yet
                 values |= CALLED_OFF
-                if not recorded and job.rules.drops:
+                if not recorded and takes_away(job.operation, job.arguments):
                     await revisions.renew(session, job.instance_id)
             return await take_step_once(session, job, step, values, guard)
 

@@ -157,7 +157,7 @@ CREATE TABLE adminapi.installation (
     backupstores jsonb NOT NULL DEFAULT '{}',
     storeclaim bigint NOT NULL DEFAULT 0, storeclaimid uuid, storeconflict text,
     -- When passes ran.
-    timeline varchar(8), passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
+    timeline int, passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
 );
 INSERT INTO adminapi.installation DEFAULT VALUES;
 """

@@ -749,7 +749,7 @@ class Installation(Base):
     store_claim_id: Mapped[uuid.UUID | None] = mapped_column("storeclaimid")
     store_conflict: Mapped[str | None] = mapped_column("storeconflict", Text)
     # The timeline of the registry's server at the last pass: another one after a restore or a failover.
-    timeline: Mapped[str | None] = mapped_column(String(8))
+    timeline: Mapped[int | None]
     # When a pass of the workers last ran, and the last gap between two of them.
     pass_at: Mapped[datetime | None] = mapped_column("passat")
     gap_from: Mapped[datetime | None] = mapped_column("gapfrom")
