@@ -222,9 +222,11 @@ class FollowUps:
         return await self._tenant.instances.request_purge_after(trashed)
 
     @step
-    async def call_off_purge(self, trashed: InstanceJob) -> None:
-        """Record that no purge follows a delete, which is done: an operator has cancelled its workflow."""
-        await self._tenant.jobs.call_off_purge(trashed)
+    async def call_off_purge(self, purge: InstanceJob) -> None:
+        """Cancel the purge that was to follow a delete, as an operator has cancelled the workflow of that."""
+        job = await self._tenant.queries.job(purge.job_id)
+        if job is not None:
+            await self._tenant.cancellations.cancel_waiting(job)
 
     @step
     async def finish_verification(self, verdict: Verdict) -> None:

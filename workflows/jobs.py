@@ -107,11 +107,11 @@ class DeleteInstance(JobWorkflow):
         result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
         ended = job if result.kept else replace(job, trash_database=None)
         done = result.finished or await self.record(StatusActivities.finish_delete, ended, "Record Deleted")
-        if done and job.backup_first and workflow.cancellation_reason() is not None:
-            await self.record(FollowUps.call_off_purge, job, "Record that no purge follows")
-        elif done and job.backup_first:
+        if done and job.backup_first:
             purge = await self.record(FollowUps.request_purge_after, job, "Request the purge")
-            if purge is not None:
+            if purge is not None and workflow.cancellation_reason() is not None:
+                await self.record(FollowUps.call_off_purge, purge, "Cancel the purge")
+            elif purge is not None:
                 self.hand_over(purge)
         return done
 

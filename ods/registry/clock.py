@@ -41,7 +41,11 @@ _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
 
-_TIMELINE: ColumnElement[int] = literal_column("(SELECT timeline_id FROM pg_control_checkpoint())")
+_TIMELINE: ColumnElement[int] = literal_column(
+    # After a promotion, the second one does not change before the next checkpoint.
+    "(SELECT greatest(min_recovery_end_timeline, timeline_id)"
+    " FROM pg_control_recovery(), pg_control_checkpoint())"
+)
 _ENDS_AHEAD = Installation.gap_to > UTC_NOW
 """Whether the clock was put back since the gap was seen."""
 

@@ -42,19 +42,22 @@ class KeptDatabases:
     async def write(self, session: asyncpg.Connection, job: InstanceJob) -> None:
         """Write them behind the fence; record which revisions the databases of the job's instance have.
 
-        The comment of a database stays on which registry and server do not agree.
+        The comment of a database stays on which registry and server do not agree, until they do.
         """
         jobs, known = self._tenant.jobs, await self._tenant.jobs.known_revisions(job)
         owner, last = owner_of(job).knowing(known), {one.database_id: one.id for one in known.due}
-        for database_id, revision in last.items():
-            await _write(session, owner, database_id, revision)
-        await jobs.resolve(job, await revisions_of(session, owner), [one.id for one in known.due])
+        over = [one for one, due in last.items() if await _is_written(session, owner, one, due)]
+        tried = [one.id for one in known.due if one.database_id in over]
+        await jobs.resolve(job, await revisions_of(session, owner), tried)
 
 
-async def _write(session: asyncpg.Connection, owner: KnownOwner, database_id: str, revision: str) -> None:
+async def _is_written(session: asyncpg.Connection, owner: KnownOwner, database_id: str, due: str) -> bool:
+    """Write it; false if registry and server do not agree, so that it stays due."""
     found = (await find(session, owner)).values()
     its = [(row, row.marked) for row in found if row.marked and row.is_of(owner)]
     match [(row, marked) for row, marked in its if marked.database_id == database_id]:
         case [(row, marked)] if marked.agrees_with(owner) and not row.is_invalid:
-            comment = with_revision(row.comment, revision)
-            await change(session, row.name, row.oid, MARK, comment=comment)
+            await change(session, row.name, row.oid, MARK, comment=with_revision(row.comment, due))
+            return True
+        case its_rows:
+            return all(row.is_invalid for row, _ in its_rows)  # it is gone

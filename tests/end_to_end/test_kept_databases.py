@@ -62,8 +62,8 @@ async def database_of(admin: asyncpg.Connection, job: InstanceJob) -> tuple[str,
 
 
 @pytest.mark.parametrize("request_drop", [drop, drop_after_backup, purge, reset])
-@pytest.mark.parametrize("kept", ["at once", "by the next pass"])
-async def test_database_stays_whose_drop_was_cancelled_when_the_registry_is_put_back_to_before_that(
+@pytest.mark.parametrize("kept", ["at once", "by the next pass", "by a failure", "by Temporal"])
+async def test_database_stays_whose_drop_was_not_done_when_the_registry_is_put_back_to_before_that(
     api: httpx.AsyncClient,
     operator: Operator,
     temporal: Client,
@@ -82,6 +82,10 @@ async def test_database_stays_whose_drop_was_cancelled_when_the_registry_is_put_
     await saved(rows)
     if kept == "at once":
         assert (await api.post(f"/v2/jobs/{waiting.job_id}/cancel")).is_success
+    elif kept in {"by a failure", "by Temporal"}:
+        assert (await tenant.jobs.begin(waiting)).held
+        assert await tenant.jobs.fail(waiting, "It has failed.", cancelled=kept == "by Temporal")
+        await reconcile(temporal, settings)
     else:  # the server did not answer the API, which has cancelled the job all the same
         row = await operator.queries.job(waiting.job_id)
         assert row is not None
@@ -90,10 +94,10 @@ async def test_database_stays_whose_drop_was_cancelled_when_the_registry_is_put_
     is_in_use = request_drop is not purge
     if is_in_use:
         await write(postgres, job, "written since")
-    assert (await operator.instance(job)).status == (
-        InstanceStatus.COMPLETED if is_in_use else InstanceStatus.DELETED
-    )
-    assert not await drifts_of(tenant, found[0])
+    if kept not in {"by a failure", "by Temporal"}:
+        status = InstanceStatus.COMPLETED if is_in_use else InstanceStatus.DELETED
+        assert (await operator.instance(job)).status == status
+        assert not await drifts_of(tenant, found[0])
 
     await put_back(rows)
     await sweep(temporal, settings)
@@ -155,9 +159,13 @@ async def test_comment_stays_on_which_registry_and_server_do_not_agree(
 ) -> None:
     job = await created(operator, name)
     waiting = await drop(operator, job)
+    revision = await rows.fetchval("SELECT id FROM adminapi.databaserevisions WHERE state = 'confirmed'")
     await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     before = await admin.fetchval(COMMENT, job.database)
     assert (await api.post(f"/v2/jobs/{waiting.job_id}/cancel")).is_success
     await reconcile(temporal, settings)
     assert await admin.fetchval(COMMENT, job.database) == before
+    await rows.execute("UPDATE adminapi.databaserevisions SET id = $1 WHERE state = 'confirmed'", revision)
+    await reconcile(temporal, settings)
+    assert await admin.fetchval(COMMENT, job.database) != before
     assert not await rows.fetch("SELECT 1 FROM adminapi.databaserevisions WHERE state = 'due'")

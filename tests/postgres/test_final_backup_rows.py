@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.testing import ActivityEnvironment
 
+from activities.statuses import FollowUps
 from ods.backups.manifest import BackupKind
 from ods.model.arguments import DeleteArguments, Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
@@ -212,20 +214,36 @@ async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_pu
 
 
 async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temporal(
-    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
     assert (await job_store.begin(job)).held
     assert await job_store.finish_delete(job)
+    purge = await instances.request_purge_after(job)
+    assert purge is not None
     for _ in range(2):
-        await job_store.call_off_purge(job)
+        await ActivityEnvironment().run(FollowUps(tenant).call_off_purge, purge)
     assert await instances.request_purge_after(job) is None
     assert not await instances.is_purge_due()
     assert (await row_of(queries, job)).is_in_trash
     again = (await instances.request_purge(created.instance_id)).job
-    await job_store.call_off_purge(job)  # late
+    await ActivityEnvironment().run(FollowUps(tenant).call_off_purge, purge)  # late
     assert (await job_store.begin(again)).held
+
+
+async def test_no_purge_follows_a_delete_that_was_done_when_its_workflow_was_cancelled(
+    instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    """Its worker died before Temporal knew that it was done."""
+    created = await bring_to(instances, job_store, "Completed", name)
+    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
+    assert (await job_store.begin(job)).held
+    assert await job_store.finish_delete(job)
+    assert not await job_store.fail(job, "The job was cancelled.", cancelled=True)
+    assert not await instances.is_purge_due()
+    assert await instances.request_purge_after(job) is None
+    assert (await row_of(queries, job)).is_in_trash
 
 
 async def test_name_is_free_while_an_instance_is_backed_up_and_purged(

@@ -232,6 +232,9 @@ async def test_instance_is_completed_and_takes_no_request_when_a_failed_reset_is
             await request
     assert [left.job_id for left in await job_store.jobs_to_undo()] == [job.job_id]
     await job_store.end_replacement(job)
+    due = (await job_store.known_revisions(job)).due
+    assert [left.job_id for left in await job_store.jobs_to_undo()] == [job.job_id]
+    await job_store.resolve(job, [one.id for one in due[-1:]], [one.id for one in due])
     assert await job_store.jobs_to_undo() == []
     await instances.request_rename(job.instance_id, f"{job.name} b")
 

@@ -149,7 +149,7 @@ class Script:
         return self.following
 
     @activity.defn
-    async def call_off_purge(self, trashed: InstanceJob) -> None:
+    async def call_off_purge(self, purge: InstanceJob) -> None:
         await self._follow("call_off_purge")
 
     @activity.defn

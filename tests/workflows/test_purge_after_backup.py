@@ -209,8 +209,9 @@ async def test_delete_is_done_when_the_purge_that_was_to_follow_is_not_wanted_an
     await keep("trash-not-followed-by-purge", handle)
 
 
-async def test_no_purge_follows_when_the_workflow_is_cancelled_while_the_delete_is_recorded(
-    start: Start, script: Script, keep: Keep, trash: InstanceJob, purge: InstanceJob
+@pytest.mark.parametrize("step", ["finish_delete", "request_purge_after"])
+async def test_no_purge_follows_when_the_workflow_is_cancelled_while_that_is_recorded(
+    start: Start, script: Script, keep: Keep, trash: InstanceJob, purge: InstanceJob, step: str
 ) -> None:
     script.following = purge
     handle = await start(trash)
@@ -218,11 +219,13 @@ async def test_no_purge_follows_when_the_workflow_is_cancelled_while_the_delete_
     async def cancel() -> None:
         await handle.cancel()
 
-    script.holds["finish_delete"] = cancel
-    script.faults["finish_delete"] = [OSError("registry away")]
+    script.holds[step] = cancel
+    script.faults[step] = [OSError("registry away")]
     assert await handle.result() == f"{trash.job_id} is done."
-    assert script.calls == ["begin", "trash", "finish_delete", "finish_delete", "call_off_purge"]
-    await keep("trash-cancelled-during-finish", handle)
+    steps = ["begin", "trash", "finish_delete", "request_purge_after", "call_off_purge"]
+    steps.insert(steps.index(step), step)
+    assert script.calls == steps
+    await keep(f"trash-cancelled-during-{step.replace('_', '-')}", handle)
 
 
 async def test_no_purge_is_requested_when_the_delete_has_failed(

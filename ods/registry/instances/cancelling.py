@@ -193,6 +193,8 @@ class JobCancellations:
 
     async def _cancel_drop(self, session: AsyncSession, instance: DbInstance) -> InstanceJob | None:
         await session.refresh(instance, with_for_update=True)
+        if not _drops_for_good(instance):  # it has another job by now
+            return None
         job = self._factory.current_attempt(instance)
         if instance.status == InstanceStatus.IN_PROGRESS:
             is_cancelled = await self._cancel_lost(session, job, CANCELLED_IN_DOUBT)

@@ -342,11 +342,6 @@ class JobStore:
                 await _call_off_purge(session, job, is_cancelled())
             return took_step or await has_taken(session, job, step, fencing_token(job))
 
-    async def call_off_purge(self, job: InstanceJob) -> None:
-        """Record that no purge follows the delete `job`, which is done; safe to repeat."""
-        async with self._sessions.transaction() as session:
-            await _call_off_purge(session, job, *fencing_token(job), purge_follows())
-
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
 
@@ -545,16 +540,21 @@ class JobStore:
             # Locked, so that no cancel is recorded before the failure is.
             recorded = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
             await keep_for_another_restore(session, job)
+            if cancelled:  # too late for the delete, which is done
+                is_done = DbInstance.status == InstanceStatus.DELETED
+                await _call_off_purge(session, job, *guard, is_done, purge_follows())
             step = job.rules.cancel_running if cancelled or recorded else job.rules.fail
             if step.target == job.rules.finish.target:
-                return await _fail_alone(session, job, step, reason)
-            outages = DbInstance.outages + 1 if outage and not recorded else 0
-            values: dict[str, object] = {"error_message": reason, "outages": outages}
-            if cancelled:  # in Temporal alone: the registry does not know it yet
-                values |= CALLED_OFF
-                if not recorded and takes_away(job.operation, job.arguments):
-                    await revisions.renew(session, job.instance_id)
-            return await take_step_once(session, job, step, values, guard)
+                has_failed = await _fail_alone(session, job, step, reason)
+            else:
+                outages = DbInstance.outages + 1 if outage and not recorded else 0
+                values: dict[str, object] = {"error_message": reason, "outages": outages}
+                if cancelled:  # in Temporal alone: the registry does not know it yet
+                    values |= CALLED_OFF
+                has_failed = await take_step_once(session, job, step, values, guard)
+            if has_failed and takes_away(job.operation, job.arguments):
+                await revisions.renew(session, job.instance_id)
+            return has_failed
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Replace the reason why `job` has failed or was cancelled, if the instance is still at that."""
