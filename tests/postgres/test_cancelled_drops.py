@@ -27,6 +27,7 @@ from tests.servers import make_settings
 DROP = Delete(Way.DROP)
 BACKED_UP = Delete(Way.DROP, final_backup=True)
 NO_TRASH = timedelta()
+NO_PASSES = "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL"
 
 
 @pytest.fixture
@@ -138,9 +139,7 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
         )
         assert round(left / timedelta(days=1)) == days
     finally:
-        await rows.execute(
-            "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL"
-        )
+        await rows.execute(NO_PASSES)
 
 
 async def test_what_a_delete_is_about_to_put_into_the_trash_stays_for_a_week(
@@ -252,12 +251,17 @@ async def test_delete_of_another_product_goes_on(
 
 
 async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_confirmed(
+    tenant: Tenant,
     instances: InstanceStore,
     job_store: JobStore,
+    rows: asyncpg.Connection,
     postgres: EmbeddedPostgres,
     registry_dsn: str,
     name: str,
 ) -> None:
+    """What is requested again afterwards is not cancelled once more when the workers are started."""
+    await tenant.begin_pass()
+    await rows.execute("UPDATE adminapi.installation SET timeline = 15, passat = now() - interval '3 days'")
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
     job = (await instances.request_delete(number, DROP)).job
     variables = environment(make_settings(postgres, registry_dsn))
@@ -267,3 +271,7 @@ async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_co
     assert f"Cancelled {job.job_id}, which would have dropped a database of '{name}'." in told
     assert "within seven days" in told
     assert not (await job_store.begin(job)).held
+    again = (await instances.request_delete(number, DROP)).job
+    await tenant.begin_pass()
+    assert await job_store.is_due(again)
+    await rows.execute(NO_PASSES)
