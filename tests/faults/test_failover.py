@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from http import HTTPStatus
 
 import httpx
@@ -13,7 +14,9 @@ from temporalio.client import Client
 
 from ods.doctor.examination import examine
 from ods.embedded import seeding
+from ods.registry.clock import RegistryClock
 from ods.registry.migrations import upgrade
+from ods.registry.storage.engine import create_registry_engine
 from ods.settings.settings import Settings
 from tests.api.server import serving
 from tests.faults.conftest import WorkerProcess
@@ -130,6 +133,23 @@ async def test_requests_are_accepted_and_jobs_go_on_when_the_standby_has_taken_o
         print(f"{failover}: accepted after {time.monotonic() - began:.2f} s")  # noqa: T201 - for the reader of -rP
         for location in [*before, *queued, after]:
             await api.completed(location)
+
+
+async def test_registry_may_have_been_restored_as_soon_as_a_standby_has_taken_over(
+    pair: ReplicatedPair, settings: Settings
+) -> None:
+    """Not only after the next checkpoint, until which most functions name the timeline of before."""
+    engine = create_registry_engine(settings.admin_dsn.get_secret_value())
+    clock = RegistryClock(engine, timedelta(minutes=5))
+    try:
+        await clock.observe()
+        assert await clock.doubts() == (False, False)
+        await pair.crash_and_promote()
+        assert await clock.doubts() == (False, True)
+        await clock.observe()
+        assert await clock.doubts() == (False, False)
+    finally:
+        await engine.dispose()
 
 
 async def test_doctor_lets_no_second_server_take_writes_while_the_primary_may_come_back(
