@@ -123,13 +123,19 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
     )
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
     job = (await instances.request_delete(number, DROP)).job
+    failed = (await bring_to(instances, job_store, "Completed", f"{name} failed")).instance_id
+    tried_again = (await instances.request_delete(failed, DROP)).job
+    assert (await job_store.begin(tried_again)).held
+    assert await job_store.fail(tried_again, "The server was away.", outage=True)
     try:
         for _ in range(2):
             await tenant.begin_pass()
             assert await job_store.is_due(job)
+            assert [one.job_id for one in await job_store.unfinished_deletes({})] == [tried_again.job_id]
         await rows.execute(f"UPDATE adminapi.installation SET {doubt}")  # noqa: S608 - a constant
         await tenant.begin_pass()
         assert not await job_store.is_due(job)
+        assert await job_store.unfinished_deletes({}) == []
         again = (await instances.request_delete(number, DROP)).job
         await tenant.begin_pass()
         assert await job_store.is_due(again)

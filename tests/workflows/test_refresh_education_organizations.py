@@ -204,7 +204,7 @@ async def test_job_is_cancelled_when_that_is_asked_while_the_last_page_of_a_run_
     async with Worker(client, task_queue=queue, activities=script.activities):
         handle = await client.start_workflow(
             RefreshEducationOrganizations.run,
-            Refresh(Scope(None), RefreshPolicy(queue=queue, heartbeat_timeout=5)),
+            Refresh(Scope(None), RefreshPolicy(queue=queue, heartbeat_timeout=30)),
             id=f"refresh-{uuid.uuid4()}",
             task_queue=queue,
         )

@@ -181,15 +181,18 @@ class JobCancellations:
     async def call_off_drops(self) -> Sequence[InstanceJob]:
         """Cancel every waiting or running job that would drop or replace a database; safe to repeat.
 
-        For a registry that may have been restored: since it was saved, a client may have cancelled the job or
-        protected the instance, and relied upon the database. Returns the cancelled attempts.
+        No pass requests or tries again what would drop one, either. For a registry that may have been
+        restored: since it was saved, a client may have cancelled the job or protected the instance, and
+        relied upon the database. Returns the cancelled attempts.
         """
         await self.installation.state()
         unended = (DbInstance.status.not_in(AT_REST), DbInstance.is_adopted, is_recorded())
         async with self._sessions.transaction() as session:
             waiting = await session.scalars(select(DbInstance).where(*unended).order_by(DbInstance.id))
             drops = [row for row in readable(waiting.all()) if _drops_for_good(row)]
-            return [job for row in drops if (job := await self._cancel_drop(session, row))]
+            cancelled = [job for row in drops if (job := await self._cancel_drop(session, row))]
+            await _call_off_what_passes_do(session)
+        return cancelled
 
     async def _cancel_drop(self, session: AsyncSession, instance: DbInstance) -> InstanceJob | None:
         await session.refresh(instance, with_for_update=True)
@@ -229,18 +232,20 @@ class JobCancellations:
         return True
 
 
+async def _call_off_what_passes_do(session: AsyncSession) -> None:
+    """Let no pass request the purge after a delete, with its backup, or try a failed delete again."""
+    in_trash = DbInstance.is_in_trash, DbInstance.status.in_(AT_REST), purge_follows()
+    no_purge = update(DbInstance).where(*in_trash).values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE})
+    await session.execute(no_purge)
+    has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
+    await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
+
+
 async def _keep_trash(session: AsyncSession) -> None:
     kept_until = await end_of(session, KEPT_IN_DOUBT)
-    instances = update(DbInstance).where(DbInstance.is_in_trash, DbInstance.status.in_(AT_REST))
-    # A client may have cancelled a purge that was to follow a delete, with its backup, as well.
-    waits = {**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}
-    await session.execute(instances.where(purge_follows()).values(waits))
     # Also for instances that a delete is about to move to the trash.
     is_over = DbInstance.purge_after < kept_until
     await session.execute(update(DbInstance).where(is_over).values(purge_after=kept_until))
-    # Failed deletes are not tried again without a client.
-    has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
-    await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
     versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
     await session.execute(versions.values(purge_after=kept_until))
     # A pass claims again what it has begun to drop, when its time is over.
