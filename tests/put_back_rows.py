@@ -3,18 +3,19 @@
 import asyncpg
 
 _TABLES = ("dbinstances", "databaserevisions")
+JOBS = "jobstatuses"
 
 
-async def remember_rows(rows: asyncpg.Connection) -> None:
-    """Remember the rows of the instances, and the revisions of their databases."""
-    for table in _TABLES:
+async def remember_rows(rows: asyncpg.Connection, *also: str) -> None:
+    """Remember the rows of the instances, the revisions of their databases, and those of further tables."""
+    for table in (*_TABLES, *also):
         await rows.execute(f"CREATE TABLE earlier_{table} AS TABLE adminapi.{table}")
 
 
-async def put_rows_back(rows: asyncpg.Connection) -> None:
+async def put_rows_back(rows: asyncpg.Connection, *also: str) -> None:
     """Put them back, and forget what was remembered."""
     async with rows.transaction():
-        for table in _TABLES:
+        for table in (*_TABLES, *also):
             await rows.execute(f"DELETE FROM adminapi.{table}")  # noqa: S608 - a constant
             await rows.execute(f"INSERT INTO adminapi.{table} TABLE earlier_{table}")
             await rows.execute(f"DROP TABLE earlier_{table}")

@@ -38,7 +38,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class KnownRevisions:
-    """The revisions that a registry has recorded, the oldest first; one of each database is confirmed."""
+    """The revisions that a registry has recorded, oldest first; at most one of a database is confirmed."""
 
     revisions: tuple[Revision, ...] = ()
 

@@ -7,7 +7,7 @@ import asyncpg
 
 from ods.databases.changing import MARK, change
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.lookup import find, revisions_of
+from ods.databases.lookup import DatabaseRows, find, revisions_of
 from ods.databases.ownership import KnownOwner, with_revision
 from ods.databases.server import leave_to_job
 from ods.registry.instances.jobs import InstanceJob
@@ -28,8 +28,8 @@ class KeptDatabases:
     async def mark(self, instance_id: int | None) -> None:
         """Write them at once, unless a job works on the instance or the server is away: then a pass does."""
         jobs = self._tenant.jobs
-        job = None if instance_id is None else await jobs.last_job(instance_id)
-        if job is None or not (await jobs.known_revisions(job)).due:
+        job = None if instance_id is None else await jobs.job_before_renewal(instance_id)
+        if job is None:
             return
         with suppress(DatabaseFaultError, InstallationNotConfirmedError, TimeoutError):
             async with (
@@ -46,15 +46,17 @@ class KeptDatabases:
         """
         jobs, known = self._tenant.jobs, await self._tenant.jobs.known_revisions(job)
         owner, last = owner_of(job).knowing(known), {one.database_id: one.id for one in known.due}
-        over = [one for one, due in last.items() if await _is_written(session, owner, one, due)]
+        found = await find(session, owner) if last else {}
+        over = [one for one, due in last.items() if await _is_written(session, owner, found, one, due)]
         tried = [one.id for one in known.due if one.database_id in over]
         await jobs.resolve(job, await revisions_of(session, owner), tried)
 
 
-async def _is_written(session: asyncpg.Connection, owner: KnownOwner, database_id: str, due: str) -> bool:
+async def _is_written(
+    session: asyncpg.Connection, owner: KnownOwner, found: DatabaseRows, database_id: str, due: str
+) -> bool:
     """Write it; false if registry and server do not agree, so that it stays due."""
-    found = (await find(session, owner)).values()
-    its = [(row, row.marked) for row in found if row.marked and row.is_of(owner)]
+    its = [(row, row.marked) for row in found.values() if row.marked and row.is_of(owner)]
     match [(row, marked) for row, marked in its if marked.database_id == database_id]:
         case [(row, marked)] if marked.agrees_with(owner) and not row.is_invalid:
             await change(session, row.name, row.oid, MARK, comment=with_revision(row.comment, due))

@@ -16,7 +16,7 @@ from ods.settings.settings import Settings
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import COMMENT, created, drifts_of, names, read, reconcile, sweep, write
-from tests.put_back_rows import put_rows_back, remember_rows
+from tests.put_back_rows import JOBS, put_rows_back, remember_rows
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -40,19 +40,6 @@ async def purge(operator: Operator, job: InstanceJob) -> InstanceJob:
 
 async def reset(operator: Operator, job: InstanceJob) -> InstanceJob:
     return (await operator.instances.request_reset(job.instance_id)).job
-
-
-async def saved(rows: asyncpg.Connection) -> None:
-    await remember_rows(rows)
-    await rows.execute("CREATE TABLE earlier_jobs AS TABLE adminapi.jobstatuses")
-
-
-async def put_back(rows: asyncpg.Connection) -> None:
-    await put_rows_back(rows)
-    await rows.execute(
-        "DELETE FROM adminapi.jobstatuses; INSERT INTO adminapi.jobstatuses TABLE earlier_jobs;"
-        " DROP TABLE earlier_jobs"
-    )
 
 
 async def database_of(admin: asyncpg.Connection, job: InstanceJob) -> tuple[str, int]:
@@ -79,7 +66,7 @@ async def test_database_stays_whose_drop_was_not_done_when_the_registry_is_put_b
     job = await created(operator, name)
     waiting = await request_drop(operator, job)
     found = await database_of(admin, job)
-    await saved(rows)
+    await remember_rows(rows, JOBS)
     if kept == "at once":
         assert (await api.post(f"/v2/jobs/{waiting.job_id}/cancel")).is_success
     elif kept in {"by a failure", "by Temporal"}:
@@ -99,7 +86,7 @@ async def test_database_stays_whose_drop_was_not_done_when_the_registry_is_put_b
         assert (await operator.instance(job)).status == status
         assert not await drifts_of(tenant, found[0])
 
-    await put_back(rows)
+    await put_rows_back(rows, JOBS)
     await sweep(temporal, settings)
     assert await operator.ended(waiting) is JobStatus.ERROR
     await reconcile(temporal, settings)
@@ -125,11 +112,11 @@ async def test_replaced_database_stays_of_a_protected_instance_when_the_registry
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     both = await names(admin, job.mark)
     before = [await admin.fetchval(COMMENT, one) for one in both]
-    await saved(rows)
+    await remember_rows(rows, JOBS)
     answer = await api.patch(f"/v2/dbInstances/{job.instance_id}", json={"protected": True})
     assert answer.is_success
     assert not {await admin.fetchval(COMMENT, one) for one in both} & {*before}
-    await put_back(rows)
+    await put_rows_back(rows, JOBS)
     await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
     assert "no purges because of" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == both

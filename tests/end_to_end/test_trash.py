@@ -41,7 +41,7 @@ from tests.end_to_end.steps import (
 from tests.job_kinds import of_kind
 from tests.postgres.instance_states import let_time_pass
 from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
-from tests.put_back_rows import put_rows_back, remember_rows
+from tests.put_back_rows import JOBS, put_rows_back, remember_rows
 from tests.servers import service_dsn, session
 
 pytestmark = pytest.mark.usefixtures("workers")
@@ -356,11 +356,6 @@ async def purge_ended(operator: Operator, job: InstanceJob) -> JobStatus:
     return await operator.ended(purge)
 
 
-async def _save(rows: asyncpg.Connection) -> None:
-    await remember_rows(rows)
-    await rows.execute("CREATE TABLE jobs AS TABLE adminapi.jobstatuses")
-
-
 _Restored = Literal["before the request", "after the request", "while it ran"]
 
 
@@ -388,17 +383,16 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
     job = await created(operator, name)
     await deleted(operator, job)
     if restored == "before the request":
-        await _save(rows)
+        await remember_rows(rows, JOBS)
     requested = (await operator.instances.request_undelete(job.instance_id)).job
     if restored == "while it ran":
         assert (await tenant.jobs.begin(requested)).held
     if restored != "before the request":
-        await _save(rows)
+        await remember_rows(rows, JOBS)
     await operator.starter.start(requested)
     assert await operator.ended(requested) is JobStatus.COMPLETED
-    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.jobstatuses")
-    await put_rows_back(rows)
-    await rows.execute("INSERT INTO adminapi.jobstatuses SELECT * FROM jobs")
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    await put_rows_back(rows, JOBS)
     if restored == "before the request":
         requested = (await operator.instances.request_undelete(job.instance_id)).job
     row = await operator.queries.job(requested.job_id)
@@ -740,15 +734,13 @@ async def test_live_database_is_not_dropped_when_the_registry_is_of_before_its_c
 ) -> None:
     """Cancelled before it begins by the registry, the create has failed there, and a purge would follow."""
     job = (await operator.instances.reserve(name, "Minimal")).job
-    await remember_rows(rows)
-    await rows.execute("CREATE TABLE earlier_jobs AS TABLE adminapi.jobstatuses")
+    await remember_rows(rows, JOBS)
     await operator.starter.start(job)
     assert await operator.ended(job) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, job.database)) as inside:
         await inside.execute("CREATE TABLE treasure AS SELECT 42 AS answer")
-    await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.jobstatuses")
-    await put_rows_back(rows)
-    await rows.execute("INSERT INTO adminapi.jobstatuses SELECT * FROM earlier_jobs")
+    await rows.execute("DELETE FROM dbo.odsinstances")
+    await put_rows_back(rows, JOBS)
     assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
     purge = (await operator.instances.request_delete(job.instance_id, PURGE)).job
     await operator.starter.start(purge)

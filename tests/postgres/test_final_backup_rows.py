@@ -213,13 +213,19 @@ async def test_live_instance_goes_to_the_trash_first_when_it_is_backed_up_and_pu
     assert not (await row_of(queries, job)).is_in_trash
 
 
-async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temporal(
-    tenant: Tenant, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
-) -> None:
+async def moved_before_its_purge(instances: InstanceStore, job_store: JobStore, name: str) -> InstanceJob:
+    """The delete that has moved an instance to the trash, and after which a purge with a backup follows."""
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
     assert (await job_store.begin(job)).held
     assert await job_store.finish_delete(job)
+    return job
+
+
+async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temporal(
+    tenant: Tenant, instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
+) -> None:
+    job = await moved_before_its_purge(instances, job_store, name)
     purge = await instances.request_purge_after(job)
     assert purge is not None
     for _ in range(2):
@@ -227,7 +233,7 @@ async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temp
     assert await instances.request_purge_after(job) is None
     assert not await instances.is_purge_due()
     assert (await row_of(queries, job)).is_in_trash
-    again = (await instances.request_purge(created.instance_id)).job
+    again = (await instances.request_purge(job.instance_id)).job
     await ActivityEnvironment().run(FollowUps(tenant).call_off_purge, purge)  # late
     assert (await job_store.begin(again)).held
 
@@ -236,10 +242,7 @@ async def test_no_purge_follows_a_delete_that_was_done_when_its_workflow_was_can
     instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, name: str
 ) -> None:
     """Its worker died before Temporal knew that it was done."""
-    created = await bring_to(instances, job_store, "Completed", name)
-    job = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
-    assert (await job_store.begin(job)).held
-    assert await job_store.finish_delete(job)
+    job = await moved_before_its_purge(instances, job_store, name)
     assert not await job_store.fail(job, "The job was cancelled.", cancelled=True)
     assert not await instances.is_purge_due()
     assert await instances.request_purge_after(job) is None

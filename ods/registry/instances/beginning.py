@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.model.arguments import origin_in, takes_away
+from ods.model.arguments import origin_in
 from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation
 from ods.model.origins import CopyOrigin
 from ods.registry.instances import ods_routing, revisions
@@ -85,8 +85,6 @@ async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool
     ended = await take_step(session, job, step, {**values, "error_message": reason}, before)
     if ended:
         await revisions.forget_intended(session, job)
-        if takes_away(job.operation, job.arguments):
-            await revisions.renew(session, job.instance_id)
     return ended
 
 

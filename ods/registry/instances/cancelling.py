@@ -218,15 +218,13 @@ class JobCancellations:
         self, session: AsyncSession, instance: DbInstance, reason: str = CANCELLED
     ) -> bool:
         """Take the attempt for which the locked instance waits, if it does, and let it fail at once."""
-        due, drops = self._factory.next_attempt(instance), _drops_for_good(instance)
+        due = self._factory.next_attempt(instance)
         step, ending = await ending_before_begin(session, instance, cancelled=reason)
         attempt = ending.get("attempt", due.attempt)
         values = {**ending, "cancelled_request": UUID(due.request), "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await forget_intended(session, due)
-        if drops:
-            await renew(session, instance.id)
         await keep_for_another_restore(session, due)
         await session.execute(job_record(due, step.job, reason))
         return True

@@ -23,7 +23,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from ods.model.arguments import takes_away
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.model.revisions import KnownRevisions, revision_by
 from ods.registry.audit import AuditEntry, append
@@ -545,16 +544,12 @@ class JobStore:
                 await _call_off_purge(session, job, *guard, is_done, purge_follows())
             step = job.rules.cancel_running if cancelled or recorded else job.rules.fail
             if step.target == job.rules.finish.target:
-                has_failed = await _fail_alone(session, job, step, reason)
-            else:
-                outages = DbInstance.outages + 1 if outage and not recorded else 0
-                values: dict[str, object] = {"error_message": reason, "outages": outages}
-                if cancelled:  # in Temporal alone: the registry does not know it yet
-                    values |= CALLED_OFF
-                has_failed = await take_step_once(session, job, step, values, guard)
-            if has_failed and takes_away(job.operation, job.arguments):
-                await revisions.renew(session, job.instance_id)
-            return has_failed
+                return await _fail_alone(session, job, step, reason)
+            outages = DbInstance.outages + 1 if outage and not recorded else 0
+            values: dict[str, object] = {"error_message": reason, "outages": outages}
+            if cancelled:  # in Temporal alone: the registry does not know it yet
+                values |= CALLED_OFF
+            return await take_step_once(session, job, step, values, guard)
 
     async def explain_failure(self, job: InstanceJob, reason: str) -> None:
         """Replace the reason why `job` has failed or was cancelled, if the instance is still at that."""
@@ -659,9 +654,13 @@ class JobStore:
         is_due = or_(DbInstance.replacement.is_not(None), DbInstance.undo_due, revisions.HAS_DUE)
         return await self._last_attempts(select(DbInstance).where(is_due, DbInstance.status.in_(AT_REST)))
 
-    async def last_job(self, instance_id: int) -> InstanceJob | None:
-        """The last job of the instance; None while a job waits or works, and if another release has it."""
-        its = select(DbInstance).where(DbInstance.id == instance_id, DbInstance.status.in_(AT_REST))
+    async def job_before_renewal(self, instance_id: int) -> InstanceJob | None:
+        """The last job of an instance of which a comment is to get another revision.
+
+        None if none is, while a job waits or works, and if another release has written the job.
+        """
+        is_due = DbInstance.id == instance_id, DbInstance.status.in_(AT_REST), revisions.HAS_DUE
+        its = select(DbInstance).where(*is_due)
         return next(iter(await self._last_attempts(its)), None)
 
     async def ended_jobs(self, marks: Collection[str]) -> Sequence[InstanceJob]:

@@ -31,12 +31,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.model.arguments import require_fitting
+from ods.model.arguments import require_fitting, takes_away
 from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.observability.metrics.catalog import JOB_SECONDS, JOBS
 from ods.registry.backups.rows import count_failure
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
+from ods.registry.instances.revisions import renew
 from ods.registry.storage.models import UTC_NOW, DbInstance, Job
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import DEFAULT_TENANT
@@ -223,6 +224,8 @@ async def take_step(  # noqa: PLR0913, PLR0917 - a statement of many parts
         return False
     if step.job is JobStatus.ERROR:
         await count_failure(session, job)
+        if takes_away(job.operation, job.arguments):  # what the client has after that is to stay
+            await renew(session, job.instance_id)
     when_committed(session, partial(_measure, job, step.job, row[1]))
     return True
 
