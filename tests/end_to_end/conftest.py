@@ -60,9 +60,12 @@ class Operator:
         await self.starter.start(requested.job)
         return requested.job
 
-    async def ended(self, job: InstanceJob, seconds: float = 30) -> JobStatus:
-        """Wait until `job` is `Completed` or `Error`."""
-        return await self.reached(job, {JobStatus.COMPLETED, JobStatus.ERROR}, seconds, interval=0.03)
+    async def ended(self, job: InstanceJob) -> JobStatus:
+        """Wait until `job` is `Completed` or `Error`.
+
+        A suspended worker holds its polls of Temporal open for a minute, and is given tasks meanwhile.
+        """
+        return await self.reached(job, {JobStatus.COMPLETED, JobStatus.ERROR}, seconds=90, interval=0.03)
 
     async def reached(
         self, job: InstanceJob, statuses: set[JobStatus], seconds: float = 30, interval: float = 0.01

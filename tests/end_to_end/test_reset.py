@@ -340,7 +340,7 @@ async def test_instance_serves_its_old_data_when_the_reset_has_failed(
     await write(postgres, job, "old")
     async with session(postgres.dsn(job.database)) as superuser:  # the service may not end its session
         requested = await reset(operator, job)
-        assert await operator.ended(requested, 60) is JobStatus.ERROR
+        assert await operator.ended(requested) is JobStatus.ERROR
         assert await superuser.fetchval("SELECT words FROM treasure") == "old"
     async with asyncio.timeout(20):
         while (row := await operator.instance(job)).replacement is not None:

@@ -87,7 +87,7 @@ async def source(operator: Operator, postgres: EmbeddedPostgres, name: str) -> I
 async def backed_up(operator: Operator, job: InstanceJob) -> str:
     requested = (await operator.instances.request_backup(job.instance_id, "requested")).job
     await operator.starter.start(requested)
-    assert await operator.ended(requested, 60) is JobStatus.COMPLETED
+    assert await operator.ended(requested) is JobStatus.COMPLETED
     return str(requested.makes_backup)
 
 
@@ -142,7 +142,7 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
     before = await operator.instance(target)
     rights = await privileges_on(admin, target.database)
     job = await reset(operator, target, origin)
-    assert await operator.ended(job, 60) is JobStatus.COMPLETED, await reason(operator, job)
+    assert await operator.ended(job) is JobStatus.COMPLETED, await reason(operator, job)
     assert await read(postgres, target) == ["source"]
     await write(postgres, target, "written since")
     assert await read(postgres, source) == (
@@ -170,9 +170,7 @@ async def test_instance_has_its_own_state_of_before_when_it_is_reset_to_its_back
 ) -> None:
     backup = await backed_up(operator, target)
     await write(postgres, target, "spoilt")
-    assert (
-        await operator.ended(await reset(operator, target, BackupOrigin(backup)), 60) is JobStatus.COMPLETED
-    )
+    assert await operator.ended(await reset(operator, target, BackupOrigin(backup))) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["old"]
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["old", "spoilt"]
@@ -260,14 +258,14 @@ async def test_old_data_are_served_and_nothing_is_left_when_a_step_of_the_reset_
     origin = await origin_of(operator, source, kind)
     with STEPS[step](kind):
         job = await reset(operator, target, origin)
-        assert await operator.ended(job, 60) is JobStatus.ERROR
+        assert await operator.ended(job) is JobStatus.ERROR
         assert await read(postgres, target) == ["old"]
     await undone(operator, admin, target)
     assert await reason(operator, job) == "It has failed."
     assert await read(postgres, target) == ["old"]
     assert await read(postgres, source) == ["source"]
     # The source is free again, and the instance can be reset anew.
-    assert await operator.ended(await reset(operator, target, origin), 60) is JobStatus.COMPLETED
+    assert await operator.ended(await reset(operator, target, origin)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["source"]
     assert await operator.ended(await operator.delete(source)) is JobStatus.COMPLETED
 
@@ -295,7 +293,7 @@ async def test_old_data_are_served_when_the_backup_is_damaged(
     backup = await backed_up(operator, source)
     damage(store)
     job = await reset(operator, target, BackupOrigin(backup))
-    assert await operator.ended(job, 60) is JobStatus.ERROR
+    assert await operator.ended(job) is JobStatus.ERROR
     await undone(operator, admin, target)
     assert await read(postgres, target) == ["old"]
 
@@ -311,7 +309,7 @@ async def test_old_data_are_served_when_the_store_has_lost_the_backup(
     backup = await backed_up(operator, source)
     empty(store)
     job = await reset(operator, target, BackupOrigin(backup))
-    assert await operator.ended(job, 60) is JobStatus.ERROR
+    assert await operator.ended(job) is JobStatus.ERROR
     await undone(operator, admin, target)
     assert await read(postgres, target) == ["old"]
 
@@ -326,7 +324,7 @@ async def test_old_data_are_served_when_the_database_of_the_source_is_not_its_ow
     """As after a server was restored: what has the name carries no mark of the source."""
     await admin.execute(f"COMMENT ON DATABASE \"{source.database}\" IS 'mine'")
     job = await reset(operator, target, CopyOrigin(source.instance_id, CopyMode.CLOSED))
-    assert await operator.ended(job, 60) is JobStatus.ERROR
+    assert await operator.ended(job) is JobStatus.ERROR
     assert source.database in await reason(operator, job)
     await undone(operator, admin, target)
     assert await read(postgres, target) == ["old"]
@@ -357,7 +355,7 @@ async def test_old_data_are_served_and_no_program_goes_on_when_the_job_is_cancel
     async with held(operator, target, origin) as (job, _):
         await write(postgres, target, "written meanwhile")
         assert (await api.post(f"/v2/jobs/{job.job_id}/cancel")).status_code == 202
-        assert await operator.ended(job, 60) is JobStatus.ERROR
+        assert await operator.ended(job) is JobStatus.ERROR
     assert [*at_work("pg_restore"), *at_work("pg_dump")] == []
     await undone(operator, admin, target)
     assert await read(postgres, target) == ["old", "written meanwhile"]
@@ -389,7 +387,7 @@ async def test_clients_are_told_how_far_it_is_and_no_place_of_other_jobs_is_take
                 await asyncio.sleep(0.02)
         assert 0 <= shown["percent"] < 100
         program.send_signal(signal.SIGCONT)
-        assert await operator.ended(job, 60) is JobStatus.COMPLETED, await reason(operator, job)
+        assert await operator.ended(job) is JobStatus.COMPLETED, await reason(operator, job)
     assert await read(postgres, target) == ["source"]
 
 

@@ -202,5 +202,5 @@ async def _failures(operator: Operator, job: InstanceJob) -> int:
 async def _all_complete(operator: Operator, jobs: list[InstanceJob]) -> None:
     """All jobs end, and well, soon after the server's return."""
     async with asyncio.timeout(RECOVERY_SECONDS):
-        ended = await asyncio.gather(*(operator.ended(job, RECOVERY_SECONDS) for job in jobs))
+        ended = await asyncio.gather(*(operator.ended(job) for job in jobs))
     assert ended == [JobStatus.COMPLETED] * len(jobs)

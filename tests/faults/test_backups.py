@@ -112,7 +112,7 @@ async def test_nothing_goes_on_and_another_worker_makes_the_backup_when_one_is_k
     await is_over(dump, admin, filled.database)
     assert manifests(store) == []
     await worker_process.start(settings)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     assert len(manifests(store)) == 1
     assert (await operator.instance(filled)).status == InstanceStatus.COMPLETED
 
@@ -155,7 +155,7 @@ async def test_no_session_of_a_suspended_worker_is_left_when_another_one_makes_t
 
     await wait_until(lambda: waits_for_its_program(admin, filled.database), 30)
     await worker_process.start(settings)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     assert not await waits_for_its_program(admin, filled.database)
     first.send_signal(signal.SIGCONT)
     first.terminate()
@@ -179,7 +179,7 @@ async def test_no_session_of_a_suspended_worker_is_left_when_the_backup_is_cance
     await wait_until(lambda: waits_for_its_program(admin, filled.database), 30)
     await worker_process.start(settings)
     await operator.client.get_workflow_handle(backup.workflow_id).cancel()
-    assert await operator.ended(backup, 60) is JobStatus.ERROR
+    assert await operator.ended(backup) is JobStatus.ERROR
 
     async def no_session_is_left() -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_dump ods_backup_%'"
@@ -202,13 +202,13 @@ async def test_backup_is_restored_when_the_session_of_pg_restore_alone_is_ended(
     name: str,
 ) -> None:
     backup = await backup_of(operator, filled)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     assert backup.makes_backup is not None
     origin = BackupOrigin(backup.makes_backup)
     restored = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
     await operator.starter.start(restored)
     await admin.execute("SELECT pg_terminate_backend(unnest($1::int[]))", await loads(admin))
-    assert await operator.ended(restored, 60) is JobStatus.COMPLETED
+    assert await operator.ended(restored) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, restored.database)) as inside:
         assert await inside.fetchval("SELECT count(*) FROM filling") == 20000
     assert await stagings(admin) == []
@@ -224,10 +224,10 @@ async def test_backup_is_whole_when_the_session_of_pg_restore_alone_is_ended_whi
     registry_dsn: str,
 ) -> None:
     backup = await backup_of(operator, filled)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     handle = await verification_of(operator, backup, settings, registry_dsn)
     await admin.execute("SELECT pg_terminate_backend(unnest($1::int[]))", await loads(admin))
-    assert await asyncio.wait_for(handle.result(), 60) == "The backup is whole."
+    assert await asyncio.wait_for(handle.result(), 90) == "The backup is whole."
 
 
 async def test_no_session_of_a_suspended_worker_is_left_when_another_one_verifies_the_backup(
@@ -240,12 +240,12 @@ async def test_no_session_of_a_suspended_worker_is_left_when_another_one_verifie
     registry_dsn: str,
 ) -> None:
     backup = await backup_of(operator, filled)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     handle = await verification_of(operator, backup, settings, registry_dsn)
     loading = await loads(admin)
     first.send_signal(signal.SIGSTOP)
     await worker_process.start(settings)
-    assert await asyncio.wait_for(handle.result(), 60) == "The backup is whole."
+    assert await asyncio.wait_for(handle.result(), 90) == "The backup is whole."
     assert not await admin.fetch("SELECT FROM pg_stat_activity WHERE pid = ANY($1)", loading)
     first.send_signal(signal.SIGCONT)
     first.terminate()
@@ -263,7 +263,7 @@ async def test_another_worker_restores_the_backup_when_one_is_killed(
     name: str,
 ) -> None:
     backup = await backup_of(operator, filled)
-    assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+    assert await operator.ended(backup) is JobStatus.COMPLETED
     assert backup.makes_backup is not None
     origin = BackupOrigin(backup.makes_backup)
     restored = (await operator.instances.reserve(f"{name} back", "Minimal", origin=origin)).job
@@ -276,7 +276,7 @@ async def test_another_worker_restores_the_backup_when_one_is_killed(
     await first.wait()
     await is_over(program, admin, staging)
     await worker_process.start(settings)
-    assert await operator.ended(restored, 60) is JobStatus.COMPLETED
+    assert await operator.ended(restored) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, restored.database)) as inside:
         assert await inside.fetchval("SELECT count(*) FROM filling") == 20000
     assert await stagings(admin) == []

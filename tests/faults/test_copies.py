@@ -110,7 +110,7 @@ async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a
     for process in stopped:
         process.send_signal(signal.SIGSTOP)
     await worker_process.start(big_settings)
-    assert await operator.ended(copy, 90) is JobStatus.COMPLETED
+    assert await operator.ended(copy) is JobStatus.COMPLETED
     published = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", copy.database)
     for process in stopped:
         process.send_signal(signal.SIGCONT)
@@ -172,6 +172,6 @@ async def test_copy_is_made_when_the_sessions_of_the_service_are_ended_in_the_mi
         " WHERE (pid <> pg_backend_pid() AND datname LIKE '%_staging_%')"
         " OR query LIKE 'CREATE DATABASE ods_staging%' OR application_name LIKE 'pg_dump %'"
     )
-    assert await operator.ended(copy, 60) is JobStatus.COMPLETED
+    assert await operator.ended(copy) is JobStatus.COMPLETED
     assert await _count(postgres, copy.database) == await _count(postgres, source.database) == ROWS
     assert await _databases(admin, copy.mark) == [copy.database]

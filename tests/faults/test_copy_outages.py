@@ -66,6 +66,6 @@ async def test_source_is_usable_and_the_copy_is_made_when_the_server_restarts_in
         await other_postgres.stop()
     await other_postgres.start()
     assert await _count(other_postgres, source.database) == 1000
-    assert await operator.ended(requested.job, 60) is JobStatus.COMPLETED
+    assert await operator.ended(requested.job) is JobStatus.COMPLETED
     assert await _count(other_postgres, requested.job.database) == 1000
     assert await _count(other_postgres, source.database) == 1000

@@ -66,7 +66,7 @@ async def test_purge_goes_on_and_drops_what_has_a_verified_backup_when_the_serve
     await other_postgres.start()
     async with session(other_postgres.dsn()) as admin:
         assert await names(admin, trashed) == [trashed.trash_database], "it has no verified backup yet"
-    assert await operator.ended(purge, 90) is JobStatus.COMPLETED
+    assert await operator.ended(purge) is JobStatus.COMPLETED
 
     async with session(other_postgres.dsn()) as admin:
         assert await names(admin, trashed) == []

@@ -98,7 +98,7 @@ async def is_restored(operator: Operator, postgres: EmbeddedPostgres, purge: Ins
     origin = BackupOrigin(str(purge.makes_backup))
     back = (await operator.instances.reserve(f"{purge.name} back", "Minimal", origin=origin)).job
     await operator.starter.start(back)
-    assert await operator.ended(back, 60) is JobStatus.COMPLETED
+    assert await operator.ended(back) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, back.database)) as inside:
         count: int = await inside.fetchval("SELECT count(*) FROM filling")
     async with session(service_dsn(postgres, "postgres")) as maintenance:
@@ -125,7 +125,7 @@ async def test_another_worker_goes_on_when_one_is_killed_while_it_backs_up_or_ve
     await killed(first)
     assert await names(admin, trashed) == [trashed.trash_database]
     await worker_process.start(settings)
-    assert await operator.ended(purge, 90) is JobStatus.COMPLETED
+    assert await operator.ended(purge) is JobStatus.COMPLETED
     assert await names(admin, trashed) == []
     if stored is not None:
         assert await rows.fetchval(_STORED) == stored, "a second backup was made"
@@ -157,7 +157,7 @@ async def test_no_second_backup_is_made_when_the_worker_is_killed_while_it_drops
         await killed(first)
         await holding.rollback()  # a change that counts would ask for another backup
     await worker_process.start(settings)
-    assert await operator.ended(purge, 90) is JobStatus.COMPLETED
+    assert await operator.ended(purge) is JobStatus.COMPLETED
     assert await names(admin, trashed) == []
     assert await rows.fetchval(_STORED) == stored, "a second backup was made"
     assert await is_restored(operator, postgres, purge)
@@ -181,11 +181,11 @@ async def test_purge_is_done_or_can_be_retried_when_a_session_is_ended_in_the_mi
     )
     with suppress(psutil.NoSuchProcess):
         running.send_signal(signal.SIGCONT)
-    ended = await operator.ended(purge, 90)
+    ended = await operator.ended(purge)
     if ended is JobStatus.ERROR:
         assert program == "pg_restore", "pg_dump is tried again"
         assert await names(admin, trashed) == [trashed.trash_database]
-        assert await operator.ended(await operator.retry(trashed), 90) is JobStatus.COMPLETED
+        assert await operator.ended(await operator.retry(trashed)) is JobStatus.COMPLETED
     assert await names(admin, trashed) == []
     assert await is_restored(operator, postgres, purge)
 
@@ -206,7 +206,7 @@ async def test_database_is_closed_when_the_purge_is_cancelled_while_no_worker_li
     assert await admin.fetchval(is_open, trashed.trash_database)
     await operator.client.get_workflow_handle(purge.workflow_id).cancel()
     await worker_process.start(settings)
-    assert await operator.ended(purge, 60) is JobStatus.ERROR
+    assert await operator.ended(purge) is JobStatus.ERROR
 
     async def is_closed() -> bool:
         return not await admin.fetchval(is_open, trashed.trash_database)
@@ -230,7 +230,7 @@ async def test_no_session_of_a_suspended_worker_is_left_when_the_purge_is_cancel
     first.send_signal(signal.SIGSTOP)
     await operator.client.get_workflow_handle(purge.workflow_id).cancel()
     await worker_process.start(settings)
-    assert await operator.ended(purge, 60) is JobStatus.ERROR
+    assert await operator.ended(purge) is JobStatus.ERROR
 
     async def no_session_is_left() -> bool:
         return not await admin.fetch("SELECT FROM pg_stat_activity WHERE pid = ANY($1)", loading)

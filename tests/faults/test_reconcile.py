@@ -106,7 +106,7 @@ async def test_jobs_and_passes_go_on_when_the_namespace_was_deleted_and_made_ane
         await operator.temporal("operator", "namespace", "create", "default")
         monkeypatch.setattr("ods.temporal.schedules._ensure", _failing_once(SIZES))
         job = (await operator.instances.reserve(name, Template.MINIMAL)).job
-        assert await operator.ended(job, 60) is JobStatus.COMPLETED
+        assert await operator.ended(job) is JobStatus.COMPLETED
         async with asyncio.timeout(30):  # the job may be done first, and lists of Temporal lag behind
             while await _schedules(own_temporal) != schedules:
                 await asyncio.sleep(0.05)

@@ -110,7 +110,7 @@ async def test_fresh_database_is_made_by_another_worker_when_one_is_killed_while
     await worker.wait()
     assert await _words(postgres, job.database) == "old"
     await worker_process.start(big_settings)
-    assert await operator.ended(requested, 60) is JobStatus.COMPLETED
+    assert await operator.ended(requested) is JobStatus.COMPLETED
     assert requested.replacement is not None
     assert await _names(admin, job.mark) == [job.database, requested.replacement.replaced]
     async with session(service_dsn(postgres, job.database)) as tenant:

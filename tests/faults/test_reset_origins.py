@@ -64,7 +64,7 @@ async def target(
 async def source(first: preloaded.Process, operator: Operator, name: str) -> InstanceJob:
     """The instance with the data that the other one gets, which take long enough to be interrupted."""
     job = await operator.create(f"{name} source", Template.SAMPLE)
-    assert await operator.ended(job, 60) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     return job
 
 
@@ -73,7 +73,7 @@ async def _reset(operator: Operator, target: InstanceJob, source: InstanceJob, k
     if kind == "backup":
         backup = (await operator.instances.request_backup(source.instance_id, "requested")).job
         await operator.starter.start(backup)
-        assert await operator.ended(backup, 60) is JobStatus.COMPLETED
+        assert await operator.ended(backup) is JobStatus.COMPLETED
         origin = BackupOrigin(str(backup.makes_backup))
     else:
         origin = CopyOrigin(source.instance_id, CopyMode(kind))
@@ -137,7 +137,7 @@ async def test_old_data_are_served_until_another_worker_has_made_the_database_wh
     _, alive = psutil.wait_procs(programs, 5)
     assert alive == []
     await worker_process.start(settings)
-    assert await operator.ended(job, 90) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     await _is_replaced(postgres, admin, target, job)
     async with session(service_dsn(postgres, source.database)) as inside:
         assert await inside.fetchval("SELECT count(*) FROM bulk") == ROWS
@@ -164,7 +164,7 @@ async def test_database_is_made_anew_when_the_sessions_of_the_service_are_ended_
     for child in psutil.Process(first.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.send_signal(signal.SIGCONT)
-    assert await operator.ended(job, 90) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     await _is_replaced(postgres, admin, target, job)
     await _is_back(operator, postgres, target)
 
@@ -187,7 +187,7 @@ async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a
     for process in stopped:
         process.send_signal(signal.SIGSTOP)
     await worker_process.start(settings)
-    assert await operator.ended(job, 90) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     oid = "SELECT oid FROM pg_database WHERE datname = $1"
     published = await admin.fetchval(oid, target.database)
     for process in stopped:
@@ -226,5 +226,5 @@ async def test_source_is_held_while_the_worker_is_away_and_free_when_the_reset_i
         return row.status == "Completed" and row.job_number > source.number
 
     await wait_until(is_refused, 60)
-    assert await operator.ended(job, 90) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     assert await operator.ended(await operator.delete(source)) is JobStatus.COMPLETED

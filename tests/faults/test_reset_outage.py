@@ -48,7 +48,7 @@ async def test_exchange_is_done_in_the_end_when_the_server_restarts_in_the_middl
                     await asyncio.sleep(0.01)
             await other_postgres.stop()
     await other_postgres.start()
-    assert await operator.ended(requested, 90) is JobStatus.COMPLETED
+    assert await operator.ended(requested) is JobStatus.COMPLETED
     async with session(other_postgres.dsn()) as admin:
         marked = [row["datname"] for row in await admin.fetch(_MARKED, f"%{job.mark}%")]
     assert requested.replacement is not None

@@ -185,7 +185,7 @@ async def test_job_is_done_in_the_end_when_the_server_restarts_in_a_step_of_it(
         async with _held(operator, other_postgres, other_registry_dsn, source, operation, step) as job:
             await other_postgres.stop()
     await other_postgres.start()
-    assert await operator.ended(job, 90) is JobStatus.COMPLETED
+    assert await operator.ended(job) is JobStatus.COMPLETED
     expected = [source.database]
     match operation:
         case "snapshot":

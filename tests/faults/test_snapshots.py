@@ -131,7 +131,7 @@ async def test_snapshot_is_made_by_another_worker_when_one_is_killed_while(
         await first.wait()
     await _until(admin, _PROGRAMS, is_there=False)  # none goes on without its worker
     await worker_process.start(settings)
-    assert await operator.ended(requested, 60) is JobStatus.COMPLETED
+    assert await operator.ended(requested) is JobStatus.COMPLETED
     await _is_whole(tenant, postgres, admin, job)
 
 
@@ -152,7 +152,7 @@ async def test_snapshot_is_made_when_the_session_of_pg_restore_is_ended(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name LIKE 'pg_restore %'"
         )
-        assert await operator.ended(requested, 60) is JobStatus.COMPLETED
+        assert await operator.ended(requested) is JobStatus.COMPLETED
     await _is_whole(tenant, postgres, admin, job)
 
 
@@ -174,5 +174,5 @@ async def test_snapshot_is_made_when_the_server_ends_all_sessions(
                 "($1, $2)", f"('{job.database}', 'ods_staging_{job.mark.replace('-', '')}')"
             )
         )
-        assert await operator.ended(requested, 60) is JobStatus.COMPLETED
+        assert await operator.ended(requested) is JobStatus.COMPLETED
     await _is_whole(tenant, postgres, admin, job)

@@ -72,7 +72,7 @@ class Load:
 
     async def _done(self, job: InstanceJob) -> InstanceJob:
         self.jobs.append(job)
-        assert await self.operator.ended(job, 60) is JobStatus.COMPLETED, job.job_id
+        assert await self.operator.ended(job) is JobStatus.COMPLETED, job.job_id
         self.ended += 1
         return job
 
@@ -224,7 +224,7 @@ async def test_no_job_is_lost_or_run_twice_when_workers_are_upgraded_and_taken_b
         await deployment.make_current("2")
         await load.progress(6)
         # Back, in the middle of another clone.
-        assert await operator.ended(copied, 60) is JobStatus.COMPLETED
+        assert await operator.ended(copied) is JobStatus.COMPLETED
         again = await operator.create(f"{name} large too", Template.SAMPLE)
         await clone_is_running(admin)
         await deployment.make_current("1")
@@ -237,7 +237,7 @@ async def test_no_job_is_lost_or_run_twice_when_workers_are_upgraded_and_taken_b
         old.terminate()
         await old.wait()
         await load.progress(6)
-    assert await operator.ended(again, 60) is JobStatus.COMPLETED
+    assert await operator.ended(again) is JobStatus.COMPLETED
     assert await operator.ended(retried) is JobStatus.COMPLETED
     runs = [await _run(operator.client, execution) async for execution in _executions(operator.client)]
     assert Counter(tuple(sorted(run.builds)) for run in runs).keys() == {("", "1"), ("1",), ("2",)}
