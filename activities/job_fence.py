@@ -12,6 +12,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.errors import JobCancelledError, SupersededError
 from activities.following import ends_wait
 from ods.databases.ownership import KnownOwner, Owner
+from ods.model.arguments import takes_away
 from ods.model.operations import AT_REST, InstanceStatus
 from ods.registry.instances.job_store import Position
 from ods.registry.instances.jobs import InstanceJob
@@ -67,9 +68,13 @@ class JobFence:
     async def require_due(self, job: InstanceJob) -> Position:
         """Where the instance is, which must still be the job's.
 
-        The registry knows at once that a job is cancelled; Temporal tells it with a heartbeat only.
+        The registry knows at once that a job is cancelled; Temporal tells it with a heartbeat only. On a
+        server that was promoted, it may not know that any more: then what takes data away is called off.
         """
         position = await self._tenant.jobs.position(job)
+        if position is not None and position.registry_was_moved and takes_away(job.operation, job.arguments):
+            await self._tenant.begin_pass()
+            position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
         if position.is_cancelled:

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.registry.backups.expiry import keep_scheduled_backups
 from ods.registry.backups.rows import without_zone
-from ods.registry.keeping import IS_SET_BACK, TIME_BEFORE
+from ods.registry.keeping import IS_SET_BACK, TIME_BEFORE, keep_trash
 from ods.registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 from ods.registry.storage.sessions import RegistrySessions
 
@@ -37,6 +37,8 @@ CLOCKS_MAY_DIFFER = timedelta(minutes=5)
 
 _GAP = timedelta(days=1)
 """How long no pass may have run, unless the settings let them be further apart."""
+_LATE = timedelta(minutes=15)
+"""After how long a pass is late, unless the settings let them be further apart."""
 _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
@@ -46,6 +48,9 @@ _TIMELINE: ColumnElement[int] = literal_column(
     "(SELECT greatest(min_recovery_end_timeline, timeline_id)"
     " FROM pg_control_recovery(), pg_control_checkpoint())"
 )
+_HAS_OTHER_TIMELINE = func.coalesce(Installation.timeline != _TIMELINE, false())
+HAS_OTHER_TIMELINE: ColumnElement[bool] = exists().where(_HAS_OTHER_TIMELINE)
+"""Whether the registry's server was restored to a moment, or failed over, since the last pass."""
 _ENDS_AHEAD = Installation.gap_to > UTC_NOW
 """Whether the clock was put back since the gap was seen."""
 
@@ -71,17 +76,17 @@ class RegistryClock:
 
     def __init__(self, engine: AsyncEngine, interval: timedelta) -> None:
         self._sessions = RegistrySessions(engine)
-        self._longest = max(_GAP, _PASSES_MISSED * interval)
+        self._late = max(_LATE, _PASSES_MISSED * interval)
+        self._longest = max(_GAP, self._late)
 
     async def doubts(self) -> tuple[bool, bool]:
         """Whether no pass has run for too long; and whether the registry's server has another timeline since.
 
-        Either may mean that the registry was restored.
+        Either may mean that the registry was restored. In a transaction, other passes wait until it ends.
         """
-        has_other = Installation.timeline != _TIMELINE
-        query = select(func.coalesce(self._is_gap(), false()), func.coalesce(has_other, false()))
-        async with self._sessions.statement() as session:
-            is_gap, is_other = (await session.execute(query)).one()
+        query = select(func.coalesce(self._is_gap(), false()), _HAS_OTHER_TIMELINE)
+        async with self._sessions.transaction() as session:
+            is_gap, is_other = (await session.execute(query.with_for_update(of=Installation))).one()
         return is_gap, is_other
 
     async def observe(self) -> None:
@@ -93,10 +98,15 @@ class RegistryClock:
         A clock that was set back by more than a day, and is as late again as it was before, may have been
         wrong meanwhile. What was put into the trash or backed up then has a time that is too early, and all
         that is in the trash or was backed up by the schedule stays for its days from now on.
+
+        What is due in the trash when a pass is late, or when a gap is forgotten, stays for `KEPT_IN_DOUBT`:
+        registry and server may have been put back together, to before a client has brought it back.
         """
         is_gap = self._is_gap()
+        is_forgotten = Installation.gap_to <= UTC_NOW - literal(_REMEMBERED, Interval)
+        has_waited = or_(is_forgotten, Installation.pass_at < UTC_NOW - literal(self._late, Interval))
         is_as_late_again = Installation.set_back_from <= UTC_NOW
-        is_over = and_(_ENDS_AHEAD, not_(self._is_ahead()))
+        is_over = or_(is_forgotten, and_(_ENDS_AHEAD, not_(self._is_ahead())))
         seen = {
             "timeline": _TIMELINE,
             "pass_at": UTC_NOW,
@@ -111,11 +121,14 @@ class RegistryClock:
             ),
         }
         async with self._sessions.transaction() as session:
-            was_set_back = await session.scalar(select(is_as_late_again).with_for_update())
+            doubts = select(is_as_late_again, and_(not_(is_gap), has_waited)).with_for_update()
+            was_set_back, keeps_due = (await session.execute(doubts)).one()
             await session.execute(update(Installation).values(**seen))
             if was_set_back:
                 await _count_trash_anew(session)
                 await keep_scheduled_backups(session)
+            if keeps_due:
+                await keep_trash(session, only_due=True)
 
     async def gap(self) -> TimeGap | None:
         """The last gap, if it ended less than a day ago.

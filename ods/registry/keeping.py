@@ -2,10 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Interval, func, literal, select, update
+from sqlalchemy import Interval, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.storage.models import UTC_NOW, Installation
+from ods.registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 
 KEPT_IN_DOUBT = timedelta(days=7)
 """How long a database stays in the trash at least, or a backup does not expire, whatever the settings say.
@@ -36,3 +36,17 @@ async def end_of(session: AsyncSession, kept_for: timedelta) -> datetime:
     latest = func.greatest(UTC_NOW, select(Installation.pass_at).scalar_subquery()) if kept_for else UTC_NOW
     end: datetime = (await session.scalars(select(latest + literal(kept_for, Interval)))).one()
     return end
+
+
+async def keep_trash(session: AsyncSession, *, only_due: bool = False) -> None:
+    """Let what is in the trash, or only what is due there, stay for `KEPT_IN_DOUBT` at least."""
+    kept_until = await end_of(session, KEPT_IN_DOUBT)
+    is_over = UTC_NOW if only_due else kept_until
+    # Also for instances that a delete is about to move to the trash.
+    instances = update(DbInstance).where(DbInstance.purge_after < is_over)
+    await session.execute(instances.values(purge_after=kept_until))
+    # A pass would claim again what it has begun to drop.
+    is_claimed = InstanceVersion.purging_since.is_not(None)
+    versions = update(InstanceVersion).where(or_(InstanceVersion.purge_after < is_over, is_claimed))
+    kept = func.greatest(InstanceVersion.purge_after, kept_until)
+    await session.execute(versions.values(purge_after=kept, purging_since=None))

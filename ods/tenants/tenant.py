@@ -36,6 +36,7 @@ from ods.registry.instances.versions import VersionStore
 from ods.registry.snapshots.scheduled import ScheduledSnapshots
 from ods.registry.snapshots.store import SnapshotStore
 from ods.registry.storage.engine import create_registry_engine
+from ods.registry.storage.unit_of_work import unit_of_work
 from ods.settings.secret_files import CurrentDsn
 from ods.settings.settings import AnySettings, Settings
 from ods.tenants.drift.detector import DriftDetector
@@ -157,15 +158,16 @@ class Tenant:
         while, its clock may be wrong instead: then nothing gets a later time by that.
         """
         await self.jobs.installation.require_confirmed()  # which calls them off, and says so
-        is_gap, has_other_timeline = await self.clock.doubts()
         cancelled: Sequence[InstanceJob] = ()
-        if has_other_timeline:
-            cancelled = await self.cancellations.hold_drops()
-        elif is_gap:
-            cancelled = await self.cancellations.call_off_drops()
+        async with unit_of_work(self.engine):  # of several workers that start, one does
+            is_gap, has_other_timeline = await self.clock.doubts()
+            if has_other_timeline:
+                cancelled = await self.cancellations.hold_drops()
+            elif is_gap:
+                cancelled = await self.cancellations.call_off_drops()
+            await self.clock.observe()
         for job in cancelled:
             _logger.warning("%s was cancelled: the registry may have been restored.", job.job_id)
-        await self.clock.observe()
 
     async def remove_template_leftovers(self) -> list[str]:
         """Remove what loads of its templates have left; returns the names of these databases."""

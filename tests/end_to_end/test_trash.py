@@ -636,6 +636,8 @@ async def test_nothing_is_purged_for_a_day_when_no_pass_has_run_for_days(
     (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.TIME_GAP]
     assert "Nothing is purged from the trash" in found.explanation
     await rows.execute("UPDATE adminapi.installation SET gapto = gapto - interval '1 day'")
+    assert "0 purges" in await reconcile(temporal, settings)  # what fell due meanwhile stays for a week more
+    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = purgeafter - interval '7 days'")
     assert "1 purges" in await reconcile(temporal, settings)
 
 

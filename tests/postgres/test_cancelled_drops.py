@@ -1,7 +1,9 @@
 """`ods installation confirm` cancels the jobs that would drop a database, and no others."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import asyncpg
 import pytest
@@ -21,12 +23,14 @@ from ods.tenants.tenant import Tenant
 from tests import preloaded
 from tests.api.server import environment
 from tests.postgres.instance_states import bring_to, stores
+from tests.postgres.postgres_inspection import until
 from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, expires, made, made_at
-from tests.servers import make_settings
+from tests.servers import make_settings, session
 
 DROP = Delete(Way.DROP)
 BACKED_UP = Delete(Way.DROP, final_backup=True)
 NO_TRASH = timedelta()
+WAITING_FOR_LOCK = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%timeline%'"
 NO_PASSES = "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL"
 
 
@@ -146,6 +150,28 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
         assert round(left / timedelta(days=1)) == days
     finally:
         await rows.execute(NO_PASSES)
+
+
+async def test_request_after_a_pass_is_not_called_off_by_another_that_began_with_it(
+    tenant: Tenant,
+    instances: InstanceStore,
+    job_store: JobStore,
+    rows: asyncpg.Connection,
+    registry_dsn: str,
+    name: str,
+) -> None:
+    """Several workers start together: the second one waits, and has nothing to call off then."""
+    await tenant.begin_pass()
+    number = (await bring_to(instances, job_store, "Completed", name)).instance_id
+    await rows.execute("UPDATE adminapi.installation SET timeline = 15")
+    async with session(registry_dsn) as first, first.transaction():
+        await first.execute("UPDATE adminapi.installation SET timeline = timeline")
+        second = asyncio.create_task(tenant.begin_pass())
+        await until(partial(rows.fetchval, WAITING_FOR_LOCK))
+        await first.execute("UPDATE adminapi.installation SET timeline = 1, passat = timezone('utc', now())")
+        job = (await instances.request_delete(number, DROP)).job
+    await second
+    assert await job_store.is_due(job)
 
 
 async def test_what_a_delete_is_about_to_put_into_the_trash_stays_for_a_week(

@@ -364,3 +364,53 @@ async def test_trash_is_due_at_its_time_when_no_worker_has_run_for_days(
     await clock.observe()
     assert await clock.gap() is not None
     assert max(await purge_times(rows, job)) <= max(before)
+
+
+@pytest.mark.parametrize(
+    ("late", "days"), [("14 minutes", 0), ("16 minutes", 7), ("23 hours", 7)], ids=["no", "yes", "much"]
+)
+async def test_what_is_due_stays_for_a_week_when_a_pass_is_late(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+    late: str,
+    days: int,
+) -> None:
+    """A machine that was put back to an hour ago would otherwise drop what was brought back since."""
+    await clock.observe()
+    job = await in_trash_with_version(instances, job_store, name)
+    await _is_due(rows, job)
+    await set_back(rows, "passat", late)
+    await clock.observe()
+    assert [round(left / timedelta(days=1)) for left in await purge_times(rows, job)] == [days, days]
+    await clock.observe()
+    await _is_due(rows, job)
+    await clock.observe()
+    assert max(await purge_times(rows, job)) < timedelta()
+
+
+async def test_what_is_due_stays_for_a_week_when_the_operator_has_had_a_day_to_put_the_clock_right(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    await clock.observe()
+    job = await in_trash_with_version(instances, job_store, name)
+    await _is_due(rows, job)
+    await set_back(rows, "passat", "3 days")
+    await clock.observe()
+    assert max(await purge_times(rows, job)) < timedelta()
+    await set_back(rows, "gapto", "25 hours")
+    await clock.observe()
+    assert [round(left / timedelta(days=1)) for left in await purge_times(rows, job)] == [7, 7]
+    assert await rows.fetchval(GAP_IS_FORGOTTEN)
+
+
+async def _is_due(rows: asyncpg.Connection, job: InstanceJob) -> None:
+    for table, column in (("dbinstances", "id"), ("instanceversions", "instanceid")):
+        query = f"UPDATE adminapi.{table} SET purgeafter = timezone('utc', now()) WHERE {column} = $1"  # noqa: S608 - constants
+        await rows.execute(query, job.instance_id)

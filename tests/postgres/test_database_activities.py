@@ -31,9 +31,10 @@ from ods.databases.statements import execute
 from ods.databases.template_marks import TemplateMark, TemplateState
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
-from ods.model.operations import InstanceStatus, Template
+from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.model.revisions import KnownRevisions
 from ods.registry.instances.adoptions import DatabaseName
+from ods.registry.instances.cancelling import CANCELLED_IN_DOUBT
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore, Position
 from ods.registry.instances.jobs import InstanceJob
@@ -87,7 +88,12 @@ def _answering(job_store: JobStore, *answers: bool) -> Any:
 
 
 _RUNNING = Position(
-    InstanceStatus.IN_PROGRESS, waits=False, known=KnownRevisions(), is_cancelled=False, is_in_trash=False
+    InstanceStatus.IN_PROGRESS,
+    waits=False,
+    known=KnownRevisions(),
+    is_cancelled=False,
+    is_in_trash=False,
+    registry_was_moved=False,
 )
 
 
@@ -1049,3 +1055,56 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
         assert (await tenant.queries.instance(job.instance_id)).published_at is not None
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
+MOVED = "UPDATE adminapi.installation SET timeline = 15"
+"""As if the registry's server had been promoted since the last pass."""
+
+
+async def test_version_stays_when_the_registry_s_server_was_promoted_since_the_last_pass(
+    activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
+) -> None:
+    purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
+    async with session(registry_dsn) as rows:
+        await rows.execute(MOVED)
+        run, versions = ActivityEnvironment().run, VersionActivities(tenant, ConcurrencyLimit(1))
+        await run(versions.purge_version, purge)
+        await tenant.begin_pass()  # which keeps it for a week
+        await run(versions.purge_version, purge)
+        assert await row_of(admin, purge.database) is not None
+        await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
+    await run(versions.purge_version, purge)
+    assert await row_of(admin, purge.database) is None
+    await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize(("way", "is_called_off"), [(Way.DROP, True), (None, False)], ids=["drop", "trash"])
+async def test_running_drop_is_called_off_when_the_registry_s_server_was_promoted(
+    activities: Activities,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    registry_dsn: str,
+    job: InstanceJob,
+    way: Way | None,
+    is_called_off: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """The standby may have had no time to learn that its client has cancelled it."""
+    works, run = activities(tenant.jobs), ActivityEnvironment().run
+    assert (await run(works.provision, job)).finished
+    delete = (await tenant.instances.request_delete(job.instance_id, Delete(way))).job
+    assert (await tenant.jobs.begin(delete)).held
+    async with session(registry_dsn) as rows:
+        await rows.execute(MOVED)
+    if is_called_off:
+        with pytest.raises(ApplicationError) as raised:
+            await run(works.drop, delete)
+        assert raised.value.type == "Superseded"
+        row = await tenant.queries.job(delete.job_id)
+        assert row is not None
+        assert (row.status, row.error_message) == (JobStatus.ERROR, CANCELLED_IN_DOUBT)
+        assert await row_of(admin, job.database) is not None
+        await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+    else:
+        assert (await run(works.trash, delete)).kept
+        await tenant.begin_pass()
+        await admin.execute(f'DROP DATABASE "{delete.trash_database}"')

@@ -33,9 +33,9 @@ from ods.registry.instances.steps import (
     readable,
     take_step,
 )
-from ods.registry.keeping import KEPT_IN_DOUBT, end_of
+from ods.registry.keeping import keep_trash
 from ods.registry.storage.errors import JobRefusedError
-from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
+from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, Job, OdsInstance
 from ods.registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -174,7 +174,7 @@ class JobCancellations:
         """
         cancelled = await self.call_off_drops()
         async with self._sessions.transaction() as session:
-            await _keep_trash(session)
+            await keep_trash(session)
             await _keep_last_backups(session)
         return cancelled
 
@@ -237,17 +237,6 @@ async def _call_off_what_passes_do(session: AsyncSession) -> None:
     await session.execute(no_purge)
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
-
-
-async def _keep_trash(session: AsyncSession) -> None:
-    kept_until = await end_of(session, KEPT_IN_DOUBT)
-    # Also for instances that a delete is about to move to the trash.
-    is_over = DbInstance.purge_after < kept_until
-    await session.execute(update(DbInstance).where(is_over).values(purge_after=kept_until))
-    versions = update(InstanceVersion).where(InstanceVersion.purge_after < kept_until)
-    await session.execute(versions.values(purge_after=kept_until))
-    # A pass claims again what it has begun to drop, when its time is over.
-    await session.execute(update(InstanceVersion).values(purging_since=None))
 
 
 async def _keep_last_backups(session: AsyncSession) -> None:
