@@ -31,6 +31,7 @@ GRANT SELECT, INSERT, DELETE ON adminapi.signinlinks TO ods_service;
 GRANT SELECT, INSERT, DELETE ON adminapi.signinattempts TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.attemptcounts TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.leftdatabasenames TO ods_service;
+GRANT SELECT, INSERT, UPDATE ON adminapi.servedschedules TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.databasesizes TO ods_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON adminapi.totalsizes TO ods_service;
 GRANT SELECT, UPDATE ON adminapi.installation TO ods_service;

@@ -209,8 +209,7 @@ class DatabaseAdoption:
             # signal, has either tried again.
             is_ended = row.is_called_off or drops_database(Operation(row.operation), row.arguments)
             row.request = uuid4()
-            if is_ended:
-                row.cancelled_request, row.cancelled_attempt = row.request, row.attempt
+            row.cancelled_attempt = row.attempt if is_ended else None
         known = {version.database_name for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, await self._owner(row), database)
         await self._tenant.adoptions.keep_replaced(row, replaced, known)

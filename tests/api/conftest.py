@@ -33,6 +33,7 @@ _TABLES = (
     "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
     " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions,"
     " adminapi.signinlinks, adminapi.signinattempts, adminapi.backups, adminapi.leftdatabasenames,"
+    " adminapi.servedschedules,"
     " adminapi.attemptcounts"
 )
 

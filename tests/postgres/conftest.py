@@ -39,7 +39,8 @@ async def registry_dsn(shared_registry: str) -> AsyncIterator[str]:
             " DELETE FROM adminapi.educationorganizations; DELETE FROM adminapi.snapshots;"
             " DELETE FROM adminapi.consolesessions; DELETE FROM adminapi.signinlinks;"
             " DELETE FROM adminapi.signinattempts; DELETE FROM adminapi.backups;"
-            " DELETE FROM adminapi.leftdatabasenames; DELETE FROM adminapi.attemptcounts;"
+            " DELETE FROM adminapi.leftdatabasenames; DELETE FROM adminapi.servedschedules;"
+            " DELETE FROM adminapi.attemptcounts;"
             " DELETE FROM adminapi.databasesizes; DELETE FROM adminapi.totalsizes"
         )
 

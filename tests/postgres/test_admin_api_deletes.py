@@ -281,9 +281,7 @@ async def test_purge_that_was_cancelled_is_not_done_when_an_admin_api_asks_for_a
     instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
     before = await bring_to(instances, job_store, "Deleted" if is_in_trash else "Completed", "Ours")
     job = await begun(instances, job_store, before.instance_id, DROP)
-    await ed_fi_admin.sql.execute(
-        "UPDATE adminapi.dbinstances SET cancelledrequest = request, cancelledattempt = attempt"
-    )
+    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET cancelledattempt = attempt")
     await write(ed_fi_admin, "PendingDelete")
     assert await due(job_store) == []
     assert await job_store.fail(job, "The job was cancelled.")

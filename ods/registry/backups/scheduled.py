@@ -18,7 +18,7 @@ from ods.registry.backups.rows import (
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.steps import JobFactory
 from ods.registry.schedules.frequency import BACKUP_LABEL
-from ods.registry.schedules.participants import is_credible, participants
+from ods.registry.schedules.participants import is_credible, participants, serve
 from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, Job
 from ods.registry.storage.sessions import RegistrySessions
 from ods.settings.settings import VerifyPolicy
@@ -65,7 +65,7 @@ class ScheduledBackups:
             .scalar_subquery()
         )
         async with self._sessions.statement() as session:
-            return await participants(session, BACKUP_LABEL, DbInstance.backup_due_at, last_made, due_at)
+            return await participants(session, BACKUP_LABEL, last_made, due_at)
 
     async def under_way(self) -> Sequence[InstanceJob]:
         """The jobs that make such backups, at the attempt that is due or under way."""
@@ -128,5 +128,5 @@ class ScheduledBackups:
                 return False
             await wait_for_due_verification(session, backup, self._policy)
             backup.unchanged_at = func.least(due_at, UTC_NOW)  # not ahead of it, if Temporal's clock is
-            instance.backup_due_at = due_at
+            await serve(session, instance.id, BACKUP_LABEL, due_at)
             return True

@@ -145,7 +145,7 @@ class AdoptionStore:
         """
         if instance.status == InstanceStatus.COMPLETED and number > instance.job_number:
             instance.job_number, instance.attempt = number + 1, 1
-            instance.request = uuid4()
+            instance.request, instance.cancelled_attempt = uuid4(), None
             instance.last_modified = UTC_NOW
 
     async def keep_replaced(

@@ -10,7 +10,6 @@ instance stays as it was, its status does not let the job begin.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from uuid import UUID
 
 from sqlalchemy import exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -134,7 +133,7 @@ class JobCancellations:
         recorded = (
             update(DbInstance)
             .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
-            .values(cancelled_request=UUID(job.request), cancelled_attempt=job.attempt)
+            .values(cancelled_attempt=job.attempt)
             .returning(DbInstance)
         )
         async with self._sessions.transaction() as session:
@@ -221,7 +220,7 @@ class JobCancellations:
         due = self._factory.next_attempt(instance)
         step, ending = await ending_before_begin(session, instance, cancelled=reason)
         attempt = ending.get("attempt", due.attempt)
-        values = {**ending, "cancelled_request": UUID(due.request), "cancelled_attempt": attempt}
+        values = {**ending, "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
         await forget_intended(session, due)

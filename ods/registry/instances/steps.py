@@ -165,19 +165,13 @@ def purge_follows() -> ColumnElement[bool]:
     return and_(DbInstance.goes_to_trash, DbInstance.backup_first)
 
 
-CALLED_OFF: Mapping[str, object] = {
-    "cancelled_request": DbInstance.request,
-    "cancelled_attempt": DbInstance.attempt,
-}
+CALLED_OFF: Mapping[str, object] = {"cancelled_attempt": DbInstance.attempt}
 """Columns of a row whose last attempt a client has cancelled, or does not want to be tried again."""
 
 
 def is_cancelled() -> ColumnElement[bool]:
     """A client has cancelled the row's last attempt, or does not want it to be tried again."""
-    return and_(
-        DbInstance.cancelled_request.is_not_distinct_from(DbInstance.request),
-        DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt),
-    )
+    return DbInstance.cancelled_attempt.is_not_distinct_from(DbInstance.attempt)
 
 
 def has_mark(marks: Collection[str]) -> ColumnElement[bool]:

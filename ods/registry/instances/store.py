@@ -52,7 +52,8 @@ from ods.registry.instances.revisions import revisions_of
 from ods.registry.instances.row_locks import lock_instances, lock_with_source
 from ods.registry.instances.steps import JobFactory, job_record, readable
 from ods.registry.instances.versions import name_in_trash, version_to_bring_back
-from ods.registry.schedules.participants import is_served
+from ods.registry.schedules.frequency import BACKUP_LABEL, SNAPSHOT_LABEL
+from ods.registry.schedules.participants import serve
 from ods.registry.snapshots import rows as snapshots
 from ods.registry.storage.errors import (
     DerivativeTakenError,
@@ -538,9 +539,8 @@ class InstanceStore:
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         async with self._locked(instance_id, nowait=True) as (session, instance):
-            if await is_served(session, instance.backup_due_at, due_at):
+            if not await serve(session, instance.id, BACKUP_LABEL, due_at):
                 return None
-            instance.backup_due_at = due_at
             return await self._request_backup(session, instance, SCHEDULED, due_at)
 
     async def _request_backup(
@@ -572,9 +572,8 @@ class InstanceStore:
             sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
         """
         async with self._locked(instance_id, nowait=True) as (session, instance):
-            if await is_served(session, instance.snapshot_due_at, due_at):
+            if not await serve(session, instance.id, SNAPSHOT_LABEL, due_at):
                 return None
-            instance.snapshot_due_at = due_at
             return await self._request_snapshot(session, instance, None, due_at)
 
     async def _request_snapshot(
@@ -648,7 +647,7 @@ class InstanceStore:
         require_granted(refusals.unended_reset_refusals(instance))
         if replacement is not None:
             instance.replacement = asdict(replacement)
-        instance.request = uuid4()
+        instance.request, instance.cancelled_attempt = uuid4(), None
         instance.operation = operation
         instance.arguments_column = arguments_column(operation, arguments)
         instance.job_number += 1

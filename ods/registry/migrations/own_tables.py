@@ -27,6 +27,13 @@ CREATE TABLE adminapi.databaserevisions (
 );
 CREATE INDEX ix_databaserevisions_instanceid ON adminapi.databaserevisions (instanceid);
 
+CREATE TABLE adminapi.servedschedules (
+    instanceid int NOT NULL,
+    schedule varchar(50) NOT NULL,
+    dueat timestamp NOT NULL,
+    PRIMARY KEY (instanceid, schedule)
+);
+
 CREATE TABLE adminapi.leftdatabasenames (
     databasename varchar(255) NOT NULL,
     instanceid int NOT NULL,

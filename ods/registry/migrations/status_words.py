@@ -157,6 +157,7 @@ BEGIN
         OR (is_theirs AND OLD.jobnumber > 0 AND NEW.state <> OLD.state)
     ) THEN
         NEW.request := gen_random_uuid();
+        NEW.cancelledattempt := NULL;
     END IF;
     RETURN NEW;
 END $$

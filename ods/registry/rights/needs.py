@@ -65,6 +65,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_table("adminapi", "signinattempts", "SELECT", "INSERT", "DELETE"),
         _on_table("adminapi", "attemptcounts", *_ALL),
         _on_table("adminapi", "leftdatabasenames", *_ALL),
+        _on_table("adminapi", "servedschedules", "SELECT", "INSERT", "UPDATE"),
         _on_table("adminapi", "databasesizes", *_ALL),
         _on_table("adminapi", "totalsizes", *_ALL),
         _on_table("adminapi", "installation", "SELECT", "UPDATE"),

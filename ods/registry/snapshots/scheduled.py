@@ -32,7 +32,7 @@ class ScheduledSnapshots:
             .scalar_subquery()
         )
         async with self._sessions.statement() as session:
-            return await participants(session, SNAPSHOT_LABEL, DbInstance.snapshot_due_at, last_made, due_at)
+            return await participants(session, SNAPSHOT_LABEL, last_made, due_at)
 
     async def under_way(self) -> Sequence[InstanceJob]:
         """The jobs that make such snapshots, at the attempt that is due or under way."""

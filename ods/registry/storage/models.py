@@ -183,8 +183,7 @@ class DbInstance(_HasOrigin, Base):
     # Since a rename or an undelete began: its database may have another name than it has here, until that job
     # is done or undone.
     undo_due: Mapped[bool] = mapped_column("undodue", server_default=text("false"))
-    # The attempt at its job that a client has called off last. Of no other attempt this tells.
-    cancelled_request: Mapped[uuid.UUID | None] = mapped_column("cancelledrequest")
+    # The attempt at its last request that a client has called off. Of no other attempt this tells.
     cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
     # Which generation of its template the database is a copy of, if that is known.
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
@@ -208,9 +207,6 @@ class DbInstance(_HasOrigin, Base):
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
     # Its database, which a reset replaces by another one. Like a mark, never given again.
     database_id: Mapped[uuid.UUID] = mapped_column("databaseid", server_default=text("gen_random_uuid()"))
-    # The times of the schedules for which a backup and a snapshot of it were requested last.
-    backup_due_at: Mapped[datetime | None] = mapped_column("backupdueat")
-    snapshot_due_at: Mapped[datetime | None] = mapped_column("snapshotdueat")
     # The database that takes its place, until that is done or undone:
     # `ods.registry.instances.jobs.Replacement`.
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
@@ -240,7 +236,7 @@ class DbInstance(_HasOrigin, Base):
     @property
     def is_called_off(self) -> bool:
         """Whether a client has cancelled or abandoned the last attempt at its job."""
-        return (self.cancelled_request, self.cancelled_attempt) == (self.request, self.attempt)
+        return self.cancelled_attempt == self.attempt
 
     @property
     def is_delete_called_off(self) -> bool:
@@ -375,6 +371,18 @@ class DatabaseRevision(Base):
     role: Mapped[str] = mapped_column(String(10))
     state: Mapped[str] = mapped_column(String(10))
     at: Mapped[datetime] = mapped_column(server_default=text("timezone('utc', now())"))
+
+
+class ServedSchedule(Base):
+    """The time of a schedule for which an instance was served last."""
+
+    __tablename__ = "servedschedules"
+    __table_args__ = ({"schema": "adminapi"},)
+
+    instance_id: Mapped[int] = mapped_column("instanceid", primary_key=True, autoincrement=False)
+    # The label by which instances take part in it.
+    schedule: Mapped[str] = mapped_column(String(50), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column("dueat")
 
 
 class LeftDatabaseName(Base):

@@ -180,7 +180,7 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN jobnumber int NOT NULL DEFAULT 0, ADD COLUMN attempt int NOT NULL DEFAULT 0,
     ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN outages int NOT NULL DEFAULT 0,
-    ADD COLUMN cancelledrequest uuid, ADD COLUMN cancelledattempt int,
+    ADD COLUMN cancelledattempt int,
     -- The database: by what it is known to be the instance's, and where it comes from.
     ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN databaseid uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -197,9 +197,7 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN labels jsonb, ADD COLUMN owncontexts jsonb,
     -- The trash.
     ADD COLUMN trashdatabase varchar(63), ADD COLUMN trashedat timestamp, ADD COLUMN deletedby varchar(256),
-    ADD COLUMN purgeafter timestamp, ADD COLUMN setaside jsonb,
-    -- Schedules.
-    ADD COLUMN backupdueat timestamp, ADD COLUMN snapshotdueat timestamp;
+    ADD COLUMN purgeafter timestamp, ADD COLUMN setaside jsonb;
 -- What is being deleted waits for its delete: the word for what is in progress would have it created.
 UPDATE adminapi.dbinstances SET
     state = CASE status WHEN 'DeleteInProgress' THEN 'Pending_Delete'
