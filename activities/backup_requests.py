@@ -12,10 +12,10 @@ from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
 from ods.backups.manifest import BackupKey, BackupKind, BackupRequest, Manifest
 from ods.backups.storage import BackupStore
-from ods.databases.change_sign import read_sign
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inner_rights import Rights, read_rights
+from ods.databases.inspection.change_sign import read_sign
 from ods.databases.locales import Locale, parse_locale, read_locale
+from ods.databases.rights.inner import Rights, read_rights
 from ods.registry.backups.stored import LostBackup, StoredBackup
 from ods.registry.storage.models import Backup
 from ods.tenants.tenant import Tenant

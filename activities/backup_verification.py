@@ -21,7 +21,7 @@ from ods.backups.snapshots import Database
 from ods.backups.storage import BackupStore
 from ods.backups.store_identity import OtherStoreError
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inner_rights import give_rights
+from ods.databases.rights.inner import give_rights
 from ods.databases.scratch import scratch_database
 from ods.registry.backups.records import proven_state
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, tenant_id

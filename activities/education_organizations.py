@@ -12,8 +12,8 @@ from temporalio import activity
 from activities.errors import is_locked
 from activities.following import heartbeats
 from activities.sweep import accepted
-from ods.databases.education_organizations import Address, UnreadableError
-from ods.databases.reading_processes import ReadingProcesses, reading_processes
+from ods.databases.education_organizations.processes import ReadingProcesses, reading_processes
+from ods.databases.education_organizations.reading import Address, UnreadableError
 from ods.model.operations import JobStatus
 from ods.observability.logs import fault_name
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings

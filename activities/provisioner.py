@@ -17,10 +17,10 @@ from ods.databases.analysis import analyze
 from ods.databases.constants import DISK_FULL
 from ods.databases.copying import Source, copy_closed, create_like, provision_copy
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inner_rights import Rights, give_rights, read_rights
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from ods.databases.publishing import DatabaseAccess
+from ods.databases.rights.inner import Rights, give_rights, read_rights
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.observability.metrics.job_phases import phase
 from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError

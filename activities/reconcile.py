@@ -14,9 +14,9 @@ from temporalio import activity
 from activities.errors import step
 from activities.following import heartbeats
 from activities.sweep import SweepPage, accepted
-from ods.databases import inspection
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inspection import Database
+from ods.databases.inspection import listing
+from ods.databases.inspection.listing import Database
 from ods.databases.server import Server
 from ods.model.operations import InstanceStatus, Undo
 from ods.model.revisions import Role
@@ -188,7 +188,7 @@ class ReconcileActivities:
 
     async def _databases(self) -> list[Database]:
         async with self.server.session() as session:
-            return await inspection.databases(session)
+            return await listing.databases(session)
 
     @step
     async def report_drift(self) -> DriftReport:

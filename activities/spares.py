@@ -9,7 +9,7 @@ from temporalio.service import RPCError
 from activities.concurrency import ConcurrencyLimit
 from activities.errors import step
 from activities.following import heartbeats
-from ods.databases.spare_pool import PruneResult, SpareOrder, SparePool
+from ods.databases.templates.spare_pool import PruneResult, SpareOrder, SparePool
 
 _logger = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Collection
 
-from ods.databases import inspection
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inspection import free_space
+from ods.databases.inspection import listing
+from ods.databases.inspection.listing import free_space
 from ods.databases.server import Server
 
 _SERVER_SECONDS = 2
@@ -18,7 +18,7 @@ async def database_sizes(server: Server, databases: Collection[str]) -> dict[str
         return {}
     try:
         async with asyncio.timeout(_SERVER_SECONDS), server.session() as session:
-            return await inspection.sizes(session, list(databases))
+            return await listing.sizes(session, list(databases))
     except (DatabaseFaultError, TimeoutError):
         return {}
 

@@ -18,8 +18,8 @@ from api.security.registration import ClientRegistration
 from api.server_looks import ServerLooks
 from api.services import Services, services_of
 from ods.databases.server import Server
-from ods.databases.spare_pool import SparePool
-from ods.databases.templates import TemplateInspector
+from ods.databases.templates.reports import TemplateInspector
+from ods.databases.templates.spare_pool import SparePool
 from ods.registry.audit import AuditTrail
 from ods.registry.backups.records import BackupRecords
 from ods.registry.education_organizations.refreshes import RefreshJobs

@@ -19,7 +19,7 @@ from api.schemas.base import ResponseModel
 from api.services import Services
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.rights import rights_fault
+from ods.databases.rights.service_role import rights_fault
 from ods.observability.logs import fault_name
 from ods.registry.rights.missing import MissingRightsError, explanation
 from ods.registry.storage.connecting import READ_ONLY

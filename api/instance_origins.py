@@ -15,7 +15,7 @@ from api.http.problems import in_words, pascal
 from ods.backups.errors import RestoreRefusedError
 from ods.backups.readiness import require_restores
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.rights import online_copy_obstacle
+from ods.databases.rights.service_role import online_copy_obstacle
 from ods.model.operations import Template
 from ods.model.origins import (
     FROM_TEMPLATE,

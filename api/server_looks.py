@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Generic, TypeVar
 
-from ods.databases.spare_pool import PoolReport, SparePool
+from ods.databases.templates.spare_pool import PoolReport, SparePool
 from ods.observability.logs import fault_name
 from ods.registry.instances.jobs import StartedJob
 from ods.tenants.drift.detector import DriftDetector

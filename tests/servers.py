@@ -23,7 +23,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
-from ods.databases.restore_login import RestoreLogin
+from ods.databases.rights.restore_login import RestoreLogin
 from ods.databases.server import Server
 from ods.embedded import seeding
 from ods.embedded.ports import free_port

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from api.schemas.base import ResponseModel, UtcTime
 from api.schemas.instances import Instance
-from ods.databases.usage import TableFigures
+from ods.databases.inspection.usage import TableFigures
 from ods.tenants.usage import InstanceFigures
 
 

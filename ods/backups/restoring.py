@@ -22,7 +22,7 @@ from ods.backups.snapshots import Database
 from ods.backups.storage import READ_BYTES, BackupStore
 from ods.databases.constants import program_name
 from ods.databases.errors import translate_postgres_errors
-from ods.databases.restore_login import NOT_ADMITTED
+from ods.databases.rights.restore_login import NOT_ADMITTED
 from ods.databases.statements import fetch_value
 from ods.programs import process
 from ods.programs.postgres import (

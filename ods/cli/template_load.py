@@ -12,8 +12,8 @@ from ods.cli.registry_access import RegistryAccess, has_settings, operator, sett
 from ods.cli.restore_programs import Destination, needed_extensions, restore
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
-from ods.databases.template_loading import LoadTarget, TemplateLoad, loading, require_loadable
-from ods.databases.template_marks import TemplateMark
+from ods.databases.templates.loading import LoadTarget, TemplateLoad, loading, require_loadable
+from ods.databases.templates.marks import TemplateMark
 from ods.embedded.data_folder import DataFolder
 from ods.embedded.errors import CommandError
 from ods.embedded.seeding import SERVICE_ROLE

@@ -15,7 +15,7 @@ import asyncpg
 
 from ods.databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
 from ods.databases.errors import DatabaseFaultError, NotOursError
-from ods.databases.lock_holders import name_holder
+from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import FoundDatabase, changed_meanwhile
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.server import Server

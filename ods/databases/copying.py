@@ -15,8 +15,8 @@ from ods.databases.changing import end_sessions, end_sessions_until_done, no_rig
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from ods.databases.dropping import drop_staging
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.locales import Locale, create_empty, read_locale
-from ods.databases.lock_holders import name_holder
 from ods.databases.lookup import choose, find, require_usable
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import (

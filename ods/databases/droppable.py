@@ -9,7 +9,7 @@
 | made to replace the instance's | `replacing.discard_other` | `require_never_used` |
 | the same, and forgotten by the registry | `replacing.drop_unknown` | `made_for_forgotten_resets` |
 | a snapshot | `snapshots.remove` | its comment has its own mark |
-| a spare, or left by a template's load | `spare_pool`, `templates` | as below |
+| a spare, or left by a template's load | `templates.spare_pool`, `templates.reports` | as below |
 | one to look at something | `scratch` | as below |
 
 A database that was ever an instance's is dropped only if the registry knows the instance's mark, the database

@@ -21,7 +21,7 @@ from ods.databases.constants import (
 )
 from ods.databases.droppable import deletable, find_in_trash, require_not_put_back
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from ods.databases.lock_holders import name_holder
+from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import DatabaseRows, FoundDatabase, find
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.statements import execute, fetch_rows

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 from pydantic.alias_generators import to_camel
 
 from ods.databases.constants import STAGING_PREFIX, UNREADABLE
-from ods.databases.template_marks import HIGHEST_GENERATION
+from ods.databases.templates.marks import HIGHEST_GENERATION
 from ods.model.revisions import KnownRevisions, RevisionState, Role, revision_by
 
 _PUBLISHED_AT = "publishedAt"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import asyncpg
 
-from ods.databases import spares
 from ods.databases.changing import end_sessions, is_marked, mark_anew
 from ods.databases.constants import (
     DIVISION_BY_ZERO,
@@ -26,11 +25,12 @@ from ods.databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from ods.databases.lookup import changed_meanwhile, choose, find, require_usable
 from ods.databases.ownership import KnownOwner
 from ods.databases.publishing import AS_TEMPLATE, DatabaseAccess, Publication, publish
-from ods.databases.rights import grants_named
+from ods.databases.rights.service_role import grants_named
 from ods.databases.server import Server
-from ods.databases.spares import Fingerprint, Spare, SpareMark
 from ods.databases.statements import NO_REASONS, execute, fetch_value
-from ods.databases.template_marks import generation_copied, generation_of
+from ods.databases.templates import spares
+from ods.databases.templates.marks import generation_copied, generation_of
+from ods.databases.templates.spares import Fingerprint, Spare, SpareMark
 from ods.observability.metrics.job_phases import phase
 from ods.settings.settings import CloneStrategy
 

@@ -25,7 +25,7 @@ from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DAT
 from ods.databases.droppable import made_for_forgotten_resets, require_never_used
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from ods.databases.lock_holders import name_holder
+from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import DatabaseRows, FoundDatabase, choose, find, refusal, require_usable
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import Server

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 
-from ods.databases import spares
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, SCRATCH_PREFIX, private_prefix
 from ods.databases.dropping import DROP, end_programs
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.locales import Locale, create_empty
 from ods.databases.server import Server
 from ods.databases.statements import execute, fetch_rows
+from ods.databases.templates import spares
 
 _NAMES = """
 SELECT datname FROM pg_database WHERE starts_with(datname, $1) AND pg_has_role(datdba, 'USAGE')

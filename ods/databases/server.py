@@ -14,7 +14,7 @@ import asyncpg
 from ods.databases.constants import APPLICATION_NAME
 from ods.databases.errors import LOST, DatabaseFaultError, translate_postgres_errors
 from ods.databases.ownership import Owner
-from ods.databases.restore_login import RestoreLogin
+from ods.databases.rights.restore_login import RestoreLogin
 from ods.registry.storage.connecting import (
     PROBES_OF_THE_CLIENT,
     connect,

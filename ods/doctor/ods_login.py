@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
-from ods.databases.education_organizations import Address, UnreadableError, reading
+from ods.databases.education_organizations.reading import Address, UnreadableError, reading
 from ods.doctor.findings import Finding, fault, ok, warning
 from ods.model.operations import InstanceStatus
 from ods.registry.connection_strings.connection_string import ConnectionString

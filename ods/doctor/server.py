@@ -8,9 +8,9 @@ from ods.databases.constants import INVALID_CONNECTION_LIMIT
 from ods.databases.locales import AFTER_UPDATE_OF_SYSTEM, sorted_anew
 from ods.databases.ownership import Owner
 from ods.databases.publishing import settings_left_out
-from ods.databases.restore_login import missing_for_restores
 from ods.databases.retiring import owner_in_trash
-from ods.databases.rights import missing_on_server
+from ods.databases.rights.restore_login import missing_for_restores
+from ods.databases.rights.service_role import missing_on_server
 from ods.doctor.findings import Finding, fault, ok, warning
 from ods.doctor.postgres import Examine, one_row
 from ods.doctor.registry import of_rights, of_superusers

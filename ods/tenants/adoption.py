@@ -10,10 +10,11 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from ods.databases import adoption, inspection
+from ods.databases import adoption
 from ods.databases.activating import take_out
 from ods.databases.adoption import Candidate
-from ods.databases.inspection import Database
+from ods.databases.inspection import listing
+from ods.databases.inspection.listing import Database
 from ods.databases.lookup import FoundDatabase, find_own
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import leave_to_job
@@ -155,7 +156,7 @@ class DatabaseAdoption:
 
     async def _last_number(self, session: asyncpg.Connection, instance: DbInstance) -> int:
         """The last job that has published one of the instance's databases, as their comments say."""
-        its = of_instance(await inspection.databases(session), await self._owner(instance))
+        its = of_instance(await listing.databases(session), await self._owner(instance))
         return max((one.owner.number for one in its if one.owner), default=0)
 
     async def _name_as_its_own(self, session: asyncpg.Connection, row: DbInstance, trash: str) -> None:
@@ -278,7 +279,7 @@ class DatabaseAdoption:
         named = self._named(database)
         obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle
         if obstacle is None and not earlier:
-            its = of_instance(await inspection.databases(session), owner)
+            its = of_instance(await listing.databases(session), owner)
             obstacle = _later_obstacle(its, database, ods_instance_id)
         whose = (ods_instance_id, named[0] if named else "", "", owner.ods_instance_id)
         return _shown(whose, replace(found, adopted=False, obstacle=obstacle))
@@ -362,7 +363,7 @@ class DatabaseAdoption:
         if instance.is_in_trash and found.name == instance.trash_database:
             return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
         async with self._tenant.server.session() as session:
-            its = of_instance(await inspection.databases(session), await self._owner(instance))
+            its = of_instance(await listing.databases(session), await self._owner(instance))
         if instance.is_in_trash and (copies := _same(its, found.name)):
             return (
                 f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
@@ -418,7 +419,7 @@ def _shown(whose: tuple[int, str, str, int], found: Candidate) -> AdoptionCandid
 
 def _later_obstacle(its: Collection[Database], database: str, instance_id: int) -> str | None:
     """Why the operator must say that this one is meant: another was published later, or may have been."""
-    last = inspection.published_last(its)
+    last = listing.published_last(its)
     if last is not None and last.name == database:
         return None
     adopt = f"`ods instance adopt {instance_id} --database"

@@ -10,8 +10,8 @@ from ods.backups.layout import folder_of, instance_folder, part_at
 from ods.backups.manifest import BackupKey, BackupKind, Manifest
 from ods.backups.storage import BackupStore, StoreTimeouts
 from ods.backups.stored_backups import delete_backup, has_dump, list_backups, load_if_readable, load_manifest
-from ods.databases.change_sign import is_quiet, read_sign
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.inspection.change_sign import is_quiet, read_sign
 from ods.registry.backups.scheduled import LastBackup
 from ods.registry.storage.models import Backup
 from ods.settings.settings import Settings

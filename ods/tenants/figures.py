@@ -6,7 +6,7 @@ from functools import partial
 
 from sqlalchemy.pool import QueuePool
 
-from ods.databases import inspection
+from ods.databases.inspection import listing
 from ods.observability.metrics.catalog import (
     DATABASE_BYTES,
     POOL_CONNECTIONS,
@@ -72,10 +72,10 @@ async def _sizes(group: Sequence[Tenant]) -> list[Sample]:
     async with group[0].server.session() as session:
         kinds = {
             database.name: (owner.installation, database.trash)
-            for database in await inspection.databases(session)
+            for database in await listing.databases(session)
             if (owner := database.owner or database.snapshot) is not None
         }
-        sizes = await inspection.sizes(session, list(kinds))
+        sizes = await listing.sizes(session, list(kinds))
     bytes_of: Counter[tuple[str, bool]] = Counter()
     for name, kind in kinds.items():
         bytes_of[kind] += sizes.get(name) or 0

@@ -7,7 +7,7 @@ from functools import partial
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.databases.rights import missing_on_server
+from ods.databases.rights.service_role import missing_on_server
 from ods.registry.rights.missing import missing_in_registry
 
 _KNOWN_SECONDS = 30

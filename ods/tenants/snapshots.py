@@ -12,7 +12,7 @@ from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.databases.snapshots import SnapshotMark, SnapshotRequest
-from ods.databases.spares import locked
+from ods.databases.templates.spares import locked
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.snapshots.store import SnapshotRemoval, SnapshotStore

@@ -11,10 +11,10 @@ from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ods.databases.restore_login import RestoreLogin
+from ods.databases.rights.restore_login import RestoreLogin
 from ods.databases.server import Server
-from ods.databases.spare_pool import SparePool
-from ods.databases.templates import TemplateInspector, remove_leftovers
+from ods.databases.templates.reports import TemplateInspector, remove_leftovers
+from ods.databases.templates.spare_pool import SparePool
 from ods.registry.backups.expiry import BackupExpiry
 from ods.registry.backups.records import BackupRecords
 from ods.registry.backups.scheduled import ScheduledBackups

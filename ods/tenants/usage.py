@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.inspection.usage import DatabaseFigures, TableFigures, UsageReader, read_sizes
 from ods.databases.ownership import Owner
-from ods.databases.usage import DatabaseFigures, TableFigures, UsageReader, read_sizes
 from ods.registry.storage.models import DbInstance
 from ods.tenants.adoption import DatabaseNotFoundError
 from ods.tenants.tenant import Tenant

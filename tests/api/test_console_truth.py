@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from ods.databases import usage
+from ods.databases.inspection import usage
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.registry.instances.job_store import JobStore

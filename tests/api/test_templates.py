@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 import pytest
 
-from ods.databases.template_marks import Contents, TemplateMark, TemplateState
+from ods.databases.templates.marks import Contents, TemplateMark, TemplateState
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.settings.settings import Settings

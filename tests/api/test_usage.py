@@ -12,7 +12,8 @@ import asyncpg
 import httpx
 import pytest
 
-from ods.databases import statements, usage
+from ods.databases import statements
+from ods.databases.inspection import usage
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Page, expect
 
-from ods.databases.template_marks import TemplateMark, TemplateState, new_private_name
+from ods.databases.templates.marks import TemplateMark, TemplateState, new_private_name
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.registry.installation import InstallationStore
 from ods.registry.storage.engine import create_registry_engine

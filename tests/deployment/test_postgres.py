@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ods.databases.restore_login import missing_for_restores
+from ods.databases.rights.restore_login import missing_for_restores
 from ods.embedded.ports import free_port
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.deployment import compose

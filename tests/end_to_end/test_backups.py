@@ -38,7 +38,7 @@ from ods.backups.snapshots import Snapshot, Table
 from ods.backups.storage import BackupStore
 from ods.backups.stored_backups import list_backups
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inner_rights import Rights, read_rights
+from ods.databases.rights.inner import Rights, read_rights
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way

@@ -11,12 +11,12 @@ import uuid
 
 import asyncpg
 
-from ods.databases import spares
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SparePool
+from ods.databases.templates import spares
+from ods.databases.templates.spare_pool import Limits, SparePool
 from ods.settings.settings import CloneStrategy
 from tests.postgres.owners import requesting
 

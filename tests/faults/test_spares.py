@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SparePool
+from ods.databases.templates.spare_pool import Limits, SparePool
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.settings.settings import CloneStrategy
 from tests import preloaded

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from ods.databases import change_sign
-from ods.databases.change_sign import is_quiet, read_sign
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.inspection import change_sign
+from ods.databases.inspection.change_sign import is_quiet, read_sign
 from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres

@@ -12,7 +12,7 @@ from ods.backups.errors import BackupFaultError
 from ods.backups.monitoring import program_log
 from ods.backups.snapshots import Database
 from ods.databases.copying import create_like
-from ods.databases.rights import online_copy_obstacle
+from ods.databases.rights.service_role import online_copy_obstacle
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import NUMBERS, product_server, service_dsn, session

@@ -21,14 +21,15 @@ from activities.errors import OUTAGE
 from activities.reconcile import Leftovers, ReconcileActivities, StuckPage
 from activities.sweep import SweepPage
 from activities.versions import VersionActivities
-from ods.databases import provisioning, spares
+from ods.databases import provisioning
 from ods.databases.constants import DISK_FULL
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import opened_by, with_opening
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SpareOrder, SparePool
 from ods.databases.statements import execute
-from ods.databases.template_marks import TemplateMark, TemplateState
+from ods.databases.templates import spares
+from ods.databases.templates.marks import TemplateMark, TemplateState
+from ods.databases.templates.spare_pool import Limits, SpareOrder, SparePool
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Template

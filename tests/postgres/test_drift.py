@@ -19,7 +19,7 @@ from ods.databases import provisioning
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest
 from ods.databases.server import Server
-from ods.databases.spares import new_name
+from ods.databases.templates.spares import new_name
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way

@@ -11,7 +11,12 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
-from ods.databases.education_organizations import Address, UnreadableError, education_organizations, reading
+from ods.databases.education_organizations.reading import (
+    Address,
+    UnreadableError,
+    education_organizations,
+    reading,
+)
 from ods.embedded import seeding
 from ods.embedded.ports import free_port
 from ods.embedded.postgres import EmbeddedPostgres
@@ -400,10 +405,10 @@ async def test_database_is_unreadable_when_it_has_too_many_organizations(
 ) -> None:
     login = (seeding.SERVICE_ROLE, SERVICE_PASSWORD)
     address = Address([("127.0.0.1", postgres.port)], north, *login, ssl_mode=None)
-    monkeypatch.setattr("ods.databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS))
+    monkeypatch.setattr("ods.databases.education_organizations.reading._MAX_ORGANIZATIONS", len(ROWS))
     async with reading(address) as opened:
         assert len(await education_organizations(opened)) == len(ROWS)
-    monkeypatch.setattr("ods.databases.education_organizations._MAX_ORGANIZATIONS", len(ROWS) - 1)
+    monkeypatch.setattr("ods.databases.education_organizations.reading._MAX_ORGANIZATIONS", len(ROWS) - 1)
     async with reading(address) as opened:
         with pytest.raises(UnreadableError, match="it has more than 2 education organizations"):
             await education_organizations(opened)

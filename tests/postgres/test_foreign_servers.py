@@ -15,7 +15,7 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from activities.education_organizations import EducationOrganizationActivities, PageRead, PageToRead
-from ods.databases.reading_program import answer
+from ods.databases.education_organizations.program import answer
 from ods.embedded.polling import wait_until
 from ods.embedded.ports import free_port
 from ods.embedded.postgres import EmbeddedPostgres
@@ -63,7 +63,7 @@ def _processes() -> list[str]:
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"ods.databases.reading_program" in file.read_bytes():
+            if b"ods.databases.education_organizations.program" in file.read_bytes():
                 status = (file.parent / "status").read_text()
                 found += [file.parent.name] if f"\nPPid:\t{os.getpid()}\n" in status else []
         except OSError:  # it has ended

@@ -5,7 +5,7 @@ import shutil
 import asyncpg
 import pytest
 
-from ods.databases.inspection import free_space
+from ods.databases.inspection.listing import free_space
 from ods.databases.server import Server
 
 
@@ -27,5 +27,7 @@ async def test_free_space_is_not_told_when_the_role_may_not_see_the_data_directo
 async def test_free_space_is_not_told_when_the_directory_is_that_of_another_server(
     admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ods.databases.inspection._CLOCKS_DIFFER", -1)  # as if it was started at another time
+    monkeypatch.setattr(
+        "ods.databases.inspection.listing._CLOCKS_DIFFER", -1
+    )  # as if it was started at another time
     assert await free_space(admin) is None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from ods.databases.inner_rights import give_rights, read_rights
+from ods.databases.rights.inner import give_rights, read_rights
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.servers import service_dsn, session
 

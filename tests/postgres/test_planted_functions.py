@@ -9,15 +9,15 @@ import pytest
 
 from ods.backups.figures import read_figures
 from ods.backups.snapshots import Database
-from ods.databases.change_sign import is_quiet, read_sign
-from ods.databases.education_organizations import Address, education_organizations, reading
-from ods.databases.inner_rights import give_rights, read_rights
+from ods.databases.education_organizations.reading import Address, education_organizations, reading
+from ods.databases.inspection.change_sign import is_quiet, read_sign
+from ods.databases.inspection.usage import UsageReader
 from ods.databases.locales import read_locale
 from ods.databases.ownership import Owner
+from ods.databases.rights.inner import give_rights, read_rights
 from ods.databases.scratch import scratch_database
 from ods.databases.server import Server
 from ods.databases.statements import execute
-from ods.databases.usage import UsageReader
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.ods import SCHEMA

@@ -6,14 +6,14 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from ods.databases import spares
 from ods.databases.activating import rename
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision, verify
 from ods.databases.publishing import DatabaseAccess, settings_left_out
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SpareOrder, SparePool
+from ods.databases.templates import spares
+from ods.databases.templates.spare_pool import Limits, SpareOrder, SparePool
 from ods.settings.settings import CloneStrategy
 from tests.postgres.postgres_inspection import exists, still_due
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS

@@ -12,13 +12,14 @@ from unittest.mock import Mock
 import asyncpg
 import pytest
 
-from ods.databases import provisioning, spare_pool, spares
+from ods.databases import provisioning
 from ods.databases.errors import DatabaseFaultError, NotOursError
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes, provision, verify
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
-from ods.databases.spares import Fingerprint, SpareMark
+from ods.databases.templates import spare_pool, spares
+from ods.databases.templates.spare_pool import Limits, SpareOrder, SparePool, TemplatePool
+from ods.databases.templates.spares import Fingerprint, SpareMark
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.settings.settings import CloneStrategy

@@ -11,22 +11,23 @@ from statistics import median
 import asyncpg
 import pytest
 
-from ods.databases import provisioning, spares, template_marks
+from ods.databases import provisioning
 from ods.databases.activating import rename
 from ods.databases.constants import TEMPLATE_PREFIX, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SpareOrder, SparePool
-from ods.databases.spares import SpareMark
-from ods.databases.template_loading import LoadTarget, TemplateLoad, loading
-from ods.databases.template_marks import (
+from ods.databases.templates import marks, spares
+from ods.databases.templates.loading import LoadTarget, TemplateLoad, loading
+from ods.databases.templates.marks import (
     Generation,
     TemplateMark,
     TemplateState,
     new_private_name,
 )
+from ods.databases.templates.spare_pool import Limits, SpareOrder, SparePool
+from ods.databases.templates.spares import SpareMark
 from ods.embedded import seeding
 from ods.settings.settings import CloneStrategy
 from tests.postgres.owners import requesting
@@ -310,9 +311,9 @@ async def test_generation_is_not_known_when_more_than_one_exchange_comes_between
 
 async def test_generation_is_not_known_when_there_is_no_template(server: Server) -> None:
     async with server.session() as session:
-        assert await template_marks.generation_of(session, "nowhere") is None
+        assert await marks.generation_of(session, "nowhere") is None
         before = Generation(1, 1)
-        assert await template_marks.generation_copied(session, "nowhere", "none", before) is None
+        assert await marks.generation_copied(session, "nowhere", "none", before) is None
 
 
 # What creates notice

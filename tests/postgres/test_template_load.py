@@ -25,21 +25,21 @@ from ods.cli.dump_files import Dump, DumpForm
 from ods.cli.registry_access import RegistryAccess
 from ods.cli.restore_programs import Destination, needed_extensions, restore
 from ods.cli.template_load import TemplateAccess, load
-from ods.databases import spares
 from ods.databases.constants import TEMPLATE_PREFIX, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
 from ods.databases.provisioning import Copy, TemplateSizes, clone
 from ods.databases.server import Server
-from ods.databases.spare_pool import Limits, SpareOrder, SparePool
-from ods.databases.template_loading import LoadTarget, loading
-from ods.databases.template_marks import (
+from ods.databases.templates import spares
+from ods.databases.templates.loading import LoadTarget, loading
+from ods.databases.templates.marks import (
     Contents,
     TemplateMark,
     TemplateState,
     new_private_name,
 )
-from ods.databases.templates import remove_leftovers
+from ods.databases.templates.reports import remove_leftovers
+from ods.databases.templates.spare_pool import Limits, SpareOrder, SparePool
 from ods.embedded import seeding
 from ods.embedded.errors import CommandError
 from ods.embedded.postgres import EmbeddedPostgres

@@ -8,14 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ods.databases import statements, usage
+from ods.databases import statements
 from ods.databases.activating import rename
 from ods.databases.constants import APPLICATION_NAME
 from ods.databases.dropping import drop
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.inspection import usage
+from ods.databases.inspection.usage import UsageReader
 from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.server import Server
-from ods.databases.usage import UsageReader
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import exists, still_due

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ods.databases.inspection import Database, published_last
+from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import LeftName, Owner, published_at, with_left
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, revision_by
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ods.databases.ownership import Owner
-from ods.databases.spare_pool import Limits, allot
-from ods.databases.spares import Fingerprint, Spare, SpareList, SpareMark, is_spare, new_name
+from ods.databases.templates.spare_pool import Limits, allot
+from ods.databases.templates.spares import Fingerprint, Spare, SpareList, SpareMark, is_spare, new_name
 
 INSTALLATION = "6b1f0f6e-1111-4222-8333-444444444444"
 STATE = Fingerprint(16384, 4_294_967_295)

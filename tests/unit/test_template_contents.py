@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ods.databases.spares import Fingerprint, SpareMark
-from ods.databases.template_marks import (
+from ods.databases.templates.marks import (
     Contents,
     TemplateMark,
     TemplateState,
@@ -17,6 +16,7 @@ from ods.databases.template_marks import (
     is_private,
     new_private_name,
 )
+from ods.databases.templates.spares import Fingerprint, SpareMark
 
 INSTALLATION = "6b6f4f3e-5f0a-4a53-9d0a-0f4f2c9d1e11"
 CONTENTS = Contents(1006, "6.1.0", {"TPDM": "1.1.0"})

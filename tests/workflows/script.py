@@ -21,7 +21,7 @@ from activities.education_organizations import PageRead, PageToRead, RefreshResu
 from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage, VersionsDue
 from activities.scheduled_requests import ScheduledReport
 from activities.sweep import SweepPage, SweepResult
-from ods.databases.spare_pool import PruneResult, SpareOrder
+from ods.databases.templates.spare_pool import PruneResult, SpareOrder
 from ods.registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from ods.registry.education_organizations.refreshes import Scope
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
-from ods.databases.spare_pool import PruneResult, SpareOrder
+from ods.databases.templates.spare_pool import PruneResult, SpareOrder
 from ods.registry.instances.jobs import ExecutionPolicy
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused

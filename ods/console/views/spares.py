@@ -10,7 +10,7 @@ from fastapi import Depends
 from api.dependencies import ServerLooksDep
 from ods.console.texts import t
 from ods.console.views.statuses import BAD, BUSY, GONE, GOOD, Badge
-from ods.databases.spare_pool import TemplatePool
+from ods.databases.templates.spare_pool import TemplatePool
 
 
 @dataclass(frozen=True)

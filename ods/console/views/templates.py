@@ -8,7 +8,7 @@ from fastapi import Depends
 
 from api.dependencies import TemplateInspectorDep
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.templates import TemplateLeftover, TemplateReport
+from ods.databases.templates.reports import TemplateLeftover, TemplateReport
 
 
 @dataclass(frozen=True)

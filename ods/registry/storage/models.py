@@ -547,8 +547,8 @@ class Backup(Base):
     verification_error: Mapped[str | None] = mapped_column("verificationerror", Text)
     verified_at: Mapped[datetime | None] = mapped_column("verifiedat")
     # Of a scheduled one: the time of the schedule for which it was requested; what tells the database from
-    # one that has changed since (`ods/databases/change_sign.py`); the last time of the schedule at which it
-    # had not; from when on the backup may be deleted; until when it may not, whatever that says.
+    # one that has changed since (`ods/databases/inspection/change_sign.py`); the last time of the schedule at
+    # which it had not; from when on the backup may be deleted; until when it may not, whatever that says.
     due_at: Mapped[datetime | None] = mapped_column("dueat")
     change_sign: Mapped[str | None] = mapped_column("changesign", Text)
     unchanged_at: Mapped[datetime | None] = mapped_column("unchangedat")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import chain
 
 from ods.backups.store_identity import SharedStoreError
-from ods.databases import inspection
+from ods.databases.inspection import listing
 from ods.databases.server import Server
 from ods.databases.statements import server_clock
 from ods.registry.backups.stores import BackupStores
@@ -51,8 +51,8 @@ class DriftDetector:
 
     async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
         async with self.server.session() as session:
-            found = await inspection.databases(session)
-            directories = await inspection.orphan_directories(session)
+            found = await listing.databases(session)
+            directories = await listing.orphan_directories(session)
             obstacle = await self.installation.obstacle(session)
             server_time, registry_time = await server_clock(session), await self.queries.now()
             own_time = _own_time()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ods.databases.inspection import Database
+from ods.databases.inspection.listing import Database
 from ods.model.operations import AT_REST, InstanceStatus
 from ods.registry.instances.deletes import drops_at_retry
 from ods.registry.storage.models import DbInstance

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 
-from ods.databases.inspection import Database, published_last
+from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import Owner
 from ods.registry.instances.jobs import StartedJob
 from ods.registry.storage.models import DbInstance

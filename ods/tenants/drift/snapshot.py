@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from uuid import UUID
 
-from ods.databases.inspection import Database
+from ods.databases.inspection.listing import Database
 from ods.databases.ownership import Owner
 from ods.model.operations import InstanceStatus, Operation, is_usable
 from ods.registry.clock import TimeGap

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ods.databases.inspection import Database, published_last
+from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import Owner
 from ods.model.operations import AT_REST
 from ods.registry.backups.rows import without_zone

@@ -15,7 +15,6 @@ from time import monotonic
 
 import asyncpg
 
-from ods.databases import spares
 from ods.databases.changing import count_sessions
 from ods.databases.constants import (
     DIVISION_BY_ZERO,
@@ -33,9 +32,9 @@ from ods.databases.ownership import Owner
 from ods.databases.provisioning import size_of
 from ods.databases.publishing import access_statements, settings_left_out
 from ods.databases.server import Server
-from ods.databases.spares import SpareMark
 from ods.databases.statements import execute, fetch_row, fetch_rows, fetch_value
-from ods.databases.template_marks import (
+from ods.databases.templates import spares
+from ods.databases.templates.marks import (
     EXPECTED_TABLES,
     Contents,
     TemplateMark,
@@ -44,7 +43,8 @@ from ods.databases.template_marks import (
     new_private_name,
     read_contents,
 )
-from ods.databases.templates import remove_leftovers
+from ods.databases.templates.reports import remove_leftovers
+from ods.databases.templates.spares import SpareMark
 from ods.registry.storage.connecting import ends_sessions
 
 _FIRST_OWN_OID = 16384

@@ -6,14 +6,15 @@ from typing import Self
 
 import asyncpg
 
-from ods.databases import provisioning, spares
+from ods.databases import provisioning
 from ods.databases.changing import count_sessions
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.provisioning import Copy, TemplateSizes
 from ods.databases.server import Server
-from ods.databases.spares import Fingerprint, Spare, SpareList, SpareMark
 from ods.databases.statements import execute
+from ods.databases.templates import spares
+from ods.databases.templates.spares import Fingerprint, Spare, SpareList, SpareMark
 from ods.settings.settings import CloneStrategy, Settings
 
 

@@ -14,14 +14,14 @@ from typing import assert_never
 
 import asyncpg
 
-from ods.databases import spares
 from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX, TEMPLATE_PREFIX, private_prefix
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
-from ods.databases.spares import SpareList, SpareMark
 from ods.databases.statements import execute, fetch_rows
-from ods.databases.template_marks import Contents, TemplateMark, TemplateState, is_private, read_contents
+from ods.databases.templates import spares
+from ods.databases.templates.marks import Contents, TemplateMark, TemplateState, is_private, read_contents
+from ods.databases.templates.spares import SpareList, SpareMark
 
 _READ_SECONDS = 2
 """How long an open template may take to say what it holds: a create waits for our session on it."""

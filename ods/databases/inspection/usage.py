@@ -19,7 +19,7 @@ from ods.databases.constants import APPLICATION_NAME, INSUFFICIENT_PRIVILEGE, UN
 from ods.databases.errors import DatabaseFaultError, NotOursError, translate_postgres_errors
 from ods.databases.lookup import find, require_usable
 from ods.databases.ownership import Owner
-from ods.databases.rights import require_statistics, rights_fault
+from ods.databases.rights.service_role import require_statistics, rights_fault
 from ods.databases.server import Server
 from ods.databases.statements import fetch_rows
 from ods.registry.rights.needs import quoted

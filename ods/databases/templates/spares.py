@@ -20,7 +20,7 @@ import asyncpg
 from ods.databases.constants import INVALID_CONNECTION_LIMIT, SPARE_PREFIX, UNREADABLE, private_prefix
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.statements import fetch_row, fetch_rows, fetch_value
-from ods.databases.template_marks import generation_in
+from ods.databases.templates.marks import generation_in
 
 _NAME = re.compile(rf"{SPARE_PREFIX}[0-9a-f]{{16}}_[0-9a-f]{{32}}")
 _ROWS = """

@@ -21,11 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ods.databases.education_organizations import Address, UnreadableError, education_organizations, reading
+from ods.databases.education_organizations.reading import (
+    Address,
+    UnreadableError,
+    education_organizations,
+    reading,
+)
 from ods.registry.connection_strings.allowed_hosts import AllowedHosts
 
 SECONDS = 30
-"""How long a process may take; `ods.databases.education_organizations` has a shorter limit for each step."""
+"""How long a process may take; the module `reading` has a shorter limit for each step."""
 _BYTES = 128 * 1024 * 1024
 """Of memory: the interpreter, and several times the most organizations that are read."""
 _FULL = 112 * 1024

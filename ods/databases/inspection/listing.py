@@ -14,8 +14,8 @@ import asyncpg
 from ods.databases.constants import INVALID_CONNECTION_LIMIT, STAGING_PREFIX
 from ods.databases.ownership import Owner, opened_by, published_at
 from ods.databases.snapshots import SnapshotMark
-from ods.databases.spares import is_spare
 from ods.databases.statements import fetch_row, fetch_rows, fetch_value
+from ods.databases.templates.spares import is_spare
 from ods.registry.instances.naming import is_reset_name, is_trash_name
 
 _STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")

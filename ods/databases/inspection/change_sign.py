@@ -14,7 +14,7 @@ from typing import TypeVar
 import asyncpg
 
 from ods.databases.errors import translate_postgres_errors
-from ods.databases.inner_rights import read_rights
+from ods.databases.rights.inner import read_rights
 from ods.databases.statements import execute, fetch_rows, fetch_value
 
 _Name = TypeVar("_Name")

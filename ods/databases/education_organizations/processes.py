@@ -1,4 +1,4 @@
-"""Education organizations of ODS databases, read by processes of `ods.databases.reading_program`."""
+"""Education organizations of ODS databases, read by processes of the `program` beside this module."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ods.databases.education_organizations import Address, UnreadableError
-from ods.databases.reading_program import SECONDS
+from ods.databases.education_organizations.program import SECONDS
+from ods.databases.education_organizations.reading import Address, UnreadableError
 from ods.programs import process
 from ods.programs.process import Command
 
-_PROGRAM = "ods.databases.reading_program"
+_PROGRAM = "ods.databases.education_organizations.program"
 _ROOT = Path(__file__).parents[2]
 _GRACE_SECONDS = 5
 _TRUST = ("HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY")

@@ -1,0 +1,1 @@
+"""The education organizations that an ODS database holds."""

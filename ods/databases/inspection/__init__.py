@@ -1,0 +1,1 @@
+"""Looking at databases: which there are, how they are used, who holds one up. Nothing is changed here."""

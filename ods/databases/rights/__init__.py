@@ -1,0 +1,1 @@
+"""What roles may do on the ODS server, and within its databases."""

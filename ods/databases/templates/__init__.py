@@ -1,0 +1,1 @@
+"""Templates, and the spare databases that are cloned from them in advance."""
