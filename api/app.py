@@ -21,7 +21,6 @@ from temporalio.client import Client
 
 from api.health import HealthMonitor
 from api.http import problems
-from api.instance_service import document_templates
 from api.middleware.admission import ProtocolMiddleware
 from api.middleware.audit import AuditMiddleware
 from api.middleware.correlation import CorrelationMiddleware
@@ -62,7 +61,8 @@ from api.routes import (
 from api.security.grants import GrantRefusal
 from api.security.limits import ProcessLimits
 from api.security.oidc import IssuerTokens
-from api.services import Services
+from api.services.instances import document_templates
+from api.tenant_services import Services
 from ods.console import app as console
 from ods.console.issuer import SignInIssuer
 from ods.console.known_fragments import KnownFragmentsMiddleware

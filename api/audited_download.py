@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.http.server_protocol import LOST
 from api.middleware.audit import entry_of
-from api.services import services_of
+from api.tenant_services import services_of
 from ods.observability.logs import fault_name
 
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from fastapi import Request, Response
 
 from api.idempotency import JobRoute, is_dry_run, whole_body
 from api.middleware.shedding import take_place
-from api.services import services_of
+from api.tenant_services import services_of
 
 
 class BulkRoute(JobRoute):

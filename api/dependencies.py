@@ -16,7 +16,7 @@ from api.security.clients import ApiClients
 from api.security.grants import TokenGrants
 from api.security.registration import ClientRegistration
 from api.server_looks import ServerLooks
-from api.services import Services, services_of
+from api.tenant_services import Services, services_of
 from ods.databases.server import Server
 from ods.databases.templates.reports import TemplateInspector
 from ods.databases.templates.spare_pool import SparePool

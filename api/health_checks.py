@@ -16,7 +16,7 @@ from temporalio.client import Client
 from api.http.temporal_calls import answer_of
 from api.middleware.tenancy import Tenancy
 from api.schemas.base import ResponseModel
-from api.services import Services
+from api.tenant_services import Services
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.rights.service_role import rights_fault

@@ -24,7 +24,7 @@ from api.http.audit_context import audit_context
 from api.http.parsing import json_body, member_names, shown_name
 from api.http.problems import ProblemError, in_words, pascal
 from api.middleware.route_table import query_names
-from api.services import services_of
+from api.tenant_services import services_of
 from ods.registry.idempotency_keys import LONGEST_KEY, KeyedRequest, StoredAnswer
 
 DRY_RUN = "dryRun"

@@ -15,7 +15,7 @@ from api.middleware.hosts import AllowedHosts
 from api.middleware.route_table import RouteTable, path_of
 from api.middleware.tenancy import require_tenant, tenancy
 from api.security.tokens import authenticate
-from api.services import Services, services_of
+from api.tenant_services import Services, services_of
 from ods.observability.logs import fault_name
 from ods.registry.storage.errors import InstallationNotConfirmedError
 

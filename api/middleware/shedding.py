@@ -27,7 +27,7 @@ from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
 from api.middleware.audit import READING
 from api.middleware.route_table import RouteTable
-from api.services import services_of
+from api.tenant_services import services_of
 from ods.observability.metrics.catalog import REQUESTS_IN_WORK, REQUESTS_SHED
 from ods.settings.settings import AnySettings
 

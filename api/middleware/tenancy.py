@@ -8,7 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from api.http.problems import ProblemError
-from api.services import Services
+from api.tenant_services import Services
 from ods.settings.settings import TENANT_NAME
 
 HEADER = "tenant"

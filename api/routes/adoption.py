@@ -18,9 +18,9 @@ from api.http.parsing import (
 )
 from api.http.problems import ProblemError
 from api.idempotency import JobRoute
-from api.instance_service import CHANGE_REFUSALS, require_instance_management
 from api.schemas.base import ResponseModel
 from api.security.tokens import FULL_ACCESS, bearer_token, needs_scope
+from api.services.instances import CHANGE_REFUSALS, require_instance_management
 from ods.settings.settings import MAX_DATABASE_NAME_BYTES
 
 router = APIRouter(

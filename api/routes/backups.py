@@ -8,16 +8,16 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
 from api.audited_download import AuditedDownload
-from api.backup_service import BackupId, BackupServiceDep, require_readiness
 from api.dependencies import BackupRecordsDep
 from api.http import problems
 from api.http.paging import words_of
 from api.http.parsing import DEFAULT_LIMIT, Count, Limit, Offset, path_id
 from api.idempotency import STARTS_A_JOB, JobRoute, asks_first
-from api.instance_service import require_instance_management
 from api.schemas.backups import BackupAccepted, BackupAnswer
 from api.schemas.base import list_response, paced
 from api.security.tokens import bearer_token, needs_scope
+from api.services.backups import BackupId, BackupServiceDep, require_readiness
+from api.services.instances import require_instance_management
 from ods.backups.manifest import BackupKind
 from ods.registry.backups.records import BackupFilter, BackupState
 from ods.registry.clients.credentials import BACKUP_DOWNLOAD

@@ -5,19 +5,19 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends
 
 from api.bulk_route import BulkRoute
-from api.bulk_service import BulkServiceDep
 from api.http import problems
 from api.http.parsing import JsonObject, documented_list
 from api.idempotency import STARTS_A_JOB
-from api.instance_service import (
+from api.schemas.instances import AllAccepted
+from api.security.tokens import bearer_token
+from api.services.bulk import BulkServiceDep
+from api.services.instances import (
     CREATE_REFUSALS,
     MOST_AT_ONCE,
     NEW_INSTANCES_BODY,
     require_instance_management,
 )
-from api.plan_service import PLANNED, DryRunDep, plan_response
-from api.schemas.instances import AllAccepted
-from api.security.tokens import bearer_token
+from api.services.plans import PLANNED, DryRunDep, plan_response
 
 router = APIRouter(
     prefix="/v2/dbInstances/bulk",

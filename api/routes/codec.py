@@ -21,7 +21,7 @@ from api.http.audit_context import audit_context
 from api.http.parsing import JsonObject
 from api.http.problems import ProblemError
 from api.security.tokens import authenticate
-from api.services import services_of
+from api.tenant_services import services_of
 from ods.temporal.codec import EncryptionCodec, UnreadablePayloadError
 
 _HEADERS_OF_UI = "Authorization, Authorization-Extras, Content-Type, X-Namespace"

@@ -12,11 +12,11 @@ from api.http.paging import page_of
 from api.http.parsing import JSON_TYPE, MOST_ROWS, path_id
 from api.http.problems import found
 from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
-from api.refresh_service import RefreshServiceDep
 from api.schemas.base import ResponseModel
 from api.schemas.education_organizations import OdsInstanceOrganizations, written_list
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
+from api.services.refreshes import RefreshServiceDep
 from ods.registry.education_organizations.tenant_view import ViewedOrganizations
 from ods.registry.instances.queries import ODS_INSTANCES
 from ods.registry.ods_instances.store import ODS_INSTANCE

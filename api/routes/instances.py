@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from api.bulk_service import BulkServiceDep
 from api.dependencies import InstanceStoreDep
 from api.final_backups import FinalBackup
 from api.http import problems
@@ -14,7 +13,12 @@ from api.http.problems import ProblemError
 from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
 from api.instance_attributes import CHANGED_ATTRIBUTES_BODY
 from api.instance_origins import copy_notice
-from api.instance_service import (
+from api.schemas.base import list_response, paced
+from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
+from api.schemas.usage import ListedInstance
+from api.security.tokens import bearer_token
+from api.services.bulk import BulkServiceDep
+from api.services.instances import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
     NEW_INSTANCE_BODY,
@@ -31,12 +35,8 @@ from api.instance_service import (
     SelectionDep,
     require_instance_management,
 )
-from api.plan_service import PLANNED, DryRunDep, PlanServiceDep, plan_response
-from api.reset_service import ResetServiceDep
-from api.schemas.base import list_response, paced
-from api.schemas.instances import Accepted, Creation, Deletion, Instance, Reset
-from api.schemas.usage import ListedInstance
-from api.security.tokens import bearer_token
+from api.services.plans import PLANNED, DryRunDep, PlanServiceDep, plan_response
+from api.services.resets import ResetServiceDep
 from ods.model.arguments import Way
 from ods.registry.instances.deletes import Delete
 

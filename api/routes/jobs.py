@@ -10,10 +10,10 @@ from api.dependencies import JobListDep, ObstacleDep
 from api.http import problems
 from api.http.parsing import DEFAULT_LIMIT, Limit, Offset
 from api.idempotency import JobRoute
-from api.job_service import JobFilterDep, JobServiceDep
 from api.schemas.base import ResponseModel, UtcTime, Waiting, list_response, paced
 from api.schemas.instances import job_path
 from api.security.tokens import bearer_token
+from api.services.jobs import JobFilterDep, JobServiceDep
 from ods.registry.storage.models import Job
 
 router = APIRouter(

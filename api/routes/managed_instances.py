@@ -11,7 +11,11 @@ from api.http import problems
 from api.http.parsing import JsonObject, path_id
 from api.http.problems import ProblemError, found
 from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
-from api.instance_service import (
+from api.schemas.base import list_response, paced
+from api.schemas.instances import ManagedInstance
+from api.schemas.managed_status import managed_status
+from api.security.tokens import bearer_token
+from api.services.instances import (
     CHANGE_REFUSALS,
     CREATE_REFUSALS,
     NEW_MANAGED_INSTANCE_BODY,
@@ -23,10 +27,6 @@ from api.instance_service import (
     ManagedCreateRequestDep,
     require_instance_management,
 )
-from api.schemas.base import list_response, paced
-from api.schemas.instances import ManagedInstance
-from api.schemas.managed_status import managed_status
-from api.security.tokens import bearer_token
 from ods.backups.errors import BackupFaultError
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
 from ods.registry.storage.models import DbInstance

@@ -15,7 +15,6 @@ from api.http.paging import page_of
 from api.http.parsing import BODY_REFUSALS, Count, JsonObject, Texts, documented_body, path_id
 from api.http.problems import found
 from api.idempotency import OF_ADMIN_API, STARTS_A_JOB, JobRoute
-from api.instance_service import InstanceServiceDep
 from api.schemas.base import Done, list_response, paced
 from api.schemas.ods_instances import (
     ApplicationAnswer,
@@ -25,6 +24,7 @@ from api.schemas.ods_instances import (
     OdsInstanceDetails,
 )
 from api.security.tokens import bearer_token
+from api.services.instances import InstanceServiceDep
 from ods.registry.instances.queries import ODS_INSTANCES
 from ods.registry.ods_instances.store import LONGEST_ODS_INSTANCE_TEXT, ODS_INSTANCE, OdsInstanceDraft
 from ods.registry.storage.listing import Page

@@ -11,10 +11,10 @@ from api.http.audit_context import AuditContextDep
 from api.http.parsing import path_id
 from api.http.problems import found
 from api.idempotency import STARTS_A_JOB, JobRoute
-from api.instance_service import InstanceServiceDep, require_instance_management
 from api.schemas.base import Done, list_response, paced
 from api.schemas.snapshots import RequestedSnapshotAnswer, SnapshotAnswer
 from api.security.tokens import bearer_token
+from api.services.instances import InstanceServiceDep, require_instance_management
 from ods.backups.readiness import require_restores
 from ods.registry.ods_instances.store import ODS_INSTANCE
 from ods.registry.snapshots.store import SNAPSHOT

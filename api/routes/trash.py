@@ -12,10 +12,10 @@ from api.http import problems
 from api.http.paging import page_of
 from api.http.parsing import path_id
 from api.idempotency import STARTS_A_JOB, JobRoute
-from api.instance_service import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from api.schemas.base import list_response, paced
 from api.schemas.instances import Purge, TrashedInstance
 from api.security.tokens import bearer_token
+from api.services.instances import CHANGE_REFUSALS, InstanceServiceDep, require_instance_management
 from ods.registry.instances.queries import TRASH
 from ods.registry.storage.listing import Page
 

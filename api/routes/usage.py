@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends
 from api.dependencies import InstanceUsageDep
 from api.http import problems
 from api.http.parsing import path_id
-from api.instance_service import CHANGE_REFUSALS, require_instance_management
 from api.schemas.usage import InstanceUsage
 from api.security.tokens import bearer_token
+from api.services.instances import CHANGE_REFUSALS, require_instance_management
 
 router = APIRouter(
     prefix="/v2/dbInstances",

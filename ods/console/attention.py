@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from api.services import Services
+from api.tenant_services import Services
 from ods.model.operations import InstanceStatus
 from ods.registry.instances.instance_list import InstanceFilter
 from ods.tenants.drift.findings import is_suspect

@@ -9,9 +9,9 @@ from fastapi.routing import APIRoute
 
 from api.http import problems
 from api.http.problems import ProblemError
-from api.instance_service import require_instance_management
 from api.middleware import shedding
 from api.middleware.audit import READING
+from api.services.instances import require_instance_management
 from ods.console.addresses import ROOT, page_url
 from ods.console.attention import attention_of
 from ods.console.errors import SignInNeededError

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from starlette.requests import HTTPConnection
 
-from api.services import Services
+from api.tenant_services import Services
 from ods.console.issuer import IssuerAwayError, NotIdentifiedError, Renewal, Renewed, SignInIssuer, scope_of
 from ods.registry.console_sessions import OpenSession, digest_of
 

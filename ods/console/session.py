@@ -28,7 +28,7 @@ from api.middleware.audit import READING
 from api.middleware.route_table import path_of
 from api.middleware.tenancy import tenancy
 from api.security.client_states import FRESH_SECONDS
-from api.services import Services, services_of
+from api.tenant_services import Services, services_of
 from ods.console.csrf import FIELD, require_token, tenant_of, token_of
 from ods.console.errors import SignInNeededError
 from ods.console.issuer import Renewal, rules_of

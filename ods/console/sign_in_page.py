@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from api.http.audit_context import audit_context
 from api.http.problems import ProblemError
 from api.middleware.tenancy import tenancy
-from api.services import Services
+from api.tenant_services import Services
 from ods.console.addresses import ROOT, own_path
 from ods.console.csrf import require_token, token_of
 from ods.console.forms import FormState

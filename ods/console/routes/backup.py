@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from api.backup_service import BackupId
+from api.services.backups import BackupId
 from ods.console.page import render
 from ods.console.page_route import signed_in_router
 from ods.console.views.backups import BackupsViewDep

@@ -2,7 +2,7 @@
 
 from fastapi import Request, Response
 
-from api.client_service import ClientServiceDep
+from api.services.clients import ClientServiceDep
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router
 from ods.console.session import ACTING, SIGNED_IN_LATELY

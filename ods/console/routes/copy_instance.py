@@ -4,11 +4,11 @@ from functools import partial
 
 from fastapi import Request, Response
 
-from api.backup_service import BackupServiceDep, require_readiness
 from api.dependencies import InstanceStoreDep, ServerDep
 from api.http.audit_context import AuditContextDep
-from api.instance_service import InstanceServiceDep
-from api.refresh_service import RefreshServiceDep
+from api.services.backups import BackupServiceDep, require_readiness
+from api.services.instances import InstanceServiceDep
+from api.services.refreshes import RefreshServiceDep
 from ods.backups.readiness import require_restores
 from ods.console.actions import Action, action_page, refused_action
 from ods.console.forms import REFUSED

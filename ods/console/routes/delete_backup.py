@@ -4,8 +4,8 @@ from http import HTTPStatus
 
 from fastapi import Request, Response
 
-from api.backup_service import BackupId, BackupServiceDep
 from api.http.parsing import Form
+from api.services.backups import BackupId, BackupServiceDep
 from ods.console.forms import REFUSED, FormState, mistyped, refusal_of, shown_form
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

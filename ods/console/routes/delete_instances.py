@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
-from api.bulk_service import BulkServiceDep
 from api.http.parsing import Form, whole_number
 from api.http.problems import ProblemError
-from api.instance_service import InstanceServiceDep
+from api.services.bulk import BulkServiceDep
+from api.services.instances import InstanceServiceDep
 from ods.console.forms import EMPTY, REFUSED, FormState, not_confirmed, refusal_of, shown_form
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

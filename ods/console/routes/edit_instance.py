@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import Request, Response
 
 from api.http.parsing import Form, Properties
-from api.instance_service import InstanceServiceDep
+from api.services.instances import InstanceServiceDep
 from ods.console.forms import REFUSED, FormState, as_shown, is_touched, overtaken, refusal_of, shown_form
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import Request, Response
 
-from api.job_service import JobServiceDep
+from api.services.jobs import JobServiceDep
 from ods.console.forms import EMPTY, REFUSED, FormState, refusal_of
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

@@ -4,8 +4,8 @@ from http import HTTPStatus
 
 from fastapi import Request, Response
 
-from api.client_service import ClientServiceDep
 from api.http.parsing import Form, Properties
+from api.services.clients import ClientServiceDep
 from ods.console.forms import REFUSED, FormState, refusal_of, shown_form
 from ods.console.page import render
 from ods.console.page_route import signed_in_router

@@ -8,7 +8,7 @@ from fastapi import Query, Request, Response
 from api.dependencies import SettingsDep
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Form
-from api.instance_service import CreateRequestReaderDep, InstanceServiceDep
+from api.services.instances import CreateRequestReaderDep, InstanceServiceDep
 from ods.console.forms import REFUSED, FormState, refusal_of, shown_form
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

@@ -6,8 +6,8 @@ from fastapi import Request, Response
 
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Form, Properties
-from api.instance_service import InstanceServiceDep
-from api.reset_service import ResetServiceDep
+from api.services.instances import InstanceServiceDep
+from api.services.resets import ResetServiceDep
 from ods.console.forms import REFUSED, FormState, not_confirmed, refusal_of, shown_form
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 
 from api.dependencies import InstanceStoreDep
 from api.http.parsing import Form
-from api.instance_service import InstanceServiceDep
+from api.services.instances import InstanceServiceDep
 from ods.console.forms import EMPTY, REFUSED, FormState, not_confirmed, refusal_of
 from ods.console.page import render, see_other
 from ods.console.page_route import signed_in_router

@@ -8,7 +8,7 @@ from fastapi import Query, Request, Response
 from api.http.addresses import public_url
 from api.http.parsing import Form
 from api.http.problems import ProblemError
-from api.services import Services
+from api.tenant_services import Services
 from ods.console.addresses import ROOT
 from ods.console.page import render, see_other
 from ods.console.page_route import page_router

@@ -13,7 +13,7 @@ from api.http.audit_context import audit_context
 from api.http.parsing import Form
 from api.http.problems import ProblemError
 from api.middleware.tenancy import TenantsDep
-from api.services import Services
+from api.tenant_services import Services
 from ods.console.addresses import ROOT
 from ods.console.issuer import (
     Exchange,

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from fastapi import Request, Response
 
-from api.backup_service import BackupId, BackupServiceDep
+from api.services.backups import BackupId, BackupServiceDep
 from ods.console.actions import Action, action_page, refused_action
 from ods.console.forms import REFUSED
 from ods.console.page import see_other

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from api.client_service import ClientServiceDep
+from api.services.clients import ClientServiceDep
 from ods.console.texts import t
 from ods.console.views.paging import Paging
 from ods.console.views.statuses import Badge

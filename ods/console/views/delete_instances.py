@@ -6,12 +6,12 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from api.bulk_service import BulkServiceDep
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, SettingsDep
 from api.http.parsing import Properties
 from api.http.problems import found
-from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan, PlannedJob
+from api.services.bulk import BulkServiceDep
+from api.services.plans import PlanServiceDep
 from ods.console.texts import t
 from ods.console.views.in_use import InUse
 from ods.model.arguments import Way

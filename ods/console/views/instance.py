@@ -16,8 +16,8 @@ from api.dependencies import (
 )
 from api.http.parsing import path_id
 from api.http.problems import found
-from api.instance_service import InstanceServiceDep
 from api.schemas.instances import Instance, InstanceContext
+from api.services.instances import InstanceServiceDep
 from ods.console.views.backups import BackupRow, backup_row
 from ods.console.views.progress import ProgressView, progress_of
 from ods.console.views.statuses import Badge, instance_badge, job_badge

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, RecentChangesDep, SettingsDep
-from api.instance_service import MOST_AT_ONCE, InstanceServiceDep, Selection
 from api.schemas.instances import Instance
+from api.services.instances import MOST_AT_ONCE, InstanceServiceDep, Selection
 from ods.console.attention import FAILED, NEEDS_PERSON
 from ods.console.texts import t
 from ods.console.views.paging import PageNumber, Paging

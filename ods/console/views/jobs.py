@@ -9,7 +9,7 @@ from fastapi import Depends, Query
 
 from api.dependencies import InstanceQueriesDep, JobListDep, ObstacleDep
 from api.http import temporal_calls
-from api.job_service import JobServiceDep
+from api.services.jobs import JobServiceDep
 from ods.console.texts import t
 from ods.console.views.ids import id_of
 from ods.console.views.paging import PageNumber, Paging

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends
 
-from api.bulk_service import BulkServiceDep
 from api.dependencies import ServerLooksDep
 from api.http.parsing import Properties
 from api.schemas.plans import Plan
+from api.services.bulk import BulkServiceDep
 from ods.console.views.key_values import contexts_of, labels_of
 from ods.console.views.origins import ORIGIN_FIELDS, DryRun, OriginViewDep
 from ods.registry.instances.naming import database_name, name_errors

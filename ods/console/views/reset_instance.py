@@ -9,7 +9,7 @@ from fastapi import Depends
 from api.dependencies import InstanceQueriesDep, InstanceUsageDep, SettingsDep
 from api.http.parsing import Properties
 from api.http.problems import found
-from api.reset_service import ResetServiceDep
+from api.services.resets import ResetServiceDep
 from ods.console.views.in_use import InUse
 from ods.console.views.origins import DryRun, OriginChoices, OriginViewDep, chosen_plan
 from ods.registry.instances.refusals import protection_refusal

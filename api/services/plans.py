@@ -14,8 +14,8 @@ from api.final_backups import FinalBackupsDep
 from api.http.problems import explained
 from api.idempotency import DRY_RUN
 from api.instance_origins import WantedOrigin
-from api.instance_service import CreateRequest
 from api.schemas.plans import Plan, PlannedJob
+from api.services.instances import CreateRequest
 from ods.backups.errors import BackupFaultError
 from ods.model.arguments import Way, rules_of_way
 from ods.model.operations import RULES, Operation, Rules

@@ -18,8 +18,8 @@ from api.dependencies import (
 from api.http import temporal_calls
 from api.http.audit_context import AuditContextDep
 from api.http.problems import ProblemError
-from api.instance_service import InstanceServiceDep
-from api.services import services_of
+from api.services.instances import InstanceServiceDep
+from api.tenant_services import services_of
 from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
 from ods.backups.manifest import BackupKind, Manifest

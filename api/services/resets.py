@@ -12,9 +12,9 @@ from api.http.audit_context import AuditContextDep
 from api.http.parsing import Properties
 from api.http.problems import explained
 from api.instance_origins import OriginReaderDep
-from api.instance_service import InstanceServiceDep
-from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
+from api.services.instances import InstanceServiceDep
+from api.services.plans import PlanServiceDep
 from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import InvalidError, RefusedError, require_valid
 

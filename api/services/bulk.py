@@ -12,9 +12,9 @@ from api.final_backups import FinalBackupsDep
 from api.http.audit_context import AuditContextDep
 from api.http.parsing import Properties, unknown_members, whole_number
 from api.http.problems import explained, pascal
-from api.instance_service import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
-from api.plan_service import PlanServiceDep
 from api.schemas.plans import Plan
+from api.services.instances import MOST_AT_ONCE, CreateRequest, CreateRequestReaderDep, InstanceServiceDep
+from api.services.plans import PlanServiceDep
 from ods.backups.errors import BackupFaultError
 from ods.model.origins import CopyMode, CopyOrigin
 from ods.registry.instances.deletes import Delete

@@ -1,0 +1,1 @@
+"""What clients may do, whichever way they ask: through an endpoint, on the console, or several at once."""
