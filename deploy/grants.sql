@@ -45,6 +45,8 @@ DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.trigrams(text
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.follow_rename()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.follow_rename() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'adminapi.prune_audit(interval, integer)', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION adminapi.prune_audit(interval, integer) TO ods_service; END IF; END $$;
 DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_system()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO ods_service; END IF; END $$;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_checkpoint()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_checkpoint() TO ods_service; END IF; END $$;
+DO $$ BEGIN IF NOT has_function_privilege('ods_service', 'pg_catalog.pg_control_recovery()', 'EXECUTE') THEN GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_recovery() TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.applications') IS NOT NULL THEN GRANT SELECT ON dbo.applications TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.apiclients') IS NOT NULL THEN GRANT SELECT ON dbo.apiclients TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('dbo.applicationeducationorganizations') IS NOT NULL THEN GRANT SELECT ON dbo.applicationeducationorganizations TO ods_service; END IF; END $$;

@@ -79,6 +79,8 @@ def registry_needs(database: str) -> list[Need]:
         _on_function("adminapi", "follow_rename"),
         _on_function("adminapi", "prune_audit", "interval, integer"),
         _on_function("pg_catalog", "pg_control_system"),
+        _on_function("pg_catalog", "pg_control_checkpoint"),
+        _on_function("pg_catalog", "pg_control_recovery"),
         # Tables of the ODS/API, where it has made them, for `GET /v2/odsInstances/{id}/applications`.
         _if_there("dbo", "applications"),
         _if_there("dbo", "apiclients"),
