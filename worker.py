@@ -136,6 +136,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
     sweep = SweepActivities(jobs, starter.start_unrequested, tenant.begin_pass, tenant.admin_api_rows.adopt)
     detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
+        tenant.begin_pass,
         jobs,
         server,
         detect,
@@ -146,7 +147,6 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant.versions,
         tenant.cancellations,
         partial(backup_obstacle, tenant) if settings.final_backup else None,
-        tenant.begin_pass,
     )
     refresh = RefreshStarter(temporal, settings.registry_queue, RefreshPolicy.from_settings(settings))
     refreshes = RefreshActivities(tenant.refreshes, refresh.start)

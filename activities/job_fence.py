@@ -68,13 +68,12 @@ class JobFence:
     async def require_due(self, job: InstanceJob) -> Position:
         """Where the instance is, which must still be the job's.
 
-        The registry knows at once that a job is cancelled; Temporal tells it with a heartbeat only. On a
-        server that was promoted, it may not know that any more: then what takes data away is called off.
+        The registry knows at once that a job is cancelled; Temporal tells it with a heartbeat only. One that
+        was restored may not know it any more: then what takes data away is called off.
         """
+        if takes_away(job.operation, job.arguments):
+            await self._tenant.look_before_drop()
         position = await self._tenant.jobs.position(job)
-        if position is not None and position.registry_was_moved and takes_away(job.operation, job.arguments):
-            await self._tenant.begin_pass()
-            position = await self._tenant.jobs.position(job)
         if position is None or position.status != InstanceStatus.IN_PROGRESS:
             raise SupersededError
         if position.is_cancelled:

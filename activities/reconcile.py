@@ -42,6 +42,9 @@ _QUERIES_AT_ONCE = 10
 
 _logger = logging.getLogger(__name__)
 
+_IN_DOUBT = "a registry that may have been restored"
+"""Why nothing is purged, as the result of the pass says it."""
+
 
 @dataclass(frozen=True)
 class DriftReport:
@@ -87,6 +90,7 @@ class VersionsDue:
 class ReconcileActivities:
     """Finds jobs that no workflow works on, what failed jobs have left on the server, and drift."""
 
+    begin_pass: Callable[[], Awaitable[bool]]
     job_store: JobStore
     server: Server
     detect: Callable[[], Awaitable[list[Drift]]]
@@ -99,7 +103,6 @@ class ReconcileActivities:
     cancellations: JobCancellations
     # Why no backup can be made before purges; None if none is to be made.
     backup_obstacle: Callable[[], Awaitable[str | None]] | None = None
-    begin_pass: Callable[[], Awaitable[None]] | None = None
 
     @step
     async def find_stuck(self, page: SweepPage) -> StuckPage:
@@ -109,7 +112,7 @@ class ReconcileActivities:
         know. The first page also has the failed deletes that are tried again without a person, as many as
         fit.
         """
-        if page.after == 0 and self.begin_pass is not None:
+        if page.after == 0:
             await self.begin_pass()
         jobs = await self.job_store.running_jobs(page.after, page.size)
         unfinished: Sequence[InstanceJob] = []
@@ -203,6 +206,8 @@ class ReconcileActivities:
             return VersionsDue([])
         if (suspicion := is_suspect(await self.detect())) is not None:
             return VersionsDue([], f"{suspicion.kind} {suspicion.subject}")
+        if await self.begin_pass():
+            return VersionsDue([], _IN_DOUBT)
         return VersionsDue(await self.versions.claim_due(_PURGES_A_PASS))
 
     @step
@@ -223,6 +228,8 @@ class ReconcileActivities:
             _logger.warning("Purges are due, but none is done: %s", obstacle)
             return PurgeReport(0, f"the backup before them: {obstacle}")
         usable = [one.name for one in await self._databases() if not one.invalid]
+        if await self.begin_pass():  # this may be long after `find_stuck`
+            return PurgeReport(0, _IN_DOUBT)
         requested = await self.instances.request_due_purges(_PURGES_A_PASS, usable)
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self.start(purge.job), purge.job.job_id)

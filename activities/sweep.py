@@ -42,7 +42,7 @@ class SweepActivities:
 
     job_store: JobStore
     start: Callable[[InstanceJob], Awaitable[None]]
-    begin_pass: Callable[[], Awaitable[None]]
+    begin_pass: Callable[[], Awaitable[object]]
     adopt: Callable[[], Awaitable[None]]
 
     @activity.defn

@@ -64,6 +64,7 @@ class VersionActivities:
 
     async def _require_version(self, purge: VersionPurge) -> None:
         """Check once more that a version is to be dropped: its instance may be protected, or coming back."""
+        await self._tenant.look_before_drop()
         if await self._tenant.versions.instance_of(purge) is None:
             raise SupersededError
 

@@ -38,15 +38,14 @@ async def end_of(session: AsyncSession, kept_for: timedelta) -> datetime:
     return end
 
 
-async def keep_trash(session: AsyncSession, *, only_due: bool = False) -> None:
-    """Let what is in the trash, or only what is due there, stay for `KEPT_IN_DOUBT` at least."""
+async def keep_trash(session: AsyncSession) -> None:
+    """Let what is in the trash stay for `KEPT_IN_DOUBT` at least."""
     kept_until = await end_of(session, KEPT_IN_DOUBT)
-    is_over = UTC_NOW if only_due else kept_until
     # Also for instances that a delete is about to move to the trash.
-    instances = update(DbInstance).where(DbInstance.purge_after < is_over)
+    instances = update(DbInstance).where(DbInstance.purge_after < kept_until)
     await session.execute(instances.values(purge_after=kept_until))
     # A pass would claim again what it has begun to drop.
     is_claimed = InstanceVersion.purging_since.is_not(None)
-    versions = update(InstanceVersion).where(or_(InstanceVersion.purge_after < is_over, is_claimed))
+    versions = update(InstanceVersion).where(or_(InstanceVersion.purge_after < kept_until, is_claimed))
     kept = func.greatest(InstanceVersion.purge_after, kept_until)
     await session.execute(versions.values(purge_after=kept, purging_since=None))

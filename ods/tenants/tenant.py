@@ -151,8 +151,10 @@ class Tenant:
             ),
         )
 
-    async def begin_pass(self) -> None:
+    async def begin_pass(self) -> bool:
         """Record that a pass begins; first call off the drops of a registry that may have been restored.
+
+        Returns whether it may have been, since the last pass, as its timeline or a gap shows.
 
         A registry that was put back knows nothing of what clients have kept since. If no pass has run for a
         while, its clock may be wrong instead: then nothing gets a later time by that.
@@ -168,6 +170,12 @@ class Tenant:
             await self.clock.observe()
         for job in cancelled:
             _logger.warning("%s was cancelled: the registry may have been restored.", job.job_id)
+        return has_other_timeline or is_gap
+
+    async def look_before_drop(self) -> None:
+        """Do what a pass begins with, if none has begun since the registry may have been restored."""
+        if await self.clock.is_in_doubt():
+            await self.begin_pass()
 
     async def remove_template_leftovers(self) -> list[str]:
         """Remove what loads of its templates have left; returns the names of these databases."""

@@ -658,6 +658,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
         return False
 
     passes = ReconcileActivities(
+        tenant.begin_pass,
         tenant.jobs,
         tenant.server,
         tenant.drift.detect,

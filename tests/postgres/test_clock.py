@@ -27,7 +27,7 @@ from tests.postgres.instance_states import CONNECTION_STRING, POLICY, bring_to, 
 from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, deleted, made, made_at
 
 TIMES = {
-    "installation": ("passat", "gapfrom", "gapto", "setbackfrom"),
+    "installation": ("passat", "gapfrom", "gapto", "setbackfrom", "heldfrom", "helduntil"),
     "dbinstances": ("trashedat", "purgeafter", "lastmodifieddate"),
     "instanceversions": ("replacedat", "purgeafter"),
     "backups": ("createdat", "finishedat", "expiresat", "keptuntil"),
@@ -41,7 +41,8 @@ async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
         await rows.execute(f"DELETE FROM adminapi.{table}")  # noqa: S608 - constants
     yield
     await rows.execute(
-        "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, setbackfrom = NULL"
+        "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, setbackfrom = NULL,"
+        " heldfrom = NULL, helduntil = NULL"
     )
 
 
@@ -103,6 +104,8 @@ async def test_gap_is_known_for_a_day_when_no_pass_has_run_for_longer(
     await clock.observe()
     assert (await clock.gap()) is not None
     await set_back(rows, "gapto", "1 hour")
+    assert await clock.gap() is not None
+    await clock.observe()
     assert await clock.gap() is None
 
 
@@ -132,6 +135,8 @@ async def test_time_is_steady_when_passes_have_run_for_a_day_without_a_gap(
     await clock.observe()
     assert not await clock.is_steady()
     await set_back(rows, "gapto", "24 hours")
+    assert not await clock.is_steady()
+    await clock.observe()
     assert await clock.is_steady()
 
 
@@ -367,9 +372,9 @@ async def test_trash_is_due_at_its_time_when_no_worker_has_run_for_days(
 
 
 @pytest.mark.parametrize(
-    ("late", "days"), [("14 minutes", 0), ("16 minutes", 7), ("23 hours", 7)], ids=["no", "yes", "much"]
+    ("late", "days"), [("14 minutes", 1), ("16 minutes", 7), ("23 hours", 7)], ids=["no", "yes", "much"]
 )
-async def test_what_is_due_stays_for_a_week_when_a_pass_is_late(
+async def test_trash_stays_for_a_week_when_a_pass_is_late(
     clock: RegistryClock,
     rows: asyncpg.Connection,
     instances: InstanceStore,
@@ -381,17 +386,18 @@ async def test_what_is_due_stays_for_a_week_when_a_pass_is_late(
     """A machine that was put back to an hour ago would otherwise drop what was brought back since."""
     await clock.observe()
     job = await in_trash_with_version(instances, job_store, name)
-    await _is_due(rows, job)
+    await _is_due(rows, job, "1 day")
+    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
     await set_back(rows, "passat", late)
+    assert await clock.is_in_doubt() is (days == 7)
     await clock.observe()
+    assert not await clock.is_in_doubt()
     assert [round(left / timedelta(days=1)) for left in await purge_times(rows, job)] == [days, days]
-    await clock.observe()
-    await _is_due(rows, job)
-    await clock.observe()
-    assert max(await purge_times(rows, job)) < timedelta()
+    is_claimed = "SELECT purgingsince IS NOT NULL FROM adminapi.instanceversions"
+    assert await rows.fetchval(is_claimed) is (days == 1)
 
 
-async def test_what_is_due_stays_for_a_week_when_the_operator_has_had_a_day_to_put_the_clock_right(
+async def test_trash_stays_for_a_week_when_the_operator_has_had_a_day_to_put_the_clock_right(
     clock: RegistryClock,
     rows: asyncpg.Connection,
     instances: InstanceStore,
@@ -400,7 +406,7 @@ async def test_what_is_due_stays_for_a_week_when_the_operator_has_had_a_day_to_p
 ) -> None:
     await clock.observe()
     job = await in_trash_with_version(instances, job_store, name)
-    await _is_due(rows, job)
+    await _is_due(rows, job, "0")
     await set_back(rows, "passat", "3 days")
     await clock.observe()
     assert max(await purge_times(rows, job)) < timedelta()
@@ -410,7 +416,31 @@ async def test_what_is_due_stays_for_a_week_when_the_operator_has_had_a_day_to_p
     assert await rows.fetchval(GAP_IS_FORGOTTEN)
 
 
-async def _is_due(rows: asyncpg.Connection, job: InstanceJob) -> None:
+async def test_trash_is_purged_once_a_month_when_passes_are_late_each_day(
+    clock: RegistryClock,
+    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    """As where the workers stop each night."""
+    await clock.observe()
+    job = await in_trash_with_version(instances, job_store, name)
+    due: list[int] = []
+    for day in range(70):
+        await clock_is_set(rows, "12 hours")
+        await clock.observe()  # late
+        await clock_is_set(rows, "10 minutes")
+        await clock.observe()
+        if max(await purge_times(rows, job)) < timedelta():
+            due.append(day)
+        await clock_is_set(rows, "11 hours 50 minutes")
+        await rows.execute("UPDATE adminapi.installation SET passat = timezone('utc', now())")
+    assert due[:1] == [29]
+    assert len(due) > 1
+
+
+async def _is_due(rows: asyncpg.Connection, job: InstanceJob, left: str) -> None:
     for table, column in (("dbinstances", "id"), ("instanceversions", "instanceid")):
-        query = f"UPDATE adminapi.{table} SET purgeafter = timezone('utc', now()) WHERE {column} = $1"  # noqa: S608 - constants
-        await rows.execute(query, job.instance_id)
+        query = f"UPDATE adminapi.{table} SET purgeafter = timezone('utc', now()) + interval '{left}'"  # noqa: S608 - constants
+        await rows.execute(f"{query} WHERE {column} = $1", job.instance_id)

@@ -417,7 +417,7 @@ async def test_name_stays_reserved_until_a_rename_is_undone_or_recorded(
 async def leftovers(tenant: Tenant) -> list[InstanceJob]:
     unused = cast("Any", None)
     reconcile = ReconcileActivities(
-        tenant.jobs, tenant.server, unused, unused, unused, AsyncMock(), unused, unused, unused
+        AsyncMock(), tenant.jobs, tenant.server, unused, unused, unused, AsyncMock(), unused, unused, unused
     )
     return (await ActivityEnvironment().run(reconcile.find_leftovers)).jobs
 

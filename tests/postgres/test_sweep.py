@@ -5,6 +5,7 @@ import logging
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import asyncpg
 import pytest
@@ -292,5 +293,14 @@ async def test_purge_is_finished_when_it_was_cancelled_after_its_drop_had_begun(
 def restarting(job_store: JobStore, server: Server, tenant: Tenant, starts: Starts) -> ReconcileActivities:
     unused = cast("Any", None)
     return ReconcileActivities(
-        job_store, server, unused, unused, starts.start, unused, unused, unused, tenant.cancellations
+        AsyncMock(),
+        job_store,
+        server,
+        unused,
+        unused,
+        starts.start,
+        unused,
+        unused,
+        unused,
+        tenant.cancellations,
     )

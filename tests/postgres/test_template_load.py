@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import asyncpg
 import httpx
@@ -692,6 +693,7 @@ async def test_reconcile_removes_what_a_load_has_left_when_it_begins(
     mark = TemplateMark(installation, "Loaded", TemplateState.LOADING)
     unused = cast("Any", None)
     reconcile = ReconcileActivities(
+        AsyncMock(),
         job_store,
         tenant.server,
         unused,

@@ -34,7 +34,7 @@ from ods.registry.instances.steps import (
 )
 from ods.registry.keeping import keep_trash
 from ods.registry.storage.errors import JobRefusedError
-from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, Job, OdsInstance
+from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
 from ods.registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -230,12 +230,13 @@ class JobCancellations:
 
 
 async def _call_off_what_passes_do(session: AsyncSession) -> None:
-    """Let no pass request the purge after a delete, with its backup, or try a failed delete again."""
+    """Let no pass purge after a delete, try a failed delete again, or drop a version that it has claimed."""
     in_trash = DbInstance.is_in_trash, DbInstance.status.in_(AT_REST), purge_follows()
     no_purge = update(DbInstance).where(*in_trash).values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE})
     await session.execute(no_purge)
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
+    await session.execute(update(InstanceVersion).values(purging_since=None))
 
 
 async def _keep_last_backups(session: AsyncSession) -> None:

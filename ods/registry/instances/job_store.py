@@ -28,7 +28,6 @@ from ods.model.revisions import KnownRevisions, revision_by
 from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
-from ods.registry.clock import HAS_OTHER_TIMELINE
 from ods.registry.education_organizations.store import forget
 from ods.registry.instances import admin_api_deletes, ods_routing, revisions, versions
 from ods.registry.instances.beginning import begin
@@ -83,7 +82,6 @@ class Position:
         known: the revisions of its databases that the registry knows.
         is_cancelled: whether a client has cancelled this attempt.
         is_in_trash: whether the instance is deleted, and can come back.
-        registry_was_moved: whether the registry's server was restored or has failed over since the last pass.
     """
 
     status: InstanceStatus
@@ -91,7 +89,6 @@ class Position:
     known: KnownRevisions
     is_cancelled: bool
     is_in_trash: bool
-    registry_was_moved: bool
 
 
 class JobStore:
@@ -177,7 +174,6 @@ class JobStore:
                 revisions.known_of_instance(),
                 is_cancelled(),
                 DbInstance.is_in_trash,
-                HAS_OTHER_TIMELINE,
             )
             .outerjoin(Job, Job.job_id == job.job_id)
             .where(*fencing_token(job))

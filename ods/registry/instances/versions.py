@@ -28,7 +28,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.model.operations import AT_REST
 from ods.registry.audit import AuditEntry, append
-from ods.registry.clock import HAS_OTHER_TIMELINE
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.naming import TRASH_PREFIX
 from ods.registry.instances.revisions import record_gone
@@ -167,8 +166,7 @@ class VersionStore:
         """The instance whose version is still to be dropped.
 
         None if it is dropped or has come back; or if the instance is protected, in the trash or coming back,
-        or was so since the claim; or if the registry's server was restored or has failed over since the last
-        pass: the next one looks first.
+        or was so since the claim.
         """
         query = (
             select(DbInstance)
@@ -180,7 +178,6 @@ class VersionStore:
                 ~DbInstance.is_protected,
                 ~DbInstance.has_database_in_trash,
                 DbInstance.database_id != InstanceVersion.database_id,
-                ~HAS_OTHER_TIMELINE,
             )
         )
         async with self._sessions.statement() as session:
