@@ -146,7 +146,7 @@ class RegistryClock:
                 await keep_trash(session)
 
     async def gap(self) -> TimeGap | None:
-        """The last gap, if it ended less than a day ago.
+        """The last gap, until a pass forgets it, a day after its end.
 
         Not one that ends in the future, if the clock, which was ahead as it was seen, is right by now.
         """
