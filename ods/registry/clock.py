@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.registry.backups.expiry import keep_scheduled_backups
 from ods.registry.backups.rows import without_zone
-from ods.registry.keeping import IS_SET_BACK, KEPT_IN_DOUBT, TIME_BEFORE, keep_trash
+from ods.registry.keeping import IS_SET_BACK, TIME_BEFORE, keep_trash
 from ods.registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
 from ods.registry.storage.sessions import RegistrySessions
 
@@ -42,9 +42,6 @@ _LATE = timedelta(minutes=15)
 _PASSES_MISSED = 3
 _REMEMBERED = timedelta(days=1)
 """How long nothing is due after a gap: an operator can put the clock right meanwhile."""
-_HELD_AT_MOST = timedelta(days=30)
-_FREE = timedelta(days=1)
-"""For so long purges are done after that, where passes are late each day."""
 
 _TIMELINE: ColumnElement[int] = literal_column(
     # After a promotion, the second one does not change before the next checkpoint.
@@ -107,19 +104,13 @@ class RegistryClock:
         that is in the trash or was backed up by the schedule stays for its days from now on.
 
         When a pass is late, or a gap is forgotten, what is in the trash stays for `KEPT_IN_DOUBT`: registry
-        and server may have been put back together, to before a client has brought it back. Where passes are
-        late each day, it does so for 30 days, and is purged on the next one.
+        and server may have been put back together, to before a client has brought it back.
         """
         is_gap = self._is_gap()
         is_forgotten = Installation.gap_to <= UTC_NOW - literal(_REMEMBERED, Interval)
-        is_late = self._is_late()
-        is_held = func.coalesce(Installation.held_until > UTC_NOW, false())
-        was_held = Installation.held_until > UTC_NOW - literal(_FREE, Interval)
-        longest = literal(_HELD_AT_MOST - KEPT_IN_DOUBT, Interval)
-        is_enough = case((is_held, Installation.held_from < UTC_NOW - longest), else_=was_held)
-        is_held_anew = and_(not_(is_gap), or_(is_forgotten, is_late), not_(func.coalesce(is_enough, false())))
+        keeps_trash = and_(not_(is_gap), or_(is_forgotten, self._is_late()))
         is_as_late_again = Installation.set_back_from <= UTC_NOW
-        is_over = or_(is_forgotten, and_(_ENDS_AHEAD, not_(self._is_ahead())))
+        is_over = or_(is_forgotten, self._was_put_right())
         seen = {
             "timeline": _TIMELINE,
             "pass_at": UTC_NOW,
@@ -132,17 +123,15 @@ class RegistryClock:
                 (is_as_late_again, null()),
                 else_=Installation.set_back_from,
             ),
-            "held_from": case((and_(is_held_anew, not_(is_held)), UTC_NOW), else_=Installation.held_from),
-            "held_until": case((is_held_anew, UTC_NOW + KEPT_IN_DOUBT), else_=Installation.held_until),
         }
         async with self._sessions.transaction() as session:
-            doubts = select(is_as_late_again, is_held_anew).with_for_update()
-            was_set_back, keeps_trash = (await session.execute(doubts)).one()
+            doubts = select(is_as_late_again, keeps_trash).with_for_update()
+            was_set_back, was_away = (await session.execute(doubts)).one()
             await session.execute(update(Installation).values(**seen))
             if was_set_back:
                 await _count_trash_anew(session)
                 await keep_scheduled_backups(session)
-            if keeps_trash:
+            if was_away:
                 await keep_trash(session)
 
     async def gap(self) -> TimeGap | None:
@@ -168,14 +157,20 @@ class RegistryClock:
         return now is not None and abs(without_zone(datetime.now(UTC)) - now) <= CLOCKS_MAY_DIFFER
 
     def _is_late(self) -> ColumnElement[bool]:
-        return Installation.pass_at < UTC_NOW - literal(self._late, Interval)
+        # A pass by a clock that was ahead, and is right by now, tells nothing of the time before it.
+        last = case((self._was_put_right(), Installation.gap_from), else_=Installation.pass_at)
+        return last < UTC_NOW - literal(self._late, Interval)
 
     def _is_gap(self) -> ColumnElement[bool]:
         return Installation.pass_at < UTC_NOW - literal(self._longest, Interval)
 
     def _is_remembered(self) -> ColumnElement[bool]:
         """Until a pass forgets it, which lets what is in the trash stay for a while then."""
-        return and_(Installation.gap_to.is_not(None), or_(not_(_ENDS_AHEAD), self._is_ahead()))
+        return and_(Installation.gap_to.is_not(None), not_(self._was_put_right()))
+
+    def _was_put_right(self) -> ColumnElement[bool]:
+        """Whether the clock, which was ahead when the gap was seen, is right by now."""
+        return and_(_ENDS_AHEAD, not_(self._is_ahead()))
 
     def _is_ahead(self) -> ColumnElement[bool]:
         """Whether it is still so late that a pass is missing since the gap began."""

@@ -154,7 +154,7 @@ class Tenant:
     async def begin_pass(self) -> bool:
         """Record that a pass begins; first call off the drops of a registry that may have been restored.
 
-        Returns whether it may have been, since the last pass, as its timeline or a gap shows.
+        Returns whether nothing is to be purged because of a gap, whichever pass has found it.
 
         A registry that was put back knows nothing of what clients have kept since. If no pass has run for a
         while, its clock may be wrong instead: then nothing gets a later time by that.
@@ -170,7 +170,7 @@ class Tenant:
             await self.clock.observe()
         for job in cancelled:
             _logger.warning("%s was cancelled: the registry may have been restored.", job.job_id)
-        return has_other_timeline or is_gap
+        return await self.clock.gap() is not None
 
     async def look_before_drop(self) -> None:
         """Do what a pass begins with, if none has begun since the registry may have been restored."""

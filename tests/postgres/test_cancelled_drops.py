@@ -31,10 +31,7 @@ DROP = Delete(Way.DROP)
 BACKED_UP = Delete(Way.DROP, final_backup=True)
 NO_TRASH = timedelta()
 WAITING_FOR_LOCK = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%timeline%'"
-NO_PASSES = (
-    "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL,"
-    " heldfrom = NULL, helduntil = NULL"
-)
+NO_PASSES = "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, timeline = NULL"
 
 
 @pytest.fixture

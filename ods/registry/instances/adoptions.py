@@ -121,7 +121,8 @@ class AdoptionStore:
             # As after an undelete that is done, with a number above all others, also those forgotten here.
             instance.operation, instance.arguments_column = Operation.UNDELETE, {}
             instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
-            instance.request, instance.status = uuid4(), BRING_BACK.target
+            instance.request, instance.cancelled_attempt = uuid4(), None
+            instance.status = BRING_BACK.target
             instance.last_modified = UTC_NOW
             instance.database_name = database.name
             instance.published_at = instance.published_at or UTC_NOW

@@ -164,8 +164,7 @@ CREATE TABLE adminapi.installation (
     backupstores jsonb NOT NULL DEFAULT '{}',
     storeclaim bigint NOT NULL DEFAULT 0, storeclaimid uuid, storeconflict text,
     -- When passes ran.
-    timeline int, passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp,
-    heldfrom timestamp, helduntil timestamp
+    timeline int, passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
 );
 INSERT INTO adminapi.installation DEFAULT VALUES;
 """

@@ -764,9 +764,6 @@ class Installation(Base):
     gap_to: Mapped[datetime | None] = mapped_column("gapto")
     # When one last ran before the clock was set back by more than a day; null once it is as late again.
     set_back_from: Mapped[datetime | None] = mapped_column("setbackfrom")
-    # Between which times nothing leaves the trash, because passes were late.
-    held_from: Mapped[datetime | None] = mapped_column("heldfrom")
-    held_until: Mapped[datetime | None] = mapped_column("helduntil")
 
 
 class OdsInstance(Base):
