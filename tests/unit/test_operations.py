@@ -24,7 +24,11 @@ from ods.model.operations import (
     Undo,
     operations_that,
 )
+from ods.model.revisions import RevisionState, Role
+from ods.registry.migrations import own_tables
 from tests.job_kinds import JOB_KINDS
+from workflows.job_workflow import WORKFLOW_TYPES
+from workflows.jobs import JOB_WORKFLOWS
 
 CODE = ("activities", "api", "ods", "workflows")
 TABLE = Path(operations.__file__)
@@ -206,6 +210,18 @@ def test_published_database_is_never_dropped_when_a_job_has_failed() -> None:
         "Reset": (Undo.END_REPLACEMENT, True),
         "UndoReset": (Undo.END_REPLACEMENT, True),
     }
+
+
+def test_every_operation_has_a_workflow_when_its_job_is_started() -> None:
+    assert {workflow.__name__ for workflow in JOB_WORKFLOWS} == set(WORKFLOW_TYPES.values())
+
+
+def test_revisions_have_the_roles_and_states_that_their_table_allows() -> None:
+    table = own_tables.CREATE.split("CREATE TABLE adminapi.databaserevisions (")[1].split(";")[0]
+    for column, values in (("role", {*Role} - {Role.STAGING}), ("state", set(RevisionState))):
+        allowed = re.search(rf"CHECK \({column} IN \(([^)]*)\)\)", table)
+        assert allowed is not None
+        assert set(re.findall(r"'(\w+)'", allowed[1])) == values
 
 
 def test_a_delete_is_called_by_one_word_when_clients_read_of_it() -> None:
