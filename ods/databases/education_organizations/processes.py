@@ -17,7 +17,7 @@ from ods.programs import process
 from ods.programs.process import Command
 
 _PROGRAM = "ods.databases.education_organizations.program"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _GRACE_SECONDS = 5
 _TRUST = ("HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY")
 """Variables that lead to the certificates of servers, and to the worker's own."""
