@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ods.databases.constants import STAGING_PREFIX, UNREADABLE
+from ods.databases.constants import STAGING_PREFIX, UNREADABLE, private_prefix
 from ods.databases.templates.marks import HIGHEST_GENERATION
 from ods.model.revisions import KnownRevisions, RevisionState, Role, revision_by
 
@@ -117,7 +117,7 @@ class Owner:
     @property
     def staging_name(self) -> str:
         """The private name of the instance's database until it is published."""
-        return f"{STAGING_PREFIX}{uuid.UUID(self.mark).hex}"
+        return f"{private_prefix(STAGING_PREFIX, self.installation)}{uuid.UUID(self.mark).hex}"
 
     @property
     def role(self) -> Role:

@@ -224,7 +224,7 @@ class Database:
     @property
     def staging_mark(self) -> str | None:
         """The mark in its name, if it is a clone that was not published yet."""
-        found = re.fullmatch(r"ods_staging_([0-9a-f]{32})", self.name)
+        found = re.fullmatch(r"ods_staging_[0-9a-f]{16}_([0-9a-f]{32})", self.name)
         return str(UUID(found[1])) if found else None
 
     @property

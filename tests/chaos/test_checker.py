@@ -231,7 +231,7 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         {Kind.UNMARKED_DATABASE},
     ),
     "staging database": (
-        lambda garden: garden.plant_database(f"ods_staging_{uuid.uuid4().hex}"),
+        lambda garden: garden.plant_database(f"ods_staging_{uuid.uuid4().hex[:16]}_{uuid.uuid4().hex}"),
         {Kind.STAGING_DATABASE},
     ),
     "database that takes no place": (

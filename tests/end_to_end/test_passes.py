@@ -11,6 +11,7 @@ from ods.embedded.polling import wait_until
 from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.instances.attributes import AttributeChanges
 from ods.settings.settings import Settings
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
@@ -87,7 +88,7 @@ async def test_leftover_is_removed_and_drift_told_when_the_pass_comes_by(
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await operator.jobs.begin(job)
-    staging, orphan = f"ods_staging_{job.mark.replace('-', '')}", f"EdFi_Ods_Orphan_{job.ods_instance_id}"
+    staging, orphan = owner_of(job).staging_name, f"EdFi_Ods_Orphan_{job.ods_instance_id}"
     await admin.execute(f"CREATE DATABASE {staging} OWNER {seeding.SERVICE_ROLE}")
     await admin.execute(f'CREATE DATABASE "{orphan}"')
     await operator.jobs.fail(job, "The server was away.")

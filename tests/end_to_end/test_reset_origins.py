@@ -43,7 +43,7 @@ from tests.servers import make_settings, service_dsn, session
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("workers")]
 
 ORIGINS = ("online", "closed", "backup")
-_STAGING = "SELECT count(*) FROM pg_database WHERE datname = 'ods_staging_' || replace($1, '-', '')"
+_STAGING = r"SELECT count(*) FROM pg_database WHERE datname LIKE 'ods\_staging\_%' || replace($1, '-', '')"
 
 
 @pytest.fixture

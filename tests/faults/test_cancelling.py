@@ -19,6 +19,7 @@ from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.temporal.schedules import RECONCILE
+from ods.tenants.job_owners import owner_of
 from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
@@ -68,7 +69,7 @@ async def test_half_a_clone_is_removed_when_the_create_is_cancelled(
         return not await admin.fetch(
             "SELECT 1 FROM pg_database WHERE datname IN ($1, $2)",
             job.database,
-            f"ods_staging_{job.mark.replace('-', '')}",
+            owner_of(job).staging_name,
         )
 
     await wait_until(is_removed, 30)

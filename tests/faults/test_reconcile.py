@@ -13,6 +13,7 @@ import ods.temporal.schedules
 from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from ods.temporal.schedules import SIZES
+from ods.tenants.job_owners import owner_of
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running, passes_are_over
 from worker import run
@@ -78,7 +79,7 @@ async def test_leftover_of_a_failed_create_is_removed_when_its_clean_up_had_fail
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
     await operator.jobs.begin(job)
-    staging = f"ods_staging_{job.mark.replace('-', '')}"
+    staging = owner_of(job).staging_name
     await admin.execute(f"CREATE DATABASE {staging} OWNER ods_service")
     await operator.jobs.fail(job, "The server was away.")
     await worker_process.start(settings)

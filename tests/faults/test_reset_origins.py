@@ -24,7 +24,7 @@ from tests.servers import make_settings, service_dsn, session
 ORIGINS = ("online", "closed", "backup")
 ROWS = 250_000
 _MARKED = "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1 ORDER BY 1"
-_STAGING = "SELECT count(*) FROM pg_database WHERE datname = 'ods_staging_' || replace($1, '-', '')"
+_STAGING = r"SELECT count(*) FROM pg_database WHERE datname LIKE 'ods\_staging\_%' || replace($1, '-', '')"
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ async def test_snapshot_is_made_when_the_server_ends_all_sessions(
     async with _held(STEPS[1], operator, job, postgres, registry_dsn, admin) as requested:
         await admin.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ($1, $2)".replace(
-                "($1, $2)", f"('{job.database}', 'ods_staging_{job.mark.replace('-', '')}')"
+                "($1, $2)", f"('{job.database}', '{owner_of(job).staging_name}')"
             )
         )
         assert await operator.ended(requested) is JobStatus.COMPLETED

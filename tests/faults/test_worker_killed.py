@@ -17,9 +17,8 @@ async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
     """Every database of the instance, published or not."""
     rows = await admin.fetch(
         "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
-        " OR datname = $2",
+        r" OR datname LIKE 'ods\_staging\_%' || replace($1, '-', '')",
         mark,
-        f"ods_staging_{mark.replace('-', '')}",
     )
     return [row["datname"] for row in rows]
 

@@ -25,6 +25,7 @@ from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
+from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.postgres.postgres_inspection import exists, persistent_sessions, privileges_on, row_of, until
 from tests.servers import service_dsn, session
@@ -148,7 +149,7 @@ async def test_copy_holds_what_the_source_held_when_it_is_done(
         )
     assert await is_open(postgres, source.database)
     assert await rows_in(postgres, job.database) == held
-    assert not await exists(admin, f"ods_staging_{job.mark.replace('-', '')}")
+    assert not await exists(admin, owner_of(job).staging_name)
 
 
 @MODES
@@ -273,7 +274,7 @@ async def test_source_is_open_when_a_closed_copy_is_cancelled(
             await copy
         assert not await admin.fetch(_COPIES)
     assert await is_open(postgres, source.database)
-    assert not await exists(admin, f"ods_staging_{job.mark.replace('-', '')}")
+    assert not await exists(admin, owner_of(job).staging_name)
 
 
 @MODES
@@ -290,7 +291,7 @@ async def test_nothing_is_copied_when_the_operator_has_closed_the_source(
         await provision(activities, job)
     assert raised.value.non_retryable
     assert not (await database_row(admin, source.database))["datallowconn"]
-    assert not await exists(admin, f"ods_staging_{job.mark.replace('-', '')}")
+    assert not await exists(admin, owner_of(job).staging_name)
 
 
 @MODES
@@ -331,7 +332,7 @@ async def test_nothing_is_published_when_another_database_gets_the_sources_name_
         await provision(activities, job)
     assert not raised.value.non_retryable
     assert not await exists(admin, job.database)
-    assert not await exists(admin, f"ods_staging_{job.mark.replace('-', '')}")
+    assert not await exists(admin, owner_of(job).staging_name)
 
 
 async def test_programs_have_ended_when_an_online_copy_is_cancelled(
@@ -368,7 +369,7 @@ async def test_only_the_service_may_connect_to_a_copy_when_not_everyone_may_conn
         await other.execute("LOCK TABLE treasure")
         copy = asyncio.create_task(provision(activities, job))
         await until(lambda: _sessions_of(admin, source.database), 10)
-        assert await admin.fetchval(its, f"ods_staging_{job.mark.replace('-', '')}") is False
+        assert await admin.fetchval(its, owner_of(job).staging_name) is False
     await copy
     assert await admin.fetchval(its, job.database) is False
 

@@ -99,7 +99,7 @@ _RUNNING = Position(
 
 
 async def _databases(admin: asyncpg.Connection, job: InstanceJob) -> set[str]:
-    names = [job.database, f"ods_staging_{job.mark.replace('-', '')}"]
+    names = [job.database, owner_of(job).staging_name]
     rows = await admin.fetch("SELECT datname FROM pg_database WHERE datname = ANY($1)", names)
     return {row["datname"] for row in rows}
 

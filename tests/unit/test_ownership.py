@@ -276,7 +276,7 @@ def test_database_is_not_ours_when_its_comment_is_anything(comment: str) -> None
 @given(st.uuids())
 def test_staging_name_is_private_and_fits_when_an_instance_has_a_mark(mark: uuid.UUID) -> None:
     name = replace(OWNER, mark=str(mark)).staging_name
-    assert name == f"ods_staging_{mark.hex}"
+    assert name == f"ods_staging_{uuid.UUID(OWNER.installation).hex[:16]}_{mark.hex}"
     assert len(name) <= 63
 
 

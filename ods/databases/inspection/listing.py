@@ -18,7 +18,7 @@ from ods.databases.statements import fetch_row, fetch_rows, fetch_value
 from ods.databases.templates.spares import is_spare
 from ods.registry.instances.naming import is_reset_name, is_trash_name
 
-_STAGING = re.compile(rf"{STAGING_PREFIX}([0-9a-f]{{32}})")
+_STAGING = re.compile(rf"{STAGING_PREFIX}[0-9a-f]{{16}}_([0-9a-f]{{32}})")
 _DATABASES = """
 SELECT datname, datallowconn, datistemplate, datconnlimit = $1 AS invalid,
        shobj_description(oid, 'pg_database') AS comment

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
+from ods.databases.constants import STAGING_PREFIX, private_prefix
 from ods.model.operations import InstanceStatus
 from ods.registry.clock import CLOCKS_MAY_DIFFER
 from ods.registry.instances.naming import DATABASE_PREFIX
@@ -21,6 +22,7 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
     live_marks = {str(row.mark) for row in seen.instances}
     trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
     prefix = f"{DATABASE_PREFIX}_".lower()
+    own_staging = private_prefix(STAGING_PREFIX, seen.installation)
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue
@@ -34,10 +36,11 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
-        # An unpublished database of an unknown instance is another registry's clone, at work.
+        # An unpublished database of another installation is a clone at work there, or its matter.
         elif database.mark in seen.known_marks or (
-            not database.staging
-            and (database.mark is not None or database.name.lower().startswith(prefix))
+            database.name.startswith(own_staging)
+            if database.staging
+            else (database.mark is not None or database.name.lower().startswith(prefix))
             and database.name not in live_names
         ):
             words = "No live instance of this tenant has this database."
