@@ -32,6 +32,9 @@ NAME_IN_USE = {"42P04", "23505"}
 INVALID_CONNECTION_LIMIT = -2
 """`datconnlimit` of a database whose DROP was interrupted: it can only be dropped again."""
 
+_SHOWN_BYTES = 63
+"""How much of the name of an application PostgreSQL shows."""
+
 STAGING_PREFIX = "ods_staging_"
 """Begins the private name of an instance's database until it is published; the instance's mark follows."""
 SPARE_PREFIX = "ods_spare_"
@@ -47,5 +50,8 @@ def private_prefix(kind: str, installation: str) -> str:
 
 
 def program_name(program: str, label: str) -> str:
-    """What `pg_stat_activity` shows of the sessions of such a program, which works for `label`."""
-    return f"{program} {label}"
+    """What `pg_stat_activity` shows of the sessions of such a program, which works for `label`.
+
+    PostgreSQL cuts it: it must be found again.
+    """
+    return f"{program} {label}"[:_SHOWN_BYTES]

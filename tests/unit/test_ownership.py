@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ods.databases.constants import program_name
 from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import LeftName, Owner, published_at, with_left
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, revision_by
@@ -278,6 +279,12 @@ def test_staging_name_is_private_and_fits_when_an_instance_has_a_mark(mark: uuid
     name = replace(OWNER, mark=str(mark)).staging_name
     assert name == f"ods_staging_{uuid.UUID(OWNER.installation).hex[:16]}_{mark.hex}"
     assert len(name) <= 63
+
+
+def test_program_is_found_again_when_postgresql_has_cut_its_name() -> None:
+    shown = program_name("pg_restore", OWNER.staging_name)
+    assert len(shown) == 63 < len(f"pg_restore {OWNER.staging_name}")
+    assert f"pg_restore {OWNER.staging_name}".startswith(shown)
 
 
 def test_mark_must_be_a_uuid_when_a_staging_name_is_made() -> None:
