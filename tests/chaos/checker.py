@@ -294,7 +294,10 @@ def _last_job(instance: Instance, statuses: Mapping[str, str]) -> Iterator[Viola
         yield Violation(Kind.DISAGREEMENT, words, instance.mark, names)
     if (instance.error_message is not None) != instance.has_failed:
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the error message {instance.error_message}")
-    if (instance.new_name is not None) != ((instance.status, instance.operation) == ("Error", "Rename")):
+    has_failed_rename = (instance.status, instance.operation) == ("Error", "Rename")
+    # A delete that follows a failed rename keeps its name: the database may have it.
+    may_follow_one = (instance.status, instance.operation) == ("Delete_Failed", "Delete")
+    if not may_follow_one and (instance.new_name is not None) != has_failed_rename:
         yield Violation(Kind.DISAGREEMENT, f"{instance} has the new name {instance.new_name}")
 
 

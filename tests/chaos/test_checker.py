@@ -131,6 +131,11 @@ async def _plant_failed_delete(garden: Garden) -> None:
     )
 
 
+async def _plant_failed_delete_after_a_failed_rename(garden: Garden) -> None:
+    await _plant_failed_delete(garden)
+    await garden.registry.execute("UPDATE adminapi.dbinstances SET newname = 'Other'")
+
+
 async def _plant_crossed_marks(garden: Garden) -> None:
     """Another instance's database carries the mark of the garden's own instance."""
     other = garden.number + 500
@@ -240,6 +245,10 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
     ),
     "invalid database": (_plant_invalid, {Kind.INVALID_DATABASE}),
     "invalid database of a delete that failed": (_plant_failed_delete, {Kind.INVALID_DATABASE}),
+    "the same after a failed rename": (
+        _plant_failed_delete_after_a_failed_rename,
+        {Kind.INVALID_DATABASE},
+    ),
     "database with the mark of another instance": (
         _plant_crossed_marks,
         {Kind.CROSSED, Kind.WRONG_MARK, Kind.SURPLUS_DATABASE},
