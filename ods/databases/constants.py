@@ -36,7 +36,7 @@ _SHOWN_BYTES = 63
 """How much of the name of an application PostgreSQL shows."""
 
 STAGING_PREFIX = "ods_staging_"
-"""Begins the private name of an instance's database until it is published; the instance's mark follows."""
+"""Begins the private name of an instance's database until it is published; its mark is at the end."""
 SPARE_PREFIX = "ods_spare_"
 SCRATCH_PREFIX = "ods_scratch_"
 """Of a database that a backup is restored to in order to be verified."""
@@ -52,6 +52,6 @@ def private_prefix(kind: str, installation: str) -> str:
 def program_name(program: str, label: str) -> str:
     """What `pg_stat_activity` shows of the sessions of such a program, which works for `label`.
 
-    PostgreSQL cuts it: it must be found again.
+    Cut as PostgreSQL cuts it: `ods.databases.dropping.end_programs` must find it.
     """
     return f"{program} {label}"[:_SHOWN_BYTES]

@@ -29,7 +29,7 @@ from tests.api.service import bearer, client_of, running
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile, reset
 from tests.ods import add_ods_instance, connection_string, ods_database
-from tests.postgres.postgres_inspection import holding_comment
+from tests.postgres.postgres_inspection import databases_of, holding_comment
 from tests.servers import MINIMAL_TEMPLATE, in_use, service_dsn, session
 from worker import WORKERS
 
@@ -47,16 +47,6 @@ async def api(settings: Settings, temporal: Client) -> AsyncIterator[httpx.Async
 
 async def cancel(api: httpx.AsyncClient, job_id: str) -> httpx.Response:
     return await api.post(f"/v2/jobs/{job_id}/cancel")
-
-
-async def databases(admin: asyncpg.Connection, mark: str) -> set[str]:
-    """Every database of the instance, published or not."""
-    rows = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
-        r" OR datname LIKE 'ods\_staging\_%' || replace($1, '-', '')",
-        mark,
-    )
-    return {row["datname"] for row in rows}
 
 
 async def is_copied(admin: asyncpg.Connection) -> None:
@@ -125,12 +115,12 @@ async def test_database_is_removed_when_a_create_is_cancelled_in_the_middle_of_i
         assert answer.headers["Location"] == f"/v2/jobs/{job.job_id}"
         await ends_as(operator, job, InstanceStatus.ERROR, CANCELLED)
     await is_closed(temporal, job)
-    assert await databases(admin, job.mark) == set()
+    assert await databases_of(admin, job.mark) == set()
     assert (await cancel(api, job.job_id)).status_code == 409
     retried = await api.post(f"/v2/dbInstances/{job.instance_id}/retry")
     assert retried.status_code == 202
     assert await operator.reached(job, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {job.database}
+    assert await databases_of(admin, job.mark) == {job.database}
 
 
 @pytest.mark.usefixtures("workers")
@@ -150,7 +140,7 @@ async def test_job_ends_once_when_many_clients_cancel_it_at_once(
         assert answers[0].status_code == 202
         await ends_as(operator, job, InstanceStatus.ERROR, CANCELLED)
     await is_closed(temporal, job)
-    assert await databases(admin, job.mark) == set()
+    assert await databases_of(admin, job.mark) == set()
 
 
 @pytest.mark.usefixtures("workers")
@@ -173,7 +163,7 @@ async def test_job_is_done_or_undone_when_it_is_cancelled_at_any_moment(
         instance = await operator.instance(job)
         done = ended is JobStatus.COMPLETED
         assert instance.status == (InstanceStatus.COMPLETED if done else InstanceStatus.ERROR)
-        assert await databases(admin, job.mark) == ({job.database} if done else set())
+        assert await databases_of(admin, job.mark) == ({job.database} if done else set())
         assert bool(await operator.queries.ods_instance(job.ods_instance_id)) is done
         assert done or status == 202
 
@@ -198,13 +188,13 @@ async def test_no_database_is_lost_when_renames_and_deletes_are_cancelled_at_any
     for rename in await asyncio.gather(*(cancelled(operator.rename(job, f"{job.name} new")) for job in jobs)):
         instance = await operator.instance(rename)
         assert instance.status in {InstanceStatus.COMPLETED, InstanceStatus.ERROR}
-        assert await databases(admin, rename.mark) == {instance.database_name}
+        assert await databases_of(admin, rename.mark) == {instance.database_name}
         ods_instance = await operator.queries.ods_instance(rename.ods_instance_id)
         assert ods_instance is not None
         assert ods_instance.name == instance.name
     for deletion in await asyncio.gather(*(cancelled(operator.delete(job)) for job in jobs)):
         instance = await operator.instance(deletion)
-        found = await databases(admin, deletion.mark)
+        found = await databases_of(admin, deletion.mark)
         routed = await operator.queries.ods_instance(deletion.ods_instance_id) is not None
         assert (InstanceStatus(instance.status), bool(found), routed) in {
             (InstanceStatus.DELETED, True, False),
@@ -215,7 +205,7 @@ async def test_no_database_is_lost_when_renames_and_deletes_are_cancelled_at_any
         if instance.status != InstanceStatus.DELETED:
             assert await operator.ended(await operator.delete(deletion)) is JobStatus.COMPLETED
         kept = (await operator.instance(deletion)).trash_database
-        assert await databases(admin, deletion.mark) == {kept}
+        assert await databases_of(admin, deletion.mark) == {kept}
 
 
 @pytest.mark.usefixtures("workers")
@@ -230,10 +220,10 @@ async def test_delete_fails_and_can_be_repeated_when_it_is_cancelled_while_it_wa
         assert (await cancel(api, deletion.job_id)).status_code == 202
         await ends_as(operator, deletion, InstanceStatus.DELETE_FAILED, CANCELLED)
     await is_closed(temporal, job)
-    assert await databases(admin, job.mark) == {job.database}
+    assert await databases_of(admin, job.mark) == {job.database}
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {deletion.trash_database}
+    assert await databases_of(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")
@@ -277,7 +267,7 @@ async def test_nothing_is_dropped_when_only_the_registry_knows_yet_that_the_purg
     row = await operator.queries.job(purge.job_id)
     assert row is not None
     assert row.error_message == CANCELLED
-    assert await databases(admin, job.mark) == {kept}
+    assert await databases_of(admin, job.mark) == {kept}
     left = await operator.queries.any_instance(job.instance_id)
     assert left is not None
     assert left.status == (InstanceStatus.DELETED if state == "trash" else InstanceStatus.DELETE_FAILED)
@@ -341,7 +331,7 @@ async def test_purge_is_done_when_it_is_cancelled_in_the_middle_of_its_drop(
         assert running is not None
         assert running.status == JobStatus.IN_PROGRESS, "it was told as cancelled"
     assert await operator.ended(purge) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == set()
+    assert await databases_of(admin, job.mark) == set()
     left = await operator.queries.any_instance(job.instance_id)
     assert left is not None
     assert (left.status, left.error_message) == (InstanceStatus.DELETED, None)
@@ -389,11 +379,11 @@ async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_term
     assert left.error_message == answer.json()["errorMessage"]
     await reconcile(temporal, settings)
     if has_version:
-        assert await databases(admin, job.mark) == {dropped, *kept}
+        assert await databases_of(admin, job.mark) == {dropped, *kept}
         await admin.execute(f'DROP DATABASE "{dropped}"')
     else:
         assert await operator.reached(purge, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
-        assert await databases(admin, job.mark) == set()
+        assert await databases_of(admin, job.mark) == set()
 
 
 @pytest.mark.usefixtures("workers")
@@ -408,7 +398,7 @@ async def test_rename_is_undone_when_it_is_cancelled_while_it_waits_for_a_lock(
         assert (await cancel(api, rename.job_id)).status_code == 202
         await ends_as(operator, rename, InstanceStatus.ERROR, CANCELLED)
     await is_closed(temporal, job)
-    assert await databases(admin, job.mark) == {job.database}
+    assert await databases_of(admin, job.mark) == {job.database}
     assert (await operator.instance(job)).name == name
 
 
@@ -429,7 +419,7 @@ async def test_nothing_is_made_when_a_create_is_cancelled_before_a_worker_takes_
             await stack.enter_async_context(worker(temporal, tenant))
         assert "no longer due" in await temporal.get_workflow_handle(job.workflow_id).result()
         await ends_as(operator, job, InstanceStatus.ERROR, BEFORE)
-        assert await databases(admin, job.mark) == set()
+        assert await databases_of(admin, job.mark) == set()
         again = await operator.retry(job)
         assert await operator.reached(again, {JobStatus.COMPLETED}) is JobStatus.COMPLETED
 
@@ -448,11 +438,11 @@ async def test_instance_is_what_it_was_when_its_delete_is_cancelled_before_it_be
         await operator.starter.start(deletion)  # a sweep that is late
     renamed = await operator.rename(job, f"{name} new")
     assert await operator.ended(renamed) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {renamed.final_database}
+    assert await databases_of(admin, job.mark) == {renamed.final_database}
     assert (await operator.queries.ods_instance(job.ods_instance_id)) is not None
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {deletion.trash_database}
+    assert await databases_of(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")
@@ -467,16 +457,16 @@ async def test_instance_keeps_its_name_when_its_rename_is_cancelled_before_it_be
     await is_closed(temporal, rename)
     instance = await operator.instance(job)
     assert (instance.status, instance.name, instance.new_name) == (InstanceStatus.COMPLETED, name, None)
-    assert await databases(admin, job.mark) == {job.database}
+    assert await databases_of(admin, job.mark) == {job.database}
     ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
     assert ods_instance is not None
     assert ods_instance.name == name
     renamed = await operator.rename(job, f"{name} new")
     assert await operator.ended(renamed) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {renamed.final_database}
+    assert await databases_of(admin, job.mark) == {renamed.final_database}
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
-    assert await databases(admin, job.mark) == {deletion.trash_database}
+    assert await databases_of(admin, job.mark) == {deletion.trash_database}
 
 
 @pytest.mark.usefixtures("workers")

@@ -15,6 +15,7 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_held_until_interrupted, clone_is_running
+from tests.postgres.postgres_inspection import databases_of
 from tests.servers import service_dsn, session
 
 ROWS = 250_000
@@ -49,15 +50,6 @@ async def _restore_is_running(admin: asyncpg.Connection) -> None:
             await asyncio.sleep(0.002)
 
 
-async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
-    rows = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
-        r" OR datname LIKE 'ods\_staging\_%' || replace($1, '-', '')",
-        mark,
-    )
-    return [row["datname"] for row in rows]
-
-
 async def _is_running(admin: asyncpg.Connection, mode: CopyMode) -> None:
     await (clone_is_running(admin) if mode is CopyMode.CLOSED else _restore_is_running(admin))
 
@@ -87,7 +79,7 @@ async def test_source_is_usable_and_the_copy_is_made_when_a_worker_is_killed_in_
 
     await worker_process.start(big_settings)
     assert await operator.ended(copy) is JobStatus.COMPLETED
-    assert await _databases(admin, copy.mark) == [copy.database]
+    assert await databases_of(admin, copy.mark) == {copy.database}
     assert await _count(postgres, copy.database) == await _count(postgres, source.database) == ROWS
 
 
@@ -116,7 +108,7 @@ async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a
     paused.terminate()
     assert await asyncio.wait_for(paused.wait(), 20) == 0
     assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", copy.database) == published
-    assert await _databases(admin, copy.mark) == [copy.database]
+    assert await databases_of(admin, copy.mark) == {copy.database}
     assert await _count(postgres, copy.database) == ROWS
 
 
@@ -145,7 +137,7 @@ async def test_copy_is_undone_and_the_source_free_when_its_job_is_cancelled(
     assert await operator.ended(copy) is JobStatus.ERROR
     assert await _count(postgres, source.database) == ROWS
     async with asyncio.timeout(20):
-        while await _databases(admin, copy.mark):
+        while await databases_of(admin, copy.mark):
             await asyncio.sleep(0.01)
     assert psutil.Process(worker.pid).children(recursive=True) == []
     deletion = await operator.delete(source)
@@ -173,4 +165,4 @@ async def test_copy_is_made_when_the_sessions_of_the_service_are_ended_in_the_mi
     )
     assert await operator.ended(copy) is JobStatus.COMPLETED
     assert await _count(postgres, copy.database) == await _count(postgres, source.database) == ROWS
-    assert await _databases(admin, copy.mark) == [copy.database]
+    assert await databases_of(admin, copy.mark) == {copy.database}

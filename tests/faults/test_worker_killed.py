@@ -10,17 +10,8 @@ from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.settings.settings import Settings
 from tests.end_to_end.conftest import Operator
 from tests.faults.conftest import WorkerProcess, clone_is_running
+from tests.postgres.postgres_inspection import databases_of
 from tests.servers import session
-
-
-async def _databases(admin: asyncpg.Connection, mark: str) -> list[str]:
-    """Every database of the instance, published or not."""
-    rows = await admin.fetch(
-        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
-        r" OR datname LIKE 'ods\_staging\_%' || replace($1, '-', '')",
-        mark,
-    )
-    return [row["datname"] for row in rows]
 
 
 @pytest.mark.timed
@@ -41,7 +32,7 @@ async def test_new_worker_completes_the_instance_when_one_is_killed_in_the_middl
     assert await operator.ended(job) is JobStatus.COMPLETED
     took = time.monotonic() - killed
     assert took < big_settings.heartbeat_timeout + 5, f"took {took:.1f} s"
-    assert await _databases(admin, job.mark) == [job.database]
+    assert await databases_of(admin, job.mark) == {job.database}
 
 
 async def test_delete_is_completed_when_the_worker_is_killed_after_the_request(
@@ -60,7 +51,7 @@ async def test_delete_is_completed_when_the_worker_is_killed_after_the_request(
     await worker_process.start(settings)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert (await operator.instance(job)).status == InstanceStatus.DELETED
-    assert await _databases(admin, job.mark) == [deletion.trash_database]
+    assert await databases_of(admin, job.mark) == {deletion.trash_database}
 
 
 async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a_clone(
@@ -83,7 +74,7 @@ async def test_late_worker_changes_nothing_when_it_was_paused_in_the_middle_of_a
     assert await asyncio.wait_for(paused.wait(), 20) == 0
     assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
     assert await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", job.database) == published
-    assert await _databases(admin, job.mark) == [job.database]
+    assert await databases_of(admin, job.mark) == {job.database}
 
 
 async def test_running_clone_is_finished_when_the_worker_is_told_to_stop(
@@ -99,7 +90,7 @@ async def test_running_clone_is_finished_when_the_worker_is_told_to_stop(
     first.terminate()
     assert await asyncio.wait_for(first.wait(), big_settings.shutdown_timeout + 2) == 0
     # The clone was finished before the worker ended: what is left for the next one is a status to write.
-    assert await _databases(admin, job.mark) == [job.database]
+    assert await databases_of(admin, job.mark) == {job.database}
     await worker_process.start(big_settings)
     assert await operator.ended(job) is JobStatus.COMPLETED
 
@@ -131,4 +122,4 @@ async def test_new_worker_completes_the_rename_when_one_is_killed_while_it_waits
         await other.execute("ROLLBACK")
     assert await operator.ended(job) is JobStatus.COMPLETED
     assert (await operator.instance(job)).name == f"{name} new"
-    assert await _databases(admin, job.mark) == [job.final_database]
+    assert await databases_of(admin, job.mark) == {job.final_database}

@@ -61,6 +61,16 @@ async def exists(admin: asyncpg.Connection, database: str) -> bool:
     return await row_of(admin, database) is not None
 
 
+async def databases_of(admin: asyncpg.Connection, mark: str) -> set[str]:
+    """Every database of the instance with this mark, published or not."""
+    rows = await admin.fetch(
+        "SELECT datname FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%' || $1 || '%'"
+        r" OR datname LIKE 'ods\_staging\_%' || replace($1, '-', '')",
+        mark,
+    )
+    return {row["datname"] for row in rows}
+
+
 async def fingerprint(admin: asyncpg.Connection, database: str) -> tuple[asyncpg.Record, str]:
     """What the server knows about a database, and a checksum of every byte in its files."""
     row = await row_of(admin, database)

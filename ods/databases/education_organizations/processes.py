@@ -11,13 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ods
 from ods.databases.education_organizations.program import SECONDS
 from ods.databases.education_organizations.reading import Address, UnreadableError
 from ods.programs import process
 from ods.programs.process import Command
 
 _PROGRAM = "ods.databases.education_organizations.program"
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(ods.__file__).parents[1]
 _GRACE_SECONDS = 5
 _TRUST = ("HOME", "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY")
 """Variables that lead to the certificates of servers, and to the worker's own."""

@@ -1,9 +1,10 @@
 """Databases that no instance has, snapshots, templates, and clocks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 from ods.databases.constants import STAGING_PREFIX, private_prefix
+from ods.databases.inspection.listing import Database
 from ods.model.operations import InstanceStatus
 from ods.registry.clock import CLOCKS_MAY_DIFFER
 from ods.registry.instances.naming import DATABASE_PREFIX
@@ -21,8 +22,6 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
     live_names = {row.database_name for row in created}
     live_marks = {str(row.mark) for row in seen.instances}
     trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
-    prefix = f"{DATABASE_PREFIX}_".lower()
-    own_staging = private_prefix(STAGING_PREFIX, seen.installation)
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue
@@ -36,15 +35,17 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
         if database.invalid:
             words = "A DROP of this database was interrupted; all that can be done with it is to drop it."
             yield Drift(DriftKind.INVALID_DATABASE, database.name, words)
-        # An unpublished database of another installation is a clone at work there, or its matter.
-        elif database.mark in seen.known_marks or (
-            database.name.startswith(own_staging)
-            if database.staging
-            else (database.mark is not None or database.name.lower().startswith(prefix))
-            and database.name not in live_names
-        ):
+        elif database.mark in seen.known_marks or _seems_to_be_ours(database, seen, live_names):
             words = "No live instance of this tenant has this database."
             yield Drift(DriftKind.DATABASE_WITHOUT_INSTANCE, database.name, words)
+
+
+def _seems_to_be_ours(database: Database, seen: Snapshot, live_names: Collection[str]) -> bool:
+    """Whether a database of an instance that the registry does not know is this installation's matter."""
+    if database.staging:  # that of another installation is a clone at work there
+        return database.name.startswith(private_prefix(STAGING_PREFIX, seen.installation))
+    is_named_so = database.name.lower().startswith(f"{DATABASE_PREFIX}_".lower())
+    return (database.mark is not None or is_named_so) and database.name not in live_names
 
 
 def snapshots_without(seen: Snapshot) -> Iterator[Drift]:
