@@ -47,4 +47,4 @@ def kind_of(job: InstanceJob) -> str:
 
 def made_of(create: InstanceJob, origin: Origin) -> InstanceJob:
     """The same create, of this origin."""
-    return replace(create, origin=origin, arguments=MakeArguments(origin))
+    return replace(create, arguments=MakeArguments(origin))

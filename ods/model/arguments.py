@@ -1,7 +1,7 @@
 """The arguments of jobs: what each does beside its operation, and what distinguishes jobs by them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias, assert_never, get_args
 
@@ -161,20 +161,13 @@ def read_arguments(written: object) -> Arguments:
             raise ValueError("Arguments of a job have values of another type.")
 
 
-def arguments_column(operation: Operation, arguments: Arguments) -> dict[str, Any]:
-    """The arguments as a row holds them: a create's origin is that of the instance, which keeps it."""
-    return {} if operation is Operation.CREATE else asdict(arguments)
-
-
-def arguments_in(operation: Operation, column: Mapping[str, Any], origin: Origin) -> Arguments:
-    """The arguments of a row's last job, from its column, and the origin of the instance's database.
+def arguments_in(operation: Operation, column: Mapping[str, Any]) -> Arguments:
+    """The arguments of a row's last job, from its column.
 
     Raises:
         ValueError: another release has written the row.
     """
     arguments = read_arguments(column)
-    if operation is Operation.CREATE and arguments == NO_ARGUMENTS:
-        return MakeArguments(origin)
     require_fitting(operation, arguments)
     return arguments
 

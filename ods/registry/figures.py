@@ -28,9 +28,7 @@ _COPYING_SECONDS = 86_400
 """What a job may take that copies a database through programs."""
 _COPIES = f"""
     instance.operation IN ({quoted(making(Product.BACKUP) + making(Product.SNAPSHOT))})
-    OR instance.operation IN ({quoted(making(Product.DATABASE))}) AND origin <> '{{}}'
-    OR instance.operation IN ({quoted(making(Product.REPLACEMENT))})
-        AND num_nonnulls(arguments #> '{{origin,instance_id}}', arguments #> '{{origin,backup_id}}') > 0
+    OR num_nonnulls(arguments #> '{{origin,instance_id}}', arguments #> '{{origin,backup_id}}') > 0
     OR instance.operation IN ({quoted(NOT_LIVE)}) AND arguments @> '{{"backup_first": true}}'
 """
 

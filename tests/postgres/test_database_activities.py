@@ -483,8 +483,8 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
 
     await rows.execute(
         "UPDATE adminapi.dbinstances"
-        " SET status = 'Error', operation = 'Create', arguments = '{}', jobnumber = 1, request = $1,"
-        " attempt = 1",
+        " SET status = 'Error', operation = 'Create', arguments = '{\"origin\": {}}', jobnumber = 1,"
+        " request = $1, attempt = 1",
         uuid.UUID(job.request),
     )
     assert await ActivityEnvironment().run(activities(job_store).compensate, restored)

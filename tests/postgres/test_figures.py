@@ -106,8 +106,8 @@ async def test_instances_that_get_nowhere_are_told_apart_from_those_that_wait(
     ("columns", "stuck"),
     [
         ("operation = 'Create'", 1),
-        ("""origin = '{"instance_id": 1, "mode": "online", "mark": "its"}'""", 0),
-        ("""origin = '{"backup_id": "a"}'""", 0),
+        ("""arguments = '{"origin": {"instance_id": 1}}'""", 0),
+        ("""arguments = '{"origin": {"backup_id": "a"}}'""", 0),
         ("""operation = 'Reset', arguments = '{"origin": {}}'""", 1),
         ("""operation = 'Reset', arguments = '{"origin": {"database_id": "a"}}'""", 1),
         ("""operation = 'Reset', arguments = '{"origin": {"instance_id": 1}}'""", 0),

@@ -739,8 +739,8 @@ async def test_backup_stays_while_an_instance_is_being_restored_from_it(
     first = await made_at(tenant, rows, job, MONDAY)
     await made_at(tenant, rows, job, TUESDAY)
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET origin = jsonb_build_object('backup_id', $1::text),"
-        " operation = 'Create', state = 'InProgress'",
+        "UPDATE adminapi.dbinstances SET state = 'InProgress', operation = 'Create',"
+        " arguments = jsonb_build_object('origin', jsonb_build_object('backup_id', $1::text))",
         str(first),
     )
     assert await deleted(expiry) == []

@@ -14,7 +14,6 @@ JOB = InstanceJob(
     number=3,
     attempt=2,
     name="Foo",
-    origin=FROM_TEMPLATE,
     template=Template.MINIMAL,
     database="EdFi_Ods_Foo_Minimal",
     database_id="51f8a7c2-0000-4000-8000-00000000000d",

@@ -1,6 +1,7 @@
 """What distinguishes the jobs of one operation, and how rows hold it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ from ods.model.arguments import (
     MakeArguments,
     PurgeArguments,
     Way,
-    arguments_column,
     arguments_in,
     drops_database,
     job_kind,
@@ -66,6 +66,7 @@ def test_way_of_a_delete_is_called_as_its_jobs_are_when_it_is_planned(way: Way) 
     [
         *JOB_KINDS.values(),
         (Operation.DELETE, BACKED_UP),
+        (Operation.CREATE, MakeArguments(COPY)),
         (Operation.RESET, MakeArguments(CopyOrigin(7, CopyMode.CLOSED, "its mark"))),
         (Operation.RESET, MakeArguments(BACKUP)),
     ],
@@ -73,16 +74,14 @@ def test_way_of_a_delete_is_called_as_its_jobs_are_when_it_is_planned(way: Way) 
 def test_arguments_are_as_they_were_when_a_row_has_held_them(
     operation: Operation, arguments: Arguments
 ) -> None:
-    assert arguments_in(operation, arguments_column(operation, arguments), FROM_TEMPLATE) == arguments
-
-
-def test_origin_of_a_create_is_that_of_the_instance_when_it_is_read() -> None:
-    assert arguments_in(Operation.CREATE, {}, COPY) == MakeArguments(COPY)
+    assert arguments_in(operation, asdict(arguments)) == arguments
 
 
 @pytest.mark.parametrize(
     ("operation", "column"),
     [
+        (Operation.CREATE, {}),
+        (Operation.CREATE, {"origin": {"database_id": "an earlier one"}}),
         (Operation.DELETE, {}),
         (Operation.DELETE, {"keep": True}),
         (Operation.DELETE, {"backup_first": False}),
@@ -103,7 +102,7 @@ def test_row_is_refused_when_it_leaves_open_what_is_to_be_done(
     operation: Operation, column: Mapping[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"no arguments|other fields|another type|not a valid"):
-        arguments_in(operation, column, FROM_TEMPLATE)
+        arguments_in(operation, column)
 
 
 @pytest.mark.parametrize("backup_first", [True, False])

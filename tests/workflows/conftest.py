@@ -78,7 +78,6 @@ def job(queue: str) -> InstanceJob:
         number=1,
         attempt=1,
         name="Grand Bend",
-        origin=FROM_TEMPLATE,
         template=Template.MINIMAL,
         database="EdFi_Ods_Grand_Bend_Minimal",
         database_id="7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f0d",

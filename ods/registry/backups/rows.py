@@ -5,18 +5,18 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, Select, exists, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.model.arguments import origin_in
-from ods.model.operations import UNDER_WAY, Product, making
+from ods.model.operations import UNDER_WAY
 from ods.model.origins import BackupOrigin
 from ods.observability.metrics.catalog import BACKUPS
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError
-from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, OdsInstanceContext
+from ods.registry.storage.models import MADE_OF_OTHERS, UTC_NOW, Backup, DbInstance, OdsInstanceContext
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import VerifyPolicy
 
@@ -201,15 +201,8 @@ def unlocked(*conditions: ColumnElement[bool]) -> Select[UUID]:
 
 async def restore_under_way(session: AsyncSession, backup_id: UUID) -> DbInstance | None:
     """An instance whose restore from the backup waits or runs; the caller has locked the backup."""
-    created = and_(
-        DbInstance.operation.in_(making(Product.DATABASE)),
-        DbInstance.origin_column["backup_id"].as_string() == str(backup_id),
-    )
-    reset = and_(
-        DbInstance.operation.in_(making(Product.REPLACEMENT)),
-        DbInstance.arguments_column["origin"]["backup_id"].as_string() == str(backup_id),
-    )
-    restores = select(DbInstance).where(or_(created, reset), DbInstance.status.in_(UNDER_WAY))
+    its = DbInstance.arguments_column["origin"]["backup_id"].as_string() == str(backup_id)
+    restores = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), MADE_OF_OTHERS, its)
     return (await session.scalars(restores.order_by(DbInstance.id).limit(1))).one_or_none()
 
 

@@ -6,22 +6,17 @@ held instance and for a copy of it both lock its row: either sees what the other
 """
 
 from dataclasses import asdict, replace
-from typing import Any, assert_never
+from typing import assert_never
 
-from sqlalchemy import ColumnElement, Select, and_, literal_column, or_, select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.model.operations import AT_REST, UNDER_WAY, InstanceStatus, Product, making
+from ods.model.operations import AT_REST, UNDER_WAY, InstanceStatus
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, EarlierDatabase, Origin, TemplateOrigin
 from ods.registry.backups.rows import hold_backup
 from ods.registry.instances.jobs import job_id
 from ods.registry.storage.errors import InvalidError, RefusedError
-from ods.registry.storage.models import DbInstance
-
-_ORIGIN, _WANTED = DbInstance.origin_column, DbInstance.arguments_column["origin"]
-"""What the instance's database is made of; and what the one that shall replace it is made of."""
-_FROM_TEMPLATE: ColumnElement[Any] = literal_column("'{}'::jsonb")
-"""As in the condition of the index."""
+from ods.registry.storage.models import MADE_OF_OTHERS, DbInstance
 
 
 async def hold_refusal(
@@ -147,20 +142,13 @@ async def hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | Non
 
 def _copies_of(instance: DbInstance, mode: CopyMode | None = None) -> Select[DbInstance]:
     """The instance that a waiting or running job makes a copy of this one, in this mode if one is given."""
-    created = [
-        DbInstance.operation.in_(making(Product.DATABASE)),
-        _ORIGIN != _FROM_TEMPLATE,
-        _ORIGIN["instance_id"].as_integer() == instance.id,
-        _ORIGIN["mark"].as_string() == str(instance.mark),
-    ]
-    reset = [
-        DbInstance.operation.in_(making(Product.REPLACEMENT)),
-        DbInstance.replacement.is_not(None),
-        _WANTED["instance_id"].as_integer() == instance.id,
-        _WANTED["mark"].as_string() == str(instance.mark),
-    ]
+    origin = DbInstance.arguments_column["origin"]
+    query = select(DbInstance).where(
+        DbInstance.status.in_(UNDER_WAY),
+        MADE_OF_OTHERS,
+        origin["instance_id"].as_integer() == instance.id,
+        origin["mark"].as_string() == str(instance.mark),
+    )
     if mode is not None:
-        created.append(_ORIGIN["mode"].as_string() == mode)
-        reset.append(_WANTED["mode"].as_string() == mode)
-    query = select(DbInstance).where(DbInstance.status.in_(UNDER_WAY), or_(and_(*created), and_(*reset)))
+        query = query.where(origin["mode"].as_string() == mode)
     return query.order_by(DbInstance.id).limit(1)

@@ -3,20 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, assert_never
 
 from ods.model.arguments import (
     Arguments,
     JobKind,
     PurgeArguments,
-    arguments_column,
-    arguments_in,
     backs_up_first,
     job_kind,
+    origin_in,
+    require_fitting,
     rules_of,
 )
 from ods.model.operations import RULES, Operation, Product, Rules
-from ods.model.origins import Origin, read_origin
+from ods.model.origins import (
+    BackupOrigin,
+    CopyOrigin,
+    EarlierDatabase,
+    Origin,
+    TemplateOrigin,
+    read_origin,
+)
 from ods.settings.settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
@@ -98,7 +105,6 @@ class InstanceJob:
         arguments: what the operation leaves open.
         number: counts the jobs of the instance.
         attempt: counts the times that this job has begun.
-        origin: where the contents of its database come from.
         template: the name of the template that its database is made from.
         database_id: the UUID of its database, which a reset replaces by another one.
         mark: the instance's UUID. A restored registry may give ids and numbers again, but never a mark.
@@ -123,7 +129,6 @@ class InstanceJob:
     number: int
     attempt: int
     name: str
-    origin: Origin
     template: str
     database: str
     database_id: str
@@ -139,13 +144,12 @@ class InstanceJob:
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a job that has the arguments of another operation, or a create that has two origins.
+        """Refuse a job that has the arguments of another operation.
 
         Raises:
             ValueError: it has.
         """
-        if arguments_in(self.operation, self.arguments_column, self.origin) != self.arguments:
-            raise ValueError("These are no arguments of such a job of this instance.")
+        require_fitting(self.operation, self.arguments)
 
     @property
     def backup_first(self) -> bool:
@@ -159,9 +163,19 @@ class InstanceJob:
         return self.request if makes_one else None
 
     @property
-    def arguments_column(self) -> dict[str, Any]:
-        """The arguments as the instance's row has them."""
-        return arguments_column(self.operation, self.arguments)
+    def origin(self) -> Origin:
+        """What the job makes a database of.
+
+        Raises:
+            TypeError: it makes none.
+        """
+        match origin := origin_in(self.arguments):
+            case None | EarlierDatabase():
+                raise TypeError("The job makes no database.")
+            case TemplateOrigin() | CopyOrigin() | BackupOrigin():
+                return origin
+            case _:
+                assert_never(origin)
 
     @property
     def kind(self) -> JobKind:

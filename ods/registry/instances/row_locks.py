@@ -8,7 +8,6 @@ from collections.abc import Collection
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.model.operations import Product, making
 from ods.registry.storage.models import DbInstance, OdsInstance
 
 
@@ -20,10 +19,8 @@ async def lock_instances(session: AsyncSession, ids: Collection[int]) -> None:
 
 async def lock_with_source(session: AsyncSession, instance_id: int) -> None:
     """Lock the row of an instance and, if its job copies another one, the row of that as well."""
-    creates = (DbInstance.id == instance_id, DbInstance.operation.in_(making(Product.DATABASE)))
-    source = await session.scalar(
-        select(DbInstance.origin_column["instance_id"].as_integer()).where(*creates)
-    )
+    source_id = DbInstance.arguments_column["origin"]["instance_id"].as_integer()
+    source = await session.scalar(select(source_id).where(DbInstance.id == instance_id))
     await lock_instances(session, {instance_id, source or instance_id})
 
 

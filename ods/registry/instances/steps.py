@@ -100,7 +100,6 @@ class JobFactory:
             number=instance.job_number,
             attempt=attempt,
             name=instance.name,
-            origin=instance.origin,
             template=instance.database_template,
             database=instance.database_name,
             database_id=str(instance.database_id),

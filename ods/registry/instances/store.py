@@ -33,7 +33,6 @@ from ods.model.arguments import (
     MakeArguments,
     PurgeArguments,
     Way,
-    arguments_column,
     origin_in,
     rules_of_way,
 )
@@ -173,6 +172,7 @@ class InstanceStore:
                 ods_instance_id=number,
                 status=RULES[Operation.CREATE].waits,
                 operation=Operation.CREATE,
+                arguments_column=asdict(MakeArguments(copies.made_of(origin, source))),
                 job_number=1,
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
@@ -649,7 +649,7 @@ class InstanceStore:
             instance.replacement = asdict(replacement)
         instance.request, instance.cancelled_attempt = uuid4(), None
         instance.operation = operation
-        instance.arguments_column = arguments_column(operation, arguments)
+        instance.arguments_column = asdict(arguments)
         instance.job_number += 1
         instance.attempt = 0
         instance.outages = 0

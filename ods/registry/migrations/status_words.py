@@ -11,8 +11,9 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from ods.model.arguments import DROP_AT_ONCE, KEEP, DeleteArguments
+from ods.model.arguments import DROP_AT_ONCE, KEEP, DeleteArguments, MakeArguments
 from ods.model.operations import AT_REST, NOT_LIVE, operations_that, quoted
+from ods.model.origins import FROM_TEMPLATE
 from ods.registry.storage.models import RENAMED_TABLE
 
 
@@ -65,9 +66,14 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
 _UNPUBLISHED = quoted(operations_that(lambda rules: not rules.publishes))
 _DELETES = quoted(operations_that(lambda rules: rules.ends_use))
 _KEPT, _BACKED_UP = '{"keep": true}', '{"backup_first": true}'
-_DROPPED, _KEPT_FOR_GOOD, _NOT_DECIDED = (
+_DROPPED, _KEPT_FOR_GOOD, _NOT_DECIDED, _FROM_TEMPLATE = (
     json.dumps(asdict(arguments))
-    for arguments in (DROP_AT_ONCE, KEEP, DeleteArguments(keep=False, backup_first=True))
+    for arguments in (
+        DROP_AT_ONCE,
+        KEEP,
+        DeleteArguments(keep=False, backup_first=True),
+        MakeArguments(FROM_TEMPLATE),
+    )
 )
 _AT_REST = ", ".join(f"'{status}'" for status in sorted(AT_REST))
 # This service writes `state`, other products `status`; whichever has changed counts. A `status` that says
@@ -107,7 +113,7 @@ BEGIN
             asks_for_delete := NEW.status = 'DeleteInProgress'
                 OR adminapi.state_of_status(NEW.status) = 'Pending_Delete';
             may_be_theirs := OLD.attempt = 0 AND (OLD.operation = 'Delete' AND OLD.arguments = '{_DROPPED}'
-                OR (OLD.operation = 'Create' AND OLD.origin = '{{}}'));
+                OR (OLD.operation = 'Create' AND OLD.arguments = '{_FROM_TEMPLATE}'));
             is_ignored := CASE OLD.state
                 WHEN 'Deleted' THEN true
                 WHEN 'Delete_Failed' THEN OLD.operation IN ({quoted(NOT_LIVE)}) OR NOT asks_for_delete
@@ -140,7 +146,7 @@ BEGIN
             NEW.arguments := CASE WHEN backs_up THEN '{_NOT_DECIDED}' ELSE '{_DROPPED}' END;
         ELSIF NEW.status NOT LIKE '%Delete%' AND (NEW.operation IS NULL OR NEW.state <> NEW.status) THEN
             NEW.operation := 'Create';
-            NEW.arguments := '{{}}';
+            NEW.arguments := '{_FROM_TEMPLATE}';
         END IF;
     END IF;
     IF is_next_job THEN

@@ -67,6 +67,9 @@ _HAS_NAMES = text(f"{_LIVE} AND ({_IS_BACK} OR newname IS NULL)")
 _IN_TRASH = text("trashedat IS NOT NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
+MADE_OF_OTHERS = text("arguments -> 'origin' <> '{}'::jsonb")
+"""The last job makes, or has made, the database of another instance or of a backup, or brings one back."""
+
 REFRESH_WAITS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.PENDING}'")
 _REFRESH_RUNS = text(f"operation = '{REFRESH}' AND status = '{JobStatus.IN_PROGRESS}'")
 
@@ -145,7 +148,7 @@ class DbInstance(_HasOrigin, Base):
             postgresql_where=text("owncontexts IS NOT NULL AND publishedat IS NULL"),
         ),
         Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
-        Index("ix_dbinstances_origin", "id", postgresql_where=text("origin <> '{}'::jsonb")),
+        Index("ix_dbinstances_madeof", "id", postgresql_where=MADE_OF_OTHERS),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
         Index("ix_dbinstances_undodue", "id", postgresql_where=text("undodue")),
         Index("ix_dbinstances_modified", "lastmodifieddate"),
@@ -165,9 +168,9 @@ class DbInstance(_HasOrigin, Base):
     last_modified: Mapped[datetime | None] = mapped_column("lastmodifieddate")
     # Ours, beside the Admin API's:
     operation: Mapped[str] = mapped_column(String(20))
-    # What that leaves open: `ods.model.arguments`.
+    # What that leaves open: `ods.model.arguments`. By default, those of a create from the template.
     arguments_column: Mapped[dict[str, Any]] = mapped_column(
-        "arguments", JSONB, server_default=text("'{}'::jsonb")
+        "arguments", JSONB, server_default=text("""'{"origin": {}}'::jsonb""")
     )
     job_number: Mapped[int] = mapped_column("jobnumber", server_default=text("0"))
     # Drawn with each request for a job: a registry that was put back gives the number to another request.
@@ -289,7 +292,7 @@ class DbInstance(_HasOrigin, Base):
         Raises:
             ValueError: a later release has written others.
         """
-        return arguments_in(Operation(self.operation), self.arguments_column, self.origin)
+        return arguments_in(Operation(self.operation), self.arguments_column)
 
     @hybrid_property
     def goes_to_trash(self) -> bool:

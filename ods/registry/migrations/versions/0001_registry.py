@@ -176,7 +176,7 @@ ALTER TABLE adminapi.dbinstances
 ALTER TABLE adminapi.dbinstances
     -- What was asked, and how far it is. `status` has the words of the Admin API, `state` always ours.
     ADD COLUMN state varchar(75), ADD COLUMN operation varchar(20),
-    ADD COLUMN arguments jsonb NOT NULL DEFAULT '{}', ADD COLUMN errormessage text,
+    ADD COLUMN arguments jsonb NOT NULL DEFAULT '{"origin": {}}', ADD COLUMN errormessage text,
     ADD COLUMN jobnumber int NOT NULL DEFAULT 0, ADD COLUMN attempt int NOT NULL DEFAULT 0,
     ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN outages int NOT NULL DEFAULT 0,
@@ -209,6 +209,10 @@ _STATES = "'Pending', 'InProgress', 'Completed', 'Error', 'Pending_Delete', 'Del
 # the instance's own, which another instance may have by then.
 _LIVE = "state <> 'Deleted' AND operation <> 'Purge'"
 _HAS_NAMES = f"{_LIVE} AND (operation <> 'Undelete' OR newname IS NULL)"
+_HAS_ORIGIN = (
+    "jsonb_typeof(arguments) = 'object' AND jsonb_typeof(arguments -> 'origin') = 'object'"
+    " AND arguments - 'origin' = '{}'"
+)
 _INSTANCE_RULES = f"""
 ALTER TABLE adminapi.dbinstances
     ALTER COLUMN state SET NOT NULL,
@@ -221,8 +225,8 @@ ALTER TABLE adminapi.dbinstances
                 '{{"keep": true, "backup_first": false}}', '{{"keep": true, "backup_first": true}}',
                 '{{"keep": false, "backup_first": false}}', '{{"keep": false, "backup_first": true}}')
             WHEN 'Purge' THEN arguments IN ('{{"backup_first": false}}', '{{"backup_first": true}}')
-            WHEN 'Reset' THEN jsonb_typeof(arguments) = 'object'
-                AND jsonb_typeof(arguments -> 'origin') = 'object' AND arguments - 'origin' = '{{}}'
+            WHEN 'Create' THEN {_HAS_ORIGIN}
+            WHEN 'Reset' THEN {_HAS_ORIGIN}
             ELSE arguments = '{{}}'
         END
     );
@@ -245,7 +249,7 @@ CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id)
     WHERE owncontexts IS NOT NULL AND publishedat IS NULL;
 CREATE INDEX ix_dbinstances_trash
     ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL;
-CREATE INDEX ix_dbinstances_origin ON adminapi.dbinstances (id) WHERE origin <> '{{}}';
+CREATE INDEX ix_dbinstances_madeof ON adminapi.dbinstances (id) WHERE arguments -> 'origin' <> '{{}}';
 CREATE INDEX ix_dbinstances_replacement ON adminapi.dbinstances (id) WHERE replacement IS NOT NULL;
 CREATE INDEX ix_dbinstances_undodue ON adminapi.dbinstances (id) WHERE undodue;
 """
