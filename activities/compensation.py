@@ -21,7 +21,7 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import is_trash_name
 from ods.registry.storage.errors import NameTakenError
 from ods.tenants.cancelling import CancelledDrops
-from ods.tenants.job_owners import exchange_of, owner_of, trash_database, trash_job
+from ods.tenants.job_owners import exchange_of, owner_of, trash_job
 from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant
 
@@ -105,8 +105,7 @@ class Compensation:
         versions = await self._tenant.queries.versions_of(job.instance_id)
         known = {str(version.database_id) for version in versions}
         await replacing.drop_unknown(session, owner_of(job), known, deleted=deleted)
-        if job.trash_database is not None:
-            await trash_backup.close_opened(session, owner_of(job), job.trash_database)
+        await trash_backup.close_opened(session, owner_of(job), job.trash_database)
 
     @staticmethod
     async def _drop_staging(
@@ -141,7 +140,7 @@ class Compensation:
                 if not all(is_trash_name(row.name) and row.role is Role.RETAINED for row in own):
                     put_back = replace(trash_job(job, owner.as_confirmed()), put_back=True)
                     await retiring.retire(self._tenant.server, session, put_back)
-                await trash_backup.close_opened(session, owner, trash_database(job))
+                await trash_backup.close_opened(session, owner, job.trash_database)
             case Undo.REMOVE_SNAPSHOT:
                 await self._remove_private(session, job)
                 await self._tenant.snapshots.remove_abandoned(session, job)

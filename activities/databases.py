@@ -31,7 +31,7 @@ from ods.observability.logs import fault_name
 from ods.observability.metrics.job_phases import measured_job, phase
 from ods.registry.backups.records import proven_state
 from ods.registry.instances.jobs import InstanceJob
-from ods.tenants.job_owners import exchange_of, replacement_of, trash_database, trash_job
+from ods.tenants.job_owners import exchange_of, replacement_of, trash_job
 from ods.tenants.tenant import Tenant
 
 _FINISH_SECONDS = 2
@@ -115,13 +115,13 @@ class DatabaseActivities:
     async def trash(self, job: InstanceJob) -> TrashResult:
         """Move the instance's database to the trash, and end the sessions on it."""
         _require(job, Operation.DELETE, DeleteArguments(keep=True, backup_first=job.backup_first))
-        server = self._tenant.server
+        server, jobs = self._tenant.server, self._tenant.jobs
         kept, recorded = await self._delete(
             job,
             lambda session, owner: retiring.retire(
                 server, session, trash_job(job, owner), drop_invalid=True, published=job.published
             ),
-            lambda kept: self._tenant.jobs.finish_delete(job if kept else replace(job, trash_database=None)),
+            lambda kept: jobs.finish_delete(job, is_lost=not kept),
         )
         return TrashResult(kept is not False, recorded)
 
@@ -143,7 +143,7 @@ class DatabaseActivities:
     async def undelete(self, job: InstanceJob) -> None:
         """Give the database in the trash its name back, open."""
         async with heartbeats(), self._fence.under_way(job) as (session, owner):
-            server, kept, name = self._tenant.server, trash_database(job), job.final_database
+            server, kept, name = self._tenant.server, job.trash_database, job.final_database
             await activating.require_no_later(session, owner, kept)
             await activating.take_out(server, session, owner, kept, name, former=job.database)
 
@@ -153,7 +153,7 @@ class DatabaseActivities:
         _require(job, Operation.PURGE, PurgeArguments(backup_first=False))
         return await self._drop(
             job,
-            lambda session, owner, before: dropping.purge(session, owner, trash_database(job), before=before),
+            lambda session, owner, before: dropping.purge(session, owner, job.trash_database, before=before),
             lambda dropped: self._tenant.jobs.finish_purge(job, dropped=dropped),
         )
 
@@ -178,7 +178,7 @@ class DatabaseActivities:
             proven = None if backup is None else proven_state(backup)
             require_backup = partial(require_final_backup, self._tenant, job)
             return await trash_backup.purge_backed_up(
-                session, owner, trash_database(job), proven, require_backup, before
+                session, owner, job.trash_database, proven, require_backup, before
             )
 
         return await self._drop(

@@ -36,7 +36,7 @@ async def make_final_backup(tenant: Tenant, work: FencedWork, job: InstanceJob, 
     before. Returns whether there is a database. If there is none, a backup that an earlier try has stored is
     recorded; if no try has, a database from before a reset must not be all that is left.
     """
-    session, trash = work.session, job.trash_database or ""
+    session, trash = work.session, job.trash_database
     found = await find_in_trash(session, owner, trash)
     if found is None:
         if not await _record_last_try(tenant, job):

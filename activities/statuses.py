@@ -98,6 +98,12 @@ class StatusActivities:
             return await self.jobs.finish_delete(job)
 
     @activity.defn
+    async def finish_delete_of_lost(self, job: InstanceJob) -> bool:
+        """Record `Deleted` of an instance that had no database to move to the trash."""
+        with _end_of(job):
+            return await self.jobs.finish_delete(job, is_lost=True)
+
+    @activity.defn
     async def finish_undelete(self, job: InstanceJob) -> bool:
         """Record `Completed`, and route the ODS/API to the database that was in the trash."""
         with _end_of(job):

@@ -2,12 +2,12 @@
 
 import asyncpg
 
-_TABLES = ("dbinstances", "databaserevisions")
+_TABLES = ("databases", "dbinstances", "databaserevisions")
 JOBS = "jobstatuses"
 
 
 async def remember_rows(rows: asyncpg.Connection, *also: str) -> None:
-    """Remember the rows of the instances, the revisions of their databases, and those of further tables."""
+    """Remember the rows of the instances, of their databases and revisions, and of further tables."""
     for table in (*_TABLES, *also):
         await rows.execute(f"CREATE TABLE earlier_{table} AS TABLE adminapi.{table}")
 

@@ -11,6 +11,12 @@ _MIGRATED = "EdFi_Admin_migrated"
 TOKEN_HOLDER = "INSERT INTO adminapi.applications (clientid, generation) VALUES ('a-client', NULL)"
 """Adds the client for which tests issue tokens themselves: `a-client`, which has no secret."""
 
+COMPLETE_ALL = """
+UPDATE adminapi.databases SET publishedat = now();
+UPDATE adminapi.managed_instances SET state = 'Completed', attempt = 1
+"""
+"""Lets each instance be as after its create."""
+
 
 async def prepare(server: EmbeddedPostgres) -> None:
     """Make what `clone` copies: migrating takes ten times as long as copying."""

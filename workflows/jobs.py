@@ -105,8 +105,8 @@ class DeleteInstance(JobWorkflow):
         """Move the database, then record `Deleted`; continue as the purge that the client wants as well."""
         job = self.job
         result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
-        ended = job if result.kept else replace(job, trash_database=None)
-        done = result.finished or await self.record(StatusActivities.finish_delete, ended, "Record Deleted")
+        finish = StatusActivities.finish_delete if result.kept else StatusActivities.finish_delete_of_lost
+        done = result.finished or await self.record(finish, job, "Record Deleted")
         if done and job.backup_first:
             purge = await self.record(FollowUps.request_purge_after, job, "Request the purge")
             if purge is not None and workflow.cancellation_reason() is not None:
@@ -310,7 +310,7 @@ class ResetInstance(JobWorkflow):
             await workflow.execute_activity_method(
                 VersionActivities.drop_replaced,
                 job,
-                **options.clean_up(job.policy, f"Drop {job.replacement.replaced}, which is not kept"),
+                **options.clean_up(job.policy, f"Drop {job.trash_database}, which is not kept"),
             )
 
 

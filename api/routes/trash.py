@@ -37,13 +37,9 @@ async def list_trash(
 ) -> Response:
     """A page of the deleted instances that can be undeleted, by id unless `orderBy` says otherwise."""
     rows = await queries.trash(page)
-    sizes = await database_sizes(
-        server, [row.trash_database for row in rows if row.trash_database is not None]
-    )
+    sizes = await database_sizes(server, [row.trash_database for row in rows])
     return await list_response(
-        TrashedInstance.model_validate(row).model_copy(
-            update={"size_bytes": sizes.get(row.trash_database or "")}
-        )
+        TrashedInstance.model_validate(row).model_copy(update={"size_bytes": sizes.get(row.trash_database)})
         async for row in paced(rows)
     )
 

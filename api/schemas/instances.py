@@ -32,10 +32,10 @@ class Creation(Accepted):
     """A new instance that was requested."""
 
     copy_of: int | None = Field(
-        validation_alias=AliasPath("instance", "copy_of"),
+        validation_alias=AliasPath("instance", "database", "copy_of"),
         description="The id of the instance that it is a copy of.",
     )
-    mode: CopyMode | None = Field(validation_alias=AliasPath("instance", "copy_mode"))
+    mode: CopyMode | None = Field(validation_alias=AliasPath("instance", "database", "copy_mode"))
     notice: str | None = Field(None, description="What is done to the instance that is copied.")
 
 
@@ -59,7 +59,7 @@ class Deletion(Purge):
 
     database_name: str | None = Field(validation_alias=AliasPath("instance", "database_name"))
     purge_after: UtcTime | None = Field(
-        validation_alias=AliasPath("instance", "purge_after"),
+        validation_alias=AliasPath("instance", "database", "purge_after"),
         description="Until then the instance can be undeleted; null if its database is dropped, or left.",
     )
     purge_job_id: str | None = Field(
@@ -96,7 +96,9 @@ class TrashedInstance(ResponseModel):
     )
     size_bytes: int | None = Field(None, description="Null while the server does not tell it.")
     deleted_at: UtcTime = Field(validation_alias="trashed_at")
-    deleted_by: str | None = Field(description="The client that has deleted it.")
+    deleted_by: str | None = Field(
+        validation_alias="trashed_by", description="The client that has deleted it."
+    )
     purge_after: UtcTime | None = Field(description="From then on its database is dropped.")
     error_message: str | None
     is_version: bool = Field(
@@ -147,15 +149,22 @@ class Instance(ManagedInstance):
     new_name: str | None = Field(description="The name that a rename gives it.")
     error_message: str | None
     template_generation: int | None = Field(
+        validation_alias=AliasPath("database", "template_generation"),
         description="Which of the databases that were loaded as the template this one is a copy of; null if"
-        " that is not known."
+        " that is not known.",
     )
-    copy_of: int | None = Field(description="The id of the instance that it is a copy of; null if of none.")
+    copy_of: int | None = Field(
+        validation_alias=AliasPath("database", "copy_of"),
+        description="The id of the instance that it is a copy of; null if of none.",
+    )
     mode: CopyMode | None = Field(
-        validation_alias="copy_mode",
+        validation_alias=AliasPath("database", "copy_mode"),
         description="How it was copied: while the other instance was in use, or closed.",
     )
-    backup_id: str | None = Field(description="The backup that it was restored from; null if from none.")
+    backup_id: str | None = Field(
+        validation_alias=AliasPath("database", "backup_id"),
+        description="The backup that it was restored from; null if from none.",
+    )
     protected: bool = Field(
         validation_alias="is_protected", description="Whether its data can be neither deleted nor replaced."
     )

@@ -189,7 +189,7 @@ class PlanService:
             refused: how it would be answered then.
         """
         rows = list(rows)
-        names = {row.id: row.trash_database if row.is_in_trash else row.database_name for row in rows}
+        names = {row.id: row.database.trash_name if row.is_in_trash else row.database_name for row in rows}
         sizes = await database_sizes(self._server, {name for name in names.values() if name})
         versions = await self._queries.kept_versions(names)
         jobs = [

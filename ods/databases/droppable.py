@@ -44,8 +44,7 @@ def deletable(
 ) -> str | None:
     """The database that a delete may drop, move to the trash or release; None if the instance has none.
 
-    It may be in the trash already, under the name that the registry has given it there: this delete, or one
-    that failed before it, has put it there.
+    It may be in the trash by this delete, or by one that failed before; if by a reset, another one is in use.
 
     Args:
         names: what the registry calls the database, the name that decides first.
@@ -62,6 +61,8 @@ def deletable(
     if marked is None or marked.is_unknown_to(owner):
         raise _is_unknown(database, owner)
     is_in_trash = marked.role is Role.RETAINED and is_trash_name(database)
+    if is_in_trash:
+        require_no_other(found, owner)
     if drops and not (published or is_in_trash):
         raise _is_unrecorded(database, marked)
     if drops and (marked.put_back or not marked.agrees_with(owner)):

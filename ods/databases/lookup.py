@@ -79,13 +79,16 @@ async def find(session: asyncpg.Connection, owner: Owner, *names: str) -> Databa
 def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
     """Which of `names` is the instance's database, the first one first; None if it has none.
 
-    Others that carry the mark as well, such as a copy that was set aside, are left alone.
+    Others that carry the mark as well, such as a copy that was set aside, are left alone. But if another
+    database of the instance has one of the names, no later name counts: what has that may be in the trash
+    since a reset, of which the registry does not know.
     """
     for name in names:
-        if name in found and owner.owns(found[name].comment):
+        if name not in found:
+            continue
+        if owner.owns(found[name].comment):
             return name
-    for name in names:
-        if name in found and found[name].is_of(owner):
+        if found[name].is_of(owner):
             raise refusal(found[name], owner)
     for name, row in found.items():
         if name not in names and owner.owns(row.comment):

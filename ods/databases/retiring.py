@@ -97,7 +97,6 @@ def _in_the_way(row: FoundDatabase, owner: Owner, database: str) -> DatabaseFaul
     return DisagreementError(
         trash,
         f"'{database}' was to be moved to the trash as '{trash}', but another database of this instance has"
-        " that name: the registry was restored to an earlier state. Nothing was done to either. Give that one"
-        " another number at the end of its name (ALTER DATABASE … RENAME TO …), then retry. `ods drift` tells"
-        " how it is kept.",
+        " that name. Nothing was done to either. Give that one another name (ALTER DATABASE … RENAME TO …),"
+        " then retry.",
     )

@@ -18,6 +18,13 @@ class Role(StrEnum):
     RETAINED = "retained"  # it was that; it is closed, under a private name, and can come back
 
 
+class TrashReason(StrEnum):
+    """Why a database is in the trash."""
+
+    DELETED = "deleted"  # its instance is
+    REPLACED = "replaced"  # a reset has given its instance another one
+
+
 class RevisionState(StrEnum):
     """Whether a database has the state of a revision, as far as the registry knows."""
 

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from ods.registry.backups.expiry import keep_scheduled_backups
 from ods.registry.backups.rows import without_zone
 from ods.registry.keeping import IS_SET_BACK, TIME_BEFORE, keep_trash
-from ods.registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
+from ods.registry.storage.models import UTC_NOW, Installation, InstanceDatabase
 from ods.registry.storage.sessions import RegistrySessions
 
 CLOCKS_MAY_DIFFER = timedelta(minutes=5)
@@ -179,6 +179,6 @@ class RegistryClock:
 
 async def _count_trash_anew(session: AsyncSession) -> None:
     """Let what is in the trash stay from now on for as long as it was to stay when it came there."""
-    for row, since in ((DbInstance, DbInstance.trashed_at), (InstanceVersion, InstanceVersion.replaced_at)):
-        anew = func.greatest(row.purge_after, UTC_NOW + (row.purge_after - since))
-        await session.execute(update(row).where(row.purge_after.is_not(None)).values(purge_after=anew))
+    end = InstanceDatabase.purge_after
+    anew = func.greatest(end, UTC_NOW + (end - InstanceDatabase.trashed_at))
+    await session.execute(update(InstanceDatabase).where(end.is_not(None)).values(purge_after=anew))

@@ -15,17 +15,29 @@ from math import inf
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, ColumnElement, Uuid, delete, func, literal, literal_column, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Uuid,
+    delete,
+    exists,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.model.operations import FORGET_TRASH, JobStatus
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.registry.storage.models import (
+    OUT_OF_TRASH,
     DatabaseRevision,
     DbInstance,
     IdempotencyKey,
     Installation,
-    InstanceVersion,
+    InstanceDatabase,
     Job,
 )
 from ods.registry.storage.sessions import RegistrySessions
@@ -224,23 +236,24 @@ class InstallationStore:
         }
         no_database = {
             "mark": func.gen_random_uuid(),
-            "database_id": func.gen_random_uuid(),
+            "database_id": InstanceDatabase.database_id,
             "replacement": None,
             "undo_due": False,
         }
-        marked = update(DbInstance).where(~DbInstance.is_in_trash).values(**no_database).cte("marked")
-        emptied = (
-            update(DbInstance)
-            .where(DbInstance.is_in_trash)
-            .values(**no_database, status=FORGET_TRASH.target, trashed_at=None, set_aside=None)
-            .cte("emptied")
-        )
-        forgotten = delete(InstanceVersion).cte("forgotten")
-        void = delete(DatabaseRevision).cte("void")
-        unanswered = delete(IdempotencyKey).cte("unanswered")
-        statement = update(Installation).values(**renewed)
-        async with self._sessions.statement() as session:
-            await session.execute(statement.add_cte(marked, emptied, forgotten, void, unanswered))
+        its = InstanceDatabase.instance_id == DbInstance.id
+        is_own = exists().where(its, InstanceDatabase.database_id == DbInstance.database_id)
+        in_trash = select(DbInstance.id).where(DbInstance.is_in_trash)
+        emptied = update(InstanceDatabase).where(InstanceDatabase.instance_id.in_(in_trash))
+        forgotten = {"status": FORGET_TRASH.target, "set_aside": None}
+        async with self._sessions.transaction() as session:
+            await session.execute(delete(InstanceDatabase).where(~is_own))
+            await session.execute(update(DbInstance).where(DbInstance.is_in_trash).values(forgotten))
+            await session.execute(emptied.values(OUT_OF_TRASH))
+            await session.execute(update(InstanceDatabase).values(database_id=func.gen_random_uuid()))
+            await session.execute(update(DbInstance).where(its).values(**no_database))
+            await session.execute(delete(DatabaseRevision))
+            await session.execute(delete(IdempotencyKey))
+            await session.execute(update(Installation).values(**renewed))
         self.forget()
         return identifier
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Interval, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ods.registry.storage.models import UTC_NOW, DbInstance, Installation, InstanceVersion
+from ods.registry.storage.models import UTC_NOW, Installation, InstanceDatabase
 
 KEPT_IN_DOUBT = timedelta(days=7)
 """How long a database stays in the trash at least, or a backup does not expire, whatever the settings say.
@@ -41,11 +41,8 @@ async def end_of(session: AsyncSession, kept_for: timedelta) -> datetime:
 async def keep_trash(session: AsyncSession) -> None:
     """Let what is in the trash stay for `KEPT_IN_DOUBT` at least."""
     kept_until = await end_of(session, KEPT_IN_DOUBT)
-    # Also for instances that a delete is about to move to the trash.
-    instances = update(DbInstance).where(DbInstance.purge_after < kept_until)
-    await session.execute(instances.values(purge_after=kept_until))
-    # A pass would claim again what it has begun to drop.
-    is_claimed = InstanceVersion.purging_since.is_not(None)
-    versions = update(InstanceVersion).where(or_(InstanceVersion.purge_after < kept_until, is_claimed))
-    kept = func.greatest(InstanceVersion.purge_after, kept_until)
-    await session.execute(versions.values(purge_after=kept, purging_since=None))
+    # Also what a delete is about to move there. A pass would claim again what it has begun to drop.
+    is_claimed = InstanceDatabase.purging_since.is_not(None)
+    due = update(InstanceDatabase).where(or_(InstanceDatabase.purge_after < kept_until, is_claimed))
+    kept = func.greatest(InstanceDatabase.purge_after, kept_until)
+    await session.execute(due.values(purge_after=kept, purging_since=None))

@@ -24,7 +24,7 @@ from ods.model.revisions import KnownRevisions, Revision, RevisionState
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
 from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError
-from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
+from ods.registry.storage.models import DbInstance, InstanceDatabase
 from ods.tenants.drift.own_databases import listed, not_exchanged, of_instance
 from ods.tenants.drift.trash import KNOWN_BY_REGISTRY, out_of_trash_by_hand
 from ods.tenants.tenant import Tenant
@@ -194,24 +194,24 @@ class DatabaseAdoption:
         """What was handed over; the row gets what the comment says, and versions what is in the trash."""
         candidate = _require_adoptable(_candidate(row, database, found))
         marked = Owner.read(candidate.comment)
-        row.template_generation = marked.template_generation if marked else None
         if marked is not None:
-            row.database_id = UUID(marked.database_id)
+            its = UUID(marked.database_id), marked.template_generation
+            # Another product may have made its ODS instance.
+            is_published = row.is_published or row.status == InstanceStatus.COMPLETED
+            await self._tenant.adoptions.hand_over(row, *its, is_published=is_published)
             if marked.revision is not None:
                 await self._tenant.adoptions.record_revision(row, marked.revision)
         # Whatever a reset or a rename has begun, this is the database now, and this its name. A delete that
         # an outage has ended is not tried again without a client: it would drop what was handed over.
         row.replacement, row.undo_due, row.outages = None, False, 0
-        if row.status == InstanceStatus.COMPLETED:
-            row.published_at = row.published_at or UTC_NOW  # another product has made its ODS instance
-        else:
+        if row.status != InstanceStatus.COMPLETED:
             # A worker that was suspended does not go on with the job that has failed. One that a client has
             # cancelled stays cancelled, and one that drops was to drop another database: only a request, no
             # signal, has either tried again.
             is_ended = row.is_called_off or drops_database(Operation(row.operation), row.arguments)
             row.request = uuid4()
             row.cancelled_attempt = row.attempt if is_ended else None
-        known = {version.database_name for version in await self._tenant.queries.versions()}
+        known = {str(version.database_id) for version in await self._tenant.queries.versions()}
         replaced = await adoption.replaced_databases(session, await self._owner(row), database)
         await self._tenant.adoptions.keep_replaced(row, replaced, known)
         return candidate
@@ -352,7 +352,7 @@ class DatabaseAdoption:
         if is_reset_name(found.name):
             return f"The database '{found.name}' was made for a reset that did not end. It is removed."
         versions = await self._tenant.queries.versions()
-        version = next((one for one in versions if one.database_name == found.name), None)
+        version = next((one for one in versions if one.trash_name == found.name), None)
         # One that is all that is left of the instance can be exchanged with nothing.
         return None if version is None or not own else _way_back(instance, version, own)
 
@@ -360,10 +360,12 @@ class DatabaseAdoption:
         """Why this one of its databases is not given to the instance."""
         if not is_trash_name(found.name) and not instance.is_in_trash:
             return None
-        if instance.is_in_trash and found.name == instance.trash_database:
-            return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
         async with self._tenant.server.session() as session:
             its = of_instance(await listing.databases(session), await self._owner(instance))
+        last = listing.published_last(its)
+        was_replaced = last is not None and last.name != found.name
+        if instance.is_in_trash and found.name == instance.database.trash_name and not was_replaced:
+            return f"It is in the trash: `ods instance undelete {instance.id}` brings it back."
         if instance.is_in_trash and (copies := _same(its, found.name)):
             return (
                 f"{' and '.join(copies)} carry the mark of one database of the instance: one is a copy."
@@ -376,12 +378,12 @@ class DatabaseAdoption:
         return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
 
 
-def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[FoundDatabase]) -> str:
+def _way_back(instance: DbInstance, version: InstanceDatabase, own: Sequence[FoundDatabase]) -> str:
     """How an instance gets a database from before a reset again, while it has one of its own."""
     if all(row.is_invalid for row in own):
         name = own[0].name
         return f"A DROP of the instance's database '{name}' was interrupted. Drop it again, by hand."
-    had = f"The instance {version.instance_id} had the database '{version.database_name}' before a reset."
+    had = f"The instance {version.instance_id} had the database '{version.trash_name}' before a reset."
     names = [row.name for row in own if not row.is_invalid]
     if instance.is_live and instance.database_name not in names:
         had += (
@@ -391,7 +393,7 @@ def _way_back(instance: DbInstance, version: InstanceVersion, own: Sequence[Foun
     if version.purging_since is not None:
         return f"{had} Its time is over, and it is being dropped."
     return (
-        f"{had} `ods instance undo-reset {version.instance_id} --database {version.database_name}` brings it"
+        f"{had} `ods instance undo-reset {version.instance_id} --database {version.trash_name}` brings it"
         " back."
     )
 

@@ -11,7 +11,7 @@ from ods.databases.lookup import find
 from ods.databases.server import Server
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.tenants.job_owners import owner_of, trash_database
+from ods.tenants.job_owners import owner_of
 
 
 class _MovedOnError(Exception):
@@ -123,7 +123,7 @@ async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | Non
     """What is left of the job's instance; None if its own database can be used, or the job drops none."""
     if not job.rules.drops or (job.rules.is_live and not job.published):
         return None
-    owner, database = owner_of(job), job.database if job.rules.is_live else trash_database(job)
+    owner, database = owner_of(job), job.database if job.rules.is_live else job.trash_database
     found = await find(session, owner, database)
     own = {name for name, row in found.items() if name == database or owner.owns(row.comment)}
     if not all(found[name].is_invalid for name in own):

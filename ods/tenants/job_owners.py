@@ -21,7 +21,7 @@ def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
         successor=owner.of_database(replacement.database_id),
         database=job.database,
         other=replacement.database,
-        replaced=replacement.replaced,
+        replaced=job.trash_database,
         from_trash=replacement.from_trash,
     )
 
@@ -36,11 +36,4 @@ def replacement_of(job: InstanceJob) -> Replacement:
 def trash_job(job: InstanceJob, owner: KnownOwner) -> TrashJob:
     """What the job moves to the trash."""
     names = [name for name in job.databases if name != job.trash_database]
-    return TrashJob(owner, names, trash_database(job))
-
-
-def trash_database(job: InstanceJob) -> str:
-    """The name of the job's database in the trash."""
-    if job.trash_database is None:
-        raise DatabaseFaultError("The registry has no name in the trash for the instance's database.")
-    return job.trash_database
+    return TrashJob(owner, names, job.trash_database)

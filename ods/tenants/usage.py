@@ -147,7 +147,7 @@ def is_without_database(told: InstanceFigures | str) -> bool:
 
 
 def _unmarked(row: DbInstance) -> str:
-    if row.published_at is None:
+    if not row.is_published:
         return _NOT_ITS_OWN  # nor may it be handed over: the create has failed, or is under way
     return (
         f"The database '{row.database_name}' does not carry the mark of this instance. If it is the"

@@ -30,7 +30,8 @@ def temporal_address() -> str:
 
 
 _TABLES = (
-    "adminapi.audit, adminapi.dbinstances, adminapi.jobstatuses, adminapi.applications, dbo.odsinstances,"
+    "adminapi.audit, adminapi.dbinstances, adminapi.databases, adminapi.jobstatuses,"
+    " adminapi.applications, dbo.odsinstances,"
     " adminapi.educationorganizations, adminapi.idempotencykeys, adminapi.consolesessions,"
     " adminapi.signinlinks, adminapi.signinattempts, adminapi.backups, adminapi.leftdatabasenames,"
     " adminapi.servedschedules,"

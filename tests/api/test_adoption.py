@@ -296,7 +296,7 @@ class TestAnotherName:
         answer = await api.post(case.adopting, json={"databaseName": renamed})
         assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
         instance = await queries.instance(case.id)
-        assert (instance.database_name, instance.template_generation) == (renamed, 5)
+        assert (instance.database_name, instance.database.template_generation) == (renamed, 5)
         routed = await queries.ods_instance(case.owner.ods_instance_id)
         assert routed is not None
         assert tenant.connection_strings.local_database(routed.connection_string) == renamed
@@ -450,7 +450,7 @@ class TestAnotherName:
             renamed,
         )
         assert answer.json()["adopted"]
-        assert instance.template_generation == 5
+        assert instance.database.template_generation == 5
         assert str(instance.mark) == case.owner.mark
         assert await queries.ods_instance(number) is not None
 

@@ -16,7 +16,9 @@ from temporalio.client import Client
 from ods.embedded.polling import wait_until
 from ods.registry.instances.reservations import _NAMES
 from ods.registry.instances.store import _TOGETHER
+from tests import registries
 from tests.api.service import faults_of, is_started
+from tests.postgres.instance_states import add_version
 from tests.servers import session
 
 INSTANCES = "/v2/dbInstances"
@@ -73,9 +75,7 @@ async def _everything(rows: asyncpg.Connection) -> list[Any]:
 async def _completed(api: httpx.AsyncClient, rows: asyncpg.Connection, *names: str) -> list[int]:
     """The ids of instances that can be deleted."""
     made = (await api.post(BULK, json=of(*map(entry, names)))).json()["instances"]
-    await rows.execute(
-        "UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now(), attempt = 1"
-    )
+    await rows.execute(registries.COMPLETE_ALL)
     return [one["id"] for one in made]
 
 
@@ -205,7 +205,10 @@ async def test_all_are_deleted_when_nothing_is_wrong(
             {"id": first, "name": "a", "jobId": f"DeleteInstanceJob-{first}-2"},
         ]
     }
-    left = await rows.fetch("SELECT DISTINCT state, deletedby FROM adminapi.managed_instances")
+    left = await rows.fetch(
+        "SELECT DISTINCT state, trashedby FROM adminapi.managed_instances"
+        " JOIN adminapi.databases USING (databaseid)"
+    )
     assert [tuple(row) for row in left] == [("Pending_Delete", "a-client")]
 
 
@@ -326,27 +329,25 @@ async def test_plan_of_a_delete_tells_what_becomes_of_the_database(
 
 @pytest.mark.parametrize(
     ("query", "goes"),
-    [
-        ({}, []),
-        ({"purge": "true"}, ["ods_trash_later", "ods_trash_before"]),
-        ({"detach": "true"}, ["ods_trash_later", "ods_trash_before"]),
-    ],
+    [({}, []), ({"purge": "true"}, ["later", "before"]), ({"detach": "true"}, ["later", "before"])],
 )
 async def test_plan_of_a_delete_names_the_databases_before_resets_that_go_with_it(
     api: httpx.AsyncClient, rows: asyncpg.Connection, query: dict[str, str], goes: list[str]
 ) -> None:
     made, other = await _completed(api, rows, "a", "b")
+    names = {
+        "before": await add_version(rows, made),
+        "later": await add_version(rows, made),
+    }
+    being_dropped = await add_version(rows, made)
     await rows.execute(
-        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " databaseid, replacedat, purgeafter, purgingsince) VALUES"
-        " ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now() - interval '1 hour', now(), NULL),"
-        " ($1, 'Minimal', 'ods_trash_later', 3, gen_random_uuid(), now(), now(), NULL),"
-        " ($1, 'Minimal', 'ods_trash_being_dropped', 4, gen_random_uuid(), now(), now(), now()),"
-        " ($2, 'Minimal', 'ods_trash_of_another', 2, gen_random_uuid(), now(), now(), NULL)",
-        *(made, other),
+        "UPDATE adminapi.databases SET purgingsince = now()"
+        " WHERE id = (SELECT max(id) FROM adminapi.databases)"
     )
+    await add_version(rows, other)
     plan = (await api.delete(f"{INSTANCES}/{made}", params=query | DRY)).json()
-    assert [one["dropsVersions"] for one in plan["instances"]] == [goes]
+    assert [one["dropsVersions"] for one in plan["instances"]] == [[names[one] for one in goes]]
+    assert being_dropped not in plan["instances"][0]["dropsVersions"]
 
 
 async def test_plan_of_a_delete_tells_every_refusal(api: httpx.AsyncClient, rows: asyncpg.Connection) -> None:

@@ -17,7 +17,7 @@ from ods.embedded.polling import wait_until
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import InstanceStore
-from tests.postgres.instance_states import bring_to, marked_by
+from tests.postgres.instance_states import add_version, bring_to, marked_by
 from tests.secret_search import as_secret
 from tests.servers import session
 
@@ -118,23 +118,18 @@ async def test_database_is_said_to_go_to_the_trash_when_a_failed_create_has_left
     ("page", "said"),
     [
         ("delete", ""),
-        ("purge", "is dropped as well: ods_trash_before"),
-        ("detach", "is dropped when its own time is over, and cannot come back: ods_trash_before"),
+        ("purge", "is dropped as well"),
+        ("detach", "is dropped when its own time is over, and cannot come back"),
     ],
 )
 async def test_databases_before_resets_are_named_when_they_go_with_the_instance(
     browser: httpx.AsyncClient, job: InstanceJob, registry_dsn: str, page: str, said: str
 ) -> None:
     async with session(registry_dsn) as rows:
-        await rows.execute(
-            "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-            " databaseid, replacedat, purgeafter)"
-            " VALUES ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now(), now())",
-            job.instance_id,
-        )
+        version = await add_version(rows, job.instance_id)
     text = await shown(browser, f"/instances/{job.instance_id}/{page}")
     assert said in text
-    assert ("ods_trash_before" in text) is bool(said)
+    assert (f"{said}: {version}" in text) is (version in text) is bool(said)
 
 
 async def test_both_cases_are_told_when_the_server_does_not_say_whose_the_database_is(

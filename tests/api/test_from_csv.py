@@ -271,5 +271,5 @@ def test_command_is_refused_when_it_does_not_say_what_to_make(arguments: list[st
 
 def _source(row: asyncpg.Record) -> tuple[int | None, str | None]:
     """What the instance in the row is a copy of, and how it was copied."""
-    origin = json.loads(row["origin"])
+    origin = json.loads(row["arguments"])["origin"]
     return origin.get("instance_id"), origin.get("mode")

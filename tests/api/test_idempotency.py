@@ -20,6 +20,7 @@ from ods.embedded.polling import wait_until
 from ods.registry.idempotency_keys import IdempotencyKeys, KeyedRequest, StoredAnswer
 from ods.registry.storage.errors import KeyInUseError
 from ods.settings.settings import Settings
+from tests import registries
 from tests.api import server
 from tests.api.service import NOBODY, bearer, client_of, running, tokens
 from tests.servers import session
@@ -322,9 +323,7 @@ async def test_workflow_is_started_when_the_request_has_a_key(
 
 async def _completed(api: httpx.AsyncClient, rows: asyncpg.Connection) -> int:
     made = (await api.post(INSTANCES, json=body())).json()["id"]
-    await rows.execute(
-        "UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now(), attempt = 1"
-    )
+    await rows.execute(registries.COMPLETE_ALL)
     await rows.execute("INSERT INTO dbo.odsinstances VALUES ($1, 'A name', 'Minimal', 's')", made)
     return int(made)
 
@@ -402,7 +401,7 @@ async def test_no_connection_of_the_registry_is_held_when_the_server_is_asked_be
     monkeypatch.setattr("ods.tenants.known_store.require_programs", slow)
     async with running(with_store, NOBODY) as app, client_of(app, headers=bearer(with_store)) as api:
         instance = (await api.post(INSTANCES, json=body())).json()["id"]
-        await rows.execute("UPDATE adminapi.managed_instances SET state = 'Completed', publishedat = now()")
+        await rows.execute(registries.COMPLETE_ALL)
         path = f"{INSTANCES}/{instance}/backups"
         first = asyncio.create_task(api.post(path, headers=keyed()))
         await asked.wait()

@@ -93,7 +93,7 @@ async def test_origin_is_told_when_a_copy_was_requested(
     rows: asyncpg.Connection,
     mode: str | None,
 ) -> None:
-    await rows.execute("UPDATE adminapi.managed_instances SET templategeneration = 7")
+    await rows.execute("UPDATE adminapi.databases SET templategeneration = 7")
     body = {"name": "Copy", "copyOf": source.instance_id, "mode": mode, "databaseTemplate": None}
     answer = await api.post(INSTANCES, json=body)
     assert answer.status_code == 202

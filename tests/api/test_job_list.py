@@ -23,10 +23,10 @@ INSERT INTO adminapi.jobstatuses (jobid, status, createdat, operation, dbinstanc
 INSERT INTO adminapi.dbinstances
     (id, name, odsinstanceid, status, databasetemplate, databasename, operation, arguments, lastmodifieddate)
     VALUES
-    (1, 'North 100%', 9, 'Completed', 'Minimal', 'a', 'Create', '{}', '2026-01-02'),
+    (1, 'North 100%', 9, 'Completed', 'Minimal', 'a', 'Create', '{"origin": {}}', '2026-01-02'),
     (2, 'north_east', 8, 'Error', 'Sample', 'b', 'Rename', '{}', '2026-01-01'),
     (3, 'Grand Bend', 7, 'Deleted', 'Minimal', 'c', 'Delete', '{"keep": false, "backup_first": false}', NULL),
-    (4, 'B', 6, 'Pending', 'Minimal', 'd', 'Create', '{}', '2026-01-03')
+    (4, 'B', 6, 'Pending', 'Minimal', 'd', 'Create', '{"origin": {}}', '2026-01-03')
 """
 
 

@@ -146,7 +146,8 @@ async def test_every_refusal_is_told_when_the_instance_cannot_be_reset(
     api: httpx.AsyncClient, target: InstanceJob, rows: asyncpg.Connection
 ) -> None:
     await rows.execute(
-        "UPDATE adminapi.managed_instances SET isprotected = true, state = 'InProgress', operation = 'Rename'"
+        "UPDATE adminapi.managed_instances"
+        " SET isprotected = true, state = 'InProgress', operation = 'Rename', arguments = '{}'"
     )
     plan = (await api.post(path_of(target), json={}, params=DRY)).json()
     assert (plan["status"], len(plan["errors"]["Id"])) == (409, 2)

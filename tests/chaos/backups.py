@@ -23,8 +23,10 @@ FROM (SELECT *, verificationerror AS verification_error FROM adminapi.backups) A
 WHERE finishedat IS NOT NULL AND deletedat IS NULL
 """
 _BACKED_UP_AND_PURGED = """
-SELECT mark::text, format('instance %s (''%s'')', id, name) AS words FROM adminapi.dbinstances
-WHERE operation = 'Purge' AND arguments @> '{"backup_first": true}' AND trashedat IS NULL
+SELECT mark::text, format('instance %s (''%s'')', instance.id, name) AS words
+FROM adminapi.dbinstances AS instance JOIN adminapi.databases AS own
+    ON own.instanceid = instance.id AND own.databaseid = instance.databaseid
+WHERE operation = 'Purge' AND arguments @> '{"backup_first": true}' AND reason IS NULL
 """
 _PROGRAMS = ("pg_dump", "pg_restore")
 _ROW = re.compile(r"^(\d+)\t([0-9a-f-]{36})$", re.MULTILINE)

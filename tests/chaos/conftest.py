@@ -77,11 +77,14 @@ class Garden:
         """A row of `adminapi.dbinstances` whose id is its OdsInstanceId."""
         await self.registry.execute(
             "INSERT INTO adminapi.dbinstances (id, name, odsinstanceid, status, databasetemplate,"
-            " databasename, operation, arguments, jobnumber, attempt, mark, publishedat, errormessage)"
-            " VALUES ($1, $2, $1, $3, 'Minimal', $4, $5, $9, $6, 1, $7, now(), $8)",
+            " databasename, operation, arguments, jobnumber, attempt, mark, errormessage)"
+            " VALUES ($1, $2, $1, $3, 'Minimal', $4, $5, $9, $6, 1, $7, $8)",
             *(number, name, status, f"EdFi_Ods_{name.replace(' ', '_')}_Minimal", operation, jobs),
             *(mark or str(uuid.uuid4()), "Why not." if status in {"Error", "Delete_Failed"} else None),
-            KEEPS if operation == "Delete" else "{}",
+            {"Delete": KEEPS, "Create": '{"origin": {}}'}.get(operation, "{}"),
+        )
+        await self.registry.execute(
+            "UPDATE adminapi.databases SET publishedat = now() WHERE instanceid = $1", number
         )
 
     async def plant_job(self, operation: str, job: int, status: str, number: int) -> None:

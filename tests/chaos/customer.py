@@ -19,7 +19,8 @@ _OBSTACLE_SECONDS = 60
 _WAYS_TO_DELETE = {"Trash": 6, "Drop": 2, BACKED_UP: 2, "Detach": 1}
 _MARK = "SELECT mark::text FROM adminapi.dbinstances WHERE id = $1"
 _END_TIME = (
-    "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '1 day' WHERE id = $1"
+    "UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) - interval '1 day'"
+    " WHERE instanceid = $1 AND reason = 'deleted'"
 )
 
 

@@ -531,16 +531,17 @@ async def connected(dsn: str, database: str | None = None) -> AsyncIterator[_Con
 
 
 _INSTANCES = """
-SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS database_template,
+SELECT instance.id, name, odsinstanceid AS ods_instance_id, status,
+       instance.databasetemplate AS database_template,
        databasename AS database_name,
        CASE WHEN operation = 'Detach' THEN 'Delete'
             WHEN arguments -> 'origin' ? 'database_id' THEN 'UndoReset' ELSE operation END AS operation,
-       jobnumber AS job_number, mark::text AS mark,
-       publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
-       trashdatabase AS trash_database,
+       instance.jobnumber AS job_number, mark::text AS mark,
+       own.publishedat IS NOT NULL AS published, errormessage AS error_message, newname AS new_name,
+       'ods_trash_' || replace(own.databaseid::text, '-', '') AS trash_database,
        CASE WHEN (arguments ->> 'keep')::boolean THEN 'Trash' ELSE operation END AS way,
        (status = 'Deleted' OR operation = 'Purge')
-           AND trashedat IS NOT NULL AS in_trash,
+           AND own.reason IS NOT NULL AS in_trash,
        isprotected AS protected, coalesce(labels, '{}')::text AS labels,
        coalesce(
            (SELECT jsonb_object_agg(contextkey, contextvalue) FROM dbo.odsinstancecontexts
@@ -548,7 +549,9 @@ SELECT id, name, odsinstanceid AS ods_instance_id, status, databasetemplate AS d
            (SELECT jsonb_object_agg(context->>'key', context->>'value')
             FROM jsonb_array_elements(setaside->'contexts') AS context),
            '{}')::text AS contexts
-FROM adminapi.dbinstances ORDER BY id
+FROM adminapi.dbinstances AS instance
+JOIN adminapi.databases AS own ON own.instanceid = instance.id AND own.databaseid = instance.databaseid
+ORDER BY instance.id
 """
 _JOBS = """
 SELECT jobid AS job_id, status, errormessage AS error_message, finishedat IS NOT NULL AS finished,
@@ -571,8 +574,9 @@ SELECT odsinstance_odsinstanceid, connectionstring FROM dbo.odsinstancederivativ
 WHERE derivativetype = 'Snapshot'
 """
 _VERSIONS = """
-SELECT version.databasename, instance.mark::text FROM adminapi.instanceversions AS version
-JOIN adminapi.dbinstances AS instance ON instance.id = instanceid
+SELECT 'ods_trash_' || replace(version.databaseid::text, '-', ''), instance.mark::text
+FROM adminapi.databases AS version JOIN adminapi.dbinstances AS instance ON instance.id = instanceid
+WHERE version.reason = 'replaced'
 """
 _INSTALLATION = "SELECT id::text FROM adminapi.installation"
 _REGISTRY = "SELECT current_database(), id::text FROM adminapi.installation"

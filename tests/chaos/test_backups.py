@@ -127,8 +127,7 @@ async def test_instance_that_was_purged_after_a_backup_has_one_that_was_verified
     history = History(rows={backup.mark: {1, 2}})
     await garden.registry.execute(
         "UPDATE adminapi.dbinstances"
-        " SET operation = 'Purge', arguments = '{\"backup_first\": true}', status = 'Deleted',"
-        " trashedat = NULL"
+        " SET operation = 'Purge', arguments = '{\"backup_first\": true}', status = 'Deleted'"
     )
     assert await _kinds(source, history) == [Kind.NO_FINAL_BACKUP]
     await garden.registry.execute("UPDATE adminapi.backups SET kind = 'final'")
@@ -164,7 +163,9 @@ async def test_instance_is_in_order_when_its_last_job_worked_beside_it(
     await garden.plant_completed()
     await garden.plant_job("Backup", 2, job, garden.number)
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET operation = 'Backup', jobnumber = 2, errormessage = $1", message
+        "UPDATE adminapi.dbinstances"
+        " SET operation = 'Backup', arguments = '{}', jobnumber = 2, errormessage = $1",
+        message,
     )
     assert await check(target, before, 0.2) == []
     await garden.registry.execute("UPDATE adminapi.dbinstances SET errormessage = 'Another.'")

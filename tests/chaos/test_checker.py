@@ -92,8 +92,9 @@ async def _plant_failed_rename(garden: Garden) -> None:
     """The garden's own instance could not be renamed, and is as it was."""
     await garden.plant_job("Rename", 2, "Error", garden.number)
     await garden.registry.execute(
-        "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Rename', jobnumber = 2,"
-        " errormessage = 'Why not.', newname = 'Other', newdatabasename = 'Other' WHERE id = $1",
+        "UPDATE adminapi.dbinstances SET status = 'Error', operation = 'Rename', arguments = '{}',"
+        " jobnumber = 2, errormessage = 'Why not.', newname = 'Other', newdatabasename = 'Other'"
+        " WHERE id = $1",
         garden.number,
     )
 
@@ -213,7 +214,7 @@ SPOILED: dict[str, tuple[Plant, set[Kind]]] = {
         {Kind.DISAGREEMENT},
     ),
     "instance was not published": (
-        _sql("UPDATE adminapi.dbinstances SET publishedat = NULL WHERE id = $1"),
+        _sql("UPDATE adminapi.databases SET publishedat = NULL WHERE instanceid = $1"),
         {Kind.DISAGREEMENT},
     ),
     "database is missing": (_ddl("DROP DATABASE {}"), {Kind.NO_DATABASE}),

@@ -37,21 +37,31 @@ async def _set(garden: Garden, values: str) -> None:
     await garden.registry.execute(statement, garden.number)
 
 
+async def _trash_name(garden: Garden) -> str:
+    row = "SELECT databaseid::text FROM adminapi.dbinstances WHERE id = $1"
+    return trash_name(await garden.registry.fetchval(row, garden.number))
+
+
+async def _put_into_trash(garden: Garden) -> None:
+    """By the registry alone."""
+    await _set(garden, f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2")
+    await garden.registry.execute(
+        "UPDATE adminapi.databases SET reason = 'deleted', trashedat = now(),"
+        " purgeafter = now() + interval '7 days' WHERE instanceid = $1",
+        garden.number,
+    )
+
+
 async def _end_routing(garden: Garden) -> None:
     await garden.registry.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", garden.number)
 
 
 async def _trash(garden: Garden, *, comment: bool = True, close: bool = True) -> str:
     """Put the garden's own instance into the trash; returns the name of its database there."""
-    mark = await _mark(garden)
-    name = trash_name(mark, 2)
+    mark, name = await _mark(garden), await _trash_name(garden)
     await garden.plant_job("Delete", 2, "Completed", garden.number)
     await _end_routing(garden)
-    await _set(
-        garden,
-        f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2, trashedat = now(),"
-        f" purgeafter = now() + interval '7 days', trashdatabase = '{name}'",
-    )
+    await _put_into_trash(garden)
     if comment:
         said = {"mark": mark, "trashedAt": "now", "name": garden.database}
         await garden.server.execute(f"COMMENT ON DATABASE \"{garden.database}\" IS '{json.dumps(said)}'")
@@ -79,7 +89,10 @@ async def _purge(garden: Garden) -> None:
     await garden.plant_job("Purge", 3, "Completed", garden.number)
     await _set(
         garden,
-        "operation = 'Purge', arguments = '{\"backup_first\": false}', jobnumber = 3, trashedat = NULL",
+        "operation = 'Purge', arguments = '{\"backup_first\": false}', jobnumber = 3",
+    )
+    await garden.registry.execute(
+        "UPDATE adminapi.databases SET reason = NULL, trashedat = NULL WHERE instanceid = $1", garden.number
     )
     await garden.server.execute(f'DROP DATABASE "{trashed}"')
 
@@ -95,7 +108,7 @@ async def _delete(garden: Garden) -> None:
 async def _detach(garden: Garden) -> None:
     await garden.plant_job("Delete", 2, "Completed", garden.number)
     await _end_routing(garden)
-    await _set(garden, "status = 'Deleted', operation = 'Detach', jobnumber = 2")
+    await _set(garden, "status = 'Deleted', operation = 'Detach', arguments = '{}', jobnumber = 2")
     await garden.server.execute(f'COMMENT ON DATABASE "{garden.database}" IS NULL')
 
 
@@ -251,7 +264,7 @@ async def test_rows_are_there_when_a_reset_has_put_their_database_into_the_trash
 ) -> None:
     mark = await _mark(garden)
     await garden.plant_rows(1, mark=mark)
-    version = trash_name(mark, 2)
+    version = await _trash_name(garden)
     said = {"mark": mark, "trashedAt": "now", "name": garden.database}
     await garden.server.execute(f'ALTER DATABASE "{garden.database}" RENAME TO "{version}"')
     await garden.server.execute(f"COMMENT ON DATABASE \"{version}\" IS '{json.dumps(said)}'")
@@ -262,14 +275,13 @@ async def test_rows_are_there_when_a_reset_has_put_their_database_into_the_trash
     await garden.plant_job("Reset", 2, "Completed", garden.number)
     await _set(garden, "operation = 'Reset', arguments = '{\"origin\": {}}', jobnumber = 2")
     await garden.registry.execute(
-        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " databaseid, replacedat, purgeafter)"
-        " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now())",
-        *(garden.number, version),
+        "UPDATE adminapi.databases SET reason = 'replaced', trashedat = now(), purgeafter = now();"
+        " UPDATE adminapi.dbinstances SET databaseid = gen_random_uuid();"
+        " UPDATE adminapi.databases SET publishedat = now() WHERE publishedat IS NULL"
     )
     written = replace(storm, history=History(rows={mark: {1, 2}}))
     assert await check(target, written, _TIMEOUT) == []
-    await garden.registry.execute("DELETE FROM adminapi.instanceversions")
+    await garden.registry.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
     assert _kinds(await check(target, written, _TIMEOUT)) == {Kind.SURPLUS_DATABASE}
     await garden.server.execute(f'DROP DATABASE "{version}"')
     assert _kinds(await check(target, written, _TIMEOUT)) == {Kind.LOST_ROWS}
@@ -362,7 +374,7 @@ async def test_protected_instance_is_gone_when_it_was_deleted(
 async def test_routing_to_the_trash_is_found_when_it_was_seen_once(
     garden: Garden, target: Target, storm: Storm
 ) -> None:
-    seen = replace(storm, history=History(routed={trash_name(await _mark(garden), 2)}))
+    seen = replace(storm, history=History(routed={await _trash_name(garden)}))
     assert _kinds(await check(target, seen, _TIMEOUT)) == {Kind.ROUTED_TO_TRASH}
 
 
@@ -383,12 +395,7 @@ async def test_trash_is_left_over_when_a_restore_has_forgotten_what_became_of_it
     await garden.registry.execute("DELETE FROM adminapi.jobstatuses WHERE jobid NOT LIKE 'Create%'")
     await _end_routing(garden)
     await garden.plant_job("Delete", 2, "Completed", garden.number)
-    trash = f"trashdatabase = '{trash_name(await _mark(garden), 2)}'"
-    await _set(
-        garden,
-        f"status = 'Deleted', operation = 'Delete', arguments = '{KEEPS}', jobnumber = 2,"
-        f" trashedat = now(), {trash}",
-    )
+    await _put_into_trash(garden)
     storm.history.see_restore(lost, Rows([], []))
     verdict = await judge(target, storm, _TIMEOUT)
     assert verdict.violations == []

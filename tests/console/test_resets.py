@@ -55,11 +55,10 @@ async def test_the_first_of_several_databases_comes_back_when_its_button_is_pres
         reset = (await instances.request_reset(job.instance_id)).job
         assert (await job_store.begin(reset)).held
         assert await job_store.finish_replacement(reset)
-        assert reset.replacement is not None
-        replaced.append(reset.replacement.replaced)
-    first, second, _ = replaced
-    claimed = "UPDATE adminapi.instanceversions SET purgingsince = now() WHERE databasename = $1"
-    await registry.execute(claimed, second)
+        replaced.append(reset)
+    first, second = replaced[0].trash_database, replaced[1]
+    claimed = "UPDATE adminapi.databases SET purgingsince = now() WHERE databaseid = $1"
+    await registry.execute(claimed, second.database_id)
     await page.goto(f"/console/instances/{job.instance_id}")
     versions = page.get_by_role("region", name="Earlier databases")
     await expect(versions.get_by_role("row")).to_have_count(4)
@@ -77,8 +76,8 @@ async def test_the_first_of_several_databases_comes_back_when_its_button_is_pres
     await expect(page.get_by_role("main")).to_contain_text(first)
     await page.get_by_role("button", name="Undo the reset").click()
     await person.sees_heading("Glendale")
-    asked = "SELECT replacement ->> 'database' FROM adminapi.dbinstances WHERE id = $1"
-    assert await registry.fetchval(asked, job.instance_id) == first
+    asked = "SELECT replacement ->> 'database_id' FROM adminapi.dbinstances WHERE id = $1"
+    assert await registry.fetchval(asked, job.instance_id) == replaced[0].database_id
 
 
 async def test_nothing_comes_back_when_the_database_that_a_page_has_shown_is_being_dropped(
@@ -90,12 +89,11 @@ async def test_nothing_comes_back_when_the_database_that_a_page_has_shown_is_bei
         reset = (await instances.request_reset(job.instance_id)).job
         assert (await job_store.begin(reset)).held
         assert await job_store.finish_replacement(reset)
-    assert reset.replacement is not None
-    named = reset.replacement.replaced
+    named = reset.trash_database
     await page.goto(f"/console/instances/{job.instance_id}/undo-reset")
     await expect(page.get_by_role("main")).to_contain_text(named)
-    claimed = "UPDATE adminapi.instanceversions SET purgingsince = now() WHERE databasename = $1"
-    await registry.execute(claimed, named)
+    claimed = "UPDATE adminapi.databases SET purgingsince = now() WHERE databaseid = $1"
+    await registry.execute(claimed, reset.database_id)
     await page.get_by_label("Type Glendale").fill("Glendale")
     await page.get_by_role("button", name="Undo the reset").click()
     await expect(page.get_by_role("alert")).to_contain_text("is being dropped")

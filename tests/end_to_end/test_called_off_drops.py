@@ -109,7 +109,7 @@ async def test_what_can_be_used_stays_when_its_drop_was_called_off(
         replacing = await reset(operator, job)
         assert await operator.ended(replacing) is JobStatus.COMPLETED
         assert replacing.replacement is not None
-        versions.add(replacing.replacement.replaced)
+        versions.add(replacing.trash_database)
     if place is Place.TRASH:
         deletion = await operator.delete(job)
         assert await operator.ended(deletion) is JobStatus.COMPLETED
@@ -142,7 +142,7 @@ async def test_what_can_be_used_stays_when_its_drop_was_called_off(
     assert row is not None
     if stage is Stage.NOT_BEGUN:
         assert row.is_in_trash
-        assert row.trash_database in left
+        assert row.database.trash_name in left
     await admin.execute(f'DROP DATABASE IF EXISTS "{own}"')  # of half dropped ones, later tests would be told
 
 

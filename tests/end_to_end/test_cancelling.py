@@ -204,7 +204,7 @@ async def test_no_database_is_lost_when_renames_and_deletes_are_cancelled_at_any
         }
         if instance.status != InstanceStatus.DELETED:
             assert await operator.ended(await operator.delete(deletion)) is JobStatus.COMPLETED
-        kept = (await operator.instance(deletion)).trash_database
+        kept = (await operator.instance(deletion)).database.trash_name
         assert await databases_of(admin, deletion.mark) == {kept}
 
 
@@ -358,7 +358,7 @@ async def test_client_reads_of_a_half_dropped_database_when_the_workflow_is_term
         replacing = await reset(operator, job)
         assert await operator.ended(replacing) is JobStatus.COMPLETED
         assert replacing.replacement is not None
-        kept.add(replacing.replacement.replaced)
+        kept.add(replacing.trash_database)
     if state == "trash":
         deletion = await operator.delete(job)
         assert await operator.ended(deletion) is JobStatus.COMPLETED

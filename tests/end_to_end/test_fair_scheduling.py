@@ -51,7 +51,7 @@ async def _order(operator: Operator, jobs: Sequence[InstanceJob]) -> list[Instan
     published = {}
     for job in jobs:
         assert await operator.ended(job) is JobStatus.COMPLETED
-        published[job.instance_id] = (await operator.instance(job)).published_at
+        published[job.instance_id] = (await operator.instance(job)).database.published_at
     return sorted(jobs, key=lambda job: str(published[job.instance_id]))
 
 

@@ -252,7 +252,7 @@ async def test_backup_is_made_without_a_request_when_the_setting_says_so(
         assert await operator.ended(one) is JobStatus.COMPLETED
         assert await operator.ended(await operator.delete(one)) is JobStatus.COMPLETED
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE id = $1",
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE instanceid = $1",
         due.instance_id,
     )
     assert "1 purges" in await reconcile(temporal, settings)
@@ -538,9 +538,9 @@ async def test_purge_with_a_backup_fails_when_only_what_was_before_a_reset_is_le
     accepted = (await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")).json()
     end = await ended(api, accepted["jobId"])
     assert end["status"] == "Error"
-    assert f"is in the trash, as '{reset.replacement.replaced}'" in end["errorMessage"]
+    assert f"is in the trash, as '{reset.trash_database}'" in end["errorMessage"]
     await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == [reset.replacement.replaced]
+    assert await names(admin, job.mark) == [reset.trash_database]
     await purged(api, f"/v2/trash/{job.instance_id}")  # as the reason says
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == []
@@ -1069,7 +1069,7 @@ async def test_purge_follows_at_the_next_pass_when_a_worker_has_done_the_delete_
     requested = (await operator.instances.request_delete(job.instance_id, FINAL)).job
     assert (await tenant.jobs.begin(requested)).held
     assert await tenant.jobs.finish_delete(requested)  # and no more
-    assert (await operator.instance(job)).purge_after is None
+    assert (await operator.instance(job)).database.purge_after is None
     await move_to_trash(tenant, requested)
     assert "1 purges" in await reconcile(temporal, settings)
     assert (await ended(api, f"PurgeInstanceJob-{job.ods_instance_id}-3"))["status"] == "Completed"
@@ -1127,7 +1127,9 @@ async def test_nothing_is_purged_when_no_backup_can_be_made(
         return ClientProgram(program, "15.1")
 
     monkeypatch.setattr(readiness, "find_program", older)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'deleted'"
+    )
     assert "no purges because of the backup before them" in await reconcile(temporal, settings)
     row = await operator.instance(trashed)
     assert (row.status, row.goes_to_trash) == (InstanceStatus.DELETED, True)

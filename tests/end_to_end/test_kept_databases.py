@@ -109,7 +109,9 @@ async def test_replaced_database_stays_of_a_protected_instance_when_the_registry
     replacing = await reset(operator, job)
     await operator.starter.start(replacing)
     assert await operator.ended(replacing) is JobStatus.COMPLETED
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     both = await names(admin, job.mark)
     before = [await admin.fetchval(COMMENT, one) for one in both]
     await remember_rows(rows, JOBS)
@@ -117,7 +119,9 @@ async def test_replaced_database_stays_of_a_protected_instance_when_the_registry
     assert answer.is_success
     assert not {await admin.fetchval(COMMENT, one) for one in both} & {*before}
     await put_rows_back(rows, JOBS)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "no purges because of" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == both
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.naming import trash_name
+from ods.registry.instances.naming import TRASH_PREFIX, trash_name
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import RefusedError
@@ -79,7 +78,7 @@ async def replaced(operator: Operator, job: InstanceJob) -> str:
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
-    return first.replacement.replaced
+    return first.trash_database
 
 
 async def trashed_at_of(admin: asyncpg.Connection, database: str) -> str:
@@ -110,7 +109,7 @@ async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_
     assert await read(postgres, job) == []
     await write(postgres, job, "new")
     assert first.replacement is not None
-    assert await names(admin, job.mark) == [job.database, first.replacement.replaced]
+    assert await names(admin, job.mark) == [job.database, first.trash_database]
     after = await operator.instance(job)
     assert (after.status, after.replacement) == (InstanceStatus.COMPLETED, None)
     for attribute in ("id", "name", "database_name", "ods_instance_id", "mark", "database_template"):
@@ -126,10 +125,10 @@ async def test_data_are_fresh_then_back_then_fresh_again_when_a_reset_is_undone_
     assert await operator.ended(third) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["new"]
     assert third.replacement is not None
-    assert await names(admin, job.mark) == [job.database, third.replacement.replaced]
+    assert await names(admin, job.mark) == [job.database, third.trash_database]
     (version,) = await operator.queries.versions()
-    its = third.replacement.replaced, job.database_id
-    assert (version.database_name, str(version.database_id)) == its
+    its = third.trash_database, job.database_id
+    assert (version.trash_name, str(version.database_id)) == its
     assert third.rules.word == "UndoReset"
 
 
@@ -226,7 +225,7 @@ async def test_first_database_comes_back_when_an_instance_was_reset_twice(
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == []  # what the first reset has made
     assert first.replacement is not None
-    kept = first.replacement.replaced
+    kept = first.trash_database
 
     with pytest.raises(AdoptionRefusedError) as refused:
         await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
@@ -281,7 +280,7 @@ async def test_another_version_comes_back_when_the_one_that_was_named_is_half_dr
         resets.append(await reset(operator, job))
         assert await operator.ended(resets[-1]) is JobStatus.COMPLETED
     await write(postgres, job, "now")
-    old, damaged, gone = [str(one.replacement and one.replacement.replaced) for one in resets]
+    old, damaged, gone = [str(one.replacement and one.trash_database) for one in resets]
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", damaged)
     await admin.execute(f'DROP DATABASE "{gone}"')
     for database, why in ((damaged, "was interrupted"), (gone, "There is no database"), (None, gone)):
@@ -396,7 +395,7 @@ async def test_reset_is_recorded_in_the_end_when_the_registry_was_away_after_the
     assert faults == []
     assert await read(postgres, job) == []
     assert requested.replacement is not None
-    assert await names(admin, job.mark) == [job.database, requested.replacement.replaced]
+    assert await names(admin, job.mark) == [job.database, requested.trash_database]
 
 
 async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_cancelled(
@@ -424,13 +423,13 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
     ]
     assert "the reconcile pass will record it" in told[0].explanation
     assert lost.replacement is not None
-    assert f"is in the trash: {lost.replacement.replaced}." in told[1].explanation
+    assert f"is in the trash: {lost.trash_database}." in told[1].explanation
 
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(job)
     assert (str(after.database_id), after.replacement) == (lost.replacement.database_id, None)
     assert await read(postgres, job) == ["new"]
-    assert await names(admin, job.mark) == [job.database, lost.replacement.replaced]
+    assert await names(admin, job.mark) == [job.database, lost.trash_database]
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
@@ -441,6 +440,80 @@ async def exchanged(tenant: Tenant, job: InstanceJob) -> None:
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     with patch.object(tenant.jobs, "finish_replacement", AsyncMock(return_value=False)):
         assert not (await ActivityEnvironment().run(activities.reset, job)).finished
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_both_databases_stay_when_a_delete_overtakes_a_reset_that_has_exchanged_them(
+    operator: Operator,
+    temporal: Client,
+    settings: Settings,
+    tenant: Tenant,
+    postgres: EmbeddedPostgres,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+    is_kept: bool,  # noqa: FBT001 - a parameter of the test
+    is_renamed: bool,  # noqa: FBT001
+) -> None:
+    """As an Admin API writes one: what is in the trash by the reset is not taken for the instance's."""
+    job = await created(operator, name)
+    await write(postgres, job, "old")
+    reset = (await operator.instances.request_reset(job.instance_id)).job
+    assert (await operator.jobs.begin(reset)).held
+    await exchanged(tenant, reset)
+    await write(postgres, job, "new")
+    before = await names(admin, job.mark)
+    own = job.database
+    if is_renamed:  # by hand
+        own = f"{job.database}_moved"
+        await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{own}"')
+    wanted = {"keep": is_kept, "backup_first": False}
+    await rows.execute(
+        "UPDATE adminapi.dbinstances SET status = 'Pending_Delete' WHERE id = $1", job.instance_id
+    )
+    await operator.jobs.follow_admin_api()
+    await rows.execute(
+        "UPDATE adminapi.managed_instances SET arguments = $2 WHERE id = $1",
+        *(job.instance_id, json.dumps(wanted)),
+    )
+    deletion = await operator.queries.any_instance(job.instance_id)
+    assert deletion is not None
+    due = JobFactory(operator.instances.installation, reset.policy).next_attempt(deletion)
+    await operator.starter.start(due)
+    assert await operator.ended(due) is JobStatus.ERROR
+    assert await names(admin, job.mark) == sorted({*before} - {job.database} | {own})
+    assert await read(postgres, replace(job, database=own)) == ["new"]
+    assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
+    if is_renamed:
+        await admin.execute(f'ALTER DATABASE "{own}" RENAME TO "{job.database}"')
+    await reconcile(temporal, settings)
+    row = await operator.instance(job)
+    assert reset.replacement is not None
+    assert (str(row.database_id), row.replacement) == (reset.replacement.database_id, None)
+    assert await names(admin, job.mark) == before
+
+
+async def test_delete_is_refused_when_the_server_was_put_back_to_before_an_undo(
+    operator: Operator, postgres: EmbeddedPostgres, admin: asyncpg.Connection, name: str
+) -> None:
+    """What the instance has by the registry is in the trash there, and another one is in use."""
+    job = await created(operator, name)
+    kept = await replaced(operator, job)
+    await write(postgres, job, "new")
+    then = {one: await admin.fetchval(COMMENT, one) for one in (job.database, kept)}
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    (other,) = set(await names(admin, job.mark)) - {job.database}
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{kept}"')
+    await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
+    await admin.execute(f'ALTER DATABASE "{other}" RENAME TO "{job.database}"')
+    await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
+    for one, text in then.items():
+        await admin.execute(f"COMMENT ON DATABASE \"{one}\" IS '{text}'")
+    assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
+    assert await names(admin, job.mark) == sorted(then)
+    assert {one: await admin.fetchval(COMMENT, one) for one in then} == then
+    assert await read(postgres, job) == ["new"]
 
 
 async def test_pass_drops_only_what_was_made_when_the_reset_was_cancelled_before_the_exchange(
@@ -481,7 +554,9 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     job = await created(operator, name)
     kept = await replaced(operator, job)
     assert "0 purges" in await reconcile(temporal, settings)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     mark = await admin.fetchval(COMMENT, kept)
     await comment(admin, kept, "mine")
     told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
@@ -491,7 +566,7 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     await comment(admin, kept, mark)
     assert "1 purges" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [job.database]
-    assert await rows.fetchval("SELECT count(*) FROM adminapi.instanceversions") == 0
+    assert await rows.fetchval("SELECT count(*) FROM adminapi.databases WHERE reason = 'replaced'") == 0
     entry = await rows.fetchrow("SELECT * FROM adminapi.audit WHERE method = 'PURGE'")
     assert entry is not None
     assert kept in entry["title"]
@@ -514,7 +589,9 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     await admin.execute(f'DROP DATABASE "{job.database}"')
     back = await undo(operator, job)
     assert await operator.ended(back) is JobStatus.ERROR
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "0 purges" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [kept]
 
@@ -619,9 +696,11 @@ async def test_version_stays_when_its_instance_is_in_the_trash_without_a_databas
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == [first.replacement.replaced]
+    assert await names(admin, job.mark) == [first.trash_database]
     purge = (await operator.instances.request_purge(job.instance_id)).job
     await operator.starter.start(purge)
     assert await operator.ended(purge) is JobStatus.COMPLETED
@@ -648,14 +727,16 @@ async def test_version_comes_back_when_its_instance_is_in_the_trash_without_a_da
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
-    version = first.replacement.replaced
+    version = first.trash_database
     await admin.execute(f'ALTER DATABASE "{version}" RENAME TO "{deletion.trash_database}"')
     told = (await drifts_of(tenant, name))[DriftKind.TRASH_CHANGED].explanation
     await admin.execute(told[told.index("COMMENT ON") : told.rindex("'") + 1])
     undelete = (await operator.instances.request_undelete(job.instance_id)).job
     await operator.starter.start(undelete)
     assert await operator.ended(undelete) is JobStatus.COMPLETED
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "1 purges" in await reconcile(temporal, settings)  # of the version, which is gone
     assert await read(postgres, job) == ["old"]
     assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
@@ -685,10 +766,14 @@ async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instanc
         await admin.execute(half_dropped, deletion.trash_database)
     else:
         await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'deleted'"
+    )
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "0 purges" in await reconcile(temporal, settings)
-    assert first.replacement.replaced in await names(admin, job.mark)
+    assert first.trash_database in await names(admin, job.mark)
     kind = DriftKind.TRASH_CHANGED if own == "half dropped" else DriftKind.TRASH_WITHOUT_DATABASE
     told = (await drifts_of(tenant, name))[kind]
     assert told.remedy is None, "a purge would drop the version, too"
@@ -719,7 +804,7 @@ async def test_version_stays_when_the_purge_of_its_instance_is_cancelled_after_i
     job = await created(operator, name)
     kept = await replaced(operator, job)
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    own = str((await operator.instance(job)).trash_database)
+    own = str((await operator.instance(job)).database.trash_name)
     purge = await purge_cancelled_after_drop(api, job, interrupting=admin if interrupted else None)
     async with asyncio.timeout(30):
         while "is kept" not in str((await operator.instance(job)).error_message):
@@ -728,7 +813,9 @@ async def test_version_stays_when_the_purge_of_its_instance_is_cancelled_after_i
     assert (row.status, row.is_in_trash) == (InstanceStatus.DELETED, True)
     assert f"is kept: {kept}." in str(row.error_message)
     assert (await api.get(f"/v2/jobs/{purge}")).json()["errorMessage"] == row.error_message
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == sorted([kept, *([own] if interrupted else [])])
     again = (await operator.instances.request_purge(job.instance_id)).job
@@ -765,7 +852,9 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     assert (await api.get(f"/v2/jobs/{purge}")).json()["errorMessage"] == row.error_message
     ways = "`ods instance adopt {0} --database NAME`; `ods instance delete {0}`; `ods instance undelete {0}`"
     assert ways.format(job.instance_id) in str(row.error_message)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == sorted([kept, *([job.database] if interrupted else [])])
     assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
@@ -834,7 +923,7 @@ async def test_adopted_database_is_not_dropped_when_an_outage_had_ended_a_purge_
     assert (await tenant.jobs.begin(purge)).held
     await admin.execute(f'DROP DATABASE "{job.database}"')
     assert await tenant.jobs.fail(purge, "The registry was away.", outage=True)
-    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, first.replacement.replaced)).adopted
+    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, first.trash_database)).adopted
     assert "0 jobs restarted" in await reconcile(temporal, settings)
     assert await read(postgres, job) == ["old"]
 
@@ -855,10 +944,7 @@ async def test_adopted_database_is_not_dropped_when_a_drop_of_another_one_had_be
     purge = (await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     assert (await tenant.jobs.begin(purge)).held
     assert await tenant.jobs.fail(purge, "The server was restarted.")
-    half_dropped = f"ods_trash_{uuid.uuid4().hex}_2"
-    await rows.execute(
-        "UPDATE adminapi.dbinstances SET trashdatabase = $2 WHERE id = $1", job.instance_id, half_dropped
-    )
+    half_dropped = job.trash_database
     await admin.execute(f'CREATE DATABASE "{half_dropped}"')
     await comment(admin, half_dropped, await admin.fetchval(COMMENT, job.database))
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", half_dropped)
@@ -877,9 +963,10 @@ async def test_instance_counts_as_published_when_it_is_adopted_with_what_another
 ) -> None:
     """So its delete asks for its applications, and ends the routing."""
     job = await created(operator, name)
-    await rows.execute("UPDATE adminapi.dbinstances SET publishedat = NULL WHERE id = $1", job.instance_id)
+    unpublished = "UPDATE adminapi.databases SET publishedat = NULL WHERE instanceid = $1"
+    await rows.execute(unpublished, job.instance_id)
     await DatabaseAdoption(tenant).adopt(job.instance_id)
-    assert (await operator.instance(job)).published_at is not None
+    assert (await operator.instance(job)).database.published_at is not None
 
 
 async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_interrupted(
@@ -896,7 +983,9 @@ async def test_version_stays_when_a_drop_of_the_instance_s_own_database_was_inte
     await write(postgres, job, "old")
     kept = await replaced(operator, job)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "0 purges" in await reconcile(temporal, settings)
     adoption = DatabaseAdoption(tenant)
     with pytest.raises(AdoptionRefusedError, match="Drop it again, by hand"):
@@ -970,7 +1059,9 @@ async def test_version_stays_and_comes_back_when_its_instance_is_protected_right
     job = await created(operator, name)
     await write(postgres, job, "old")
     kept = await replaced(operator, job)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
 
     async def drop_later(session: asyncpg.Connection, *which: Any) -> None:
         await operator.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
@@ -998,7 +1089,7 @@ async def test_version_goes_when_a_drop_has_half_removed_it_before_its_instance_
     """It cannot come back, and goes when its time is over, as the others do."""
     job = await created(operator, name)
     kept = await replaced(operator, job)
-    over = "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'"
+    over = "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
     await rows.execute(over)
     assert await tenant.versions.claim_due(20)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", kept)
@@ -1020,9 +1111,11 @@ async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     job = await created(operator, name)
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     (purge,) = await tenant.versions.claim_due(20)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = NULL")
+    await rows.execute("UPDATE adminapi.databases SET purgingsince = NULL WHERE reason = 'replaced'")
     before = await names(admin, job.mark)
     activities = VersionActivities(tenant, ConcurrencyLimit(1))
     await ActivityEnvironment().run(activities.purge_version, purge)
@@ -1064,28 +1157,29 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
     await write(postgres, job, "new")
     await put_rows_back(rows)
     await rows.execute(
-        "DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset'"
+        "DELETE FROM adminapi.databases WHERE reason = 'replaced';"
+        " DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset'"
     )
-    found = await drifts_of(tenant, job.database, first.replacement.replaced)
+    found = await drifts_of(tenant, job.database, first.trash_database)
     assert DriftKind.REGISTRY_OLDER_THAN_SERVER in found
     assert "before a reset" in found[DriftKind.TRASH_WITHOUT_INSTANCE].explanation
     for request in (operator.delete, partial(reset, operator)):
         assert await operator.ended(await request(job)) is JobStatus.ERROR
         async with asyncio.timeout(20):
-            while await names(admin, job.mark) != [job.database, first.replacement.replaced]:
+            while await names(admin, job.mark) != [job.database, first.trash_database]:
                 await asyncio.sleep(0.01)
         await rows.execute(
             "UPDATE adminapi.dbinstances SET state = 'Completed', operation = 'Create', jobnumber = 1,"
-            " arguments = '{}', attempt = 1, trashdatabase = NULL, replacement = NULL;"
+            " arguments = '{\"origin\": {}}', attempt = 1, replacement = NULL;"
             " DELETE FROM adminapi.jobstatuses"
         )
     await reconcile(temporal, settings)
-    assert await names(admin, job.mark) == [job.database, first.replacement.replaced]
+    assert await names(admin, job.mark) == [job.database, first.trash_database]
 
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
     assert str((await operator.instance(job)).database_id) == first.replacement.database_id
     assert await read(postgres, job) == ["new"]
-    assert await drifts_of(tenant, name, job.database, first.replacement.replaced) == {}
+    assert await drifts_of(tenant, name, job.database, first.trash_database) == {}
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
 
@@ -1105,7 +1199,7 @@ async def test_latest_database_comes_back_first_when_the_registry_is_put_back_to
     before = await replaced(operator, job)
     await write(postgres, job, "new")
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    last = str((await operator.instance(job)).trash_database)
+    last = str((await operator.instance(job)).database.trash_name)
     await earlier.put_back(superuser, Mock())
     found = {
         drift.subject: drift.explanation
@@ -1144,7 +1238,7 @@ async def test_both_come_back_when_the_registry_is_put_back_to_before_another_in
     await write(postgres, first, "first")
     earlier = await Snapshot.take(superuser)
     assert await operator.ended(await operator.delete(first)) is JobStatus.COMPLETED
-    trash = str((await operator.instance(first)).trash_database)
+    trash = str((await operator.instance(first)).database.trash_name)
     second = await created(operator, name)
     await write(postgres, second, "second")
     await earlier.put_back(superuser, Mock())
@@ -1197,7 +1291,7 @@ async def put_back(
     assert await operator.ended(follows) is JobStatus.COMPLETED
     row = await operator.instance(job)
     await earlier.put_back(superuser, Mock())
-    return _PutBack(job, row.trash_database or row.database_name, before)
+    return _PutBack(job, row.database.trash_name if row.is_in_trash else row.database_name, before)
 
 
 @pytest.mark.parametrize("since", ["deleted", "renamed"])
@@ -1349,8 +1443,9 @@ async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
     earlier = await replaced(operator, job)
     await admin.execute(f'COMMENT ON DATABASE "{earlier}" IS NULL')
     await rows.execute(
-        "UPDATE adminapi.instanceversions SET replacedat = '2026-11-02 12:00:00.25' WHERE databasename = $1",
-        earlier,
+        "UPDATE adminapi.databases SET trashedat = '2026-11-02 12:00:00.25'"
+        " WHERE reason = 'replaced' AND replace(databaseid::text, '-', '') = $1",
+        earlier.removeprefix(TRASH_PREFIX),
     )
     told = (await drifts_of(tenant, job.database))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
     (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
@@ -1363,15 +1458,12 @@ async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
     assert await read(postgres, job) == ["old"]
 
 
-@pytest.mark.parametrize("renamed_first", [False, True])
 async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_before_it_was_live_again(
     operator: Operator,
     tenant: Tenant,
     postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
     superuser: str,
     name: str,
-    renamed_first: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     job = await created(operator, name)
     kept = await replaced(operator, job)
@@ -1379,25 +1471,18 @@ async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_befor
     earlier = await Snapshot.take(superuser)
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     await write(postgres, job, "after the undo")
-    again = await undo(operator, job)
-    assert await operator.ended(again) is JobStatus.COMPLETED
-    assert again.replacement is not None
-    version = again.replacement.replaced
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     await earlier.put_back(superuser, Mock())
 
-    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
-    assert f"Its mark is on '{version}', by a job that the registry does not know" in told
-    assert "give that its name back" not in told
-    if renamed_first:  # as the operator may do all the same
-        await admin.execute(f'ALTER DATABASE "{version}" RENAME TO "{kept}"')
-        version = kept
+    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
+    assert "was put into the trash by a job that the registry does not know" in told
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
     assert await read(postgres, job) == ["second"]
-    if renamed_first:  # the adoption has recorded it as it is
-        assert await drifts_of(tenant, kept) == {}
-        (held,) = await operator.queries.versions()
-        assert held.purge_after > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=6)
-    assert await operator.ended(await undo(operator, job, version)) is JobStatus.COMPLETED
+    assert await drifts_of(tenant, kept) == {}
+    (held,) = await operator.queries.versions()
+    assert held.purge_after
+    assert held.purge_after > datetime.now(UTC).replace(tzinfo=None) + timedelta(days=6)
+    assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["after the undo"]
 
 
@@ -1471,7 +1556,7 @@ async def test_live_database_stays_where_it_is_when_the_registry_is_put_back_to_
     assert "give that its name back" not in told
     await DatabaseAdoption(tenant).adopt(job.instance_id, job.database)
     assert await read(postgres, job) == ["after the undo"]
-    assert await operator.ended(await undo(operator, job, back.replacement.replaced)) is JobStatus.COMPLETED
+    assert await operator.ended(await undo(operator, job, back.trash_database)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["second"]
 
 
@@ -1506,7 +1591,7 @@ async def test_instance_comes_back_with_its_last_database_when_it_was_undeleted_
     kept = await replaced(operator, job)
     await write(postgres, job, "new")
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-    last = (await operator.instance(job)).trash_database
+    last = (await operator.instance(job)).database.trash_name
     await earlier.put_back(superuser, Mock())
     (drift,) = [
         drift
@@ -1590,12 +1675,16 @@ async def test_replaced_database_can_come_back_when_the_registry_had_lost_the_in
     comment = await admin.fetchval(COMMENT, kept)
     then = re.sub(r'("trashedAt": ")[^"]+', r"\g<1>2026-01-02T03:04:05+00:00", comment)
     await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{then}'")
-    await rows.execute("DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.dbinstances")
+    await rows.execute(
+        "DELETE FROM adminapi.databases WHERE reason = 'replaced'; DELETE FROM adminapi.dbinstances"
+    )
     await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
 
     adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
     assert adopted.adopted
-    (version,) = await rows.fetch("SELECT replacedat, purgeafter > now() FROM adminapi.instanceversions")
+    (version,) = await rows.fetch(
+        "SELECT trashedat, purgeafter > now() FROM adminapi.databases WHERE reason = 'replaced'"
+    )
     assert tuple(version) == (datetime.fromisoformat("2026-01-02T03:04:05"), True)
     again = replace(job, instance_id=adopted.id)
     assert await operator.ended(await undo(operator, again)) is JobStatus.COMPLETED
@@ -1610,18 +1699,18 @@ async def test_adoption_and_drift_leave_a_version_alone(
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
-    assert not [drift for drift in await tenant.drift.detect() if first.replacement.replaced in drift.subject]
+    assert not [drift for drift in await tenant.drift.detect() if first.trash_database in drift.subject]
     adoption = DatabaseAdoption(tenant)
-    found = await adoption.inspect(job.instance_id, first.replacement.replaced)
-    command = f"`ods instance undo-reset {job.instance_id} --database {first.replacement.replaced}`"
+    found = await adoption.inspect(job.instance_id, first.trash_database)
+    command = f"`ods instance undo-reset {job.instance_id} --database {first.trash_database}`"
     assert command in str(found.obstacle)
     before = await names(admin, job.mark)
     with pytest.raises(AdoptionRefusedError):
-        await adoption.adopt(job.instance_id, first.replacement.replaced)
+        await adoption.adopt(job.instance_id, first.trash_database)
     assert await names(admin, job.mark) == before
-    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
+    await rows.execute("UPDATE adminapi.databases SET purgingsince = now() WHERE reason = 'replaced'")
     with pytest.raises(AdoptionRefusedError, match="is being dropped"):
-        await adoption.adopt(job.instance_id, first.replacement.replaced)
+        await adoption.adopt(job.instance_id, first.trash_database)
 
 
 async def test_versions_stay_and_come_back_when_the_instance_was_deleted_and_undeleted(
@@ -1634,7 +1723,7 @@ async def test_versions_stay_and_come_back_when_the_instance_was_deleted_and_und
     deletion = await operator.delete(job)
     assert await operator.ended(deletion) is JobStatus.COMPLETED
     assert first.replacement is not None
-    kept = {first.replacement.replaced, deletion.trash_database}
+    kept = {first.trash_database, deletion.trash_database}
     assert set(await names(admin, job.mark)) == kept
     back = (await operator.instances.request_undelete(job.instance_id)).job
     await operator.starter.start(back)
@@ -1747,7 +1836,9 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     job = await created(operator, name)
     kept = await replaced(operator, job)
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     assert "0 purges" in await reconcile(temporal, settings)
     (told,) = [drift for drift in await tenant.drift.detect() if name in drift.subject]
     assert (told.kind, kept in told.explanation) == (DriftKind.TRASH_CHANGED, True)
@@ -1757,7 +1848,7 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
 
 
-_TABLES = ("dbinstances", "databaserevisions", "instanceversions", "jobstatuses")
+_TABLES = ("databases", "dbinstances", "databaserevisions", "jobstatuses")
 
 
 @asynccontextmanager
@@ -1800,12 +1891,15 @@ async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_o
         # While it is open, the pass starts none for the job that is under way again.
         await temporal.get_workflow_handle(later.workflow_id).result()
         before = await names(admin, job.mark)
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     for _ in range(2):
         assert "0 purges" in await reconcile(temporal, settings)
         assert await operator.ended(begun) is JobStatus.ERROR
     assert f"ods instance adopt {job.ods_instance_id}" in await reason(operator, begun)
-    there = job.database if since != "deleted" else trash_name(job.mark, begun.number + 1)
+    assert begun.replacement is not None
+    there = job.database if since != "deleted" else trash_name(begun.replacement.database_id)
     found = await drifts_of(tenant, name, there)
     assert {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.RESET_NOT_ENDED} <= found.keys()
     assert await names(admin, job.mark) == before
@@ -1815,7 +1909,7 @@ async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_o
     found = await drifts_of(tenant, name, job.database, job.mark.replace("-", ""))
     # The row of the ODS instance was removed with the delete, and is not among the tables that were put back.
     assert found.keys() <= ({DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE} if since == "deleted" else set())
-    recorded = {version.database_name for version in await operator.queries.versions()}
+    recorded = {version.trash_name for version in await operator.queries.versions()}
     assert set(await names(admin, job.mark)) == {job.database, *recorded}
     assert await operator.ended(await reset(operator, job)) is JobStatus.COMPLETED
     kept = {*before, job.database} - {there}
@@ -1860,7 +1954,7 @@ async def test_drift_tells_of_a_version_when_its_instance_was_detached(
     detached = (await operator.instances.request_delete(job.instance_id, Delete(Way.LEAVE))).job
     await operator.starter.start(detached)
     assert await operator.ended(detached) is JobStatus.COMPLETED
-    kept = first.replacement.replaced
+    kept = first.trash_database
     assert await drifts_of(tenant, kept) == {}
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
     assert DriftKind.TRASH_CHANGED in await drifts_of(tenant, kept)
@@ -1895,7 +1989,7 @@ async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has
     assert "There is no database" not in await reason(operator, refused)
     assert "ods drift" in await reason(operator, refused)
     await rows.execute(
-        "UPDATE adminapi.managed_instances SET trashedat = '2026-11-02 12:00:00.25' WHERE id = $1",
+        "UPDATE adminapi.databases SET trashedat = '2026-11-02 12:00:00.25' WHERE instanceid = $1",
         job.instance_id,
     )
     told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation

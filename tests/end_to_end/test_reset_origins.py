@@ -122,7 +122,11 @@ async def undone(operator: Operator, admin: asyncpg.Connection, target: Instance
         while (row := await operator.instance(target)).replacement is not None:
             await asyncio.sleep(0.03)
     assert row.status == InstanceStatus.COMPLETED
-    assert (row.copy_of, row.backup_id, str(row.database_id)) == (None, None, target.database_id)
+    assert (row.database.copy_of, row.database.backup_id, str(row.database_id)) == (
+        None,
+        None,
+        target.database_id,
+    )
     assert await names(admin, target.mark) == [target.database]
     assert not await admin.fetchval(_STAGING, target.mark)
 
@@ -152,17 +156,20 @@ async def test_data_are_those_of_the_origin_then_the_old_ones_when_a_reset_is_un
     for attribute in ("id", "name", "database_name", "ods_instance_id", "mark"):
         assert getattr(after, attribute) == getattr(before, attribute)
     assert job.replacement is not None
-    assert (str(after.database_id), after.origin) == (job.replacement.database_id, job.replacement.origin)
-    assert await names(admin, target.mark) == [target.database, job.replacement.replaced]
+    assert (str(after.database_id), after.database.origin) == (
+        job.replacement.database_id,
+        job.replacement.origin,
+    )
+    assert await names(admin, target.mark) == [target.database, job.trash_database]
     assert await privileges_on(admin, target.database) == rights
     assert not await admin.fetchval(_STAGING, target.mark)
 
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["old"]
-    assert (await operator.instance(target)).origin == before.origin
+    assert (await operator.instance(target)).database.origin == before.database.origin
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["source", "written since"]
-    assert (await operator.instance(target)).origin == job.replacement.origin
+    assert (await operator.instance(target)).database.origin == job.replacement.origin
 
 
 async def test_instance_has_its_own_state_of_before_when_it_is_reset_to_its_backup(
@@ -441,8 +448,11 @@ async def test_pass_records_the_origin_when_the_databases_were_exchanged_and_the
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(target)
     assert lost.replacement is not None
-    assert (str(after.database_id), after.origin) == (lost.replacement.database_id, lost.replacement.origin)
-    assert await names(admin, target.mark) == [target.database, lost.replacement.replaced]
+    assert (str(after.database_id), after.database.origin) == (
+        lost.replacement.database_id,
+        lost.replacement.origin,
+    )
+    assert await names(admin, target.mark) == [target.database, lost.trash_database]
     assert await read(postgres, target) == ["source"]
     assert await operator.ended(await undo(operator, target)) is JobStatus.COMPLETED
     assert await read(postgres, target) == ["old"]

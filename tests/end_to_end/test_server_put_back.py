@@ -62,7 +62,7 @@ async def not_exchanged(
     assert await operator.ended(done) is JobStatus.COMPLETED
     await write(postgres, job, "new")
     assert done.replacement is not None
-    made, before = done.replacement.database, done.replacement.replaced
+    made, before = done.replacement.database, done.trash_database
     marked = Owner.read(await admin.fetchval(COMMENT, job.database))
     assert marked is not None
     async with asyncio.timeout(20):
@@ -123,7 +123,7 @@ async def test_what_a_reset_has_made_comes_back_when_it_is_undone_after_the_serv
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == sorted([job.database, made])
     assert second.replacement is not None
-    version = second.replacement.replaced
+    version = second.trash_database
     (found,) = (await drifts_of(tenant, version)).values()
     assert f"Its mark is on '{made}': give that its name back" in found.explanation
     await admin.execute(f'ALTER DATABASE "{made}" RENAME TO "{version}"')
@@ -216,7 +216,7 @@ async def test_database_comes_back_when_the_server_was_put_back_to_before_it_was
     await write(postgres, job, "restored")
     deleted = await operator.delete(job)
     assert await operator.ended(deleted) is JobStatus.COMPLETED
-    trash = str((await operator.instance(job)).trash_database)
+    trash = str((await operator.instance(job)).database.trash_name)
     private = await unpublish(admin, job, trash)
     await reconcile(temporal, settings)
     (drift,) = (await drifts_of(tenant, private)).values()
@@ -246,7 +246,7 @@ async def test_nothing_is_left_when_an_instance_is_purged_whose_database_was_not
         private = await unpublish(admin, job, job.database)
     else:
         assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-        private = await unpublish(admin, job, str((await operator.instance(job)).trash_database))
+        private = await unpublish(admin, job, str((await operator.instance(job)).database.trash_name))
     purge = await operator.instances.request_delete(job.instance_id, Delete(Way.DROP))
     await operator.starter.start(purge.job)
     assert await operator.ended(purge.job) is JobStatus.COMPLETED

@@ -87,7 +87,7 @@ async def test_instance_is_as_before_when_its_delete_is_taken_back(
 
     deletion = await deleted(operator, job, Delete(by="a client"))
     gone = await operator.instance(job)
-    assert (gone.status, gone.is_in_trash, gone.deleted_by) == ("Deleted", True, "a client")
+    assert (gone.status, gone.is_in_trash, gone.database.trashed_by) == ("Deleted", True, "a client")
     assert await names(admin, job.mark) == [deletion.trash_database]
     for table in ("odsinstances", "odsinstancecontexts", "odsinstancederivatives"):
         assert await rows.fetchval(f"SELECT count(*) FROM dbo.{table}") == 0  # noqa: S608 - constants
@@ -96,7 +96,7 @@ async def test_instance_is_as_before_when_its_delete_is_taken_back(
     after = await operator.instance(job)
     assert (after.id, after.name, after.database_name) == (before.id, before.name, before.database_name)
     assert (after.status, after.ods_instance_id) == (InstanceStatus.COMPLETED, before.ods_instance_id)
-    assert (after.set_aside, after.trashed_at, after.purge_after, after.trash_database) == (None,) * 4
+    assert (after.set_aside, after.database.trashed_at, after.database.purge_after) == (None,) * 3
     assert await names(admin, job.mark) == [job.database]
     ods_instance = await operator.queries.ods_instance(job.ods_instance_id)
     assert ods_instance is not None
@@ -111,7 +111,7 @@ async def test_instance_is_as_before_when_its_delete_is_taken_back(
 
     again = await deleted(operator, job)
     assert await names(admin, job.mark) == [again.trash_database]
-    assert again.trash_database != deletion.trash_database
+    assert again.trash_database == deletion.trash_database
 
 
 async def test_own_contexts_go_with_an_instance_that_is_purged_and_those_of_others_keep_it(
@@ -162,7 +162,7 @@ async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
 
     refused = await api.post(path, json={"name": f"{name} back"})
     assert (refused.status_code, refused.json()["nextStep"]) == (409, "Wait 10 minutes, then undelete it.")
-    kept = str((await operator.instance(job)).trash_database)
+    kept = str((await operator.instance(job)).database.trash_name)
     await let_time_pass(rows)
     await let_minutes_pass_in_trash(admin, kept, 10)
     answer = await api.post(path, json={"name": f"{name} back"})
@@ -541,12 +541,12 @@ async def test_what_is_due_is_purged_when_the_pass_comes_by(
     kept_in = await deleted(operator, kept)
     assert "0 purges" in await reconcile(temporal, settings)
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE id = $1",
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE instanceid = $1",
         due.instance_id,
     )
     assert "1 purges" in await reconcile(temporal, settings)
     async with asyncio.timeout(30):
-        while (await operator.instance(due)).trashed_at is not None:
+        while (await operator.instance(due)).database.trashed_at is not None:
             await asyncio.sleep(0.03)
     assert await names(admin, due.mark) == []
     assert await names(admin, kept.mark) == [kept_in.trash_database]
@@ -627,7 +627,7 @@ async def test_nothing_is_purged_for_a_day_when_no_pass_has_run_for_days(
     assert "no purges" not in await reconcile(temporal, settings)
     deletion = await deleted(operator, job)
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET purgeafter = purgeafter - interval '8 days';"
+        "UPDATE adminapi.databases SET purgeafter = purgeafter - interval '8 days';"
         " UPDATE adminapi.installation SET passat = passat - interval '8 days'"
     )
     for _ in range(2):
@@ -637,7 +637,9 @@ async def test_nothing_is_purged_for_a_day_when_no_pass_has_run_for_days(
     assert "Nothing is purged from the trash" in found.explanation
     await rows.execute("UPDATE adminapi.installation SET gapto = gapto - interval '1 day'")
     assert "0 purges" in await reconcile(temporal, settings)  # what fell due meanwhile stays for a week more
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = purgeafter - interval '7 days'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = purgeafter - interval '7 days' WHERE reason = 'deleted'"
+    )
     assert "1 purges" in await reconcile(temporal, settings)
 
 
@@ -651,7 +653,9 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
 ) -> None:
     job = await created(operator, name)
     deletion = await deleted(operator, job)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'deleted'"
+    )
     starter = JobStarter(temporal, tenant.settings.registry_queue)
 
     async def is_open(_: InstanceJob) -> bool:
@@ -705,7 +709,9 @@ async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
 ) -> None:
     job, other = [await created(operator, f"{name} {word}") for word in ("a", "b")]
     in_trash = await deleted(operator, job)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'deleted'"
+    )
     await remember_rows(rows)
     await rows.execute("CREATE TABLE routed AS TABLE dbo.odsinstances")
     moved = await deleted(operator, other)
@@ -838,10 +844,10 @@ async def test_database_goes_to_the_trash_however_far_an_admin_api_says_that_its
     await reconcile(temporal, settings)
     await temporal.get_workflow_handle(job.workflow_id).result()
     # A retry goes to the trash at once; what the pass meets waits for the next sweep.
-    moved = (await operator.instance(job)).trash_database if retried else job.database
+    moved = (await operator.instance(job)).database.trash_name if retried else job.database
     assert await names(admin, job.mark) == [moved]
     async with asyncio.timeout(30):
         while (row := await operator.instance(job)).status != InstanceStatus.DELETED:
             await sweep(temporal, settings)
     assert (row.goes_to_trash, row.is_in_trash) == (True, True)
-    assert await names(admin, job.mark) == [row.trash_database]
+    assert await names(admin, job.mark) == [row.database.trash_name]

@@ -266,7 +266,7 @@ async def test_purge_follows_when_the_worker_is_killed_while_it_moves_the_databa
     assert await operator.ended(requested) is JobStatus.COMPLETED
 
     async def is_purged() -> bool:
-        return (await operator.instance(filled)).trashed_at is None
+        return (await operator.instance(filled)).database.trashed_at is None
 
     await wait_until(is_purged, 90)
     assert await names(admin, filled) == []

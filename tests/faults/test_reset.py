@@ -88,7 +88,7 @@ async def test_exchange_is_done_in_the_end_when_one_is_killed_in_the_middle_of_i
         await worker_process.start(settings)
     assert await operator.ended(requested) is JobStatus.COMPLETED
     assert requested.replacement is not None
-    assert await _names(admin, job.mark) == [job.database, requested.replacement.replaced]
+    assert await _names(admin, job.mark) == [job.database, requested.trash_database]
     expected = None if kind == "Reset" else "old"
     assert await _words(postgres, job.database) == expected
 
@@ -112,6 +112,6 @@ async def test_fresh_database_is_made_by_another_worker_when_one_is_killed_while
     await worker_process.start(big_settings)
     assert await operator.ended(requested) is JobStatus.COMPLETED
     assert requested.replacement is not None
-    assert await _names(admin, job.mark) == [job.database, requested.replacement.replaced]
+    assert await _names(admin, job.mark) == [job.database, requested.trash_database]
     async with session(service_dsn(postgres, job.database)) as tenant:
         assert await tenant.fetchval("SELECT count(*) FROM bulk") == 250_000

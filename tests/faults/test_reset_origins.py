@@ -102,7 +102,7 @@ async def _is_replaced(
     """The target has all rows of the source, and what it had is in the trash; nothing else is left."""
     assert job.replacement is not None
     found = [row["datname"] for row in await admin.fetch(_MARKED, f"%{target.mark}%")]
-    assert found == [target.database, job.replacement.replaced]
+    assert found == [target.database, job.trash_database]
     assert not await admin.fetchval(_STAGING, target.mark)
     async with session(service_dsn(postgres, target.database)) as inside:
         assert await inside.fetchval("SELECT count(*) FROM bulk") == ROWS

@@ -52,6 +52,6 @@ async def test_exchange_is_done_in_the_end_when_the_server_restarts_in_the_middl
     async with session(other_postgres.dsn()) as admin:
         marked = [row["datname"] for row in await admin.fetch(_MARKED, f"%{job.mark}%")]
     assert requested.replacement is not None
-    assert marked == [job.database, requested.replacement.replaced]
+    assert marked == [job.database, requested.trash_database]
     async with session(service_dsn(other_postgres, job.database)) as tenant:
         assert await tenant.fetchval("SELECT to_regclass('treasure')") is None

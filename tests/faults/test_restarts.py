@@ -195,7 +195,7 @@ async def test_job_is_done_in_the_end_when_the_server_restarts_in_a_step_of_it(
             expected += [listed.snapshot.database_name]
         case "reset" | "undo":
             assert job.replacement is not None
-            expected += [job.replacement.replaced]
+            expected += [job.trash_database]
         case _:
             assert await _count(other_postgres, job.database) == _ROWS
             assert await _databases(other_postgres, job) == [job.database]

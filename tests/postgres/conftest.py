@@ -36,6 +36,7 @@ async def registry_dsn(shared_registry: str) -> AsyncIterator[str]:
             "DELETE FROM dbo.apiclientodsinstances; DELETE FROM dbo.odsinstancecontexts;"
             " DELETE FROM dbo.odsinstancederivatives; DELETE FROM dbo.odsinstances;"
             " DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances;"
+            " DELETE FROM adminapi.databases;"
             " DELETE FROM adminapi.educationorganizations; DELETE FROM adminapi.snapshots;"
             " DELETE FROM adminapi.consolesessions; DELETE FROM adminapi.signinlinks;"
             " DELETE FROM adminapi.signinattempts; DELETE FROM adminapi.backups;"

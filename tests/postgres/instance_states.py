@@ -1,5 +1,6 @@
 """Brings instances into any state, by the registry's own steps."""
 
+import uuid
 from datetime import timedelta
 
 import asyncpg
@@ -11,6 +12,7 @@ from ods.model.revisions import KnownRevisions
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+from ods.registry.instances.naming import trash_name
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.settings.settings import DEFAULT_TENANT
@@ -57,8 +59,21 @@ async def let_time_pass(rows: asyncpg.Connection, minutes: int = 10) -> None:
         "UPDATE adminapi.leftdatabasenames SET leftat = leftat - make_interval(mins => $1)", minutes
     )
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET trashedat = trashedat - make_interval(mins => $1)", minutes
+        "UPDATE adminapi.databases SET trashedat = trashedat - make_interval(mins => $1)", minutes
     )
+
+
+async def add_version(rows: asyncpg.Connection, instance_id: int, due_in: timedelta = timedelta()) -> str:
+    """Record a database that the instance had before a reset; returns its name in the trash."""
+    database_id = uuid.uuid4()
+    await rows.execute(
+        "INSERT INTO adminapi.databases"
+        " (instanceid, databasetemplate, databaseid, publishedat, reason, trashedat, jobnumber, purgeafter)"
+        " VALUES ($1, 'Minimal', $2, now(), 'replaced', timezone('utc', now()), 2,"
+        " timezone('utc', now()) + $3)",
+        *(instance_id, database_id, due_in),
+    )
+    return trash_name(str(database_id))
 
 
 async def bring_to(instances: InstanceStore, job_store: JobStore, state: str, name: str) -> InstanceJob:

@@ -63,7 +63,7 @@ async def test_delete_goes_the_way_of_the_settings_when_it_was_there_before_this
         assert (asked.rules.name, asked.number, asked.attempt) == (way, 1, 1)
     (job,) = await due(job_store)
     assert (job.rules.name, job.number, job.attempt) == (way, 1, 1)
-    assert (job.trash_database is not None) is (way is Way.TRASH)
+    assert job.rules.to_trash is (way is Way.TRASH)
     assert (await job_store.begin(job)).held
     assert await job_store.finish_delete(job)
 
@@ -89,9 +89,9 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete_af
     row = await InstanceQueries(ed_fi_admin.engine).any_instance(created.instance_id)
     assert row is not None
     assert row.is_in_trash
-    assert row.purge_after is not None
-    assert row.trashed_at is not None
-    assert row.purge_after - row.trashed_at > WEEK - timedelta(hours=1)
+    assert row.database.purge_after is not None
+    assert row.database.trashed_at is not None
+    assert row.database.purge_after - row.database.trashed_at > WEEK - timedelta(hours=1)
     assert not await instances.is_purge_due()
     before = await InstanceQueries(ed_fi_admin.engine).job(failed.job_id)
     assert before is not None

@@ -122,7 +122,7 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
 ) -> None:
     kept = await bring_to(instances, job_store, "Deleted", f"{name} kept")
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET purgeafter = now() + interval '1 day' WHERE id = $1",
+        "UPDATE adminapi.databases SET purgeafter = now() + interval '1 day' WHERE instanceid = $1",
         kept.instance_id,
     )
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
@@ -144,7 +144,7 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
         await tenant.begin_pass()
         assert await job_store.is_due(again)
         left: timedelta = await rows.fetchval(
-            "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.dbinstances WHERE id = $1",
+            "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.databases WHERE instanceid = $1",
             kept.instance_id,
         )
         assert round(left / timedelta(days=1)) == days
@@ -185,13 +185,16 @@ async def test_what_a_delete_is_about_to_put_into_the_trash_stays_for_a_week(
     """Its client may have cancelled it after the registry was saved."""
     job = await bring_to(instances, job_store, "Completed", name)
     trash = (await instances.request_delete(job.instance_id, Delete())).job
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() WHERE id = $1", job.instance_id)
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() WHERE instanceid = $1",
+        job.instance_id,
+    )
     assert await cancellations.hold_drops() == []
     _, brief = stores(engine, trash=timedelta(days=1))
     assert (await brief.begin(trash)).held
     assert await brief.finish_delete(trash)
     kept: timedelta = await rows.fetchval(
-        "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.dbinstances WHERE id = $1",
+        "SELECT purgeafter - now() AT TIME ZONE 'utc' FROM adminapi.databases WHERE instanceid = $1",
         job.instance_id,
     )
     assert round(kept / timedelta(days=1)) == 7
@@ -216,25 +219,22 @@ async def test_nothing_is_dropped_from_the_trash_for_a_week(
         assert (await job_store.begin(trash)).held
         assert await job_store.finish_delete(trash)
     await rows.execute(
-        "UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 day' WHERE purgeafter IS NOT NULL"
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE purgeafter IS NOT NULL"
     )
-    await rows.execute(
-        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day', purgingsince = now()"
-    )
+    await rows.execute("UPDATE adminapi.databases SET purgingsince = now() WHERE reason = 'replaced'")
     assert await instances.is_purge_due()
     assert await cancellations.hold_drops() == []
     assert not await instances.is_purge_due()
     assert not await tenant.versions.is_purge_due()
     assert await instances.request_purge_after(trash) is None
     kept = await rows.fetch(
-        "WITH its AS (SELECT * FROM adminapi.dbinstances WHERE starts_with(name, $1))"
-        " SELECT purgeafter - now() AT TIME ZONE 'utc' AS for FROM its WHERE purgeafter IS NOT NULL UNION ALL"
-        " SELECT version.purgeafter - now() AT TIME ZONE 'utc'"
-        " FROM adminapi.instanceversions AS version JOIN its ON its.id = version.instanceid",
+        "SELECT purgeafter - now() AT TIME ZONE 'utc' AS for"
+        " FROM adminapi.databases JOIN adminapi.dbinstances AS its ON its.id = instanceid"
+        " WHERE starts_with(name, $1) AND purgeafter IS NOT NULL",
         name,
     )
     assert [round(row["for"] / timedelta(days=1)) for row in kept] == [7, 7]
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 async def test_last_scheduled_backup_stays_as_if_its_instance_was_found_unchanged(

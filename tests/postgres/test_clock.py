@@ -28,8 +28,8 @@ from tests.postgres.test_scheduled_backups import KEPT, MONDAY, TUESDAY, deleted
 
 TIMES = {
     "installation": ("passat", "gapfrom", "gapto", "setbackfrom"),
-    "dbinstances": ("trashedat", "purgeafter", "lastmodifieddate"),
-    "instanceversions": ("replacedat", "purgeafter"),
+    "dbinstances": ("lastmodifieddate",),
+    "databases": ("trashedat", "purgeafter"),
     "backups": ("createdat", "finishedat", "expiresat", "keptuntil"),
 }
 
@@ -37,8 +37,8 @@ TIMES = {
 @pytest.fixture(autouse=True)
 async def no_passes(rows: asyncpg.Connection) -> AsyncIterator[None]:
     """The registry is shared with other tests, for which nothing shall be withheld."""
-    for table in ("instanceversions", "backups"):
-        await rows.execute(f"DELETE FROM adminapi.{table}")  # noqa: S608 - constants
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
+    await rows.execute("DELETE FROM adminapi.backups")
     yield
     await rows.execute(
         "UPDATE adminapi.installation SET passat = NULL, gapfrom = NULL, gapto = NULL, setbackfrom = NULL"
@@ -192,11 +192,8 @@ async def purge_times(rows: asyncpg.Connection, job: InstanceJob) -> list[timede
     return [
         row["left"]
         for row in await rows.fetch(
-            """
-            SELECT purgeafter - timezone('utc', now()) AS left FROM adminapi.dbinstances WHERE id = $1
-            UNION ALL
-            SELECT purgeafter - timezone('utc', now()) FROM adminapi.instanceversions WHERE instanceid = $1
-            """,
+            "SELECT purgeafter - timezone('utc', now()) AS left FROM adminapi.databases"
+            " WHERE instanceid = $1 ORDER BY reason",
             job.instance_id,
         )
     ]
@@ -288,7 +285,10 @@ async def test_versions_stay_for_their_days_when_they_were_kept_anew_by_a_clock_
     """Their time is over, but for what is done to the instance while the clock is behind."""
     if comes_back:
         job = await in_trash_with_version(instances, job_store, name)
-        await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = NULL WHERE id = $1", job.instance_id)
+        await rows.execute(
+            "UPDATE adminapi.databases SET purgeafter = NULL WHERE instanceid = $1 AND reason = 'deleted'",
+            job.instance_id,
+        )
     else:
         job = await with_version(instances, job_store, name)
         await instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
@@ -386,13 +386,13 @@ async def test_trash_stays_for_a_week_when_a_pass_is_late(
     await clock.observe()
     job = await in_trash_with_version(instances, job_store, name)
     await _is_due(rows, job, "1 day")
-    await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
+    await rows.execute("UPDATE adminapi.databases SET purgingsince = now() WHERE reason = 'replaced'")
     await set_back(rows, "passat", late)
     assert await clock.is_in_doubt() is (days == 7)
     await clock.observe()
     assert not await clock.is_in_doubt()
     assert [round(left / timedelta(days=1)) for left in await purge_times(rows, job)] == [days, days]
-    is_claimed = "SELECT purgingsince IS NOT NULL FROM adminapi.instanceversions"
+    is_claimed = "SELECT purgingsince IS NOT NULL FROM adminapi.databases WHERE reason = 'replaced'"
     assert await rows.fetchval(is_claimed) is (days == 1)
 
 
@@ -442,6 +442,5 @@ async def test_trash_stays_for_a_week_when_the_first_pass_was_late_by_a_clock_th
 
 
 async def _is_due(rows: asyncpg.Connection, job: InstanceJob, left: str) -> None:
-    for table, column in (("dbinstances", "id"), ("instanceversions", "instanceid")):
-        query = f"UPDATE adminapi.{table} SET purgeafter = timezone('utc', now()) + interval '{left}'"  # noqa: S608 - constants
-        await rows.execute(f"{query} WHERE {column} = $1", job.instance_id)
+    query = f"UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) + interval '{left}'"  # noqa: S608 - constants
+    await rows.execute(f"{query} WHERE instanceid = $1 AND reason IS NOT NULL", job.instance_id)

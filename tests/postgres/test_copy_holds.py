@@ -260,7 +260,8 @@ async def test_copy_or_delete_is_granted_but_never_both_when_they_are_requested_
         outcomes = await asyncio.gather(*requests[:: 1 if number % 2 else -1], return_exceptions=True)
         assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {RefusedError}
         held = await rows.fetchval(
-            "SELECT count(*) FROM adminapi.managed_instances WHERE (arguments #>> '{origin,instance_id}')::int = $1",
+            "SELECT count(*) FROM adminapi.managed_instances"
+            " WHERE (arguments #>> '{origin,instance_id}')::int = $1",
             source.instance_id,
         )
         deleted = await status_of(queries, source) == "Pending_Delete"

@@ -224,10 +224,10 @@ async def generation(admin: asyncpg.Connection) -> AsyncIterator[int]:
 async def test_generation_of_the_template_is_recorded_when_the_outcome_is(
     activities: Activities, job_store: JobStore, queries: InstanceQueries, job: InstanceJob, generation: int
 ) -> None:
-    assert (await queries.instance(job.instance_id)).template_generation is None
+    assert (await queries.instance(job.instance_id)).database.template_generation is None
     provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
     assert provisioned.template_generation == generation
-    assert (await queries.instance(job.instance_id)).template_generation == generation
+    assert (await queries.instance(job.instance_id)).database.template_generation == generation
 
 
 async def test_generation_of_the_template_is_recorded_when_a_failed_create_follows_its_database(
@@ -241,7 +241,7 @@ async def test_generation_of_the_template_is_recorded_when_a_failed_create_follo
     assert (provisioned.finished, provisioned.template_generation) == (False, generation)
     await job_store.fail(job, "gave up")
     assert await ActivityEnvironment().run(activities(job_store).compensate, job)
-    assert (await queries.instance(job.instance_id)).template_generation == generation
+    assert (await queries.instance(job.instance_id)).database.template_generation == generation
 
 
 async def test_as_many_databases_are_worked_on_at_once_as_there_are_slots(
@@ -471,7 +471,8 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     await job_store.begin(retry)
     assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
     await rows.execute("DELETE FROM dbo.odsinstances")
-    await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1, publishedat = NULL")
+    await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1")
+    await rows.execute("UPDATE adminapi.databases SET publishedat = NULL")
     restored = replace(retry, attempt=1)
 
     deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
@@ -912,7 +913,9 @@ async def due_version(
     assert (await tenant.jobs.begin(reset)).held
     assert (await run(works.reset, reset)).finished
     async with session(registry_dsn) as rows:
-        await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+        await rows.execute(
+            "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+        )
     (purge,) = [one for one in await tenant.versions.claim_due(20) if one.instance_id == job.instance_id]
     return purge
 
@@ -1014,7 +1017,10 @@ async def test_delete_has_failed_when_the_reset_that_it_has_overtaken_had_exchan
         )
         assert before is not None
         assert (await run(works.reset, reset)).finished
-        await rows.execute("DELETE FROM adminapi.instanceversions")
+        await rows.execute(
+            "DELETE FROM adminapi.databases WHERE reason IS NULL;"
+            " UPDATE adminapi.databases SET reason = NULL, trashedat = NULL, purgeafter = NULL"
+        )
         await rows.execute(
             "UPDATE adminapi.managed_instances SET state = 'Error', databaseid = $2, replacement = $3"
             " WHERE id = $1",
@@ -1048,7 +1054,8 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
     async with session(registry_dsn) as rows:
         await rows.execute(
             "DELETE FROM dbo.odsinstances;"
-            " UPDATE adminapi.managed_instances SET state = 'InProgress', publishedat = NULL;"
+            " UPDATE adminapi.managed_instances SET state = 'InProgress';"
+            " UPDATE adminapi.databases SET publishedat = NULL;"
             " UPDATE adminapi.jobstatuses SET status = 'InProgress'"
         )
     await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS false')
@@ -1069,7 +1076,7 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
     assert await tenant.jobs.finish_undelete(undelete, "iv|ciphertext|hmac")
     try:
         assert await row_of(admin, job.database) is not None
-        assert (await tenant.queries.instance(job.instance_id)).published_at is not None
+        assert (await tenant.queries.instance(job.instance_id)).database.published_at is not None
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
@@ -1098,7 +1105,7 @@ async def test_version_stays_when_the_registry_may_have_been_restored_since_the_
         await run(versions.purge_version, purge)
         await run(versions.purge_version, purge)  # as Temporal tries again
         assert await row_of(admin, purge.database) is not None
-        await rows.execute("UPDATE adminapi.instanceversions SET purgingsince = now()")
+        await rows.execute("UPDATE adminapi.databases SET purgingsince = now() WHERE reason = 'replaced'")
         await run(versions.purge_version, purge)
         assert await row_of(admin, purge.database) is None
         await rows.execute(NO_PASSES)

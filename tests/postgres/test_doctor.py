@@ -356,7 +356,7 @@ async def test_slot_is_named_when_it_keeps_wal_for_a_database_in_the_trash(setti
         database_id=str(uuid.uuid4()),
         revision=str(uuid.uuid4()),
     )
-    trashed, live = trash_name(owner.mark, 2), "EdFi_Ods_North"
+    trashed, live = trash_name(owner.database_id), "EdFi_Ods_North"
     followed = {trashed: replace(owner, trashed_name=live).comment, live: owner.comment, "of_another": ""}
     async with seeded_postgres(wal_level="logical") as server, session(server.dsn()) as superuser:
         named = settings.model_copy(update={"master_dsn": SecretStr(service_dsn(server, "postgres"))})

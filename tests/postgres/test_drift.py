@@ -39,7 +39,7 @@ from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, i
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
-from tests.postgres.instance_states import bring_to, marked_by
+from tests.postgres.instance_states import add_version, bring_to, marked_by
 from tests.postgres.owners import by_another
 from tests.postgres.postgres_inspection import UNREADABLE, row_of, unreadable
 from tests.servers import MINIMAL_TEMPLATE, SAMPLE_TEMPLATE
@@ -239,14 +239,7 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
     await admin.execute(half_drop, completed.database)
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
     assert "if nothing of it is wanted, delete the instance" in drift.explanation
-    version = trash_name(str(uuid.uuid4()), 2)
-    await rows.execute(
-        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " databaseid, replacedat, purgeafter)"
-        " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now() + interval '1 day')",
-        completed.instance_id,
-        version,
-    )
+    version = await add_version(rows, completed.instance_id, timedelta(days=1))
     await admin.execute(f'CREATE DATABASE "{version}"')
     try:
         (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
@@ -638,8 +631,7 @@ async def trashed(
     await tenant.jobs.begin(deletion)
     await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).trash, deletion)
     yield deletion
-    for number in (2, 4):
-        await admin.execute(f'DROP DATABASE IF EXISTS "{trash_name(deletion.mark, number)}" WITH (FORCE)')
+    await admin.execute(f'DROP DATABASE IF EXISTS "{deletion.trash_database}" WITH (FORCE)')
 
 
 async def known_owner(tenant: Tenant, job: InstanceJob) -> KnownOwner:
@@ -756,8 +748,9 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete
     later = by_another(await known_owner(tenant, trashed))
     name = trashed.database
     if since == "undeleted and deleted":
-        later, name = replace(later, trashed_name=name), trash_name(trashed.mark, 4)
-    await admin.execute(f'ALTER DATABASE "{trashed.trash_database}" RENAME TO "{name}"')
+        later, name = replace(later, trashed_name=name), trash_name(trashed.database_id)
+    if name != trashed.trash_database:
+        await admin.execute(f'ALTER DATABASE "{trashed.trash_database}" RENAME TO "{name}"')
     await _commented(admin, name, later.comment)
     found = _about(await detector.detect(), name)
     assert DriftKind.REGISTRY_OLDER_THAN_SERVER in {drift.kind for drift in found}
@@ -816,10 +809,11 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
     admin: asyncpg.Connection,
     completed: InstanceJob,
 ) -> None:
-    """The earlier database is the instance's; what was deleted is kept, under the name of the next delete."""
-    forgotten = trash_name(completed.mark, completed.number + 1)
+    """The earlier database is the instance's; what was deleted is kept."""
     later = replace(by_another(marked_by(completed)), number=2, database_id=str(uuid.uuid4()))
-    later = replace(later, trashed_name=completed.database)
+    job_id = f"DeleteInstanceJob-{completed.ods_instance_id}-3"
+    later = replace(later, trashed_name=completed.database, job_id=job_id)
+    forgotten = trash_name(later.database_id)
     await admin.execute(f'CREATE DATABASE "{forgotten}" ALLOW_CONNECTIONS false')
     try:
         await _commented(admin, forgotten, later.comment)
@@ -828,22 +822,22 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
         assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
         delete = (await instances.request_delete(completed.instance_id)).job
         # The jobs go on after the one that the registry has forgotten, and the adoption.
-        assert delete.trash_database == trash_name(completed.mark, completed.number + 3)
+        assert delete.number == completed.number + 3
         await tenant.jobs.begin(delete)
         activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
         assert (await ActivityEnvironment().run(activities.trash, delete)).kept
         assert await admin.fetchval(_EXISTS, forgotten)
         assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
     finally:
-        for name in (forgotten, trash_name(completed.mark, completed.number + 3)):
+        for name in (forgotten, completed.trash_database):
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
 
 async def test_number_that_was_written_by_hand_is_left_out_when_a_database_is_adopted(
     tenant: Tenant, queries: InstanceQueries, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
-    by_hand = trash_name(completed.mark, 2)
     said = replace(marked_by(completed), number=10**12, database_id=str(uuid.uuid4()), trashed_name="A")
+    by_hand = trash_name(said.database_id)
     await admin.execute(f'CREATE DATABASE "{by_hand}" ALLOW_CONNECTIONS false')
     try:
         await _commented(admin, by_hand, said.comment)
@@ -988,7 +982,7 @@ async def test_what_may_be_dropped_is_no_database_in_the_trash_when_several_have
     detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
 ) -> None:
     own, copy = marked_by(completed), f"{completed.database}_aside"
-    version = trash_name(str(uuid.uuid4()), 2)
+    version = trash_name(str(uuid.uuid4()))
     replaced = replace(own, database_id=str(uuid.uuid4()), trashed_name=completed.database)
     try:
         for name, comment in ((copy, own.comment), (version, replaced.comment)):

@@ -67,7 +67,7 @@ WITH made AS (
         (name, odsinstanceid, state, databasetemplate, databasename, operation, arguments, jobnumber, attempt,
          lastmodifieddate)
     SELECT format('Row %s', number), number, state, 'Minimal', format('Row_%s', number), operation,
-           CASE operation WHEN 'Reset' THEN '{"origin": {}}' ELSE '{}' END::jsonb, 1, 1,
+           CASE WHEN operation IN ('Create', 'Reset') THEN '{"origin": {}}' ELSE '{}' END::jsonb, 1, 1,
            timezone('utc', now()) - age
     FROM (VALUES
         (1, 'Completed', 'Create', interval '30 days'), (2, 'Completed', 'Create', interval '1 s'),
@@ -204,7 +204,7 @@ async def test_sizes_are_told_by_tenant_when_databases_carry_marks(
         own = comment((await tenant.jobs.installation.state()).id)
         names = {
             "sized": own,
-            f"ods_trash_{job.mark.replace('-', '')}_1": own,
+            job.trash_database: own,
             "of_another_installation": comment("00000000-0000-0000-0000-000000000001"),
             "unmarked": "",
         }

@@ -96,7 +96,7 @@ async def test_no_purge_follows_when_the_delete_before_it_was_cancelled_a_moment
     assert await instances.request_purge_after(job) is None
     assert not await instances.is_purge_due()
     row = await row_of(queries, job)
-    assert (row.is_in_trash, row.backup_first, row.purge_after) == (True, False, None)
+    assert (row.is_in_trash, row.backup_first, row.database.purge_after) == (True, False, None)
 
 
 @pytest.mark.parametrize("backup_first", [True, False])
@@ -274,7 +274,9 @@ async def test_every_way_to_drop_makes_a_backup_when_the_setting_says_so(
     if days:
         purge = (await instances.request_purge(plain.instance_id)).job
         assert (purge.operation, purge.backup_first) == (Operation.PURGE, True)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) WHERE reason = 'deleted'"
+    )
     due = await instances.request_due_purges(10, [])
     assert {(one.job.operation, one.job.backup_first) for one in due} == {(Operation.PURGE, True)}
     assert len(due) == (1 if days else 2)
@@ -300,7 +302,7 @@ async def test_purge_does_not_follow_when_its_delete_was_cancelled_or_the_instan
     assert waiting is not None
     assert await tenant.cancellations.cancel_waiting(waiting)
     row = await row_of(queries, first)
-    assert (row.status, row.purge_after) == (InstanceStatus.COMPLETED, None)
+    assert (row.status, row.database.purge_after) == (InstanceStatus.COMPLETED, None)
     second = (await instances.request_delete(created.instance_id, FINAL_PURGE)).job
     await job_store.begin(second)
     await job_store.finish_delete(second)

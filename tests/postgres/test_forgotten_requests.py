@@ -226,7 +226,9 @@ async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash
 ) -> None:
     await site.publish("reset")
     known = await site.forget()
-    await site.rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await site.rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
     (purge,) = await site.tenant.versions.claim_due(5)
     before = await site.state()
     versions = VersionActivities(site.tenant, ConcurrencyLimit(1))

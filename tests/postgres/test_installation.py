@@ -129,7 +129,8 @@ async def test_copy_owns_no_database_of_the_original_when_it_is_renewed(
         await rows.execute(
             "INSERT INTO adminapi.dbinstances (name, odsinstanceid, status, databasetemplate, databasename,"
             " operation, arguments)"
-            " VALUES ('Theirs', 7, 'Completed', 'Minimal', 'EdFi_Ods_Theirs_Minimal', 'Create', '{}'),"
+            " VALUES ('Theirs', 7, 'Completed', 'Minimal', 'EdFi_Ods_Theirs_Minimal', 'Create',"
+            " '{\"origin\": {}}'),"
             " ('Gone', 8, 'Deleted', 'Minimal', 'EdFi_Ods_Gone_Minimal', 'Delete',"
             ' \'{"keep": false, "backup_first": false}\')'
         )

@@ -63,7 +63,7 @@ async def other(wanted: CloneRequest, admin: asyncpg.Connection) -> AsyncIterato
     owner = replace(wanted.owner, tenant="other", mark=str(uuid.uuid4()))
     name = f"{wanted.database}_other"
     yield replace(wanted, owner=owner, database=name)
-    for left in (name, owner.staging_name, trash_name(owner.mark, 2)):
+    for left in (name, owner.staging_name, trash_name(owner.database_id)):
         await admin.execute(f'DROP DATABASE IF EXISTS "{left}" WITH (FORCE)')
 
 
@@ -110,7 +110,7 @@ async def _rename(server: Server, other: CloneRequest, name: str) -> None:
 
 
 async def _undelete(server: Server, other: CloneRequest, name: str) -> None:
-    kept = trash_name(other.owner.mark, 2)
+    kept = trash_name(other.owner.database_id)
     async with server.fenced(other.owner) as fenced:
         if not await find_own(fenced, other.owner):
             await provision(fenced, other, TemplateSizes())
@@ -186,7 +186,7 @@ async def test_every_name_stays_reserved_when_an_instance_is_renamed_deleted_and
     await renamed(server, wanted, names[1], recorded=True)
     await let_minutes_pass(admin, names[1], 7)
     await renamed(server, replace(wanted, database=names[1]), names[2], recorded=True)
-    kept = trash_name(wanted.owner.mark, 2)
+    kept = trash_name(wanted.owner.database_id)
     async with server.fenced(wanted.owner) as fenced:
         await retiring.retire(server, fenced, TrashJob(replace(wanted.owner, number=2), [names[2]], kept))
         await activating.take_out(server, fenced, wanted.owner, kept, names[2])
@@ -205,7 +205,7 @@ async def test_former_name_is_taken_by_one_alone_when_an_instance_comes_back_und
 ) -> None:
     await make(server, wanted)
     undelete, former = requesting(wanted.owner), wanted.database
-    kept = trash_name(wanted.owner.mark, 2)
+    kept = trash_name(wanted.owner.database_id)
     job = TrashJob(replace(wanted.owner, number=2), [wanted.database, new_name], kept)
     async with server.fenced(wanted.owner) as fenced:
         await retiring.retire(server, fenced, job)
@@ -249,7 +249,7 @@ async def test_undelete_waits_for_ten_minutes_when_the_worker_that_deleted_has_a
 
     await make(server, wanted)
     undelete, former = requesting(wanted.owner), wanted.database
-    kept = trash_name(wanted.owner.mark, 2)
+    kept = trash_name(wanted.owner.database_id)
     with monkeypatch.context() as worker:
         worker.setattr(ownership, "datetime", Clock)
         async with server.fenced(wanted.owner) as fenced:
@@ -273,7 +273,7 @@ async def test_name_is_free_when_the_instance_is_deleted_that_had_begun_to_leave
 ) -> None:
     await make(server, wanted)
     await renamed(server, wanted, new_name, recorded=False)
-    kept = trash_name(wanted.owner.mark, 2)
+    kept = trash_name(wanted.owner.database_id)
     async with server.fenced(wanted.owner) as fenced:
         await retiring.retire(
             server, fenced, TrashJob(replace(wanted.owner, number=2), [wanted.database, new_name], kept)
@@ -304,7 +304,7 @@ async def test_delete_frees_the_registry_s_name_alone_when_renames_have_left_sev
     await make(server, wanted)
     for (current, target), has_time in zip(pairwise(names), begun, strict=True):
         await renamed(server, replace(wanted, database=current), target, recorded=has_time)
-    kept = trash_name(wanted.owner.mark, 2)
+    kept = trash_name(wanted.owner.database_id)
     async with server.fenced(wanted.owner) as fenced:
         await retiring.retire(server, fenced, TrashJob(replace(wanted.owner, number=2), names[-2:], kept))
     assert await left_by(admin, kept) == {f"{wanted.database}{left}": True}

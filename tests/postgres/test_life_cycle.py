@@ -416,10 +416,11 @@ class Walk:
 
     async def compare(self, model: Model) -> None:
         row = await self.rows.fetchrow(
-            "SELECT i.status, i.operation, i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,"
+            "SELECT i.status, i.operation, i.jobnumber, i.attempt, j.status, own.publishedat IS NOT NULL,"
             " i.undodue, i.name, i.newname,"
             " (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid)"
-            " FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j"
+            " FROM adminapi.dbinstances AS i JOIN adminapi.databases AS own ON own.databaseid = i.databaseid"
+            " LEFT JOIN adminapi.jobstatuses AS j"
             " ON j.jobid = format('%sInstanceJob-%s-%s', i.operation, i.odsinstanceid, i.jobnumber)"
             " WHERE i.id = $1",
             model.instance_id,

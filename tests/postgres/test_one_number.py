@@ -228,9 +228,9 @@ KNOWN = {
         " VALUES ($1, 7, 'EdFi_Ods_A_Snapshot', gen_random_uuid(), 'Completed', now())"
     ),
     "version": (
-        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " databaseid, replacedat, purgeafter)"
-        " VALUES ($1, 'Minimal', 'ods_trash_a', 7, gen_random_uuid(), now(), now())"
+        "INSERT INTO adminapi.databases"
+        " (instanceid, databasetemplate, jobnumber, databaseid, reason, trashedat, purgeafter)"
+        " VALUES ($1, 'Minimal', 7, gen_random_uuid(), 'replaced', now(), now())"
     ),
 }
 """What the registry may still have of an instance whose row is lost, each of its seventh job."""

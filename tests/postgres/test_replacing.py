@@ -52,7 +52,7 @@ async def exchange(
         successor=successor,
         database=wanted.database,
         other=reset_name(str(successor.database_id)),
-        replaced=trash_name(owner.mark, 2),
+        replaced=trash_name(owner.database_id),
         from_trash=False,
     )
     async with server.fenced(owner) as fenced:
@@ -60,7 +60,7 @@ async def exchange(
         fresh = replace(wanted, owner=replace(successor, revision=None), database=exchange.other)
         await provision(fenced, fresh, TemplateSizes())
     yield exchange
-    for name in (exchange.other, exchange.replaced, trash_name(owner.mark, 3)):
+    for name in (exchange.other, exchange.replaced, trash_name(exchange.successor.database_id)):
         await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
@@ -73,7 +73,7 @@ def undone(exchange: Exchange) -> Exchange:
         successor=owner.of_database(had),
         database=exchange.database,
         other=exchange.replaced,
-        replaced=trash_name(exchange.current.mark, 3),
+        replaced=trash_name(has),
         from_trash=True,
     )
 

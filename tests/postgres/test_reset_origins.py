@@ -84,7 +84,9 @@ async def source(instances: InstanceStore, job_store: JobStore, name: str) -> In
 async def _registry_of_others(rows: asyncpg.Connection) -> AsyncIterator[None]:
     """What other tests do not expect is removed."""
     yield
-    await rows.execute("DELETE FROM adminapi.instanceversions; DELETE FROM adminapi.backups")
+    await rows.execute(
+        "DELETE FROM adminapi.databases WHERE reason = 'replaced'; DELETE FROM adminapi.backups"
+    )
 
 
 @pytest.fixture
@@ -155,18 +157,18 @@ async def test_origin_goes_with_the_database_when_a_reset_is_undone(
 ) -> None:
     copy = CopyOrigin(source.instance_id, CopyMode.CLOSED, source.mark)
     await done(job_store, await asked(instances, target, copy))
-    assert (await row(queries, target)).origin == copy
+    assert (await row(queries, target)).database.origin == copy
     assert (await row(queries, target)).database_template == "Sample"
     await done(job_store, await asked(instances, target, BackupOrigin(backup), "Sample"))
     after = await row(queries, target)
-    assert (after.origin, after.copy_of) == (BackupOrigin(backup), None)
+    assert (after.database.origin, after.database.copy_of) == (BackupOrigin(backup), None)
     versions = [one for one in await queries.versions() if one.instance_id == target.instance_id]
     assert {one.origin for one in versions} == {TemplateOrigin(), copy}
 
     await done(job_store, (await instances.request_undo_reset(target.instance_id)).job)
-    assert (await row(queries, target)).origin == copy
+    assert (await row(queries, target)).database.origin == copy
     await done(job_store, await asked(instances, target, TemplateOrigin(), "Minimal"))
-    assert (await row(queries, target)).origin == TemplateOrigin()
+    assert (await row(queries, target)).database.origin == TemplateOrigin()
 
 
 @pytest.mark.parametrize("request_", REFUSED)

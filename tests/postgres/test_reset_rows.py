@@ -19,7 +19,7 @@ from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
-from ods.registry.instances.naming import is_reset_name, is_trash_name, trash_name
+from ods.registry.instances.naming import is_reset_name, trash_name
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
@@ -27,7 +27,7 @@ from ods.registry.instances.versions import ReplacedDatabase, VersionStore
 from ods.registry.keeping import KEPT_IN_DOUBT
 from ods.registry.storage.errors import InstanceNotFoundError, InvalidError, RefusedError
 from ods.registry.storage.listing import Page
-from ods.registry.storage.models import DbInstance, InstanceVersion
+from ods.registry.storage.models import DbInstance, InstanceDatabase
 from tests.postgres.instance_states import CONNECTION_STRING, POLICY
 from tests.servers import session
 
@@ -43,7 +43,7 @@ _MANY = 5
 @pytest.fixture(autouse=True)
 async def without_versions(rows: asyncpg.Connection) -> None:
     """What another test has left would be due with those of a test that lets time pass for all."""
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def row(queries: InstanceQueries, job: InstanceJob) -> DbInstance:
     return found
 
 
-async def of_instance(queries: InstanceQueries, job: InstanceJob) -> Sequence[InstanceVersion]:
+async def of_instance(queries: InstanceQueries, job: InstanceJob) -> Sequence[InstanceDatabase]:
     return [one for one in await queries.versions() if one.instance_id == job.instance_id]
 
 
@@ -112,9 +112,18 @@ async def trashed(
     return trash
 
 
+def kept_for(database: InstanceDatabase) -> timedelta:
+    """How long it stays in the trash."""
+    assert database.purge_after
+    assert database.trashed_at
+    return database.purge_after - database.trashed_at
+
+
 async def due(rows: asyncpg.Connection) -> None:
     """Let the time of every version be over."""
-    await rows.execute("UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
+    )
 
 
 async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
@@ -125,8 +134,6 @@ async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
     assert replacement is not None
     assert requested.job_id == f"ResetInstanceJob-{completed.ods_instance_id}-2"
     assert is_reset_name(replacement.database)
-    assert is_trash_name(replacement.replaced)
-    assert replacement.replaced != trash_name(completed.mark, 2)  # the name of a delete
     assert (await job_store.begin(requested)).held
     done = replace(requested, template_generation=5)
     for _ in range(2):  # safe to repeat
@@ -136,16 +143,17 @@ async def test_replaced_database_is_a_version_when_a_reset_is_recorded(
         *("Completed", None),
         replacement.database_id,
     )
-    assert (after.database_template, after.template_generation) == ("Sample", 5)
+    assert (after.database_template, after.database.template_generation) == ("Sample", 5)
     assert (after.name, after.database_name, str(after.mark)) == (
         *(completed.name, completed.database),
         completed.mark,
     )
     (version,) = await of_instance(queries, completed)
-    assert (str(version.database_id), version.database_name) == (completed.database_id, replacement.replaced)
+    assert str(version.database_id) == completed.database_id
+    assert version.trash_name == requested.trash_database == trash_name(completed.database_id)
     assert (version.database_template, version.template_generation) == ("Minimal", 3)
-    assert (version.job_number, version.replaced_by) == (2, "a client")
-    assert abs(version.purge_after - version.replaced_at - TRASH) < timedelta(seconds=5)
+    assert (version.job_number, version.trashed_by) == (2, "a client")
+    assert abs(kept_for(version) - TRASH) < timedelta(seconds=5)
     job = await queries.job(requested.job_id)
     assert job is not None
     assert (job.status, job.operation) == ("Completed", "Reset")
@@ -161,9 +169,9 @@ async def test_version_is_the_database_again_when_the_reset_is_undone(
     (version,) = await of_instance(queries, completed)
     assert first.replacement is not None
     assert second.replacement is not None
-    assert (str(version.database_id), version.database_name) == (
+    assert (str(version.database_id), version.trash_name) == (
         first.replacement.database_id,
-        second.replacement.replaced,
+        second.trash_database,
     )
     assert second.job_id == f"UndoResetInstanceJob-{completed.ods_instance_id}-3"
 
@@ -359,11 +367,11 @@ async def test_no_purge_follows_a_delete_that_has_overtaken_a_reset_which_was_to
     assert await worker.finish_delete(again)
     assert await instances.request_purge_after(again) is None
     after = await row(queries, completed)
-    assert after.purge_after is not None
-    assert after.trashed_at is not None
-    assert abs(after.purge_after - after.trashed_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    assert abs(kept_for(after.database) - KEPT_IN_DOUBT) < timedelta(seconds=5)
     (version,) = await of_instance(queries, completed)
-    assert version.purge_after >= after.purge_after
+    assert version.purge_after
+    assert after.database.purge_after
+    assert version.purge_after >= after.database.purge_after
 
 
 async def test_each_version_is_kept_for_its_time_when_many_resets_follow_each_other(
@@ -379,10 +387,10 @@ async def test_each_version_is_kept_for_its_time_when_many_resets_follow_each_ot
     assert not await versions.is_purge_due()
     assert await versions.claim_due(20) == []
     assert len(await of_instance(queries, completed)) == _MANY
-    replaced = [job.replacement.replaced for job in resets if job.replacement is not None]
+    replaced = [job.trash_database for job in resets]
     await rows.execute(
-        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day' WHERE databasename = $1",
-        replaced[1],
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE databaseid = $1",
+        resets[1].database_id,
     )
     (purge,) = await versions.claim_due(20)
     assert purge.database == replaced[1]
@@ -390,7 +398,7 @@ async def test_each_version_is_kept_for_its_time_when_many_resets_follow_each_ot
     for _ in range(2):
         await versions.finish_purge(purge)
     assert await versions.instance_of(purge) is None
-    left = {version.database_name for version in await of_instance(queries, completed)}
+    left = {version.trash_name for version in await of_instance(queries, completed)}
     assert left == {*replaced} - {replaced[1]}
 
 
@@ -403,15 +411,14 @@ async def test_other_versions_are_claimed_when_another_session_has_locked_one(
     registry_dsn: str,
 ) -> None:
     resets = [await reset(instances, job_store, completed) for _ in range(3)]
-    due = [job.replacement.replaced for job in resets[:2] if job.replacement is not None]
+    due = [job.trash_database for job in resets[:2]]
     await rows.execute(
-        "UPDATE adminapi.instanceversions SET purgeafter = now() - interval '1 day'"
-        " WHERE databasename = ANY ($1)",
-        due,
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE databaseid = ANY ($1)",
+        [job.database_id for job in resets[:2]],
     )
     async with session(registry_dsn) as forgotten, forgotten.transaction(), asyncio.timeout(5):
-        its = "SELECT FROM adminapi.instanceversions WHERE databasename = $1 FOR UPDATE"
-        await forgotten.execute(its, due[0])
+        its = "SELECT FROM adminapi.databases WHERE databaseid = $1 FOR UPDATE"
+        await forgotten.execute(its, resets[0].database_id)
         assert [one.database for one in await versions.claim_due(20)] == due[1:]
     claimed = await versions.claim_due(20)
     assert {one.database for one in claimed} == set(due)
@@ -423,17 +430,17 @@ async def test_each_version_can_be_brought_back_when_it_is_named(
     instances: InstanceStore, job_store: JobStore, queries: InstanceQueries, completed: InstanceJob
 ) -> None:
     resets = [await reset(instances, job_store, completed) for _ in range(_SOME)]
-    marks = {version.database_name: version.database_id for version in await of_instance(queries, completed)}
+    marks = {version.trash_name: version.database_id for version in await of_instance(queries, completed)}
     last = (await row(queries, completed)).database_id
-    first, second, third = [str(job.replacement and job.replacement.replaced) for job in resets]
+    first, second, third = [job.trash_database for job in resets]
     assert str(marks[first]) == completed.database_id  # what it was created with
     for database in (first, third, second):
         before = (await row(queries, completed)).database_id
         back = await undo(instances, job_store, completed, database)
         assert back.replacement is not None
         assert (await row(queries, completed)).database_id == marks[database]
-        kept = {one.database_name: one.database_id for one in await of_instance(queries, completed)}
-        assert kept[back.replacement.replaced] == before
+        kept = {one.trash_name: one.database_id for one in await of_instance(queries, completed)}
+        assert kept[back.trash_database] == before
         assert database not in kept
         assert len(kept) == _SOME
     assert last in kept.values()
@@ -455,17 +462,17 @@ async def test_undo_is_refused_when_what_it_names_cannot_come_back(
     (of_other,) = await of_instance(queries, other)
     first, _ = [await reset(instances, job_store, completed) for _ in range(2)]
     assert first.replacement is not None
-    unknown = (of_other.database_name, completed.database, "ods_trash_x", "", "a\0b", "x" * 2000)
+    unknown = (of_other.trash_name, completed.database, "ods_trash_x", "", "a\0b", "x" * 2000)
     for database in unknown:
         with pytest.raises(InvalidError) as refused:
             await instances.request_undo_reset(completed.instance_id, database=database)
         assert "`ods trash`" in refused.value.errors["Database"][0]
-    named = "UPDATE adminapi.instanceversions SET purgeafter = $2 WHERE databasename = $1"
-    await rows.execute(named, first.replacement.replaced, datetime(2026, 1, 1))  # noqa: DTZ001 - as the column
+    named = "UPDATE adminapi.databases SET purgeafter = $2 WHERE databaseid = $1"
+    await rows.execute(named, first.database_id, datetime(2026, 1, 1))  # noqa: DTZ001 - as the column
     (purge,) = await versions.claim_due(20)
-    assert purge.database == first.replacement.replaced
+    assert purge.database == first.trash_database
     with pytest.raises(RefusedError, match="is being dropped: its time is over") as claimed:
-        await instances.request_undo_reset(completed.instance_id, database=first.replacement.replaced)
+        await instances.request_undo_reset(completed.instance_id, database=first.trash_database)
     assert "Bring back another one" in claimed.value.next_step
     assert (await row(queries, completed)).status == InstanceStatus.COMPLETED
     await undo(instances, job_store, completed)  # as the refusal says
@@ -483,7 +490,7 @@ async def test_named_version_is_brought_back_or_claimed_when_both_are_requested_
         assert oldest.replacement is not None
         await reset(instances, job_store, completed)
         await due(rows)
-        named = instances.request_undo_reset(completed.instance_id, database=oldest.replacement.replaced)
+        named = instances.request_undo_reset(completed.instance_id, database=oldest.trash_database)
         requests = [named, versions.claim_due(20)]
         if number % 2:
             requests.reverse()
@@ -497,7 +504,7 @@ async def test_named_version_is_brought_back_or_claimed_when_both_are_requested_
             assert not isinstance(undone, BaseException)
             assert (await job_store.begin(undone.job)).held  # type: ignore[attr-defined]
             await job_store.finish_replacement(undone.job)  # type: ignore[attr-defined]
-            await rows.execute("DELETE FROM adminapi.instanceversions")
+            await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 async def test_latest_version_comes_back_first_when_the_clock_was_set_back(
@@ -512,8 +519,8 @@ async def test_latest_version_comes_back_first_when_the_clock_was_set_back(
     for _ in range(_SOME):
         await reset(instances, job_store, completed)
     await rows.execute(
-        "UPDATE adminapi.instanceversions"
-        " SET replacedat = replacedat + interval '1 hour', purgeafter = purgeafter + interval '1 hour'"
+        "UPDATE adminapi.databases"
+        " SET trashedat = trashedat + interval '1 hour', purgeafter = purgeafter + interval '1 hour'"
     )
     latest = (await row(queries, completed)).database_id
     await reset(instances, job_store, completed)
@@ -587,11 +594,11 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
     await reset(instances, job_store, completed)
     await trashed(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
-    assert version.purge_after == (await row(queries, completed)).purge_after
+    assert version.purge_after == (await row(queries, completed)).database.purge_after
     purge = (await instances.request_delete(completed.instance_id, Delete(Way.DROP))).job
     assert (await job_store.begin(purge)).held
     assert await job_store.finish_purge(purge)
-    assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
+    assert [one.database for one in await versions.claim_due(20)] == [version.trash_name]
 
 
 @pytest.mark.parametrize("delete", [Delete(), Delete(Way.DROP, final_backup=True)])
@@ -606,11 +613,13 @@ async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
     await reset(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
     trash = await trashed(instances, job_store, completed, delete)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 hour' WHERE reason = 'deleted'"
+    )
     await due(rows)
-    assert await instances.request_due_purges(20, ["another", version.database_name]) == []
+    assert await instances.request_due_purges(20, ["another", version.trash_name]) == []
     own = str(trash.trash_database)
-    (requested,) = await instances.request_due_purges(20, ["another", own, version.database_name])
+    (requested,) = await instances.request_due_purges(20, ["another", own, version.trash_name])
     assert requested.job.instance_id == completed.instance_id
 
 
@@ -629,11 +638,13 @@ async def test_version_stays_for_its_own_time_when_its_instance_is_deleted_with_
     trash = (await InstanceStore(engine, factory, day).request_delete(completed.instance_id)).job
     worker = JobStore(engine, factory, day)
     assert (await worker.begin(trash)).held
-    assert await worker.finish_delete(replace(trash, trash_database="ods_trash_x"))
+    assert await worker.finish_delete(trash)
     (version,) = await of_instance(queries, completed)
     assert version.purge_after == before.purge_after
     # A purge of the instance would take the version along.
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = now() - interval '1 hour'")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 hour' WHERE reason = 'deleted'"
+    )
     assert not await instances.is_purge_due()
     assert await instances.request_due_purges(20, []) == []
     await due(rows)
@@ -668,7 +679,7 @@ async def test_claimed_version_stays_when_its_instance_is_protected_or_deleted_b
         assert await versions.instance_of(purge) is None, "while it is under way"
         assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
         assert not await versions.is_purge_due(), "it has time again"
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 @pytest.mark.parametrize("days", ["hours", "weeks"])
@@ -694,6 +705,7 @@ async def test_claimed_version_comes_back_when_its_instance_was_protected_before
     assert await versions.claim_due(20) == []
     assert await versions.instance_of(purge) is None, "by the pass that has claimed it"
     (version,) = await of_instance(queries, completed)
+    assert version.purge_after
     left = version.purge_after - datetime.now(UTC).replace(tzinfo=None)
     assert abs(left - KEPT_IN_DOUBT) < timedelta(minutes=1)
     await undo(instances, job_store, completed)
@@ -763,10 +775,11 @@ async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_opera
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
     assert await versions.claim_due(20) == [], "there is time to bring it back"
     (version,) = await of_instance(queries, completed)
+    assert version.purge_after
     assert version.purge_after > datetime.now(UTC).replace(tzinfo=None) + TRASH - timedelta(hours=1)
     await due(rows)
-    assert [one.database for one in await versions.claim_due(20)] == [version.database_name]
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    assert [one.database for one in await versions.claim_due(20)] == [version.trash_name]
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the_trash(
@@ -786,7 +799,7 @@ async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the
     async with adoptions.bringing_back(completed.instance_id, database, trash.number):
         pass
     assert await versions.claim_due(20) == []
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
 async def test_version_is_due_at_once_when_there_is_no_trash(
@@ -802,7 +815,7 @@ async def test_version_is_due_at_once_when_there_is_no_trash(
     assert job.replacement is not None
     assert not job.replacement.keeps
     (claimed,) = await versions.claim_replaced(job)
-    assert claimed.database == job.replacement.replaced
+    assert claimed.database == job.trash_database
     with pytest.raises(RefusedError, match="No earlier database"):
         await instances.request_undo_reset(completed.instance_id)
     kept = await reset(instances, job_store, completed)
@@ -822,7 +835,7 @@ async def begun_without_trash(
 async def is_kept_in_doubt(queries: InstanceQueries, completed: InstanceJob) -> None:
     """Check that what the reset has replaced is kept for as long as what may be there by mistake."""
     (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - KEPT_IN_DOUBT) < timedelta(seconds=5)
+    assert abs(kept_for(version) - KEPT_IN_DOUBT) < timedelta(seconds=5)
 
 
 async def test_version_can_come_back_without_a_trash_when_its_reset_was_cancelled_a_moment_too_late(
@@ -915,13 +928,13 @@ async def test_version_is_kept_as_long_as_at_the_request_when_the_worker_has_ano
         assert await worker.finish_replacement(job)
     (version,) = await of_instance(queries, completed)
     kept = max(TRASH, timedelta(days=days))
-    assert abs(version.purge_after - version.replaced_at - kept) < timedelta(seconds=5)
+    assert abs(kept_for(version) - kept) < timedelta(seconds=5)
     assert await versions.claim_replaced(job) == []
     back = (await instances.request_undo_reset(completed.instance_id)).job
     assert (await worker.begin(back)).held
     assert await worker.finish_replacement(back)
     (version,) = await of_instance(queries, completed)
-    assert abs(version.purge_after - version.replaced_at - kept) < timedelta(seconds=5)
+    assert abs(kept_for(version) - kept) < timedelta(seconds=5)
 
 
 async def test_jobs_of_the_old_database_do_not_begin_when_another_has_taken_its_place(
@@ -941,7 +954,7 @@ async def test_each_version_is_claimed_when_the_oldest_cannot_be_dropped(
     completed: InstanceJob,
     rows: asyncpg.Connection,
 ) -> None:
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
     for _ in range(_SOME):
         await reset(instances, job_store, completed)
     await due(rows)
@@ -962,11 +975,11 @@ async def test_another_version_stays_when_it_has_the_id_of_one_that_was_dropped(
     rows: asyncpg.Connection,
 ) -> None:
     """As after the registry was restored between the drop and its record."""
-    await rows.execute("DELETE FROM adminapi.instanceversions")
+    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
     await reset(instances, job_store, completed)
     await due(rows)
     (purge,) = await versions.claim_due(20)
-    await versions.finish_purge(replace(purge, database=trash_name(str(uuid.uuid4()), 2)))
+    await versions.finish_purge(replace(purge, database_id=str(uuid.uuid4())))
     assert len(await of_instance(queries, completed)) == 1
     await versions.finish_purge(purge, dropped=False)
     assert await of_instance(queries, completed) == []
@@ -1008,17 +1021,15 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
     left: int,
 ) -> None:
     replaced_at = datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(
-        *(trash_name(completed.mark, 2), 2, str(uuid.uuid4()), str(uuid.uuid4()), None), replaced_at
-    )
+    found = ReplacedDatabase(*("a name", 2, str(uuid.uuid4()), str(uuid.uuid4()), None), replaced_at)
     store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
         await store.keep_replaced(instance, [found], ())
     with pytest.raises(RuntimeError, match="block"):
         await store.keep_replaced(instance, [found], ())
     remaining: timedelta = await rows.fetchval(
-        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.instanceversions"
-        " WHERE instanceid = $1",
+        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.databases"
+        " WHERE instanceid = $1 AND reason = 'replaced'",
         completed.instance_id,
     )
     assert round(remaining / timedelta(days=1)) == left

@@ -678,7 +678,7 @@ async def test_last_backup_goes_when_its_instance_has_been_gone_for_ninety_days(
     delete = (await tenant.instances.request_delete(job.instance_id)).job
     await tenant.jobs.begin(delete)
     assert await deleted(expiry) == []
-    await tenant.jobs.finish_delete(replace(delete, trash_database="ods_trash_x"))
+    await tenant.jobs.finish_delete(delete)
     await end_earlier(rows, timedelta(days=91))
     assert await deleted(expiry) == []  # it may come back
     purge = (await tenant.instances.request_purge(job.instance_id)).job
@@ -718,7 +718,7 @@ async def test_last_backup_stays_when_its_instance_is_deleted_whose_database_was
     earlier, last = [await made_at(tenant, rows, job, at) for at in (MONDAY, TUESDAY)]
     delete = (await tenant.instances.request_delete(job.instance_id)).job
     await tenant.jobs.begin(delete)
-    assert await tenant.jobs.finish_delete(replace(delete, trash_database=None))
+    assert await tenant.jobs.finish_delete(delete, is_lost=True)
     assert await deleted(expiry) == [earlier]
     assert not await expiry.delete(last, None)
 

@@ -97,7 +97,7 @@ async def test_sizes_are_removed_but_from_the_sum_when_the_instance_is_gone(
     instance = (await bring_to(instances, job_store, "Deleted", "Grand Bend")).instance_id
     await sizes.record({instance: 7}, forget=True)
     await rows.execute("UPDATE adminapi.totalsizes SET day = day - 1")
-    await rows.execute("UPDATE adminapi.managed_instances SET trashedat = NULL")
+    await rows.execute("UPDATE adminapi.databases SET reason = NULL, trashedat = NULL")
     await sizes.record({}, forget=True)
     assert await sizes.of_instance(instance) == []
     assert [size.bytes for size in await sizes.of_all()] == [7, 0]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import uuid
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -271,16 +270,16 @@ async def test_database_goes_to_the_trash_when_an_admin_api_asks_for_a_delete(
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert delete.rules.to_trash
     assert delete.job_id == f"DeleteInstanceJob-{before.ods_instance_id}-{before.number + 1}"
-    assert delete.trash_database == trash_name(delete.mark, delete.number)
+    assert delete.trash_database == trash_name(delete.database_id)
     assert (await job_store.begin(delete)).held
     assert await job_store.finish_delete(delete)
     assert await ed_fi_admin.status("Ours" if state != "Completed_Rename" else "Ours new") == "Deleted"
     row = await InstanceQueries(ed_fi_admin.engine).any_instance(before.instance_id)
     assert row is not None
     assert row.is_in_trash
-    assert row.purge_after is not None
-    assert row.trashed_at is not None
-    assert row.purge_after - row.trashed_at > WEEK - timedelta(hours=1)
+    assert row.database.purge_after is not None
+    assert row.database.trashed_at is not None
+    assert row.database.purge_after - row.database.trashed_at > WEEK - timedelta(hours=1)
 
 
 async def job_states(ed_fi_admin: EdFiAdmin) -> dict[str, str]:
@@ -358,37 +357,12 @@ async def test_delete_is_a_new_job_when_an_admin_api_asks_for_it_after_one_that_
     factory = JobFactory(InstallationStore(ed_fi_admin.engine), POLICY)
     assert await JobCancellations(ed_fi_admin.engine, factory).cancel_waiting(job)
     row = await queries.instance(cancelled.instance_id)
-    assert (row.status, row.trash_database, row.purge_after) == ("Completed", None, None)
+    assert (row.status, row.database.purge_after) == ("Completed", None)
     await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
     await job_store.follow_admin_api()
     (delete,) = await job_store.waiting_jobs(0, 10)
     assert (delete.rules.name, delete.number) == ("Trash", cancelled.number + 1)
-    assert delete.trash_database == trash_name(delete.mark, delete.number)
-
-
-async def test_name_in_the_trash_is_free_when_an_admin_api_asks_for_a_delete_of_a_restored_instance(
-    ed_fi_admin: EdFiAdmin,
-) -> None:
-    """What a delete has named that the registry has forgotten is a version of the instance since."""
-    await ed_fi_admin.install()
-    instances, job_store = stores(ed_fi_admin.engine, trash=WEEK)
-    before = await bring_to(instances, job_store, "Completed", "Ours")
-    other = await bring_to(instances, job_store, "Completed", "Other")
-    forgotten = trash_name(before.mark, before.number + 1)
-    for version in (forgotten, trash_name(str(uuid.uuid4()), before.number)):
-        await ed_fi_admin.sql.execute(
-            "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-            " databaseid, replacedat, purgeafter)"
-            " VALUES ($1, 'Minimal', $2, 2, gen_random_uuid(), now(), now())",
-            before.instance_id,
-            version,
-        )
-    await ed_fi_admin.sql.execute("UPDATE adminapi.dbinstances SET status = 'PendingDelete'")
-    await job_store.follow_admin_api()
-    deletes = {job.instance_id: job for job in await job_store.waiting_jobs(0, 10)}
-    assert deletes[before.instance_id].number == before.number + 1
-    assert deletes[before.instance_id].trash_database == trash_name(before.mark, before.number + 2)
-    assert deletes[other.instance_id].trash_database == trash_name(other.mark, other.number + 1)
+    assert delete.trash_database == trash_name(delete.database_id)
 
 
 # What the sweep follows

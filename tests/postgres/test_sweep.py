@@ -256,7 +256,7 @@ async def test_drop_is_not_tried_again_when_it_was_cancelled_while_an_outage_end
         assert await job_store.fail(job, "The server cannot be reached.", outage=True)
     row = await tenant.queries.any_instance(number)
     assert row is not None
-    assert (row.status, row.purge_after) == (failed, None)
+    assert (row.status, row.database.purge_after) == (failed, None)
     assert await job_store.unfinished_deletes({}) == []
     starts = Starts()
     assert not await ActivityEnvironment().run(restarting(job_store, server, tenant, starts).restart, job)

@@ -39,7 +39,7 @@ _INVALIDATE = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
 @pytest.fixture
 async def kept(owner: KnownOwner, admin: asyncpg.Connection) -> AsyncIterator[str]:
     """The name in the trash; whatever has it in the end is removed."""
-    name = trash_name(owner.mark, 2)
+    name = trash_name(owner.database_id)
     yield name
     await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
@@ -288,7 +288,7 @@ async def test_both_are_untouched_when_an_earlier_database_of_the_instance_has_t
     earlier = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=job.names[0])
     await comment(admin, job.trash, earlier.comment)
     before = [await fingerprint(admin, name) for name in (*job.names, job.trash)]
-    with pytest.raises(DisagreementError, match="another number at the end of its name") as told:
+    with pytest.raises(DisagreementError, match="Give that one another name") as told:
         await put(server, job)
     assert "emove" not in told.value.reason.replace("moved", "")
     assert [await fingerprint(admin, name) for name in (*job.names, job.trash)] == before
@@ -388,9 +388,9 @@ async def test_nothing_is_dropped_when_the_database_came_back_and_the_registry_i
     await take_out(server, undelete, job, job.names[0])
     with pytest.raises(DisagreementError, match="carries its mark"):
         await purge(server, job)
-    later = TrashJob(replace(requesting(undelete), number=4), job.names, trash_name(job.owner.mark, 4))
+    later = TrashJob(replace(requesting(undelete), number=4), job.names, job.trash)
     assert await put(server, later)
-    with pytest.raises(DisagreementError, match="carries its mark"):
+    with pytest.raises(DisagreementError, match="its comment says otherwise"):
         await purge(server, job)
     assert await exists(admin, later.trash)
     await purge(server, later)
@@ -475,7 +475,7 @@ async def test_no_purge_is_advised_when_the_own_database_is_lost_and_another_one
     assert await put(server, job)
     another = job.owner.staging_name
     if left == "a version":
-        another = trash_name(str(uuid.uuid4()), 2)
+        another = trash_name(str(uuid.uuid4()))
     await admin.execute(f'CREATE DATABASE "{another}"')
     try:
         if left == "a version":
@@ -618,7 +618,7 @@ async def test_purge_is_done_when_the_only_other_databases_are_those_of_resets(
     """What the instance had before, or was to get, is in the trash, or under a private name."""
     (name,) = job.names
     before = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=name)
-    aside = trash_name(str(uuid.uuid4()), 2)
+    aside = trash_name(str(uuid.uuid4()))
     await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
     await comment(admin, aside, before.comment)
     try:
@@ -632,7 +632,7 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
     server: Server, job: TrashJob, admin: asyncpg.Connection, *, half_dropped: bool
 ) -> None:
     (name,) = job.names
-    aside = trash_name(str(uuid.uuid4()), 2)
+    aside = trash_name(str(uuid.uuid4()))
     before = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=name)
     if half_dropped:
         await admin.execute(f'CREATE DATABASE "{aside}"')

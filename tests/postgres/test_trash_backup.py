@@ -35,7 +35,7 @@ async def kept(
     owner: KnownOwner, server: Server, wanted: CloneRequest, admin: asyncpg.Connection
 ) -> AsyncIterator[str]:
     """The name of the instance's database in the trash."""
-    name = trash_name(owner.mark, 2)
+    name = trash_name(owner.database_id)
     async with server.fenced(owner) as fenced:
         await provision(fenced, wanted, TemplateSizes())
         assert await retiring.retire(

@@ -299,13 +299,14 @@ class TrashWalk(Walk):
 _STATE = """
 SELECT i.state,
        CASE WHEN (i.arguments ->> 'keep')::boolean THEN 'Trash' ELSE i.operation END,
-       i.jobnumber, i.attempt, j.status, i.publishedat IS NOT NULL,
+       i.jobnumber, i.attempt, j.status, own.publishedat IS NOT NULL,
        i.undodue, i.name, i.newname,
        (SELECT name FROM dbo.odsinstances AS o WHERE o.odsinstanceid = i.odsinstanceid),
-       i.trashedat IS NOT NULL,
+       own.reason IS NOT NULL,
        EXISTS (SELECT FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = i.odsinstanceid),
        jsonb_array_length(i.setaside -> 'contexts') > 0 AS aside
-FROM adminapi.dbinstances AS i LEFT JOIN adminapi.jobstatuses AS j
+FROM adminapi.dbinstances AS i JOIN adminapi.databases AS own ON own.databaseid = i.databaseid
+LEFT JOIN adminapi.jobstatuses AS j
 ON j.jobid = format('%sInstanceJob-%s-%s',
                     CASE WHEN i.operation = 'Detach' THEN 'Delete' ELSE i.operation END,
                     i.odsinstanceid, i.jobnumber)

@@ -29,14 +29,14 @@ from ods.registry.storage.errors import (
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import DbInstance
 from ods.tenants.tenant import Tenant
-from tests.postgres.instance_states import CONNECTION_STRING, bring_to, let_time_pass, stores
+from tests.postgres.instance_states import CONNECTION_STRING, add_version, bring_to, let_time_pass, stores
 
 pytestmark = pytest.mark.long
 
 PURGE = Delete(Way.DROP)
 _BACKED_UP = Delete(Way.DROP, final_backup=True)
 PROTECTED = AttributeChanges(protected=True)
-_DUE = "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - interval '3 days'"
+_DUE = "UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) - interval '3 days'"
 _CONTEXT = (
     "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
     " VALUES ($1, 'year', '2027')"
@@ -353,7 +353,7 @@ async def test_parts_are_set_aside_when_the_ods_instance_is_deleted(
     await job_store.begin(requested.job)
     assert await job_store.finish_delete(requested.job)
     row = await row_of(queries, job)
-    assert (row.is_in_trash, row.deleted_by, await contexts(rows, job)) == (True, "a client", 0)
+    assert (row.is_in_trash, row.database.trashed_by, await contexts(rows, job)) == (True, "a client", 0)
     undelete = (await instances.request_undelete(job.instance_id)).job
     await job_store.begin(undelete)
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
@@ -367,7 +367,7 @@ async def test_nothing_is_in_the_trash_when_there_was_no_database_to_keep(
     job = (await instances.request_delete(failed.instance_id)).job
     assert (job.rules.to_trash, job.published) == (True, False)  # there may be one all the same
     await job_store.begin(job)
-    await job_store.finish_delete(replace(job, trash_database=None))
+    await job_store.finish_delete(job, is_lost=True)
     assert not (await row_of(queries, job)).is_in_trash
     with pytest.raises(InstanceNotFoundError):
         await instances.request_undelete(job.instance_id)
@@ -442,12 +442,12 @@ async def test_purge_is_neither_due_nor_retried_when_it_was_cancelled_but_grante
         assert waiting is not None
         assert await cancellations.cancel_waiting(waiting)
     row = await row_of(queries, purge)
-    assert (row.status, row.is_in_trash, row.purge_after) == (InstanceStatus.DELETED, True, None)
+    assert (row.status, row.is_in_trash, row.database.purge_after) == (InstanceStatus.DELETED, True, None)
     job = await queries.job(purge.job_id)
     assert job is not None
     reason = CANCELLED_WITHOUT_WORKFLOW if when == "has lost its workflow" else CANCELLED
     assert (job.status, job.error_message) == (JobStatus.ERROR, reason)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = localtimestamp - interval '1 year'")
+    await rows.execute("UPDATE adminapi.databases SET purgeafter = localtimestamp - interval '1 year'")
     assert not await instances.is_purge_due()
     assert await job_store.unfinished_deletes({}) == []
     assert not (await job_store.begin(replace(purge, attempt=row.attempt + 1))).held
@@ -527,12 +527,7 @@ async def test_drop_that_was_called_off_is_not_finished_when_the_instance_had_an
         undelete = (await instances.request_undelete(trashed.instance_id)).job
         assert (await job_store.begin(undelete)).held
         assert await job_store.finish_undelete(undelete, "of no use")
-    await rows.execute(
-        "INSERT INTO adminapi.instanceversions (instanceid, databasetemplate, databasename, jobnumber,"
-        " databaseid, replacedat, purgeafter)"
-        " VALUES ($1, 'Minimal', 'ods_trash_before', 2, gen_random_uuid(), now(), now())",
-        trashed.instance_id,
-    )
+    await add_version(rows, trashed.instance_id)
     purge = (await instances.request_delete(trashed.instance_id, PURGE)).job
     assert (await job_store.begin(purge)).held
     match called_off:
@@ -845,8 +840,8 @@ async def test_what_is_due_longest_is_purged_first_and_what_has_failed_is_left(
     assert not await instances.is_purge_due()
     for age, job in enumerate(jobs[:4]):
         await rows.execute(
-            "UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now()) - $1::interval"
-            " WHERE id = $2",
+            "UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) - $1::interval"
+            " WHERE instanceid = $2",
             timedelta(days=age + 1),
             job.instance_id,
         )
@@ -907,7 +902,9 @@ async def test_protected_instance_is_not_purged_when_it_was_protected_while_it_w
     await job_store.begin(undelete)
     await job_store.fail(undelete, "The server is away.")
     await job_store.end_undo(undelete)
-    await rows.execute("UPDATE adminapi.dbinstances SET purgeafter = timezone('utc', now())")
+    await rows.execute(
+        "UPDATE adminapi.databases SET purgeafter = timezone('utc', now()) WHERE reason = 'deleted'"
+    )
     assert not await instances.is_purge_due()
     assert await instances.request_due_purges(20, []) == []
     with pytest.raises(RefusedError, match="protected") as refused:
@@ -943,7 +940,7 @@ async def test_delete_is_refused_and_the_instance_as_before_when_it_was_protecte
     await rows.execute("UPDATE adminapi.dbinstances SET isprotected = true")
     assert not (await job_store.begin(delete)).held
     row = await row_of(queries, created)
-    assert (row.status, row.trash_database, row.purge_after, row.deleted_by) == ("Completed", *[None] * 3)
+    assert (row.status, row.database.purge_after, row.database.trashed_by) == ("Completed", None, None)
     assert "protected" in str(row.error_message)
     assert await queries.ods_instance(created.ods_instance_id) is not None
 
@@ -963,7 +960,11 @@ async def test_attributes_come_back_when_the_instance_does(
     await job_store.begin(undelete)
     assert await job_store.finish_undelete(undelete, CONNECTION_STRING)
     row = await queries.instance(created.instance_id)
-    assert (row.description, row.labels, row.template_generation) == ("A pilot", {"stage": "live"}, 4)
+    assert (row.description, row.labels, row.database.template_generation) == (
+        "A pilot",
+        {"stage": "live"},
+        4,
+    )
     (after,) = await queries.contexts_of(created.ods_instance_id)
     assert (after.id, after.key, after.value) == (before.id, "year", "2027")
 
@@ -1077,7 +1078,7 @@ async def test_time_in_the_trash_begins_with_the_end_of_the_delete_when_it_was_r
     assert (await job_store.begin(retry)).held
     assert await job_store.finish_delete(retry)
     assert not await instances.is_purge_due()
-    left = await rows.fetchval("SELECT purgeafter - timezone('utc', now()) FROM adminapi.dbinstances")
+    left = await rows.fetchval("SELECT purgeafter - timezone('utc', now()) FROM adminapi.databases")
     assert left > timedelta(days=6)
 
 

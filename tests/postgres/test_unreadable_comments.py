@@ -38,7 +38,7 @@ class Case:
 
     @property
     def trash(self) -> str:
-        return trash_name(self.owner.mark, 2)
+        return trash_name(self.owner.database_id)
 
     @property
     def exchange(self) -> Exchange:

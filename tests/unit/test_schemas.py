@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy.orm.attributes import set_committed_value
 
 from api.routes.audit import AuditAnswer
 from api.routes.jobs import JobAnswer
@@ -20,6 +21,7 @@ from ods.registry.ods_instances.applications import Application
 from ods.registry.storage.models import (
     AuditRow,
     DbInstance,
+    InstanceDatabase,
     Job,
     OdsInstance,
     OdsInstanceContext,
@@ -41,16 +43,16 @@ INSTANCE = DbInstance(
     last_modified=AT,
     operation="Create",
     arguments_column={"origin": {}},
-    origin_column={},
     job_number=1,
     attempt=1,
     mark=UUID(int=1),
     new_name=None,
     error_message=None,
-    template_generation=3,
     is_protected=True,
     labels={"district": "255901"},
+    database_id=UUID(int=3),
 )
+set_committed_value(INSTANCE, "database", InstanceDatabase(origin_column={}, template_generation=3))
 JOB = InstanceJob(
     *(
         "default",

@@ -20,7 +20,7 @@ _FULL = replace(
     operation=Operation.RESET,
     arguments=MakeArguments(CopyOrigin(7, mark="its")),
     replacement=Replacement(
-        *("its id", "Minimal", "staging", "replaced", 60),
+        *("its id", "Minimal", 60),
         from_trash=False,
         by=None,
         keeps=True,

@@ -281,6 +281,12 @@ class Script:
         return self.recorded
 
     @activity.defn
+    async def finish_delete_of_lost(self, job: InstanceJob) -> bool:
+        self.finished.append(job)
+        await self._follow("finish_delete_of_lost")
+        return self.recorded
+
+    @activity.defn
     async def finish_rename(self, job: InstanceJob) -> bool:
         await self._follow("finish_rename")
         return self.recorded
@@ -410,6 +416,7 @@ class Script:
             self.purge_version,
             self.compensate,
             self.finish_delete,
+            self.finish_delete_of_lost,
             self.finish_rename,
             self.fail,
             self.record_wait,

@@ -50,7 +50,7 @@ def client(temporal: Client) -> Client:
 @pytest.fixture
 def told(job: InstanceJob) -> Mapping[str, Any]:
     """What a purge of this release is told, as its history has it."""
-    return asdict(of_kind(job, "Purge", published=True, trash_database="ods_trash_7f2a_2"))
+    return asdict(of_kind(job, "Purge", published=True))
 
 
 async def _started(

@@ -34,7 +34,6 @@ def purge(job: InstanceJob) -> InstanceJob:
         number=3,
         request=NEXT_REQUEST,
         published=True,
-        trash_database="ods_trash_7f2a_2",
     )
 
 
@@ -46,7 +45,6 @@ def trash(job: InstanceJob) -> InstanceJob:
         arguments=DeleteArguments(keep=True, backup_first=True),
         number=2,
         published=True,
-        trash_database="ods_trash_7f2a_2",
     )
 
 

@@ -34,8 +34,7 @@ def start(client: Client, queue: str, job: InstanceJob) -> Start:
         kind: str, origin: Origin = FROM_TEMPLATE, *, keeps: bool = True, backup_queue: str = queue
     ) -> WorkflowHandle[Any, Any]:
         replacement = Replacement(
-            *("0f6b1f6e-1111-4222-8333-444444444444", "Minimal", "ods_reset_0f6b", "ods_trash_7f2a_2"),
-            604_800,
+            *("0f6b1f6e-1111-4222-8333-444444444444", "Minimal", 604_800),
             from_trash=kind == "UndoReset",
             by=None,
             keeps=keeps,

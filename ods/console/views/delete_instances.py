@@ -78,7 +78,7 @@ class DeletionLine(InUse):
 
     @property
     def _was_never_created(self) -> bool:
-        return self.row.published_at is None and self.row.is_live
+        return not self.row.is_published and self.row.is_live
 
 
 @dataclass(frozen=True)

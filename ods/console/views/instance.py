@@ -30,7 +30,7 @@ from ods.registry.storage.listing import Page
 from ods.registry.storage.models import (
     DbInstance,
     EducationOrganization,
-    InstanceVersion,
+    InstanceDatabase,
     Job,
     OdsInstanceDerivative,
 )
@@ -108,7 +108,7 @@ class InstanceCopies:
     can: InstanceActions
     backups: Sequence[BackupRow]
     snapshots: Sequence[ListedSnapshot]
-    versions: Sequence[InstanceVersion]
+    versions: Sequence[InstanceDatabase]
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,8 @@ class InstanceView:
 
     async def source(self, row: DbInstance) -> DbInstance | None:
         """The instance that this one is a copy of; None if it is none."""
-        return None if row.copy_of is None else await self._queries.any_instance(row.copy_of)
+        copy_of = row.database.copy_of
+        return None if copy_of is None else await self._queries.any_instance(copy_of)
 
     async def contexts(self, instance_id: int) -> InstanceContexts:
         """By what the ODS/API chooses it.

@@ -13,7 +13,7 @@ from api.services.resets import ResetServiceDep
 from ods.console.views.in_use import InUse
 from ods.console.views.origins import DryRun, OriginChoices, OriginViewDep, chosen_plan
 from ods.registry.instances.refusals import protection_refusal
-from ods.registry.storage.models import InstanceVersion
+from ods.registry.storage.models import InstanceDatabase
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ResetPage:
     protection: str | None
     choices: OriginChoices
     days: int
-    version: InstanceVersion | None
+    version: InstanceDatabase | None
 
     @property
     def told(self) -> str:
@@ -96,8 +96,8 @@ class ResetView:
         return chosen_plan(DryRun(plan, database, source=await self._origins.source_of(plan)), form)
 
 
-def _can_come_back(version: InstanceVersion, database: str | None) -> bool:
-    return version.purging_since is None and database in {None, version.database_name}
+def _can_come_back(version: InstanceDatabase, database: str | None) -> bool:
+    return version.purging_since is None and database in {None, version.trash_name}
 
 
 ResetViewDep = Annotated[ResetView, Depends()]

@@ -93,6 +93,6 @@ def _meaning(row: DbInstance, status: InstanceStatus, operation: Operation) -> s
 
 def _meaning_of_deleted(row: DbInstance) -> str:
     # What an Admin API had deleted may have had a database: its delete is its first job.
-    if row.published_at is None and row.job_number > 1:
+    if not row.is_published and row.job_number > 1:
         return t("meaning.never_created")
     return t("meaning.in_trash" if row.is_in_trash else "meaning.gone")

@@ -55,8 +55,8 @@ class TrashView:
         """A part of the trash."""
         page = Page("DeletedAt", descending=True, offset=(number - 1) * PER_PAGE, limit=PER_PAGE)
         rows = await self._queries.trash(page)
-        sizes = await database_sizes(self._server, [row.trash_database for row in rows if row.trash_database])
-        shown = [TrashRow(row, sizes.get(row.trash_database or "")) for row in rows]
+        sizes = await database_sizes(self._server, [row.trash_database for row in rows])
+        shown = [TrashRow(row, sizes.get(row.trash_database)) for row in rows]
         return TrashPage(shown, Paging(number, PER_PAGE, await self._queries.trash_count()), self._days)
 
 

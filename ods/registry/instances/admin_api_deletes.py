@@ -25,8 +25,7 @@ from ods.model.arguments import DeleteArguments
 from ods.model.operations import BACK_TO_EARLIER, JOB_UNDER_WAY, RULES, InstanceStatus, JobStatus, Operation
 from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.steps import job_values
-from ods.registry.instances.versions import name_in_trash
-from ods.registry.storage.models import UTC_NOW, DbInstance, Job
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceDatabase, Job
 
 _WORD = case(
     (DbInstance.brings_earlier_back, BACK_TO_EARLIER.word),
@@ -57,7 +56,7 @@ def to_the_trash(rules: DeleteRules) -> ColumnElement[bool]:
         return new
     # An earlier delete, which has failed, may have been requested with a backup.
     backs_up = or_(literal(rules.final_backup), DbInstance.backup_first)
-    return and_(new, DbInstance.published_at.is_not(None), backs_up)
+    return and_(new, DbInstance.is_published, backs_up)
 
 
 def moved_to_trash(rules: DeleteRules, *conditions: ColumnElement[bool]) -> Update:
@@ -68,16 +67,16 @@ def moved_to_trash(rules: DeleteRules, *conditions: ColumnElement[bool]) -> Upda
     """
     chosen = select(DbInstance.id).where(to_the_trash(rules), *conditions).with_for_update(skip_locked=True)
     kept = DeleteArguments(keep=True, backup_first=not rules.trash)
-    return (
+    moved = (
         update(DbInstance)
         .where(DbInstance.id.in_(chosen))
-        .values(
-            arguments_column=asdict(kept),
-            trash_database=func.coalesce(DbInstance.trash_database, name_in_trash(DbInstance.job_number)),
-            purge_after=UTC_NOW + literal(rules.trash, Interval) if rules.trash else None,
-            deleted_by=None,
-        )
+        .values(arguments_column=asdict(kept))
+        .returning(DbInstance.id.label("instance"), DbInstance.database_id.label("database"))
+        .cte("moved")
     )
+    its = InstanceDatabase.instance_id == moved.c.instance, InstanceDatabase.database_id == moved.c.database
+    purge_after = UTC_NOW + literal(rules.trash, Interval) if rules.trash else None
+    return update(InstanceDatabase).where(*its).values(purge_after=purge_after, trashed_by=None)
 
 
 def recorded(rules: DeleteRules) -> Insert:

@@ -36,14 +36,15 @@ WITH adopted AS (
         arguments = CASE
             WHEN operation IS NULL AND state IN ('Pending_Delete', 'Deleted', 'Delete_Failed')
             THEN jsonb_build_object('keep', false, 'backup_first', false) ELSE arguments END,
-        publishedat = coalesce(publishedat, CASE
-            WHEN state IN ('Completed', 'Pending_Delete', 'Delete_Failed')
-                OR odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances)
-            THEN coalesce(lastmodifieddate, lastrefreshed) END),
         jobnumber = 1
     WHERE jobnumber = 0 AND {chosen}
-    RETURNING id, state, operation, odsinstanceid, databasetemplate, lastrefreshed,
+    RETURNING id, databaseid, state, operation, odsinstanceid, databasetemplate, lastrefreshed,
               coalesce(lastmodifieddate, lastrefreshed) AS changed
+), published AS (
+    UPDATE adminapi.databases AS own SET publishedat = coalesce(publishedat, adopted.changed)
+    FROM adopted WHERE own.instanceid = adopted.id AND own.databaseid = adopted.databaseid
+        AND (adopted.state IN ('Completed', 'Pending_Delete', 'Delete_Failed')
+             OR adopted.odsinstanceid IN (SELECT odsinstanceid FROM dbo.odsinstances))
 )
 INSERT INTO adminapi.jobstatuses
     (jobid, status, createdat, finishedat, dbinstanceid, operation, databasetemplate)

@@ -5,22 +5,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
+from sqlalchemy import func
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
 
 from ods.model.operations import ADOPTABLE, BRING_BACK, RULES, InstanceStatus, Operation, is_usable
 from ods.model.revisions import Role
 from ods.registry.instances import refusals, reservations
 from ods.registry.instances.copies import require_not_copied
-from ods.registry.instances.job_store import OUT_OF_TRASH
+from ods.registry.instances.job_store import COME_BACK
 from ods.registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
 from ods.registry.instances.revisions import record_revision
 from ods.registry.instances.set_aside import give_back
 from ods.registry.instances.steps import JobFactory
-from ods.registry.instances.versions import ReplacedDatabase, forget_version, keep_versions, recorded_version
+from ods.registry.instances.versions import ReplacedDatabase, keep_versions, record_version
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
-from ods.registry.storage.models import UTC_NOW, DbInstance
+from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase
 from ods.registry.storage.sessions import RegistrySessions
 
 
@@ -92,7 +95,6 @@ class AdoptionStore:
             if database is not None:  # before its comment is written: it may be another instance's
                 await self._call_database(session, instance, database)
             yield instance
-            await forget_version(session, instance)
 
     @asynccontextmanager
     async def bringing_back(
@@ -115,9 +117,11 @@ class AdoptionStore:
             refusals.require_state(instance, BRING_BACK.sources, "given a database")
             await refusals.require_place(session, instance, instance.name, database.name)
             left, kept = instance.database_name, instance.set_aside
-            was_published = instance.published_at is not None
+            was_published = instance.is_published
+            for name, value in COME_BACK.items():
+                setattr(instance, name, value)
             for column, value in OUT_OF_TRASH.items():
-                setattr(instance, column, value)
+                setattr(instance.database, column.key, value)
             # As after an undelete that is done, with a number above all others, also those forgotten here.
             instance.operation, instance.arguments_column = Operation.UNDELETE, {}
             instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
@@ -125,9 +129,10 @@ class AdoptionStore:
             instance.status = BRING_BACK.target
             instance.last_modified = UTC_NOW
             instance.database_name = database.name
-            instance.published_at = instance.published_at or UTC_NOW
+            instance.database.published_at = instance.database.published_at or UTC_NOW
             await session.flush()
             await session.refresh(instance)
+            await session.refresh(instance.database)
             job = replace(self._factory.last_attempt(instance), published=was_published)
             await start_routing(session, job, database.connection_string)
             renamed = partial(self._strings.renamed, left, database.name)
@@ -135,7 +140,6 @@ class AdoptionStore:
             await reservations.leave_name(session, instance.id, left, database.name)
             await keep_versions(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
             yield instance
-            await forget_version(session, instance)
 
     @staticmethod
     def go_on_after(instance: DbInstance, number: int) -> None:
@@ -149,10 +153,36 @@ class AdoptionStore:
             instance.request, instance.cancelled_attempt = uuid4(), None
             instance.last_modified = UTC_NOW
 
+    @staticmethod
+    async def hand_over(
+        instance: DbInstance, database_id: UUID, template_generation: int | None, *, is_published: bool
+    ) -> None:
+        """Record which database is the instance's own, in the block that yields the instance."""
+        session = _session_of(instance)
+        own = insert(InstanceDatabase).values(
+            instance_id=instance.id,
+            database_id=database_id,
+            database_template=instance.database_template,
+            template_generation=template_generation,
+            published_at=UTC_NOW if is_published else None,
+        )
+        known = [InstanceDatabase.instance_id, InstanceDatabase.database_id]
+        published_at = func.coalesce(InstanceDatabase.published_at, own.excluded.publishedat)
+        changed: dict[Any, object] = {
+            **OUT_OF_TRASH,
+            InstanceDatabase.template_generation: template_generation,
+            InstanceDatabase.published_at: published_at,
+        }
+        await session.execute(own.on_conflict_do_update(index_elements=known, set_=changed))
+        instance.database_id = database_id
+        await session.flush()
+        await session.refresh(instance)
+        await session.refresh(instance, ["database"])
+
     async def keep_replaced(
         self, instance: DbInstance, replaced: Sequence[ReplacedDatabase], known: Collection[str]
     ) -> None:
-        """Record databases in the trash that the instance had before resets, unless their names are `known`.
+        """Record databases in the trash that the instance had before resets, unless their ids are `known`.
 
         To be called in the block that yields the instance: its transaction records them. Whatever the
         settings say, they can come back for a while at least: the operator may have confused them with the
@@ -160,8 +190,9 @@ class AdoptionStore:
         """
         session = _session_of(instance)
         earliest = await end_of(session, KEPT_IN_DOUBT)
-        unknown = (one for one in replaced if one.name not in known)
-        session.add_all([recorded_version(instance, one, self._trash, earliest) for one in unknown])
+        for one in replaced:
+            if one.database_id not in known:
+                await record_version(session, instance, one, self._trash, earliest)
         await keep_versions(session, instance.id, KEPT_IN_DOUBT)
         for one in replaced:
             await record_revision(session, instance.id, UUID(one.database_id), one.revision, Role.RETAINED)
@@ -200,8 +231,6 @@ class AdoptionStore:
                 ),
                 attempt=1,
                 mark=UUID(lost.mark),
-                published_at=UTC_NOW,
-                template_generation=lost.template_generation,
                 database_id=UUID(lost.database_id),
                 last_refreshed=UTC_NOW,
                 last_modified=UTC_NOW,
@@ -209,7 +238,8 @@ class AdoptionStore:
             )
             session.add(instance)
             await session.flush()
-            await session.refresh(instance)
+            its = UUID(lost.database_id), lost.template_generation
+            await self.hand_over(instance, *its, is_published=True)
             await self.record_revision(instance, lost.revision)
             await start_routing(session, self._factory.next_attempt(instance), database.connection_string)
             return instance
@@ -226,7 +256,7 @@ class AdoptionStore:
         await reservations.leave_name(session, instance.id, left, database.name)
         instance.database_name = database.name
         instance.last_modified = UTC_NOW
-        if instance.published_at is None and instance.status != InstanceStatus.COMPLETED:
+        if not instance.is_published and instance.status != InstanceStatus.COMPLETED:
             return  # it was never created: an ODS instance that has its id is another product's
         names = (left, database.name)
         routed = await move_routing(

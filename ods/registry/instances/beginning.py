@@ -26,7 +26,7 @@ from ods.registry.instances.set_aside import (
     keep_own_contexts,
     set_routing_aside,
 )
-from ods.registry.instances.steps import Guard, fencing_token, is_at, is_cancelled, take_step
+from ods.registry.instances.steps import Guard, fencing_token, is_at, is_cancelled, own_database, take_step
 from ods.registry.instances.versions import replacement_obstacle
 from ods.registry.snapshots import rows as snapshots
 from ods.registry.storage.errors import NameTakenError
@@ -80,9 +80,12 @@ async def _protection(session: AsyncSession, job: InstanceJob) -> str | None:
 async def _refused(session: AsyncSession, job: InstanceJob, reason: str) -> bool:
     """Let the job fail before it begins, if its instance waits for this attempt."""
     instance = await session.get_one(DbInstance, job.instance_id)
-    step, values = await ending_before_begin(session, instance, reason)
+    ending = await ending_before_begin(session, instance, reason)
     before = fencing_token(job, job.attempt - 1)
-    ended = await take_step(session, job, step, {**values, "error_message": reason}, before)
+    values = {**ending.instance, "error_message": reason}
+    ended = await take_step(session, job, ending.step, values, before)
+    if ended and ending.database:
+        await session.execute(own_database(job).values(ending.database))
     if ended:
         await revisions.forget_intended(session, job)
     return ended

@@ -9,14 +9,16 @@ instance stays as it was, its status does not let the job begin.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import SQLColumnExpression, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import aliased
 
 from ods.model.arguments import KEEP, takes_away
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
+from ods.model.revisions import TrashReason
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
 from ods.registry.instances.admin_api_deletes import is_recorded
 from ods.registry.instances.jobs import InstanceJob, job_id
@@ -28,13 +30,14 @@ from ods.registry.instances.steps import (
     is_to_end,
     is_tried_after_outage,
     job_record,
+    own_database,
     purge_follows,
     readable,
     take_step,
 )
 from ods.registry.keeping import keep_trash
 from ods.registry.storage.errors import JobRefusedError
-from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceVersion, Job, OdsInstance
+from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceDatabase, Job, OdsInstance
 from ods.registry.storage.sessions import RegistrySessions
 
 CANCELLED = "The job was cancelled before it began."
@@ -50,16 +53,16 @@ CANCELLED_IN_DOUBT = (
     " is still wanted."
 )
 """Why a job has failed that would have dropped a database of a registry that may have been restored."""
-CANCELLED_PURGE: Mapping[str, object] = {"error_message": None, "purge_after": None}
-"""Columns of an instance whose purge was cancelled: only a request purges it from the trash now."""
-NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP), "purge_after": None}
-"""Columns of an instance in the trash after whose delete no purge follows any more."""
+NOT_DUE: Mapping[Any, object] = {InstanceDatabase.purge_after: None}
+"""Columns of a database in the trash that only a request purges."""
+NO_PURGE_FOLLOWS: Mapping[str, object] = {"arguments_column": asdict(KEEP)}
+"""Columns of an instance after whose delete no purge follows any more."""
+_NOT_DELETED: Mapping[Any, object] = {**NOT_DUE, InstanceDatabase.trashed_by: None}
+"""Columns of a database whose delete was called off."""
 
 # These jobs count no attempt: a counted one may have published the database, and deletes rely on that.
 _KEPT: Mapping[str, object] = {
-    **dict.fromkeys(("error_message", "new_name", "new_database_name", "trash_database")),
-    "purge_after": None,
-    "deleted_by": None,
+    **dict.fromkeys(("error_message", "new_name", "new_database_name")),
     "outages": 0,
 }
 
@@ -134,13 +137,13 @@ class JobCancellations:
             update(DbInstance)
             .where(*fencing_token(job), DbInstance.status == InstanceStatus.IN_PROGRESS)
             .values(cancelled_attempt=job.attempt)
-            .returning(DbInstance)
+            .returning(DbInstance.id)
         )
         async with self._sessions.transaction() as session:
-            instance = await session.scalar(recorded)
-            if instance is not None and _drops_for_good(instance):
-                await renew(session, instance.id)
-        return instance is not None
+            is_recorded = await session.scalar(recorded) is not None
+            if is_recorded and takes_away(job.operation, job.arguments):
+                await renew(session, job.instance_id)
+        return is_recorded
 
     async def is_cancelled(self, job: InstanceJob) -> bool:
         """Whether this very attempt is under way, and a client has cancelled it."""
@@ -218,11 +221,13 @@ class JobCancellations:
     ) -> bool:
         """Take the attempt for which the locked instance waits, if it does, and let it fail at once."""
         due = self._factory.next_attempt(instance)
-        step, ending = await ending_before_begin(session, instance, cancelled=reason)
-        attempt = ending.get("attempt", due.attempt)
-        values = {**ending, "cancelled_attempt": attempt}
+        ending = await ending_before_begin(session, instance, cancelled=reason)
+        step, attempt = ending.step, ending.instance.get("attempt", due.attempt)
+        values = {**ending.instance, "cancelled_attempt": attempt}
         if not await take_step(session, due, step, values, fencing_token(due, due.attempt - 1)):
             return False
+        if ending.database:
+            await session.execute(own_database(due).values(ending.database))
         await forget_intended(session, due)
         await keep_for_another_restore(session, due)
         await session.execute(job_record(due, step.job, reason))
@@ -232,11 +237,20 @@ class JobCancellations:
 async def _call_off_what_passes_do(session: AsyncSession) -> None:
     """Let no pass purge after a delete, try a failed delete again, or drop a version that it has claimed."""
     in_trash = DbInstance.is_in_trash, DbInstance.status.in_(AT_REST), purge_follows()
-    no_purge = update(DbInstance).where(*in_trash).values({**NO_PURGE_FOLLOWS, **CANCELLED_PURGE})
-    await session.execute(no_purge)
+    await call_off_purges(session, *in_trash)
     has_failed = DbInstance.status == InstanceStatus.DELETE_FAILED
     await session.execute(update(DbInstance).where(has_failed).values(outages=0, **CALLED_OFF))
-    await session.execute(update(InstanceVersion).values(purging_since=None))
+    claimed = update(InstanceDatabase).where(InstanceDatabase.purging_since.is_not(None))
+    await session.execute(claimed.values(purging_since=None))
+
+
+async def call_off_purges(session: AsyncSession, *conditions: SQLColumnExpression[bool]) -> Sequence[int]:
+    """Let no purge follow the deletes of the instances that fulfil these conditions; returns their ids."""
+    called_off = update(DbInstance).where(*conditions).values({**NO_PURGE_FOLLOWS, "error_message": None})
+    ids = (await session.scalars(called_off.returning(DbInstance.id))).all()
+    trashed = InstanceDatabase.instance_id.in_(ids), InstanceDatabase.reason == TrashReason.DELETED
+    await session.execute(update(InstanceDatabase).where(*trashed).values(NOT_DUE))
+    return ids
 
 
 async def _keep_last_backups(session: AsyncSession) -> None:
@@ -273,23 +287,34 @@ async def _instance_at(session: AsyncSession, job: Job, *, lock: bool = False) -
     return instance if last == job.job_id else None
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a job ends before it begins: the step, and the columns of the instance and of its database."""
+
+    step: Step
+    instance: Mapping[str, object]
+    database: Mapping[Any, object]
+
+
 async def ending_before_begin(
     session: AsyncSession, instance: DbInstance, refusal: str | None = None, *, cancelled: str = CANCELLED
-) -> tuple[Step, Mapping[str, object]]:
-    """How a job ends that is refused (`refusal`) or cancelled before it begins: the step, and its columns.
+) -> Ending:
+    """How a job ends that is refused (`refusal`) or cancelled before it begins.
 
     The caller has locked the instance. The reason is written to it as well, unless it is as it was before the
     job was requested.
     """
     rules = instance.rules
     if await _is_as_before(session, instance):
-        return rules.keep, {**_KEPT, "attempt": instance.attempt}
+        return Ending(rules.keep, {**_KEPT, "attempt": instance.attempt}, _NOT_DELETED)
     values: dict[str, object] = {"error_message": refusal or cancelled, "outages": 0}
-    if refusal is None and not rules.is_live:
-        values |= CANCELLED_PURGE
     if instance.attempt == 0:  # otherwise the reconcile pass undoes what the attempts have done
         values["replacement"] = None
-    return rules.refuse if refusal else rules.cancel, values
+    if refusal is not None:
+        return Ending(rules.refuse, values, {})
+    if rules.is_live:
+        return Ending(rules.cancel, values, {})
+    return Ending(rules.cancel, {**values, "error_message": None}, NOT_DUE)
 
 
 async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
@@ -306,6 +331,8 @@ async def keep_if_refused(session: AsyncSession, instance: DbInstance) -> None:
         await session.execute(
             update(DbInstance).where(DbInstance.id == instance.id).values(**kept, last_modified=UTC_NOW)
         )
+        own = update(InstanceDatabase).where(InstanceDatabase.id == instance.database.id)
+        await session.execute(own.values(_NOT_DELETED))
 
 
 async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
@@ -317,7 +344,7 @@ async def _is_as_before(session: AsyncSession, instance: DbInstance) -> bool:
         return False
     if instance.rules.ends_use:  # only when it begins: before that, it touches no database
         its = select(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
-        is_whole = instance.published_at is not None and not instance.undo_due
+        is_whole = instance.is_published and not instance.undo_due
         return is_whole and bool(await session.scalar(select(exists(its))))
     if instance.attempt != 0:
         return False

@@ -40,12 +40,18 @@ SELECT {_SET} AS contexts FROM unnest(CAST(:keys AS text[]), CAST(:values AS tex
 _LOCK = f"SELECT pg_advisory_xact_lock(hashtextextended(contexts::text, {_SETS})) FROM ({_WANTED}) AS wanted"  # noqa: S608 - constants
 _RESERVED = f"""
 SELECT 'reserved' AS place, odsinstanceid AS owner, name, reserved.key, reserved.value
-FROM adminapi.managed_instances, jsonb_each_text(owncontexts) AS reserved
-WHERE owncontexts IS NOT NULL AND publishedat IS NULL AND state <> '{InstanceStatus.DELETED}'
+FROM adminapi.databases AS own
+JOIN adminapi.managed_instances AS instance
+    ON instance.id = own.instanceid AND instance.databaseid = own.databaseid,
+    jsonb_each_text(owncontexts) AS reserved
+WHERE publishedat IS NULL AND owncontexts IS NOT NULL AND state <> '{InstanceStatus.DELETED}'
 UNION ALL
 SELECT 'set aside', odsinstanceid, name, kept ->> 'key', kept ->> 'value'
-FROM adminapi.managed_instances, jsonb_array_elements(setaside -> 'contexts') AS kept
-WHERE trashedat IS NOT NULL
+FROM adminapi.databases AS own
+JOIN adminapi.managed_instances AS instance
+    ON instance.id = own.instanceid AND instance.databaseid = own.databaseid,
+    jsonb_array_elements(setaside -> 'contexts') AS kept
+WHERE reason IS NOT NULL
     AND operation IN ({quoted(BRINGING_BACK)}) AND state <> '{InstanceStatus.DELETED}'
 """  # noqa: S608 - constants
 _PUBLISHED = """
@@ -147,7 +153,7 @@ async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts
         InvalidError: another instance has just these.
         RefusedError: the ODS instance has been removed.
     """
-    if instance.published_at is None:
+    if not instance.is_published:
         await require_free_contexts(session, contexts, instance.ods_instance_id)
         instance.own_contexts = dict(contexts) or None
         return

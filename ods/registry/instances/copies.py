@@ -5,7 +5,7 @@ makes it a copy of this one. No other record begins or ends a hold, so none is l
 held instance and for a copy of it both lock its row: either sees what the other has committed.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import assert_never
 
 from sqlalchemy import Select, select
@@ -111,14 +111,6 @@ def made_of(origin: Origin, source: DbInstance | None) -> Origin:
     if not isinstance(origin, CopyOrigin):
         return origin
     return replace(origin, mark=None if source is None else str(source.mark))
-
-
-def recorded_origin(origin: Origin, source: DbInstance | None) -> dict[str, object]:
-    """The columns of a new instance that hold its origin."""
-    recorded: dict[str, object] = {"origin_column": asdict(made_of(origin, source))}
-    if not isinstance(origin, CopyOrigin):
-        return recorded
-    return {**recorded, "template_generation": source.template_generation if source else None}
 
 
 async def hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | None:

@@ -55,7 +55,7 @@ class DeleteRules:
         Not if it was never created: an ODS instance that has its id is another product's.
         """
         is_trashed = rules_of_way(self.way(instance, delete)).to_trash
-        return is_trashed and instance.published_at is not None and not self.backs_up(instance, delete)
+        return is_trashed and instance.is_published and not self.backs_up(instance, delete)
 
     def forgotten_contexts(self, instance: DbInstance, delete: Delete) -> Mapping[str, str]:
         """The contexts that such a delete for good forgets together with a live instance: its own.
@@ -72,12 +72,12 @@ class DeleteRules:
 
     def backs_up(self, instance: DbInstance, delete: Delete) -> bool:
         """Whether such a delete of the instance, or its purge from the trash, makes a backup of it first."""
-        has_database = instance.is_in_trash or instance.published_at is not None
+        has_database = instance.is_in_trash or instance.is_published
         return self.may_back_up(delete) and has_database
 
     def drops_at_delete(self, instance: DbInstance) -> bool:
         """Whether a plain delete drops the database of a live instance at once."""
-        is_whole = instance.is_live and instance.published_at is not None
+        is_whole = instance.is_live and instance.is_published
         return is_whole and not self.can_come_back(instance, PLAIN_DELETE)
 
 
@@ -85,4 +85,4 @@ def drops_at_retry(instance: DbInstance) -> bool:
     """Whether a retry of the instance's last job, which has failed, drops its database for good."""
     can_be_retried = instance.status in instance.rules.retry.sources
     drops = drops_database(Operation(instance.operation), instance.arguments)
-    return can_be_retried and drops and instance.published_at is not None
+    return can_be_retried and drops and instance.is_published

@@ -1,16 +1,18 @@
 """What workers do with the jobs of instances: their steps, and the queries of the passes that find jobs."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
     Interval,
     Select,
+    SQLColumnExpression,
     and_,
     exists,
     false,
@@ -24,14 +26,14 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
-from ods.model.revisions import KnownRevisions, revision_by
+from ods.model.revisions import KnownRevisions, TrashReason, revision_by
 from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
 from ods.registry.instances import admin_api_deletes, ods_routing, revisions, versions
 from ods.registry.instances.beginning import begin
-from ods.registry.instances.cancelling import CANCELLED_PURGE, NO_PURGE_FOLLOWS, keep_if_refused
+from ods.registry.instances.cancelling import NO_PURGE_FOLLOWS, NOT_DUE, call_off_purges, keep_if_refused
 from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
 from ods.registry.instances.reservations import leave_name, name_taken
@@ -52,6 +54,7 @@ from ods.registry.instances.steps import (
     is_to_end,
     is_tried_after_outage,
     job_record,
+    own_database,
     purge_follows,
     readable,
     take_step,
@@ -60,14 +63,12 @@ from ods.registry.instances.steps import (
 )
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import CancelledDropError, ContextTakenError
-from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job
+from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase, Job
 from ods.registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from ods.settings.settings import VerifyPolicy
 
 _NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
-_NOTHING_KEPT = {"trash_database": None, "purge_after": None, "set_aside": None}
-_LIVE = {"trashed_at": None, "deleted_by": None, "error_message": None}
-OUT_OF_TRASH: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, **_LIVE}
+COME_BACK: dict[str, object] = {**_NO_NEW_NAMES, "set_aside": None, "error_message": None}
 """Columns of an instance that has come back from the trash."""
 _FORGOTTEN_ATTEMPTS = 10
 """How many attempts at a create a restored registry may have forgotten at most."""
@@ -252,17 +253,17 @@ class JobStore:
     async def _complete(
         self, job: InstanceJob, step: Step, connection_string: str, also: Also | None
     ) -> bool:
-        created = {
-            "ods_instance_name": job.name,
-            "published_at": UTC_NOW,
-            "error_message": None,
-            "template_generation": job.template_generation,
+        created = {"ods_instance_name": job.name, "error_message": None}
+        published = {
+            InstanceDatabase.published_at: UTC_NOW,
+            InstanceDatabase.template_generation: job.template_generation,
         }
         guard = (*fencing_token(job), DbInstance.operation == Operation.CREATE)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.name)}
         async with self._sessions.transaction(conflicts) as session:
             took_step = await take_step(session, job, step, created, guard, also)
             if took_step:
+                await session.execute(own_database(job).values(published))
                 await ods_routing.start_routing(session, job, connection_string)
             return took_step or await is_at(session, guard, step.target)
 
@@ -309,8 +310,10 @@ class JobStore:
             await leave_name(session, job.instance_id, job.database, job.final_database)
             return True
 
-    async def finish_delete(self, job: InstanceJob) -> bool:
-        """Record the instance as `Deleted`: in the trash, if the job has moved its database there.
+    async def finish_delete(self, job: InstanceJob, *, is_lost: bool = False) -> bool:
+        """Record the instance as `Deleted`: in the trash, if the job moves its database there.
+
+        `is_lost` says that there was none to move.
 
         Raises:
             CancelledDropError: as for `finish_purge`, if the database was dropped.
@@ -318,28 +321,35 @@ class JobStore:
         if not (job.rules.ends_use and job.rules.is_live):
             return False
         step = job.rules.finish
-        outcome: dict[str, object] = {**_NO_NEW_NAMES, **_NOTHING_KEPT, "trashed_at": None}
-        also = partial(revisions.gone, UUID(job.database_id))
+        is_kept = job.rules.to_trash and not is_lost
         async with self._sessions.transaction() as session:
-            if job.rules.to_trash and job.trash_database is not None:
-                # The job may have waited, or been retried, until after the end that the request has computed.
-                # The client was told that the delete can be undone, even if there is no trash any more.
-                end = await end_of(session, self._trash or KEPT_IN_DOUBT)
-                also = partial(revisions.confirmed, job)
-                outcome = {
-                    **_NO_NEW_NAMES,
-                    "trashed_at": UTC_NOW,
-                    "purge_after": None if job.backup_first else func.greatest(DbInstance.purge_after, end),
-                }
             if job.rules.drops:
                 await _keep_versions_of_cancelled(session, job)
+            outcome: dict[str, object] = {**_NO_NEW_NAMES, **({} if is_kept else {"set_aside": None})}
+            gone = partial(revisions.gone, UUID(job.database_id))
+            also = partial(revisions.confirmed, job) if is_kept else gone
             took_step = await take_step(session, job, step, outcome, fencing_token(job), also)
-            follows = not job.rules.releases and not job.backup_first
-            if took_step and follows:
-                await versions.follow_delete(session, job.instance_id, kept=job.rules.to_trash)
-            if took_step and job.backup_first:  # a client may have cancelled both, too late for this one
-                await _call_off_purge(session, job, is_cancelled())
+            if took_step:
+                database = await self._in_trash(session, job) if is_kept else OUT_OF_TRASH
+                await session.execute(own_database(job).values(database))
+                if not (job.rules.releases or job.backup_first):
+                    await versions.follow_delete(session, job.instance_id, kept=job.rules.to_trash)
+                if job.backup_first:  # a client may have cancelled both, too late for this one
+                    await _call_off_purge(session, job, is_cancelled())
             return took_step or await has_taken(session, job, step, fencing_token(job))
+
+    async def _in_trash(self, session: AsyncSession, job: InstanceJob) -> Mapping[Any, object]:
+        """The columns of a database that a delete has moved to the trash."""
+        # The job may have waited, or been retried, until after the end that the request has computed. The
+        # client was told that the delete can be undone, even if there is no trash any more.
+        end = await end_of(session, self._trash or KEPT_IN_DOUBT)
+        kept_until = None if job.backup_first else func.greatest(InstanceDatabase.purge_after, end)
+        return {
+            InstanceDatabase.reason: TrashReason.DELETED,
+            InstanceDatabase.trashed_at: UTC_NOW,
+            InstanceDatabase.job_number: job.number,
+            InstanceDatabase.purge_after: kept_until,
+        }
 
     async def finish_undelete(self, job: InstanceJob, connection_string: str) -> bool:
         """Record the instance as `Completed`, route the ODS/API to it, and give back what was set aside.
@@ -352,8 +362,7 @@ class JobStore:
             "name": job.final_name,
             "ods_instance_name": job.final_name,
             "database_name": job.final_database,
-            "published_at": func.coalesce(DbInstance.published_at, UTC_NOW),
-            **OUT_OF_TRASH,
+            **COME_BACK,
         }
         guard = fencing_token_of(Operation.UNDELETE, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
@@ -363,6 +372,9 @@ class JobStore:
             also = partial(revisions.confirmed, job)
             took_step = await take_step(session, job, step, restored, guard, also)
             if took_step:
+                published_at = func.coalesce(InstanceDatabase.published_at, UTC_NOW)
+                its = {**OUT_OF_TRASH, InstanceDatabase.published_at: published_at}
+                await session.execute(own_database(job).values(its))
                 contexts = contexts_to_come_back(kept, None if job.published else own)
                 if (obstacle := await context_obstacle(session, job.ods_instance_id, contexts)) is not None:
                     raise ContextTakenError(obstacle)
@@ -390,14 +402,16 @@ class JobStore:
 
     async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
         guard = fencing_token_of(Operation.PURGE, job)
-        purged = {"trashed_at": None, "set_aside": None, "error_message": None, **_NO_NEW_NAMES}
+        purged = {"set_aside": None, "error_message": None, **_NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
+            await _lock(session, job)
             if step != job.rules.follow:
                 await _keep_versions_of_cancelled(session, job)
             also = partial(revisions.gone, UUID(job.database_id))
-            not_done = (*guard, DbInstance.trashed_at.is_not(None))
+            not_done = (*guard, DbInstance.has_database_in_trash)
             took_step = await take_step(session, job, step, purged, not_done, also)
             if took_step:
+                await session.execute(own_database(job).values(OUT_OF_TRASH))
                 await versions.follow_delete(session, job.instance_id, kept=False)
                 await append(session, _purge_entry(job, dropped=dropped))
             return took_step or await has_taken(session, job, step, guard)  # false if it was cancelled
@@ -463,13 +477,11 @@ class JobStore:
         async with self._sessions.transaction() as session:
             if job.rules.replaces:
                 return await self._exchanged(session, job, job.rules.follow, in_doubt=True)
-            generation = await session.scalar(
-                select(DbInstance.template_generation).where(*_waits_for_end(job)).with_for_update()
-            )
-            moved = update(DbInstance).where(*_waits_for_end(job)).values(_exchange(job))
+            its = (*_waits_for_end(job), DbInstance.is_live)  # a deleted one would be lost from the trash
+            moved = update(DbInstance).where(*its).values(_exchange(job))
             recorded = await session.scalar(moved.returning(DbInstance.id)) is not None
             if recorded:
-                await versions.record_exchange(session, job, generation, self._trash, in_doubt=True)
+                await versions.record_exchange(session, job, self._trash, in_doubt=True)
                 purged = update(DbInstance).where(DbInstance.id == job.instance_id, purge_follows())
                 await session.execute(purged.values(NO_PURGE_FOLLOWS))
             return recorded
@@ -482,16 +494,14 @@ class JobStore:
         What is replaced is kept as `in_doubt` also if a client has cancelled the job.
         """
         guard = (*fencing_token(job), *_is_replacing(job))
-        replaced = select(DbInstance.template_generation, is_cancelled()).where(*guard)
-        row = (await session.execute(replaced.with_for_update())).one_or_none()
+        cancelled = await session.scalar(select(is_cancelled()).where(*guard).with_for_update())
         values = {**_exchange(job), "error_message": None}
         # After a failure an earlier attempt may have exchanged them: `resolve` reads that in the comments.
         is_done = step == job.rules.finish
         also = partial(revisions.confirmed, job) if is_done else None
-        if row is None or not await take_step(session, job, step, values, guard, also):
+        if cancelled is None or not await take_step(session, job, step, values, guard, also):
             return False
-        generation, cancelled = row
-        await versions.record_exchange(session, job, generation, self._trash, in_doubt=in_doubt or cancelled)
+        await versions.record_exchange(session, job, self._trash, in_doubt=in_doubt or cancelled)
         await forget(session, job.ods_instance_id)  # until its education organizations are read anew
         return True
 
@@ -577,9 +587,10 @@ class JobStore:
         """
         has_ended = DbInstance.status.in_((InstanceStatus.DELETE_FAILED, InstanceStatus.DELETED))
         is_wanted = or_(~has_ended, _is_tried_again(half_dropped or {}))
-        is_done = and_(DbInstance.operation == Operation.PURGE, DbInstance.trashed_at.is_(None))
+        is_done = and_(DbInstance.operation == Operation.PURGE, ~DbInstance.has_database_in_trash)
         guard = (*fencing_token(job), not_(is_done), ~is_to_end(), is_wanted)
-        async with self._sessions.statement() as session:
+        async with self._sessions.transaction() as session:
+            await _lock(session, job)
             released = await take_step_once(session, job, job.rules.release, {}, guard)
         return replace(job, attempt=job.attempt + 1) if released else None
 
@@ -627,7 +638,7 @@ class JobStore:
             DbInstance.operation == Operation.PURGE,
             DbInstance.is_in_trash,
             has_mark(half_dropped.values()),
-            DbInstance.trash_database.in_(half_dropped),
+            _own_trash_name_is_in(half_dropped),
             ~_is_kept_for_version(),
         )
         query = select(DbInstance).where(or_(has_failed, was_cancelled))
@@ -687,12 +698,21 @@ class JobStore:
         return []
 
 
+async def _lock(session: AsyncSession, job: InstanceJob) -> None:
+    """Lock the row of the instance for the statements that follow.
+
+    They see what was committed while this one waited, also in the rows of databases, of which a guard asks.
+    """
+    await session.execute(select(DbInstance.id).where(DbInstance.id == job.instance_id).with_for_update())
+
+
 async def _fail_alone(session: AsyncSession, job: InstanceJob, step: Step, reason: str) -> bool:
     """Record that `job` has failed and left its instance as it was: only the job's row shows it."""
     guard = fencing_token(job)
-    values = {"outages": 0, **({"error_message": None} if job.rules.is_live else CANCELLED_PURGE)}
-    if not await take_step(session, job, step, values, guard):
+    if not await take_step(session, job, step, {"outages": 0, "error_message": None}, guard):
         return await has_taken(session, job, step, guard)
+    if not job.rules.is_live:
+        await session.execute(own_database(job).values(NOT_DUE))
     await session.execute(job_record(job, step.job, reason))
     return True
 
@@ -725,10 +745,8 @@ def _exchange(job: InstanceJob) -> dict[str, object]:
     if job.replacement is None:
         return {}
     return {
-        "origin_column": asdict(job.replacement.origin),
         "database_id": UUID(job.replacement.database_id),
         "database_template": job.replacement.template,
-        "template_generation": job.template_generation,
         "replacement": None,
     }
 
@@ -754,13 +772,17 @@ def _seconds(seconds: float) -> ColumnElement[timedelta]:
 
 def _is_tried_again(half_dropped: Mapping[str, str]) -> ColumnElement[bool]:
     """Whether a failed delete is tried again without the operator, as `unfinished_deletes` says."""
-    names = (DbInstance.database_name, DbInstance.new_database_name, DbInstance.trash_database)
-    has_name = or_(*(name.in_(half_dropped) for name in names))
+    names = (DbInstance.database_name, DbInstance.new_database_name)
+    has_name = or_(*(name.in_(half_dropped) for name in names), _own_trash_name_is_in(half_dropped))
     # While a version is left, a delete to the trash does not drop what is half dropped: it would fail again.
     is_trashed = and_(DbInstance.goes_to_trash, ~_has_version())
     drops = or_(is_trashed, _drops_at_once(), DbInstance.operation == Operation.PURGE)
     has_begun = and_(has_mark(half_dropped.values()), has_name, drops, ~_is_kept_for_version())
     return or_(is_tried_after_outage(), has_begun)
+
+
+def _own_trash_name_is_in(names: Collection[str]) -> ColumnElement[bool]:
+    return DbInstance.database.has(InstanceDatabase.trash_name.in_(names))
 
 
 def _drops_at_once() -> ColumnElement[bool]:
@@ -775,14 +797,12 @@ def _is_kept_for_version() -> ColumnElement[bool]:
 
 def _has_version() -> ColumnElement[bool]:
     """The instance had another database before a reset."""
-    return exists().where(InstanceVersion.instance_id == DbInstance.id)
+    return exists().where(*versions.versions_of(DbInstance.id))
 
 
-async def _call_off_purge(session: AsyncSession, job: InstanceJob, *guard: ColumnElement[bool]) -> None:
+async def _call_off_purge(session: AsyncSession, job: InstanceJob, *guard: SQLColumnExpression[bool]) -> None:
     """Record, if the row of the job's instance fulfils `guard`, that no purge follows its delete."""
-    called_off = update(DbInstance).where(DbInstance.id == job.instance_id, *guard)
-    values = {**NO_PURGE_FOLLOWS, **CANCELLED_PURGE}
-    if await session.scalar(called_off.values(values).returning(DbInstance.id)) is not None:
+    if await call_off_purges(session, DbInstance.id == job.instance_id, *guard):
         await revisions.renew(session, job.instance_id)
 
 

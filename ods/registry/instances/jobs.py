@@ -24,6 +24,7 @@ from ods.model.origins import (
     TemplateOrigin,
     read_origin,
 )
+from ods.registry.instances.naming import reset_name, trash_name
 from ods.settings.settings import DEFAULT_TENANT, Settings
 
 INSTALLATION = "installation"
@@ -66,8 +67,6 @@ class Replacement:
 
     Attributes:
         template: the name of the template that it is made from.
-        database: the name that it has until it takes the place: a private one, or its name in the trash.
-        replaced: the name in the trash that the replaced database gets.
         kept_seconds: how long what is replaced can come back at least, as the settings said at the request.
         by: the client that has requested it; None if it is not known.
         keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
@@ -75,13 +74,16 @@ class Replacement:
 
     database_id: str
     template: str
-    database: str
-    replaced: str
     kept_seconds: int
     from_trash: bool
     by: str | None
     keeps: bool
     origin: Origin
+
+    @property
+    def database(self) -> str:
+        """The name that it has until it takes the place: a private one, or its name in the trash."""
+        return trash_name(self.database_id) if self.from_trash else reset_name(self.database_id)
 
     @classmethod
     def read(cls, column: Mapping[str, Any]) -> Self:
@@ -116,7 +118,6 @@ class InstanceJob:
         new_database: the name that the database gets with it.
         template_generation: of a create that has published its database, which generation of the template
             that is a copy of; None if that is not known.
-        trash_database: the name that the database has, or gets, in the trash.
         replacement: the database that takes its place; also of a later job, while what a failed reset has
             done is not undone yet.
     """
@@ -140,7 +141,6 @@ class InstanceJob:
     new_name: str | None = None
     new_database: str | None = None
     template_generation: int | None = None
-    trash_database: str | None = None
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
@@ -207,6 +207,11 @@ class InstanceJob:
         """The names that a deleted instance's database may have: its own, by a rename, or in the trash."""
         names = (self.database, self.new_database, self.trash_database)
         return [name for name in names if name is not None]
+
+    @property
+    def trash_database(self) -> str:
+        """The name that its database has, or gets, in the trash."""
+        return trash_name(self.database_id)
 
     @property
     def job_id(self) -> str:

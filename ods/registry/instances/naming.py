@@ -16,11 +16,11 @@ from ods.settings.settings import MAX_DATABASE_NAME_BYTES
 DATABASE_PREFIX = "EdFi_Ods"
 MAX_NAME_LENGTH = 46
 TRASH_PREFIX = "ods_trash_"
-"""Begins the name of a deleted instance's database while it can come back; mark and job number follow."""
+"""Begins the name of a database that is deleted or replaced, while it can come back; its id follows."""
 RESET_PREFIX = "ods_reset_"
-"""Begins the private name of a database until it takes the place of an instance's; its own mark follows."""
+"""Begins the private name of a database until it takes the place of an instance's; its id follows."""
 _RESET_NAME = re.compile(rf"{RESET_PREFIX}[0-9a-f]{{32}}")
-_TRASH_NAME = re.compile(rf"{TRASH_PREFIX}[0-9a-f]{{32}}_[0-9]+")
+_TRASH_NAME = re.compile(rf"{TRASH_PREFIX}[0-9a-f]{{32}}")
 
 _CHARACTER = "[A-Za-z0-9 _]"
 _VISIBLE = _CHARACTER.replace(" ", "")
@@ -55,12 +55,9 @@ def database_name(name: str, template: str) -> str:
     return "_".join(part for part in (DATABASE_PREFIX, stem, template) if part)
 
 
-def trash_name(mark: str, number: int) -> str:
-    """The name in the trash of the database with this mark (a UUID), put there by the job of this number.
-
-    For a database that a reset replaces, another UUID takes the place of the instance's mark.
-    """
-    return f"{TRASH_PREFIX}{UUID(mark).hex}_{number}"
+def trash_name(database_id: str) -> str:
+    """The name in the trash of the database with this id (a UUID)."""
+    return f"{TRASH_PREFIX}{UUID(database_id).hex}"
 
 
 def is_trash_name(database: str) -> bool:
@@ -69,7 +66,7 @@ def is_trash_name(database: str) -> bool:
 
 
 def reset_name(database_id: str) -> str:
-    """The private name of the database with this mark (a UUID) before it takes the place of another."""
+    """The private name of the database with this id (a UUID) before it takes the place of another."""
     return f"{RESET_PREFIX}{UUID(database_id).hex}"
 
 

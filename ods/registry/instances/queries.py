@@ -15,14 +15,14 @@ from sqlalchemy import (
     Row,
     Select,
     String,
+    and_,
     any_,
+    case,
     cast,
     func,
     literal,
-    null,
     or_,
     select,
-    union_all,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -31,6 +31,7 @@ from ods.model.revisions import KnownRevisions, RevisionState
 from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
 from ods.registry.instances.revisions import as_revision
 from ods.registry.instances.steps import has_mark, waited_until
+from ods.registry.instances.versions import versions_of
 from ods.registry.ods_instances.applications import Application, application_ids_of_each, applications_of
 from ods.registry.storage.engine import fetch_all
 from ods.registry.storage.errors import InstanceNotFoundError
@@ -41,7 +42,7 @@ from ods.registry.storage.models import (
     DatabaseRevision,
     DbInstance,
     EducationOrganization,
-    InstanceVersion,
+    InstanceDatabase,
     Job,
     OdsInstance,
     OdsInstanceContext,
@@ -71,36 +72,29 @@ DERIVATIVES = Listing(
         "OdsInstanceId": OdsInstanceDerivative.ods_instance_id,
     },
 )
-_TRASHED = union_all(
+_IS_VERSION = InstanceDatabase.is_replaced
+_IS_OWN = and_(~DbInstance.is_live, InstanceDatabase.database_id == DbInstance.database_id)
+_TRASHED = (
     select(
         DbInstance.id,
         DbInstance.name,
         DbInstance.ods_instance_id,
         DbInstance.status,
-        DbInstance.database_template,
-        DbInstance.trash_database,
-        DbInstance.trashed_at,
-        DbInstance.deleted_by,
-        DbInstance.purge_after,
-        DbInstance.error_message,
-        literal(value=False).label("is_version"),
-        (cast(DbInstance.id, BigInteger) * _PLACES).label("place"),
-    ).where(DbInstance.is_in_trash),
-    select(
-        DbInstance.id,
-        DbInstance.name,
-        DbInstance.ods_instance_id,
-        DbInstance.status,
-        InstanceVersion.database_template,
-        InstanceVersion.database_name,
-        InstanceVersion.replaced_at,
-        InstanceVersion.replaced_by,
-        InstanceVersion.purge_after,
-        null(),
-        literal(value=True),
-        cast(DbInstance.id, BigInteger) * _PLACES + InstanceVersion.id,
-    ).join(InstanceVersion, InstanceVersion.instance_id == DbInstance.id),
-).subquery("trash")
+        InstanceDatabase.database_template,
+        InstanceDatabase.trash_name.label("trash_database"),
+        InstanceDatabase.trashed_at,
+        InstanceDatabase.trashed_by,
+        InstanceDatabase.purge_after,
+        case((~_IS_VERSION, DbInstance.error_message)).label("error_message"),
+        _IS_VERSION.label("is_version"),
+        (cast(DbInstance.id, BigInteger) * _PLACES + case((_IS_VERSION, InstanceDatabase.id), else_=0)).label(
+            "place"
+        ),
+    )
+    .join(InstanceDatabase, InstanceDatabase.instance_id == DbInstance.id)
+    .where(InstanceDatabase.reason.is_not(None), or_(_IS_VERSION, _IS_OWN))
+    .subquery("trash")
+)
 TRASH = Listing(
     _TRASHED.c.place,
     {
@@ -111,7 +105,7 @@ TRASH = Listing(
     },
 )
 
-_REPLACED_LAST = (InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc())
+_REPLACED_LAST = (InstanceDatabase.trashed_at.desc(), InstanceDatabase.id.desc())
 _RECENT_JOBS = 20
 _Row = TypeVar("_Row")
 _Table = TypeVar("_Table", bound=Base)
@@ -193,9 +187,10 @@ class InstanceQueries:
         """Every instance in the trash, by id."""
         return await self._all(select(DbInstance).where(DbInstance.is_in_trash).order_by(DbInstance.id))
 
-    async def versions(self) -> Sequence[InstanceVersion]:
+    async def versions(self) -> Sequence[InstanceDatabase]:
         """Every database in the trash that an instance had before a reset, by id."""
-        return await self.every(InstanceVersion)
+        replaced = select(InstanceDatabase).where(InstanceDatabase.is_replaced)
+        return await self._all(replaced.order_by(InstanceDatabase.id))
 
     async def revisions(self) -> RecordedRevisions:
         """The revisions of all instances' databases."""
@@ -215,23 +210,26 @@ class InstanceQueries:
 
     async def instances_with_versions(self) -> Sequence[DbInstance]:
         """Every instance that has such a database, by id: also one that is deleted, or was detached."""
-        with_versions = DbInstance.id.in_(select(InstanceVersion.instance_id))
+        with_versions = DbInstance.id.in_(
+            select(InstanceDatabase.instance_id).where(InstanceDatabase.is_replaced)
+        )
         return await self._all(select(DbInstance).where(with_versions).order_by(DbInstance.id))
 
-    async def versions_of(self, instance_id: int) -> Sequence[InstanceVersion]:
+    async def versions_of(self, instance_id: int) -> Sequence[InstanceDatabase]:
         """The databases that the instance had before resets, the one that was replaced last first."""
-        its = InstanceVersion.instance_id == instance_id
-        return await self._all(select(InstanceVersion).where(its).order_by(*_REPLACED_LAST))
+        its = select(InstanceDatabase).where(*versions_of(instance_id))
+        return await self._all(its.order_by(*_REPLACED_LAST))
 
     async def kept_versions(self, instances: Iterable[int]) -> Mapping[int, Sequence[str]]:
         """The databases that can come back to each of these instances, by their names in the trash.
 
         For each instance that has any, the one that was replaced last comes first.
         """
-        its = InstanceVersion.instance_id.in_(instances), InstanceVersion.purging_since.is_(None)
+        of_these = InstanceDatabase.instance_id.in_(instances), InstanceDatabase.is_replaced
+        its = *of_these, InstanceDatabase.purging_since.is_(None)
         found: dict[int, list[str]] = defaultdict(list)
-        for version in await self._all(select(InstanceVersion).where(*its).order_by(*_REPLACED_LAST)):
-            found[version.instance_id].append(version.database_name)
+        for version in await self._all(select(InstanceDatabase).where(*its).order_by(*_REPLACED_LAST)):
+            found[version.instance_id].append(version.trash_name)
         return found
 
     async def trash(self, page: Page) -> Sequence[Row[Any]]:

@@ -39,7 +39,7 @@ from ods.registry.storage.models import (
     UTC_NOW,
     Backup,
     DbInstance,
-    InstanceVersion,
+    InstanceDatabase,
     Job,
     LeftDatabaseName,
     OdsInstance,
@@ -103,9 +103,10 @@ async def former_name_refusal(
     Under another name, clients are led to it again, while the ODS/API may have the former one in its cache.
     """
     former = instance.database_name
-    if database == former or instance.trashed_at is None:
+    trashed_at = instance.database.trashed_at
+    if database == former or trashed_at is None:
         return None
-    remaining = type_coerce(instance.trashed_at + CACHED - UTC_NOW, Interval)
+    remaining = type_coerce(literal(trashed_at + CACHED) - UTC_NOW, Interval)
     query = select(_live_instance_has(_DATABASES, former, instance), remaining)
     is_taken, wait = (await session.execute(query)).one()
     if not is_taken or wait <= timedelta():
@@ -226,12 +227,12 @@ async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
 async def free_job_number(session: AsyncSession, instance_id: int, ods_instance_id: int) -> int:
     """A number above those of all jobs that the registry knows of an instance which is recorded anew.
 
-    Perhaps only its row was lost: jobs, backups, snapshots and versions still have their numbers.
+    Perhaps only its row was lost: jobs, backups, snapshots and databases still have their numbers.
     """
     pattern = rf"InstanceJob-{ods_instance_id}-(\d{{1,9}})$"
     used = union_all(
         *(select(cast(func.substring(it.job_id, pattern), Integer).label("number")) for it in (Job, Backup)),
-        *(select(it.job_number).where(it.instance_id == instance_id) for it in (Snapshot, InstanceVersion)),
+        *(select(it.job_number).where(it.instance_id == instance_id) for it in (Snapshot, InstanceDatabase)),
     ).subquery()
     last = (await session.scalars(select(func.max(used.c.number)))).one()
     return int(last or 0) + 1

@@ -17,6 +17,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Double,
+    SQLColumnExpression,
     Update,
     Uuid,
     and_,
@@ -38,13 +39,13 @@ from ods.registry.backups.rows import count_failure
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob, Replacement
 from ods.registry.instances.revisions import renew
-from ods.registry.storage.models import UTC_NOW, DbInstance, Job
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceDatabase, Job
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import DEFAULT_TENANT
 
 _logger = logging.getLogger(__name__)
 
-Guard = Collection[ColumnElement[bool]]
+Guard = Collection[SQLColumnExpression[bool]]
 """What must hold of an instance's row for a step to be taken."""
 
 NO_PROGRESS: Mapping[str, Any] = {"percent": None, "eta_seconds": None}
@@ -105,12 +106,11 @@ class JobFactory:
             database_id=str(instance.database_id),
             mark=str(instance.mark),
             request=str(instance.request),
-            published=instance.published_at is not None,
+            published=instance.is_published,
             policy=self.policy,
             new_name=instance.new_name,
             new_database=instance.new_database_name,
             installation=self.installation.known_id,
-            trash_database=instance.trash_database,
             replacement=None if instance.replacement is None else Replacement.read(instance.replacement),
         )
 
@@ -152,6 +152,15 @@ def fencing_token(job: InstanceJob, attempt: int | None = None) -> Guard:
 def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
     """The same, and the row's last job is of this operation."""
     return (*fencing_token(job), DbInstance.operation == operation)
+
+
+def own_database(job: InstanceJob) -> Update:
+    """An update of the row of the database that the job works on."""
+    its = (
+        InstanceDatabase.instance_id == job.instance_id,
+        InstanceDatabase.database_id == UUID(job.database_id),
+    )
+    return update(InstanceDatabase).where(*its)
 
 
 def is_to_end() -> ColumnElement[bool]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import aliased
 
 from ods.model.arguments import (
     DROP_AT_ONCE,
@@ -38,6 +39,7 @@ from ods.model.arguments import (
 )
 from ods.model.operations import DELETABLE, RULES, InstanceStatus, JobStatus, Operation, Step
 from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
+from ods.model.revisions import TrashReason
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.instances import copies, ods_routing, refusals
 from ods.registry.instances.admin_api_deletes import moved_to_trash
@@ -45,12 +47,12 @@ from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, chang
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from ods.registry.instances.jobs import InstanceJob, Replacement
-from ods.registry.instances.naming import database_name, name_errors, reset_name, trash_name
+from ods.registry.instances.naming import database_name, name_errors
 from ods.registry.instances.reservations import lock_name, require_free, reserved_id
 from ods.registry.instances.revisions import revisions_of
 from ods.registry.instances.row_locks import lock_instances, lock_with_source
 from ods.registry.instances.steps import JobFactory, job_record, readable
-from ods.registry.instances.versions import name_in_trash, version_to_bring_back
+from ods.registry.instances.versions import version_to_bring_back, versions_of
 from ods.registry.schedules.frequency import BACKUP_LABEL, SNAPSHOT_LABEL
 from ods.registry.schedules.participants import serve
 from ods.registry.snapshots import rows as snapshots
@@ -63,7 +65,7 @@ from ods.registry.storage.errors import (
     require_granted,
     require_valid,
 )
-from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion, Job, Snapshot
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceDatabase, Job, Snapshot
 from ods.registry.storage.sessions import NO_CONFLICTS, Conflicts, RegistrySessions
 from ods.registry.storage.unit_of_work import unit_of_work
 
@@ -71,15 +73,14 @@ _TOGETHER = 0x4F644254
 """The lock of a transaction with several requests."""
 
 # A purge drops the versions from before resets as well: so it waits until their time is over, too.
-_HAS_LATER_VERSION = exists().where(
-    InstanceVersion.instance_id == DbInstance.id, InstanceVersion.purge_after > UTC_NOW
-)
+_HAS_LATER_VERSION = exists().where(*versions_of(DbInstance.id), InstanceDatabase.purge_after > UTC_NOW)
+_OWN = aliased(InstanceDatabase)
 # After a failed undelete, nothing is purged automatically.
 _PURGE_IS_DUE = (
-    DbInstance.is_in_trash,
+    _OWN.reason == TrashReason.DELETED,
     DbInstance.status == InstanceStatus.DELETED,
     DbInstance.goes_to_trash,
-    or_(and_(DbInstance.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.backup_first),
+    or_(and_(_OWN.purge_after <= UTC_NOW, ~_HAS_LATER_VERSION), DbInstance.backup_first),
     ~DbInstance.is_protected,
     DbInstance.replacement.is_(None),
     ~DbInstance.undo_due,
@@ -180,9 +181,12 @@ class InstanceStore:
                 description=attributes.description or None,
                 labels=dict(attributes.labels or {}) or None,
                 own_contexts=dict(attributes.contexts or {}) or None,
-                **copies.recorded_origin(origin, source),
             )
             instance = (await session.scalars(row.returning(DbInstance))).one()
+            if origin != FROM_TEMPLATE:
+                instance.database.origin_column = asdict(copies.made_of(origin, source))
+            if source is not None:
+                instance.database.template_generation = source.database.template_generation
             return self._with_job(session, Requested(instance, self._factory.next_attempt(instance)))
 
     async def require_reservable(
@@ -284,7 +288,7 @@ class InstanceStore:
 
         What was never created has none: one that has its id is another product's.
         """
-        if not instance.published_at:
+        if not instance.is_published:
             return []
         if self.deletes.can_come_back(instance, delete):
             return await ods_routing.lasting_relations_of(session, instance.ods_instance_id)
@@ -299,7 +303,7 @@ class InstanceStore:
         Their clients would lose it, and be led to that of the next instance of the name. What was never
         created has no database: one that has the name is another product's.
         """
-        if not instance.published_at or rules_of_way(self.deletes.way(instance, delete)).releases:
+        if not instance.is_published or rules_of_way(self.deletes.way(instance, delete)).releases:
             return {}
         number, database = instance.ods_instance_id, instance.database_name
         return await ods_routing.others_leading_to(session, number, database, self._strings)
@@ -309,16 +313,14 @@ class InstanceStore:
     ) -> Requested:
         """Record, in the caller's transaction, that `instance` shall be deleted; the caller has locked it.
 
-        The names that a failed rename has reserved stay: the database may have the new one. So does the name
-        in the trash, if an earlier delete has failed: the database may be there.
+        The names that a failed rename has reserved stay: the database may have the new one.
         """
-        instance.deleted_by = delete.by
+        instance.database.trashed_by = delete.by
         match way := self.deletes.way(instance, delete):
             case Way.TRASH:
                 backup_first = self.deletes.backs_up(instance, delete)
-                if instance.trash_database is None:
-                    instance.trash_database = name_in_trash(DbInstance.job_number + 1)
-                instance.purge_after = None if backup_first else UTC_NOW + literal(self._trash, Interval)
+                end = None if backup_first else UTC_NOW + literal(self._trash, Interval)
+                instance.database.purge_after = end
                 kept = DeleteArguments(keep=True, backup_first=backup_first)
                 return await self._next_job(session, instance, Operation.DELETE, kept)
             case Way.DROP:
@@ -372,7 +374,7 @@ class InstanceStore:
         """Record that the database of an instance in the trash is dropped, perhaps after a backup."""
         require_granted(refusals.not_undone_refusals(instance))
         if instance.rules.to_trash and instance.backup_first:
-            instance.purge_after = UTC_NOW
+            instance.database.purge_after = UTC_NOW
         arguments = PurgeArguments(self.deletes.backs_up(instance, delete))
         requested = await self._next_job(session, instance, Operation.PURGE, arguments)
         if arguments.backup_first:
@@ -381,7 +383,8 @@ class InstanceStore:
 
     async def is_purge_due(self) -> bool:
         """Whether the time of an instance in the trash is over."""
-        return await self._sessions.finds(select(DbInstance.id).where(*_PURGE_IS_DUE).limit(1))
+        due = select(DbInstance.id).join(_OWN, _is_own(_OWN)).where(*_PURGE_IS_DUE)
+        return await self._sessions.finds(due.limit(1))
 
     async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
         """Record that up to `limit` instances shall be purged: those whose time was over first.
@@ -393,8 +396,9 @@ class InstanceStore:
         await self.installation.require_confirmed()
         due = (
             select(DbInstance)
+            .join(_OWN, _is_own(_OWN))
             .where(*_PURGE_IS_DUE, not_(_has_only_versions(usable)))
-            .order_by(DbInstance.purge_after, DbInstance.id)
+            .order_by(_OWN.purge_after, DbInstance.id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
@@ -450,10 +454,9 @@ class InstanceStore:
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             instance, source = await _require_resettable(session, instance_id, origin)
-            database_id = str(uuid4())
             chosen = source.database_template if source else template or instance.database_template
-            wanted, its = copies.made_of(origin, source), (database_id, chosen, reset_name(database_id))
-            replacement = self._replacement(instance, *its, wanted, by, from_trash=False)
+            wanted = copies.made_of(origin, source)
+            replacement = self._replacement(str(uuid4()), chosen, wanted, by, from_trash=False)
             arguments = MakeArguments(wanted)
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
@@ -474,28 +477,18 @@ class InstanceStore:
         """
         async with self._locked(instance_id) as (session, instance):
             version = await version_to_bring_back(session, instance, database)
-            its = str(version.database_id), version.database_template, version.database_name
-            replacement = self._replacement(instance, *its, version.origin, by, from_trash=True)
+            its = str(version.database_id), version.database_template, version.origin
+            replacement = self._replacement(*its, by, from_trash=True)
             require_granted(await refusals.reset_refusals(session, instance))
             arguments = MakeArguments(EarlierDatabase(replacement.database_id))
             return await self._next_job(session, instance, Operation.RESET, arguments, replacement)
 
-    def _replacement(  # noqa: PLR0913, PLR0917 - what the row has of it
-        self,
-        instance: DbInstance,
-        database_id: str,
-        template: str,
-        database: str,
-        origin: Origin,
-        by: str | None,
-        *,
-        from_trash: bool,
+    def _replacement(
+        self, database_id: str, template: str, origin: Origin, by: str | None, *, from_trash: bool
     ) -> Replacement:
-        # Not from the instance's mark, as the name that a delete gives: a restored registry gives numbers of
-        # jobs again, and would take one for the other.
-        replaced = trash_name(str(uuid4()), instance.job_number + 1)
         return Replacement(
-            *(database_id, template, database, replaced),
+            database_id,
+            template,
             int(self._trash.total_seconds()),
             from_trash=from_trash,
             by=by,
@@ -720,8 +713,12 @@ async def _require_new(
 def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
     """The instance's own database in the trash is not usable, but one is that it had before a reset."""
     names = literal(list(usable), ARRAY(Text))
-    version = InstanceVersion.instance_id == DbInstance.id, InstanceVersion.database_name == any_(names)
-    return and_(DbInstance.trash_database != all_(names), exists().where(*version))
+    version = *versions_of(DbInstance.id), InstanceDatabase.trash_name == any_(names)
+    return and_(_OWN.trash_name != all_(names), exists().where(*version))
+
+
+def _is_own(database: type[InstanceDatabase]) -> ColumnElement[bool]:
+    return and_(database.instance_id == DbInstance.id, database.database_id == DbInstance.database_id)
 
 
 def _advance(instance: DbInstance, step: Step) -> None:

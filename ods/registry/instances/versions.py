@@ -7,15 +7,13 @@ Each locks the row of the instance first, so that it is one or the other.
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
-    Integer,
     Interval,
     SQLColumnExpression,
-    Text,
-    cast,
+    and_,
     delete,
     exists,
     func,
@@ -24,24 +22,29 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import aliased
 
 from ods.model.operations import AT_REST
+from ods.model.revisions import TrashReason
 from ods.registry.audit import AuditEntry, append
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
-from ods.registry.instances.naming import TRASH_PREFIX
 from ods.registry.instances.revisions import record_gone
-from ods.registry.instances.steps import JobFactory
+from ods.registry.instances.steps import JobFactory, own_database
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError, RefusedError
-from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceVersion
+from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase
 from ods.registry.storage.sessions import RegistrySessions
 
 _LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
 _NOT_ITS_VERSION = f"No database of this name is kept that the instance had before a reset: see {_LIST}."
 _NEXT = timedelta(microseconds=1)
 
-_IS_DUE = or_(InstanceVersion.purge_after <= UTC_NOW, InstanceVersion.purging_since.is_not(None))
+_IS_DUE = and_(
+    InstanceDatabase.is_replaced,
+    or_(InstanceDatabase.purge_after <= UTC_NOW, InstanceDatabase.purging_since.is_not(None)),
+)
 # No job works on the instance, or waits, or has left something to be undone. Nor is the instance in the
 # trash: its versions can come back with it, however long it stays there.
 _MAY_GO = (
@@ -49,7 +52,7 @@ _MAY_GO = (
     ~DbInstance.is_in_trash,
     DbInstance.replacement.is_(None),
     ~DbInstance.is_protected,
-    DbInstance.database_id != InstanceVersion.database_id,
+    DbInstance.database_id != InstanceDatabase.database_id,
 )
 
 
@@ -107,7 +110,7 @@ class VersionStore:
 
     async def is_purge_due(self) -> bool:
         """Whether the time of a version is over."""
-        return await self._sessions.finds(select(InstanceVersion.id).where(_IS_DUE).limit(1))
+        return await self._sessions.finds(select(InstanceDatabase.id).where(_IS_DUE).limit(1))
 
     async def claim_due(self, limit: int) -> list[VersionPurge]:
         """Claim up to `limit` versions whose time is over, those that are due longest first.
@@ -121,18 +124,20 @@ class VersionStore:
         """Claim the version that this job, which is done, has put into the trash, if it is due at once."""
         if job.replacement is None:
             return []
-        its = _of(job, job.replacement.replaced)
+        its = _of(job, job.database_id)
         return await self._claim(1, *its, DbInstance.job_number == job.number)
 
-    async def _claim(self, limit: int, *conditions: ColumnElement[bool]) -> list[VersionPurge]:
+    async def _claim(self, limit: int, *conditions: SQLColumnExpression[bool]) -> list[VersionPurge]:
         await self._factory.installation.require_confirmed()
         due = (
-            select(InstanceVersion.id, DbInstance)
-            .join(DbInstance, DbInstance.id == InstanceVersion.instance_id)
+            select(InstanceDatabase.id, DbInstance)
+            .join(DbInstance, DbInstance.id == InstanceDatabase.instance_id)
             .where(_IS_DUE, *conditions, *_MAY_GO)
             # Those that could not be dropped so far come last, so as not to hold up the others.
             .order_by(
-                InstanceVersion.purging_since.nulls_first(), InstanceVersion.purge_after, InstanceVersion.id
+                InstanceDatabase.purging_since.nulls_first(),
+                InstanceDatabase.purge_after,
+                InstanceDatabase.id,
             )
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -140,14 +145,14 @@ class VersionStore:
         async with self._sessions.transaction() as session:
             instances = {row[0]: row[1] for row in await session.execute(due)}
             claimed = await session.scalars(
-                update(InstanceVersion)
-                .where(InstanceVersion.id.in_(instances))
+                update(InstanceDatabase)
+                .where(InstanceDatabase.id.in_(instances))
                 .values(purging_since=UTC_NOW)
-                .returning(InstanceVersion)
+                .returning(InstanceDatabase)
             )
             return [self._purge(version, instances[version.id]) for version in claimed.all()]
 
-    def _purge(self, version: InstanceVersion, instance: DbInstance) -> VersionPurge:
+    def _purge(self, version: InstanceDatabase, instance: DbInstance) -> VersionPurge:
         return VersionPurge(
             version_id=version.id,
             tenant=self._factory.tenant,
@@ -157,7 +162,7 @@ class VersionStore:
             name=instance.name,
             mark=str(instance.mark),
             database_id=str(version.database_id),
-            database=version.database_name,
+            database=version.trash_name,
             number=version.job_number,
             policy=self._factory.policy,
         )
@@ -170,14 +175,14 @@ class VersionStore:
         """
         query = (
             select(DbInstance)
-            .join(InstanceVersion, DbInstance.id == InstanceVersion.instance_id)
+            .join(InstanceDatabase, DbInstance.id == InstanceDatabase.instance_id)
             .where(
                 *_is_row_of(purge),
-                InstanceVersion.purging_since.is_not(None),
+                InstanceDatabase.purging_since.is_not(None),
                 DbInstance.mark == UUID(purge.mark),
                 ~DbInstance.is_protected,
                 ~DbInstance.has_database_in_trash,
-                DbInstance.database_id != InstanceVersion.database_id,
+                DbInstance.database_id != InstanceDatabase.database_id,
             )
         )
         async with self._sessions.statement() as session:
@@ -189,34 +194,22 @@ class VersionStore:
         Also if it was to be kept since its DROP has begun. `dropped` says whether there was a database to
         drop.
         """
-        gone = delete(InstanceVersion).where(*_is_row_of(purge)).returning(InstanceVersion.id)
+        gone = delete(InstanceDatabase).where(*_is_row_of(purge)).returning(InstanceDatabase.id)
         async with self._sessions.transaction() as session:
             if await session.scalar(gone) is not None:
                 await record_gone(session, purge.instance_id, UUID(purge.database_id))
                 await append(session, _purge_entry(purge, dropped=dropped))
 
 
-def _is_row_of(purge: VersionPurge) -> tuple[ColumnElement[bool], ...]:
+def _is_row_of(purge: VersionPurge) -> tuple[SQLColumnExpression[bool], ...]:
     """The row is that of this version; a restored registry gives ids again."""
-    return (InstanceVersion.id == purge.version_id, InstanceVersion.database_name == purge.database)
-
-
-def name_in_trash(job_number: SQLColumnExpression[int]) -> ColumnElement[str]:
-    """The name that a delete gives the database of an instance in the trash, as `naming.trash_name` makes it.
-
-    With the number of the delete's job, unless a version has that or a later one in its name: a restored
-    registry gives numbers of jobs again, and what a forgotten delete has named can be a version since.
-    """
-    number = cast(func.substring(InstanceVersion.database_name, "_([0-9]{1,9})$"), Integer)
-    its = InstanceVersion.instance_id == DbInstance.id
-    last = select(func.max(number)).where(its).correlate(DbInstance).scalar_subquery()
-    mark = func.replace(cast(DbInstance.mark, Text), "-", "")
-    return func.concat(TRASH_PREFIX, mark, "_", func.greatest(job_number, last + 1))
+    its = InstanceDatabase.database_id == UUID(purge.database_id)
+    return (InstanceDatabase.id == purge.version_id, its, InstanceDatabase.is_replaced)
 
 
 async def version_to_bring_back(
     session: AsyncSession, instance: DbInstance, database: str | None
-) -> InstanceVersion:
+) -> InstanceDatabase:
     """The version that is to be the instance's database again; the caller has locked the row of the instance.
 
     `database` is its name in the trash; None for the one that was replaced last and can come back.
@@ -225,12 +218,12 @@ async def version_to_bring_back(
         InvalidError: the instance has no such version.
         RefusedError: it is being dropped, or none can come back.
     """
-    newest = InstanceVersion.replaced_at.desc(), InstanceVersion.id.desc()
-    query = select(InstanceVersion).where(InstanceVersion.instance_id == instance.id).order_by(*newest)
+    newest = InstanceDatabase.trashed_at.desc(), InstanceDatabase.id.desc()
+    query = select(InstanceDatabase).where(*versions_of(instance.id)).order_by(*newest)
     versions = (await session.scalars(query)).all()
     if database is not None:
         # Compared here, and not repeated in the refusal: a client may send any text.
-        versions = [one for one in versions if one.database_name == database]
+        versions = [one for one in versions if one.trash_name == database]
         if not versions:
             raise InvalidError({"Database": [_NOT_ITS_VERSION]})
     for version in versions:
@@ -250,7 +243,7 @@ async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str |
     replacement = job.replacement
     if replacement is None or not replacement.from_trash:
         return None
-    its = (*_of(job, replacement.database), InstanceVersion.purging_since.is_(None))
+    its = (*_of(job, replacement.database_id), InstanceDatabase.purging_since.is_(None))
     if await session.scalar(select(exists().where(*its))):
         return None
     return (
@@ -260,44 +253,41 @@ async def replacement_obstacle(session: AsyncSession, job: InstanceJob) -> str |
 
 
 async def record_exchange(
-    session: AsyncSession,
-    job: InstanceJob,
-    replaced_generation: int | None,
-    trash: timedelta,
-    *,
-    in_doubt: bool,
+    session: AsyncSession, job: InstanceJob, trash: timedelta, *, in_doubt: bool
 ) -> None:
-    """Record that the job replaced the instance's database: as a version, in place of the one that came back.
+    """Record that the job replaced the instance's database: that is in the trash, and the other one is not.
 
-    `replaced_generation` is the generation of its template that the replaced database is a copy of.
-    `in_doubt` says that clients may take the job for failed or cancelled: then the version is kept for
+    `in_doubt` says that clients may take the job for failed or cancelled: then what was replaced is kept for
     longer.
     """
     replacement = job.replacement
     if replacement is None:
         return
-    if replacement.from_trash:
-        await session.execute(delete(InstanceVersion).where(*_of(job, replacement.database)))
     # As long as at the request, at least: the client relies on that, whatever this worker's settings say.
     kept_for = max(trash, timedelta(seconds=replacement.kept_seconds)) if replacement.keeps else timedelta()
     purge_after = await end_of(session, max(kept_for, KEPT_IN_DOUBT) if in_doubt else kept_for)
     # Later than all others, also after the clock was set back: the latest comes back first.
-    earlier = select(func.max(InstanceVersion.replaced_at) + literal(_NEXT, Interval)).where(
-        InstanceVersion.instance_id == job.instance_id
+    earlier = select(func.max(InstanceDatabase.trashed_at) + literal(_NEXT, Interval))
+    replaced = {
+        "reason": TrashReason.REPLACED,
+        "trashed_at": func.greatest(UTC_NOW, earlier.where(*versions_of(job.instance_id)).scalar_subquery()),
+        "trashed_by": replacement.by,
+        "job_number": job.number,
+        "purge_after": purge_after,
+    }
+    await session.execute(own_database(job).values(replaced))
+    made = {
+        InstanceDatabase.database_template: replacement.template,
+        InstanceDatabase.template_generation: job.template_generation,
+        InstanceDatabase.origin_column: asdict(replacement.origin),
+        InstanceDatabase.published_at: UTC_NOW,
+    }
+    now = OUT_OF_TRASH if replacement.from_trash else made
+    successor = update(InstanceDatabase).where(
+        InstanceDatabase.instance_id == job.instance_id,
+        InstanceDatabase.database_id == UUID(replacement.database_id),
     )
-    version = InstanceVersion(
-        instance_id=job.instance_id,
-        database_id=UUID(job.database_id),
-        database_template=job.template,
-        template_generation=replaced_generation,
-        database_name=replacement.replaced,
-        job_number=job.number,
-        replaced_at=func.greatest(UTC_NOW, earlier.scalar_subquery()),
-        replaced_by=replacement.by,
-        purge_after=purge_after,
-        origin_column=asdict(job.origin),
-    )
-    session.add(version)
+    await session.execute(successor.values(now))
 
 
 async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
@@ -307,35 +297,41 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
     """
     if (replacement := job.replacement) is None or not replacement.from_trash:
         return
-    its = (*_of(job, replacement.database), InstanceVersion.purging_since.is_(None))
-    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, KEPT_IN_DOUBT))
-    await session.execute(update(InstanceVersion).where(*its).values(purge_after=kept))
+    its = (*_of(job, replacement.database_id), InstanceDatabase.purging_since.is_(None))
+    kept = func.greatest(InstanceDatabase.purge_after, await end_of(session, KEPT_IN_DOUBT))
+    await session.execute(update(InstanceDatabase).where(*its).values(purge_after=kept))
 
 
-def recorded_version(
-    instance: DbInstance, replaced: ReplacedDatabase, trash: timedelta, earliest: datetime
-) -> InstanceVersion:
-    """A version that the registry did not know, kept for `trash` after it was replaced, and until `earliest`.
+async def record_version(
+    session: AsyncSession,
+    instance: DbInstance,
+    replaced: ReplacedDatabase,
+    trash: timedelta,
+    earliest: datetime,
+) -> None:
+    """Record that a reset has replaced a database, which stays for `trash` after that, and until `earliest`.
 
-    Its comment does not name the template, so the instance's present one is recorded.
+    The registry did not know that, but may know the database: as the one that the instance had. If it does
+    not, its template is taken to be the instance's, which the comment does not name.
     """
     replaced_at = func.least(replaced.replaced_at, UTC_NOW)
-    return InstanceVersion(
-        instance_id=instance.id,
-        database_id=UUID(replaced.database_id),
-        database_template=instance.database_template,
-        template_generation=replaced.template_generation,
-        database_name=replaced.name,
-        job_number=replaced.number,
-        replaced_at=replaced_at,
-        purge_after=func.greatest(replaced_at + literal(trash, Interval), earliest),
-    )
-
-
-async def forget_version(session: AsyncSession, instance: DbInstance) -> None:
-    """Forget that the instance had its database before a reset: it has it again."""
-    its = InstanceVersion.instance_id == instance.id, InstanceVersion.database_id == instance.database_id
-    await session.execute(delete(InstanceVersion).where(*its))
+    facts: dict[Any, object] = {
+        InstanceDatabase.job_number: replaced.number,
+        InstanceDatabase.reason: TrashReason.REPLACED,
+        InstanceDatabase.trashed_at: replaced_at,
+        InstanceDatabase.purge_after: func.greatest(replaced_at + literal(trash, Interval), earliest),
+    }
+    key = {
+        InstanceDatabase.instance_id: instance.id,
+        InstanceDatabase.database_id: UUID(replaced.database_id),
+    }
+    described: dict[Any, object] = {
+        InstanceDatabase.database_template: instance.database_template,
+        InstanceDatabase.template_generation: replaced.template_generation,
+        InstanceDatabase.published_at: replaced_at,
+    }
+    its = insert(InstanceDatabase).values({**key, **facts, **described})
+    await session.execute(its.on_conflict_do_update(index_elements=list(key), set_=facts))
 
 
 async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) -> None:
@@ -343,10 +339,11 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
 
     Those that are kept for longer stay for that: with the instance, they can come back.
     """
-    with_it = select(DbInstance.purge_after).where(DbInstance.id == instance_id).scalar_subquery()
-    values = {"purge_after": func.greatest(with_it, InstanceVersion.purge_after) if kept else UTC_NOW}
-    its = InstanceVersion.instance_id == instance_id
-    await session.execute(update(InstanceVersion).where(its).values(values))
+    own = aliased(InstanceDatabase)
+    its_own = own.instance_id == DbInstance.id, own.database_id == DbInstance.database_id
+    with_it = select(own.purge_after).where(DbInstance.id == instance_id, *its_own).scalar_subquery()
+    values = {"purge_after": func.greatest(with_it, InstanceDatabase.purge_after) if kept else UTC_NOW}
+    await session.execute(update(InstanceDatabase).where(*versions_of(instance_id)).values(values))
 
 
 async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timedelta) -> None:
@@ -356,14 +353,19 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     that a pass has begun to drop stay as well, for it looks again before it does; one that a DROP has half
     removed goes when its time is over again.
     """
-    its = InstanceVersion.instance_id == instance_id
-    kept = func.greatest(InstanceVersion.purge_after, await end_of(session, kept_for))
-    await session.execute(update(InstanceVersion).where(its).values(purge_after=kept, purging_since=None))
+    kept = func.greatest(InstanceDatabase.purge_after, await end_of(session, kept_for))
+    versions = update(InstanceDatabase).where(*versions_of(instance_id))
+    await session.execute(versions.values(purge_after=kept, purging_since=None))
 
 
-def _of(job: InstanceJob, database: str) -> tuple[ColumnElement[bool], ...]:
-    """The version of the job's instance that has this name in the trash."""
-    return InstanceVersion.instance_id == job.instance_id, InstanceVersion.database_name == database
+def versions_of(instance_id: SQLColumnExpression[int] | int) -> tuple[SQLColumnExpression[bool], ...]:
+    """The databases in the trash that the instance had before resets."""
+    return InstanceDatabase.instance_id == instance_id, InstanceDatabase.is_replaced
+
+
+def _of(job: InstanceJob, database_id: str) -> tuple[SQLColumnExpression[bool], ...]:
+    """The version of the job's instance that has this id (a UUID)."""
+    return (*versions_of(job.instance_id), InstanceDatabase.database_id == UUID(database_id))
 
 
 def _purge_entry(purge: VersionPurge, *, dropped: bool) -> AuditEntry:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from ods.registry.migrations import two_tables
 from ods.registry.migrations.adopted_rows import adopt_rows
 from ods.registry.migrations.conflicts import require_none
+from ods.registry.migrations.database_rows import record_databases
 from ods.registry.migrations.locks import lock_tables
 from ods.registry.migrations.status_words import keep_in_step
 from ods.registry.migrations.table_names import rename
@@ -74,5 +75,6 @@ def share(connection: Connection, name: str) -> None:
     columns = connection.scalar(text(_COLUMNS), ours)
     connection.execute(text(f"CREATE OR REPLACE VIEW {VIEW} AS SELECT {columns} FROM {table}"))  # noqa: S608 - the catalog's names
     keep_in_step(connection, name)
+    record_databases(connection, name)
     if connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table} WHERE jobnumber = 0)")):  # noqa: S608 - a constant
         adopt_rows(connection, table)

@@ -91,7 +91,8 @@ _AT_REST = ", ".join(f"'{status}'" for status in sorted(AT_REST))
 # request from then on: a worker that has the job of before does not begin it, be that a drop of what was told
 # as kept. Not so if only the purge is called off that was to follow a delete to the trash.
 _KEEP_IN_STEP = f"""
-CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION adminapi.{TRIGGER}() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     is_ours boolean := NEW.state IS NOT NULL;
     is_theirs boolean := NOT is_ours;
@@ -141,7 +142,11 @@ BEGIN
             OR NEW.operation NOT IN ({_DELETES}))
         THEN
             backs_up := TG_OP = 'UPDATE' AND OLD.state = 'Delete_Failed' AND OLD.operation = 'Delete'
-                AND OLD.arguments @> '{_BACKED_UP}' AND NEW.publishedat IS NOT NULL;
+                AND OLD.arguments @> '{_BACKED_UP}' AND EXISTS (
+                    SELECT FROM adminapi.databases AS own
+                    WHERE (own.instanceid, own.databaseid) = (OLD.id, OLD.databaseid)
+                        AND own.publishedat IS NOT NULL
+                );
             NEW.operation := 'Delete';
             NEW.arguments := CASE WHEN backs_up THEN '{_NOT_DECIDED}' ELSE '{_DROPPED}' END;
         ELSIF NEW.status NOT LIKE '%Delete%' AND (NEW.operation IS NULL OR NEW.state <> NEW.status) THEN

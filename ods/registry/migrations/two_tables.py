@@ -9,7 +9,7 @@ from itertools import chain, count
 
 from sqlalchemy import Connection, text
 
-from ods.registry.migrations import numbers
+from ods.registry.migrations import database_rows, numbers
 from ods.registry.migrations.adopted_rows import require_unique
 from ods.registry.migrations.conflicts import ConflictingRowsError, require_none
 from ods.registry.migrations.status_words import TRIGGER
@@ -41,7 +41,8 @@ SELECT format('foreign key %I of %s', conname, conrelid::regclass) FROM pg_const
 WHERE contype = 'f' AND 'adminapi.{{other}}'::regclass IN (conrelid, confrelid)
 UNION ALL
 SELECT format('trigger %I', tgname) FROM pg_trigger
-WHERE tgrelid = 'adminapi.{{other}}'::regclass AND NOT tgisinternal AND tgname <> '{TRIGGER}'
+WHERE tgrelid = 'adminapi.{{other}}'::regclass AND NOT tgisinternal
+    AND tgname NOT IN ('{TRIGGER}', '{database_rows.TRIGGER}')
 """  # noqa: S608 - constants
 _GRANTS = """
 SELECT format('GRANT %s ON adminapi.{ours} TO %s', string_agg(privilege_type, ', '),

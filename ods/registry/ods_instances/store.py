@@ -128,7 +128,7 @@ class OdsInstances:
             row = await locked(session, OdsInstance, ods_instance_id, ODS_INSTANCE)
             delete = Delete(by=by)
             # An ODS instance that has the id of one which was never created is another product's.
-            managed = instance if instance and instance.published_at else None
+            managed = instance if instance and instance.is_published else None
             to_trash = managed and rules_of_way(self._instances.deletes.way(managed, delete)).to_trash
             stays = instance and self._instances.deletes.can_come_back(instance, delete)
             relations = await (lasting_relations_of if stays else relations_of)(session, ods_instance_id)

@@ -68,7 +68,7 @@ async def participants(
         .where(
             DbInstance.is_live,
             DbInstance.is_adopted,
-            DbInstance.published_at.is_not(None),
+            DbInstance.is_published,
             DbInstance.status.in_(_TAKES_PART),
             or_(ServedSchedule.due_at.is_(None), _is_unserved(due_at)),
         )

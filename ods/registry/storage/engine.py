@@ -94,8 +94,10 @@ async def fetch_all(session: AsyncSession, query: Select[_Row]) -> list[_Row]:
     """The first column of every row of `query`; other tasks run while the rows of a long result are made."""
     # `AsyncSession` would make all of them at once; what comes from PostgreSQL is here when this returns.
     result = await session.run_sync(lambda synchronous: synchronous.scalars(query))
+    parts = result.yield_per(_ROWS_AT_ONCE).partitions()
     rows: list[_Row] = []
-    for some in result.yield_per(_ROWS_AT_ONCE).partitions():
+    # What belongs to these rows is read with them.
+    while (some := await session.run_sync(lambda _: next(parts, None))) is not None:
         rows += some
         await asyncio.sleep(0)
     return rows

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, foreign, mapped_column, relationship, remote
 
 from ods.model.arguments import Arguments, arguments_in, backs_up_first, origin_in, rules_of
 from ods.model.operations import (
@@ -44,6 +44,8 @@ from ods.model.operations import (
     Rules,
 )
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, EarlierDatabase, Origin, read_origin
+from ods.model.revisions import TrashReason
+from ods.registry.instances.naming import TRASH_PREFIX, trash_name
 
 FIRST_NAME = "dbinstances"
 """The name that the table of the instances has had at first, and in all migrations."""
@@ -64,7 +66,6 @@ _LIVE = text(
 _IS_BACK = " AND ".join(f"operation <> '{operation}'" for operation in BRINGING_BACK)
 _HAS_NAMES = text(f"{_LIVE} AND ({_IS_BACK} OR newname IS NULL)")
 """As `DbInstance.has_names`."""
-_IN_TRASH = text("trashedat IS NOT NULL")
 _WAITING = text(f"state IN ('{InstanceStatus.PENDING}', '{InstanceStatus.PENDING_DELETE}')")
 
 MADE_OF_OTHERS = text("arguments -> 'origin' <> '{}'::jsonb")
@@ -115,7 +116,7 @@ class _HasOrigin:
         return origin.backup_id if isinstance(origin, BackupOrigin) else None
 
 
-class DbInstance(_HasOrigin, Base):
+class DbInstance(Base):
     """An instance: what a client asked for, and how far its job is.
 
     A view of the table that an Admin API has as well, under either of two names; the indexes are that table's
@@ -142,12 +143,6 @@ class DbInstance(_HasOrigin, Base):
             postgresql_ops={"labels": "jsonb_path_ops"},
             postgresql_where=text("labels IS NOT NULL"),
         ),
-        Index(
-            "ix_dbinstances_reserved",
-            "id",
-            postgresql_where=text("owncontexts IS NOT NULL AND publishedat IS NULL"),
-        ),
-        Index("ix_dbinstances_trash", "purgeafter", postgresql_where=_IN_TRASH),
         Index("ix_dbinstances_madeof", "id", postgresql_where=MADE_OF_OTHERS),
         Index("ix_dbinstances_replacement", "id", postgresql_where=text("replacement IS NOT NULL")),
         Index("ix_dbinstances_undodue", "id", postgresql_where=text("undodue")),
@@ -177,7 +172,6 @@ class DbInstance(_HasOrigin, Base):
     request: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     attempt: Mapped[int] = mapped_column(server_default=text("0"))
     mark: Mapped[uuid.UUID] = mapped_column(server_default=text("gen_random_uuid()"))
-    published_at: Mapped[datetime | None] = mapped_column("publishedat")
     error_message: Mapped[str | None] = mapped_column("errormessage", Text)
     # What a rename, or an undelete under another name, makes of `name` and `databasename`; reserved while the
     # instance is live, until it is done or something else is asked.
@@ -188,8 +182,6 @@ class DbInstance(_HasOrigin, Base):
     undo_due: Mapped[bool] = mapped_column("undodue", server_default=text("false"))
     # The attempt at its last request that a client has called off. Of no other attempt this tells.
     cancelled_attempt: Mapped[int | None] = mapped_column("cancelledattempt")
-    # Which generation of its template the database is a copy of, if that is known.
-    template_generation: Mapped[int | None] = mapped_column("templategeneration")
     # How often in a row an outage has ended the instance's job.
     outages: Mapped[int] = mapped_column(server_default=text("0"))
     # What clients say about it; objects of JSON have texts for values, and are null instead of empty.
@@ -199,25 +191,40 @@ class DbInstance(_HasOrigin, Base):
     # The contexts that requests for it have given it. Its ODS instance gets them when there is one; it may
     # have others from then on, which requests for ODS instances, or another product, have given or changed.
     own_contexts: Mapped[dict[str, str] | None] = mapped_column("owncontexts", JSONB(none_as_null=True))
-    # The name of its database in the trash, as long as an undelete has not ended; when it came there, as long
-    # as it is there.
-    trash_database: Mapped[str | None] = mapped_column("trashdatabase", String(63))
-    trashed_at: Mapped[datetime | None] = mapped_column("trashedat")
-    # Which client has requested the delete; from when on the database may be dropped.
-    deleted_by: Mapped[str | None] = mapped_column("deletedby", String(256))
-    purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
     # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/set_aside.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
-    # Its database, which a reset replaces by another one. Like a mark, never given again.
+    # Which database is its own: a reset replaces it by another one. Like a mark, never given again.
     database_id: Mapped[uuid.UUID] = mapped_column("databaseid", server_default=text("gen_random_uuid()"))
     # The database that takes its place, until that is done or undone:
     # `ods.registry.instances.jobs.Replacement`.
     replacement: Mapped[dict[str, Any] | None] = mapped_column("replacement", JSONB(none_as_null=True))
 
+    # Its own; a trigger adds that of a new instance.
+    database: Mapped["InstanceDatabase"] = relationship(
+        primaryjoin=lambda: and_(
+            DbInstance.id == foreign(remote(InstanceDatabase.instance_id)),
+            DbInstance.database_id == foreign(remote(InstanceDatabase.database_id)),
+        ),
+        lazy="selectin",  # in a statement of its own, which sees what was changed before a lock was granted
+        uselist=False,
+        viewonly=True,
+        cascade="refresh-expire",
+    )
+
     @property
     def reserved_contexts(self) -> dict[str, str] | None:
         """The contexts that its ODS instance gets when there is one; None once it was published."""
-        return self.own_contexts if self.published_at is None else None
+        return None if self.is_published else self.own_contexts
+
+    @hybrid_property
+    def is_published(self) -> bool:
+        """Whether its database was ever handed over to the ODS/API."""
+        return self.database.published_at is not None
+
+    @is_published.inplace.expression
+    @classmethod
+    def _is_published(cls) -> ColumnElement[bool]:
+        return cls.database.has(InstanceDatabase.published_at.is_not(None))
 
     @hybrid_property
     def is_adopted(self) -> bool:
@@ -273,12 +280,12 @@ class DbInstance(_HasOrigin, Base):
 
         Also while an undelete waits or works, by whose request the instance is no longer in the trash.
         """
-        return self.trashed_at is not None
+        return self.database.reason is not None
 
     @has_database_in_trash.inplace.expression
     @classmethod
     def _has_database_in_trash(cls) -> ColumnElement[bool]:
-        return cls.trashed_at.is_not(None)
+        return cls.database.has(InstanceDatabase.reason.is_not(None))
 
     @property
     def rules(self) -> Rules:
@@ -333,30 +340,68 @@ class DbInstance(_HasOrigin, Base):
         return self.rules.word
 
 
-class InstanceVersion(_HasOrigin, Base):
-    """A database that an instance had before a reset, in the trash until it is purged or comes back."""
+class InstanceDatabase(_HasOrigin, Base):
+    """A database that an instance has, is to get by its create, or had before a reset."""
 
-    __tablename__ = "instanceversions"
+    __tablename__ = "databases"
     __table_args__ = (
-        UniqueConstraint("instanceid", "databasename", name="uq_instanceversions_database"),
-        Index("ix_instanceversions_purgeafter", "purgeafter"),
+        UniqueConstraint("instanceid", "databaseid", name="uq_databases_database"),
+        CheckConstraint("(reason IS NULL) = (trashedat IS NULL)", name="ck_databases_reason"),
+        Index("ix_databases_purgeafter", "purgeafter"),
+        Index("ix_databases_trashed", "instanceid", postgresql_where=text("reason IS NOT NULL")),
+        Index("ix_databases_unpublished", "instanceid", postgresql_where=text("publishedat IS NULL")),
         {"schema": "adminapi"},
     )
 
     id: Mapped[int] = mapped_column(Identity(always=False), primary_key=True)
     instance_id: Mapped[int] = mapped_column("instanceid")
-    # As the columns of the instance were while it had this database.
     database_id: Mapped[uuid.UUID] = mapped_column("databaseid")
+    # What it is made of; which generation of its template it is a copy of, if that is known.
     database_template: Mapped[str] = mapped_column("databasetemplate", String(100))
     template_generation: Mapped[int | None] = mapped_column("templategeneration")
-    # Its name in the trash, and the job that has put it there.
-    database_name: Mapped[str] = mapped_column("databasename", String(63))
-    job_number: Mapped[int] = mapped_column("jobnumber")
-    replaced_at: Mapped[datetime] = mapped_column("replacedat")
-    replaced_by: Mapped[str | None] = mapped_column("replacedby", String(256))
-    purge_after: Mapped[datetime] = mapped_column("purgeafter")
-    # Since when it is being dropped: it cannot come back from then on.
+    # When it was handed over to the ODS/API.
+    published_at: Mapped[datetime | None] = mapped_column("publishedat")
+    # Why it is in the trash, and since when, as long as it is there; which job has put it there last.
+    reason: Mapped[str | None] = mapped_column(String(10))
+    trashed_at: Mapped[datetime | None] = mapped_column("trashedat")
+    job_number: Mapped[int] = mapped_column("jobnumber", server_default=text("0"))
+    # From the request that moves it there on: which client has sent that; when it may be dropped.
+    trashed_by: Mapped[str | None] = mapped_column("trashedby", String(256))
+    purge_after: Mapped[datetime | None] = mapped_column("purgeafter")
+    # Since when one that was replaced is being dropped: it cannot come back from then on.
     purging_since: Mapped[datetime | None] = mapped_column("purgingsince")
+
+    @hybrid_property
+    def is_replaced(self) -> bool:
+        """Whether it is in the trash because a reset has replaced it."""
+        return self.reason == TrashReason.REPLACED
+
+    @is_replaced.inplace.expression
+    @classmethod
+    def _is_replaced(cls) -> ColumnElement[bool]:
+        return cls.reason == TrashReason.REPLACED
+
+    @hybrid_property
+    def trash_name(self) -> str:
+        """Its name in the trash."""
+        return trash_name(str(self.database_id))
+
+    @trash_name.inplace.expression
+    @classmethod
+    def _trash_name(cls) -> ColumnElement[str]:
+        return func.concat(TRASH_PREFIX, func.replace(cls.database_id.cast(Text), "-", ""))
+
+
+OUT_OF_TRASH = dict.fromkeys(
+    (
+        InstanceDatabase.reason,
+        InstanceDatabase.trashed_at,
+        InstanceDatabase.trashed_by,
+        InstanceDatabase.purge_after,
+        InstanceDatabase.purging_since,
+    )
+)
+"""Columns of a database that has come back from the trash, or was never moved there."""
 
 
 class DatabaseRevision(Base):

@@ -18,10 +18,10 @@ def unexpected_databases(seen: Snapshot) -> Iterator[Drift]:
     """Databases of instances, by mark or name, that no live instance has."""
     expected = {*seen.templates, *served_without_mark(seen), *(one.name for one in published_later(seen))}
     # A database in the way of a create that has failed is not that instance's.
-    created = (row for row in seen.instances if row.status != InstanceStatus.ERROR or row.published_at)
+    created = (row for row in seen.instances if row.status != InstanceStatus.ERROR or row.is_published)
     live_names = {row.database_name for row in created}
     live_marks = {str(row.mark) for row in seen.instances}
-    trashed_marks = {str(row.mark) for row in seen.trashed if row.published_at}
+    trashed_marks = {str(row.mark) for row in seen.trashed if row.is_published}
     for database in seen.databases.values():
         if database.mark in live_marks or database.template or database.name in expected:
             continue

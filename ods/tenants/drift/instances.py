@@ -73,7 +73,7 @@ def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | Non
         first = "" if database is None else f' DROP DATABASE "{database.name}"; then'
         return (
             " What it had before a reset is in the trash, and goes with the instance where ODS_TRASH_DAYS is"
-            f" 0:{first} {adopt} --database {before.database_name}` brings that back."
+            f" 0:{first} {adopt} --database {before.trash_name}` brings that back."
         )
     return "" if database is None else " Restore it; or, if nothing of it is wanted, delete the instance."
 
@@ -138,7 +138,7 @@ def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
             words = (
                 f"Its delete {why}, but its database '{instance.database_name}' {state}. What it had before a"
                 " reset is kept."
-                f" {way_back_of_live(instance.id, half_dropped, before.database_name)}"
+                f" {way_back_of_live(instance.id, half_dropped, before.trash_name)}"
             )
             if drops_at_retry(instance):
                 words += f" {RETRY_DROPS}"
@@ -189,7 +189,7 @@ def ods_instances_on_other_servers(seen: Snapshot) -> Iterator[Drift]:
     before it was moved.
     """
     own = {row.ods_instance_id: row for row in seen.instances}
-    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
+    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.is_published}
     for ods_instance in seen.ods_instances:
         number = ods_instance.ods_instance_id
         if (elsewhere := seen.strings.other_server(ods_instance.connection_string)) is None:
@@ -254,7 +254,7 @@ def derivatives_of_other_instances(seen: Snapshot) -> Iterator[Drift]:
 
 def ods_instances_of_other_instances(seen: Snapshot) -> Iterator[Drift]:
     """ODS instances that lead to the database of an instance, and are not that instance's."""
-    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.published_at}
+    with_names = {row.database_name: row for row in seen.instances if row.has_names and row.is_published}
     for ods_instance in seen.ods_instances:
         database = seen.strings.local_database(ods_instance.connection_string)
         instance = with_names.get(database or "")

@@ -93,7 +93,7 @@ def not_exchanged(instance: DbInstance, waiting: str) -> str:
 
 def unpublished_of(seen: Snapshot, instance: DbInstance) -> str | None:
     """The private name of a database that became the instance's by the registry, but not on the server."""
-    is_published, mark = instance.published_at is not None, str(instance.mark)
+    is_published, mark = instance.is_published, str(instance.mark)
     its = (one for one in seen.databases.values() if one.staging and not one.invalid and one.mark == mark)
     return next((one.name for one in its if is_published), None)
 
@@ -149,7 +149,7 @@ def _name_of(instance: DbInstance | None) -> str | None:
     """What the registry calls the instance's database, which may be in the trash."""
     if instance is None:
         return None
-    return instance.trash_database if instance.is_in_trash else instance.database_name
+    return instance.database.trash_name if instance.is_in_trash else instance.database_name
 
 
 def _copies_among(

@@ -4,18 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
-from uuid import UUID
 
 from ods.databases.inspection.listing import Database
 from ods.databases.ownership import Owner
-from ods.model.operations import InstanceStatus, Operation, is_usable
+from ods.model.operations import RULES, InstanceStatus, Operation, is_usable
 from ods.registry.clock import TimeGap
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import StartedJob
-from ods.registry.instances.naming import TRASH_PREFIX
 from ods.registry.instances.queries import RecordedRevisions
 from ods.registry.storage import models
-from ods.registry.storage.models import DbInstance, InstanceVersion, OdsInstance, OdsInstanceDerivative
+from ods.registry.storage.models import DbInstance, InstanceDatabase, OdsInstance, OdsInstanceDerivative
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Snapshot:
     orphan_directories: Collection[str]
     instances: Collection[DbInstance]
     trashed: Collection[DbInstance]  # the instances in the trash
-    versions: Collection[InstanceVersion]  # databases in the trash that instances had before resets
+    versions: Collection[InstanceDatabase]  # databases in the trash that instances had before resets
     revisions: RecordedRevisions  # of the databases that instances have or had
     with_versions: Collection[DbInstance]  # the instances of the versions, also deleted and detached ones
     known_marks: Collection[str]  # also the marks of instances whose databases are gone
@@ -72,24 +70,24 @@ def published_later(seen: Snapshot) -> list[Database]:
 
 
 def _is_later(seen: Snapshot, database: Database, owner: Owner, instance: DbInstance) -> bool:
-    by_delete = database.name.startswith(f"{TRASH_PREFIX}{UUID(owner.mark).hex}_")  # not by a reset
+    by_delete = owner.job_id.startswith(RULES[Operation.DELETE].word)  # not by a reset
     if database.trash and not by_delete and owner.database_id != str(instance.database_id):
         return False  # it was replaced before: what the instance has now tells whether that is known
     return not has_known_revision(seen, owner, instance)
 
 
-def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceVersion | None:
+def newest_version(seen: Snapshot, instance: DbInstance) -> InstanceDatabase | None:
     """The last database that the instance had before a reset and that is there; None if none is."""
     its = [version for version in seen.versions if version.instance_id == instance.id]
     usable = {name for name, database in seen.databases.items() if not database.invalid}
-    there = [version for version in its if version.database_name in usable]
-    return max(there, key=lambda version: version.replaced_at, default=None)
+    there = [version for version in its if version.trash_name in usable]
+    return max(there, key=lambda version: (version.trashed_at, version.id), default=None)
 
 
 def expected_beside(seen: Snapshot) -> set[str]:
     """Names of databases in the trash from before resets, also of one that a reset is about to replace."""
-    replaced = (row.replacement["replaced"] for row in seen.instances if row.replacement is not None)
-    return {*(version.database_name for version in seen.versions), *replaced}
+    replaced = (row.database.trash_name for row in seen.instances if row.replacement is not None)
+    return {*(version.trash_name for version in seen.versions), *replaced}
 
 
 def belongs_elsewhere(database: Database, seen: Snapshot) -> bool:

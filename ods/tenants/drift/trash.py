@@ -9,10 +9,11 @@ from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import Owner
 from ods.model.operations import AT_REST
 from ods.registry.backups.rows import without_zone
-from ods.registry.storage.models import DbInstance, InstanceVersion
+from ods.registry.storage.models import DbInstance, InstanceDatabase
 from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 from ods.tenants.drift.own_databases import (
     choice_of,
+    is_earlier,
     listed,
     not_exchanged,
     of_instance,
@@ -36,17 +37,27 @@ _KEPT = "It is not dropped."
 
 
 def missing_from_trash(seen: Snapshot) -> Iterator[Drift]:
-    """Instances in the trash whose databases do not have the names that the registry has for them."""
+    """Instances in the trash whose databases do not have the names that the registry has for them.
+
+    Or what has the name was replaced since, by a reset of which the registry does not know.
+    """
     beside = expected_beside(seen)
     named = defaultdict(list)
     for name, database in seen.databases.items():
         if database.owner and name not in beside and not database.reset:
             named[database.mark].append(database)
     for row in seen.trashed:
-        if row.trash_database in seen.databases or row.status not in AT_REST:
+        own = seen.databases.get(row.database.trash_name)
+        if row.status not in AT_REST or (own is not None and not _was_replaced(seen, own)):
             continue
-        words, remedy = _missing(seen, row, named[str(row.mark)])
+        others = [database for database in named[str(row.mark)] if database is not own]
+        words, remedy = _missing(seen, row, others)
         yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{row.id} {row.name}", words, remedy)
+
+
+def _was_replaced(seen: Snapshot, database: Database) -> bool:
+    """Whether the instance has had another database after this one."""
+    return not database.invalid and is_earlier(seen, database)
 
 
 def _missing(seen: Snapshot, row: DbInstance, several: list[Database]) -> tuple[str, Remedy | None]:
@@ -54,8 +65,11 @@ def _missing(seen: Snapshot, row: DbInstance, several: list[Database]) -> tuple[
 
     `several` are the databases of other names that carry the mark of the instance.
     """
-    not_there = f"It is in the trash, but '{row.trash_database}' is not."
-    no_database = f"It is in the trash, but its database '{row.trash_database}' does not exist"
+    name = row.database.trash_name
+    not_there = f"It is in the trash, but '{name}' is not."
+    if name in seen.databases:
+        not_there = f"It is in the trash, but '{name}' is what a later reset has replaced."
+    no_database = f"It is in the trash, but its database '{name}' does not exist"
     found = published_last(several)
     if several and (waiting := put_in_place_by_registry(seen, row)):
         return f"{not_there} {not_exchanged(row, waiting)}", None
@@ -79,17 +93,17 @@ def _missing(seen: Snapshot, row: DbInstance, several: list[Database]) -> tuple[
     return f"{no_database}: it cannot come back. `{remedy.command}` removes it from the list.", remedy
 
 
-def _way_back(instance: DbInstance, version: InstanceVersion) -> str:
-    name = version.database_name
+def _way_back(instance: DbInstance, version: InstanceDatabase) -> str:
+    name = version.trash_name
     return f"What it had before a reset is there, and no pass drops it: '{name}'. {_by_hand(instance, name)}"
 
 
 def _by_hand(instance: DbInstance, database: str) -> str:
     """How the operator makes another database the one that the instance has in the trash."""
     return (
-        f'To bring that back: ALTER DATABASE "{database}" RENAME TO "{instance.trash_database}"; write the'
-        f" comment that `ods drift` tells then; `ods instance undelete {instance.id}`. If nothing is to come"
-        f" back, `ods instance purge {instance.id}` drops it, too."
+        f'To bring that back: ALTER DATABASE "{database}" RENAME TO "{instance.database.trash_name}";'
+        f" write the comment that `ods drift` tells then; `ods instance undelete {instance.id}`. If nothing"
+        f" is to come back, `ods instance purge {instance.id}` drops it, too."
     )
 
 
@@ -98,7 +112,7 @@ def unlisted_in_trash(seen: Snapshot) -> Iterator[Drift]:
     beside = expected_beside(seen)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
-    listed = {*(row.trash_database for row in seen.trashed), *beside}
+    listed = {*(row.database.trash_name for row in seen.trashed), *beside}
     for database in seen.databases.values():
         if not database.trash or database.name in listed or belongs_elsewhere(database, seen):
             continue
@@ -183,9 +197,9 @@ def out_of_trash_by_hand(database: str, owner: Owner) -> str:
 def changed_in_trash(seen: Snapshot) -> Iterator[Drift]:
     """Databases in the trash that were changed there, so that nothing is done to them by itself."""
     for row in seen.trashed:
-        database = seen.databases.get(row.trash_database or "")
-        if database is None or row.status not in AT_REST:
-            continue
+        database = seen.databases.get(row.database.trash_name)
+        if database is None or row.status not in AT_REST or _was_replaced(seen, database):
+            continue  # of an earlier one, `missing_from_trash` tells
         if (words := _change_in_trash(seen, row, database)) is not None:
             remedy = None  # something must be done by hand before
             if database.mark == str(row.mark) and not database.invalid:
@@ -199,12 +213,12 @@ def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -
     """How a database in the trash was changed, and what the operator can do; None if it was not."""
     name, owner = database.name, database.owner
     back = f"`ods instance undelete {instance.id}` brings it back; then delete it again if that is meant."
-    its = _known_owner(seen, instance, instance)
+    its = _known_owner(seen, instance, instance.database)
     if owner is None or not its.owns(owner.comment):
         return (
             f"Its database '{name}' in the trash does not carry the mark of the instance: the comment was"
             " changed by hand. It is neither dropped nor brought back. If it is the instance's, write the"
-            f" comment again: {_statement(name, its, instance.trashed_at)}. If it is not, rename it."
+            f" comment again: {_statement(name, its, instance.database.trashed_at)}. If it is not, rename it."
         )
     if database.invalid:
         words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
@@ -221,7 +235,7 @@ def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -
     return None
 
 
-def _known_owner(seen: Snapshot, instance: DbInstance, had: DbInstance | InstanceVersion) -> Owner:
+def _known_owner(seen: Snapshot, instance: DbInstance, had: InstanceDatabase) -> Owner:
     """The owner that the comment of a database in the trash must name, by the registry."""
     return Owner(
         *(seen.tenant, instance.ods_instance_id, "adopted", str(instance.mark), seen.installation),
@@ -270,7 +284,7 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
     """Databases that instances had before resets, and that are not in the trash as the registry says."""
     rows = {row.id: row for row in seen.with_versions}
     for version in seen.versions:
-        instance, database = rows.get(version.instance_id), seen.databases.get(version.database_name)
+        instance, database = rows.get(version.instance_id), seen.databases.get(version.trash_name)
         if instance is None or instance.status not in AT_REST:
             continue
         if database is None or not _is_version(database.owner, version, instance):
@@ -279,13 +293,13 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
                 continue  # it was dropped, which is not recorded yet
             fault = "does not exist" if database is None else "has another comment"
             words = (
-                f"The instance had the database '{version.database_name}' before a reset, but it {fault}: it"
+                f"The instance had the database '{version.trash_name}' before a reset, but it {fault}: it"
                 f" cannot be brought back.{renamed} It is told until its time in the trash is over, or name"
                 " and comment are as they were."
             )
             if database is not None and not database.invalid and not renamed:
                 its = _known_owner(seen, instance, version)
-                comment = _statement(database.name, its, version.replaced_at)
+                comment = _statement(database.name, its, version.trashed_at)
                 words += f" If it is that one by its data, write the comment again: {comment}."
             yield Drift(DriftKind.TRASH_WITHOUT_DATABASE, f"{instance.id} {instance.name}", words)
         elif (change := _change_of_version(seen, database, version, instance)) is not None:
@@ -295,9 +309,9 @@ def versions_without_database(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.TRASH_CHANGED, f"{instance.id} {instance.name}", words)
 
 
-def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> str:
+def _renamed(seen: Snapshot, version: InstanceDatabase, instance: DbInstance) -> str:
     """What to do with a version that an operator has given another name; empty if there is none."""
-    others = {one.database_name for one in seen.versions}
+    others = {one.trash_name for one in seen.versions}
     for database in seen.databases.values():
         if not _is_version(database.owner, version, instance) or database.name in others:
             continue
@@ -313,7 +327,7 @@ def _renamed(seen: Snapshot, version: InstanceVersion, instance: DbInstance) -> 
 
 
 def _change_of_version(
-    seen: Snapshot, database: Database, version: InstanceVersion, instance: DbInstance
+    seen: Snapshot, database: Database, version: InstanceDatabase, instance: DbInstance
 ) -> str | None:
     """Why a version that was changed in the trash is not dropped when it is due; None if it was not."""
     if database.invalid or database.owner is None:
@@ -323,7 +337,7 @@ def _change_of_version(
     )
     # By a registry that was restored it may have been in use since, and come back after that.
     written = None if database.published_at is None else without_zone(database.published_at)
-    since = max(filter(None, [version.replaced_at, written]))
+    since = max(filter(None, [version.trashed_at, written]))
     write = (
         "If nothing uses it, write that, and it can be brought back until its time is over, at"
         f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known, since)}"
@@ -345,6 +359,6 @@ def _change_of_version(
     return None
 
 
-def _is_version(owner: Owner | None, version: InstanceVersion, instance: DbInstance) -> bool:
+def _is_version(owner: Owner | None, version: InstanceDatabase, instance: DbInstance) -> bool:
     its = str(instance.mark), str(version.database_id)
     return owner is not None and (owner.mark, owner.database_id) == its

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from ods.registry.migrations import adopted_tables, own_tables
 from ods.registry.migrations.adopted_rows import adopt_rows
 from ods.registry.migrations.conflicts import require_none
+from ods.registry.migrations.database_rows import record_databases
 
 revision = "0001"
 down_revision = None
@@ -181,23 +182,17 @@ ALTER TABLE adminapi.dbinstances
     ADD COLUMN request uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN outages int NOT NULL DEFAULT 0,
     ADD COLUMN cancelledattempt int,
-    -- The database: by what it is known to be the instance's, and where it comes from.
+    -- By what databases are known to be the instance's, and which of them is its own.
     ADD COLUMN mark uuid NOT NULL DEFAULT gen_random_uuid(),
     ADD COLUMN databaseid uuid NOT NULL DEFAULT gen_random_uuid(),
-    ADD COLUMN publishedat timestamp,
-    ADD COLUMN templategeneration int, ADD COLUMN origin jsonb NOT NULL DEFAULT '{}',
-    ADD CONSTRAINT ck_dbinstances_origin CHECK (
-        origin = '{}' OR origin ? 'backup_id' OR origin ?& ARRAY['instance_id', 'mode', 'mark']
-    ),
     -- What a rename, an undelete or a reset makes of it.
     ADD COLUMN newname varchar(100), ADD COLUMN newdatabasename varchar(255),
     ADD COLUMN undodue boolean NOT NULL DEFAULT false, ADD COLUMN replacement jsonb,
     -- What clients say about it.
     ADD COLUMN isprotected boolean NOT NULL DEFAULT false, ADD COLUMN description varchar(500),
     ADD COLUMN labels jsonb, ADD COLUMN owncontexts jsonb,
-    -- The trash.
-    ADD COLUMN trashdatabase varchar(63), ADD COLUMN trashedat timestamp, ADD COLUMN deletedby varchar(256),
-    ADD COLUMN purgeafter timestamp, ADD COLUMN setaside jsonb;
+    -- What comes back with it from the trash.
+    ADD COLUMN setaside jsonb;
 -- What is being deleted waits for its delete: the word for what is in progress would have it created.
 UPDATE adminapi.dbinstances SET
     state = CASE status WHEN 'DeleteInProgress' THEN 'Pending_Delete'
@@ -210,8 +205,8 @@ _STATES = "'Pending', 'InProgress', 'Completed', 'Error', 'Pending_Delete', 'Del
 _LIVE = "state <> 'Deleted' AND operation <> 'Purge'"
 _HAS_NAMES = f"{_LIVE} AND (operation <> 'Undelete' OR newname IS NULL)"
 _HAS_ORIGIN = (
-    "jsonb_typeof(arguments) = 'object' AND jsonb_typeof(arguments -> 'origin') = 'object'"
-    " AND arguments - 'origin' = '{}'"
+    "(jsonb_typeof(arguments) = 'object' AND jsonb_typeof(arguments -> 'origin') = 'object'"
+    " AND arguments - 'origin' = '{}') IS TRUE"
 )
 _INSTANCE_RULES = f"""
 ALTER TABLE adminapi.dbinstances
@@ -245,10 +240,6 @@ CREATE INDEX ix_dbinstances_modified ON adminapi.dbinstances (lastmodifieddate);
 CREATE INDEX ix_dbinstances_waiting ON adminapi.dbinstances (id) WHERE state IN ('Pending', 'Pending_Delete');
 CREATE INDEX ix_dbinstances_labels
     ON adminapi.dbinstances USING gin (labels jsonb_path_ops) WHERE labels IS NOT NULL;
-CREATE INDEX ix_dbinstances_reserved ON adminapi.dbinstances (id)
-    WHERE owncontexts IS NOT NULL AND publishedat IS NULL;
-CREATE INDEX ix_dbinstances_trash
-    ON adminapi.dbinstances (purgeafter) WHERE trashedat IS NOT NULL;
 CREATE INDEX ix_dbinstances_madeof ON adminapi.dbinstances (id) WHERE arguments -> 'origin' <> '{{}}';
 CREATE INDEX ix_dbinstances_replacement ON adminapi.dbinstances (id) WHERE replacement IS NOT NULL;
 CREATE INDEX ix_dbinstances_undodue ON adminapi.dbinstances (id) WHERE undodue;
@@ -267,9 +258,10 @@ def upgrade() -> None:
         "Unknown statuses in adminapi.dbinstances",
         f"SELECT format('id %s: %s', id, status) FROM adminapi.dbinstances WHERE state NOT IN ({_STATES})",  # noqa: S608 - constants
     )
+    _run(connection, own_tables.CREATE)
+    record_databases(connection, "dbinstances")
     adopt_rows(connection, "adminapi.dbinstances")
-    for script in (_INSTANCE_RULES, own_tables.CREATE):
-        _run(connection, script)
+    _run(connection, _INSTANCE_RULES)
 
 
 def _run(connection: Connection, script: str) -> None:
