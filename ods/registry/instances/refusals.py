@@ -5,7 +5,7 @@ No request takes the data of a protected instance away before a client has ended
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -115,11 +115,15 @@ def state_refusals(instance: DbInstance, states: Collection[InstanceStatus], ver
 
 def purge_refusals(instance: DbInstance, way: Way | None) -> list[RefusedError]:
     """Every reason for which a delete of this way cannot purge an instance in the trash."""
-    if way is Way.LEAVE:
-        next_step = "Undelete it, then detach its database."
-        return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
-    state = state_refusals(instance, PURGEABLE, "purged")
-    return [*state, *filter(None, [protection_refusal(instance)])]
+    match way:
+        case Way.LEAVE:
+            next_step = "Undelete it, then detach its database."
+            return [RefusedError(instance.status, "The instance is in the trash.", next_step)]
+        case Way.TRASH | Way.DROP | None:
+            state = state_refusals(instance, PURGEABLE, "purged")
+            return [*state, *filter(None, [protection_refusal(instance)])]
+        case _:
+            assert_never(way)
 
 
 def require_created(instance: DbInstance, verb: str) -> None:
