@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,8 +47,8 @@ class JobFence:
             position = await self.require_due(job)
             ending = ends_wait(self._tenant.jobs, job, partial(asyncio.sleep, _WAIT_OVER_SECONDS))
             async with ending if position.waits else nullcontext():
-                known = owner_of(job).knowing(position.known, job.request, job.attempt, is_running=True)
-                yield session, known
+                owner = replace(owner_of(job), name=job.name_in_comment)
+                yield session, owner.knowing(position.known, job.request, job.attempt, is_running=True)
 
     @asynccontextmanager
     async def ended(self, job: InstanceJob) -> AsyncIterator[tuple[asyncpg.Connection, Position]]:

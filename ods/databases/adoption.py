@@ -147,6 +147,7 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
         return owner
     marked = replace(
         owner,
+        template=known.template,
         template_generation=known.template_generation,
         database_id=known.database_id,
         left=(*known.left, *owner.left),
@@ -171,8 +172,9 @@ async def replaced_databases(
         if name == database or not closed or marked is None or since is None:
             continue
         if owner.shares_instance(marked) and marked.database_id != owner.database_id:
-            about = (marked.number, str(marked.revision), marked.database_id, marked.template_generation)
-            replaced.append(ReplacedDatabase(name, *about, without_zone(since)))
+            about = (marked.number, str(marked.revision), marked.database_id)
+            made_of = (marked.template, marked.template_generation)
+            replaced.append(ReplacedDatabase(name, *about, *made_of, without_zone(since)))
     return sorted(replaced, key=lambda one: (one.replaced_at, one.number))
 
 

@@ -176,7 +176,14 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
     owner = replace(owner, template_generation=marked.template_generation, left=marked.left)
     if owner.revision is not None and not _is_to_stay(marked, owner):
         return owner
-    return replace(owner, job_id=marked.job_id, number=marked.number, revision=marked.revision)
+    return replace(
+        owner,
+        job_id=marked.job_id,
+        number=marked.number,
+        name=marked.name,
+        template=marked.template,
+        revision=marked.revision,
+    )
 
 
 def is_marked(found: FoundDatabase, owner: KnownOwner) -> bool:

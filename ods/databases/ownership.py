@@ -26,6 +26,8 @@ _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
 _PUT_BACK = "putBack"
 _LEFT = "left"
+_LONGEST_NAME = 100
+"""What the registry holds of the name of an instance, or of a template."""
 _FORGOTTEN_ATTEMPTS = 10
 """A registry that was restored while a job ran has forgotten at most so many attempts at it."""
 
@@ -61,6 +63,8 @@ class _Comment(BaseModel):
     database: _Uuid
     revision: _Uuid | None
     role: str
+    instance: str = Field(max_length=_LONGEST_NAME)
+    template: str = Field(max_length=_LONGEST_NAME)
     job: str
     number: int = Field(ge=0, le=999_999_999)
     template_generation: int | None = Field(ge=0, le=HIGHEST_GENERATION)
@@ -92,6 +96,8 @@ class Owner:
         job_id: the job that published the database, or works on it now.
         mark: the instance's UUID.
         database_id: the UUID of the database, one of those that the instance has or had.
+        name: the instance's name once the database has this revision; empty if no comment is made of this.
+        template: the template that the database is made of, likewise.
         template_generation: which generation of its template the database is a copy of; None: not known.
         trashed_name: of a database in the trash, the name that it had before; None of any other.
         revision: the UUID of the database's state, see `ods.model.revisions`; None while it is being made,
@@ -108,6 +114,8 @@ class Owner:
     installation: str
     database_id: str = field(kw_only=True)
     number: int = 0
+    name: str = ""
+    template: str = ""
     template_generation: int | None = None
     trashed_name: str | None = None
     revision: str | None = None
@@ -163,6 +171,8 @@ class Owner:
                 "database": self.database_id,
                 "revision": self.revision,
                 "role": self.role,
+                "instance": self.name,
+                "template": self.template,
                 "job": self.job_id,
                 "number": self.number,
                 "templateGeneration": self.template_generation,
@@ -211,6 +221,8 @@ class Owner:
             database_id=its.database,
             installation=its.installation,
             number=its.number,
+            name=its.instance,
+            template=its.template,
             template_generation=its.template_generation,
             trashed_name=its.name if is_trashed else None,
             revision=its.revision,

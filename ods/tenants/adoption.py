@@ -20,9 +20,15 @@ from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import leave_to_job
 from ods.model.arguments import drops_database
 from ods.model.operations import InstanceStatus, Operation
-from ods.model.revisions import KnownRevisions, Revision, RevisionState
+from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role
 from ods.registry.instances.adoptions import DatabaseName, LostInstance
-from ods.registry.instances.naming import instance_named, is_reset_name, is_trash_name
+from ods.registry.instances.naming import (
+    database_name,
+    instance_named,
+    is_reset_name,
+    is_trash_name,
+    name_errors,
+)
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError
 from ods.registry.storage.models import DbInstance, InstanceDatabase
 from ods.tenants.drift.own_databases import listed, not_exchanged, of_instance
@@ -195,6 +201,7 @@ class DatabaseAdoption:
         candidate = _require_adoptable(_candidate(row, database, found))
         marked = Owner.read(candidate.comment)
         if marked is not None:
+            row.database_template = marked.template or row.database_template
             its = UUID(marked.database_id), marked.template_generation
             # Another product may have made its ODS instance.
             is_published = row.is_published or row.status == InstanceStatus.COMPLETED
@@ -246,13 +253,18 @@ class DatabaseAdoption:
         async with tenant.server.session() as session:
             _require_adoptable(await self._lost_instance(session, ods_instance_id, database, earlier=earlier))
             owner = await adoption.owner_of(session, database)
-        named = self._named(database)
-        if owner is None or named is None:
+        if owner is None or (named := self._name_of_lost(owner, database)) is None:
             raise DatabaseNotFoundError(database)
         its = (*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.template_generation)
         lost = LostInstance(*its, owner.database_id, str(uuid4()))
         own = replace(
-            owner, tenant=tenant.name, number=lost.number, trashed_name=None, revision=lost.revision
+            owner,
+            tenant=tenant.name,
+            number=lost.number,
+            name=lost.name,
+            template=lost.template,
+            trashed_name=None,
+            revision=lost.revision,
         )
         async with tenant.server.fenced(own) as session:
             await tenant.installation.require_confirmed(session)
@@ -276,7 +288,7 @@ class DatabaseAdoption:
         installation = (await self._tenant.instances.installation.state()).id
         if owner.ods_instance_id != ods_instance_id or owner.installation != installation:
             raise InstanceNotFoundError(ods_instance_id)
-        named = self._named(database)
+        named = self._name_of_lost(owner, database)
         obstacle = await self._obstacle_of_lost(owner, ods_instance_id, database) or found.obstacle
         if obstacle is None and not earlier:
             its = of_instance(await listing.databases(session), owner)
@@ -297,7 +309,17 @@ class DatabaseAdoption:
             )
         if is_trash_name(database):
             return out_of_trash_by_hand(database, owner)
-        return None if self._named(database) else _NO_INSTANCES_NAME
+        return None if self._name_of_lost(owner, database) else _NO_INSTANCES_NAME
+
+    def _name_of_lost(self, owner: Owner, database: str) -> tuple[str, str] | None:
+        """The name and template of the instance that `owner` describes; None if nothing tells them.
+
+        An operator who has given the database another name means the instance by that.
+        """
+        is_told = owner.role is Role.CURRENT and not name_errors(owner.name, owner.template)
+        if is_told and database_name(owner.name, owner.template) == database:
+            return owner.name, owner.template
+        return self._named(database) or ((owner.name, owner.template) if is_told else None)
 
     def _database_name(self, database: str) -> DatabaseName:
         return DatabaseName(database, self._tenant.connection_strings.encrypted(database))
@@ -306,7 +328,14 @@ class DatabaseAdoption:
         """The instance, with the revisions that the registry knows of its databases."""
         known, installation = await self._tenant.queries.revisions_of(row.id), self._tenant.installation
         its = (self._tenant.name, row.ods_instance_id, _JOB, str(row.mark), await installation.id())
-        return Owner(*its, row.job_number, database_id=str(row.database_id)).knowing(known)
+        owner = Owner(
+            *its,
+            row.job_number,
+            name=row.name,
+            template=row.database_template,
+            database_id=str(row.database_id),
+        )
+        return owner.knowing(known)
 
     def _named(self, database: str) -> tuple[str, str] | None:
         return instance_named(database, self._tenant.settings.template_databases)

@@ -1,5 +1,7 @@
 """What a job works on, in the terms of the code that works on databases."""
 
+from dataclasses import replace
+
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.replacing import Exchange
@@ -10,7 +12,7 @@ from ods.registry.instances.jobs import InstanceJob, Replacement
 def owner_of(job: InstanceJob) -> Owner:
     """The instance of the job; only the registry knows the revisions of its databases (`Position.known`)."""
     its = (job.tenant, job.ods_instance_id, job.job_id, job.mark, job.installation, job.number)
-    return Owner(*its, database_id=job.database_id)
+    return Owner(*its, database_id=job.database_id, name=job.name, template=job.template)
 
 
 def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
@@ -18,7 +20,7 @@ def exchange_of(job: InstanceJob, owner: KnownOwner) -> Exchange:
     replacement = replacement_of(job)
     return Exchange(
         current=owner,
-        successor=owner.of_database(replacement.database_id),
+        successor=replace(owner.of_database(replacement.database_id), template=replacement.template),
         database=job.database,
         other=replacement.database,
         replaced=job.trash_database,

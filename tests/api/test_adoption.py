@@ -454,6 +454,41 @@ class TestAnotherName:
         assert str(instance.mark) == case.owner.mark
         assert await queries.ods_instance(number) is not None
 
+    @pytest.mark.parametrize(
+        ("told", "database", "recorded"),
+        [
+            (("EdFi Ods Lost", "Minimal"), "EdFi_Ods_Lost_Minimal", ("EdFi Ods Lost", "Minimal")),
+            (("Lost", "Minimal"), "EdFi_Ods_Found_Minimal", ("Found", "Minimal")),
+            (("Lost", "Retired"), "EdFi_Ods_Lost_Retired", ("Lost", "Retired")),
+            (("Lost", "Minimal"), "by_hand", ("Lost", "Minimal")),
+        ],
+    )
+    async def test_lost_instance_has_its_name_again_unless_its_database_was_given_another(
+        self,
+        api: httpx.AsyncClient,
+        case: Case,
+        renamed: str,
+        queries: InstanceQueries,
+        registry_dsn: str,
+        told: tuple[str, str],
+        database: str,
+        recorded: tuple[str, str],
+    ) -> None:
+        number = case.owner.ods_instance_id
+        then = replace(case.owner, name=told[0], template=told[1], revision=_OTHERS_MARK)
+        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{then.comment}'")
+        await case.admin.execute(f'ALTER DATABASE "{renamed}" RENAME TO "{database}"')
+        async with session(registry_dsn) as rows:
+            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+        try:
+            answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": database})
+            assert answer.status_code == 200, answer.text
+            instance = await queries.instance(answer.json()["id"])
+            assert (instance.name, instance.database_template) == recorded
+            assert (instance.database_name, instance.database.database_template) == (database, recorded[1])
+        finally:
+            await case.admin.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
     async def test_instance_is_found_when_it_is_named_by_the_id_that_reasons_name(
         self,
         api: httpx.AsyncClient,

@@ -381,6 +381,7 @@ async def test_adopted_instance_gets_its_backup_when_its_row_alone_was_lost(
     tenant: Tenant,
     rows: asyncpg.Connection,
     requests: ScheduledRequests,
+    postgres: EmbeddedPostgres,
     api: httpx.AsyncClient,
     name: str,
 ) -> None:
@@ -391,6 +392,7 @@ async def test_adopted_instance_gets_its_backup_when_its_row_alone_was_lost(
     await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
     adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
     assert adopted.adopted
+    await write(postgres, job, "CREATE TABLE added_since ()")
     assert await passed(requests, SECOND) == ScheduledReport(requested=1)
     await all_stored(tenant)
     assert [backup["status"] for backup in await backups_of(api, job)] == ["Completed", "Completed"]

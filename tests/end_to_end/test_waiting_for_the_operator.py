@@ -47,7 +47,7 @@ async def settings() -> AsyncIterator[Settings]:
         async with seeded(server):
             await registries.prepare(server)
             dsn = await registries.clone(server)
-            its = ("default", 7, "CreateInstanceJob-7-1", str(uuid.uuid4()), OTHERS, 1, 1)
+            its = ("default", 7, "CreateInstanceJob-7-1", str(uuid.uuid4()), OTHERS, 1)
             owner = Owner(*its, database_id=str(uuid.uuid4()), revision=str(uuid.uuid4()))
             async with session(service_dsn(server, "postgres")) as admin:
                 await admin.execute('CREATE DATABASE "of_others"')

@@ -30,6 +30,11 @@ _STATE = (
     "SELECT string_agg(oid || datname || datallowconn, ',' ORDER BY oid) FROM pg_database"
     " WHERE shobj_description(oid, 'pg_database') LIKE $1"
 )
+_DESCRIBED = """
+SELECT shobj_description(oid, 'pg_database')::json ->> 'instance' AS instance,
+    shobj_description(oid, 'pg_database')::json ->> 'template' AS template
+FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE $1
+"""
 _FORGET = """
 DELETE FROM adminapi.databaserevisions WHERE instanceid = $1
     AND at = (SELECT max(at) FROM adminapi.databaserevisions WHERE instanceid = $1)
@@ -129,6 +134,11 @@ class Site:
         """The databases of the instance, and whether they are open."""
         state: str | None = await self._admin.fetchval(_STATE, f"%{self.job.mark}%")
         return state
+
+    async def described(self) -> set[tuple[str, str]]:
+        """What the comments of the instance's databases call it, and the templates that they name."""
+        rows = await self._admin.fetch(_DESCRIBED, f"%{self.job.mark}%")
+        return {(row["instance"], row["template"]) for row in rows}
 
     async def work(self, job: InstanceJob) -> None:
         """Do what the job is to do with the databases."""
@@ -292,3 +302,28 @@ async def test_comments_have_the_revisions_that_the_registry_knows_when_jobs_hav
     assert {tuple(one) for one in comments} == {tuple(one) for one in confirmed}
     unresolved = "SELECT FROM adminapi.databaserevisions WHERE state = 'intended' AND instanceid = $1"
     assert await site.rows.fetch(unresolved, its) == []
+
+
+async def test_comments_name_the_instance_and_its_template_when_jobs_have_published_or_undone(
+    site: Site, name: str
+) -> None:
+    instances, jobs, run = site.tenant.instances, site.tenant.jobs, ActivityEnvironment().run
+    its = site.job.instance_id
+    assert await site.described() == {(name, "Minimal")}
+    await site.publish("rename")
+    assert await site.described() == {(f"{name} new", "Minimal")}
+    resetting = (await instances.request_reset(its, Template.SAMPLE)).job
+    await run(site.activities.reset, await site.begun(resetting))
+    both = {(f"{name} new", "Minimal"), (f"{name} new", "Sample")}
+    assert await site.described() == both
+    renaming = await site.begun((await instances.request_rename(its, f"{name} not")).job)
+    await run(site.activities.rename, renaming)
+    assert await site.described() == {(f"{name} new", "Minimal"), (f"{name} not", "Sample")}
+    await jobs.fail(renaming, "The server was away.")
+    await run(site.activities.compensate, renaming)
+    assert await site.described() == both
+    await site.trash()
+    coming_back = await site.begun((await instances.request_undelete(its, f"{name} back")).job)
+    await run(site.activities.undelete, coming_back)
+    assert await jobs.finish_undelete(coming_back, "any")
+    assert await site.described() == {(f"{name} new", "Minimal"), (f"{name} back", "Sample")}

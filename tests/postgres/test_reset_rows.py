@@ -1021,15 +1021,19 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
     left: int,
 ) -> None:
     replaced_at = datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(*("a name", 2, str(uuid.uuid4()), str(uuid.uuid4()), None), replaced_at)
+    found = ReplacedDatabase(
+        *("a name", 2, str(uuid.uuid4()), str(uuid.uuid4()), "Sample", None), replaced_at
+    )
     store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
         await store.keep_replaced(instance, [found], ())
     with pytest.raises(RuntimeError, match="block"):
         await store.keep_replaced(instance, [found], ())
-    remaining: timedelta = await rows.fetchval(
-        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC' FROM adminapi.databases"
+    remaining: timedelta
+    (remaining, template), *others = await rows.fetch(
+        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC', databasetemplate FROM adminapi.databases"
         " WHERE instanceid = $1 AND reason = 'replaced'",
         completed.instance_id,
     )
+    assert (template, others) == ("Sample", [])
     assert round(remaining / timedelta(days=1)) == left

@@ -17,6 +17,8 @@ from ods.model.revisions import KnownRevisions, Revision, RevisionState, revisio
 OURS, OTHERS = "aaaaaaaa-1111-4222-8333-444444444444", "bbbbbbbb-1111-4222-8333-444444444444"
 OWNER = Owner(
     *("default", 42, "CreateInstanceJob-42-1", "6b1f0f6e-1111-4222-8333-444444444444", OURS, 1),
+    name="A",
+    template="Minimal",
     database_id="dddddddd-1111-4222-8333-444444444444",
     revision="cccccccc-1111-4222-8333-444444444444",
 )
@@ -32,6 +34,8 @@ WRITTEN = {
     "database": "dddddddd-1111-4222-8333-444444444444",
     "revision": "cccccccc-1111-4222-8333-444444444444",
     "role": "current",
+    "instance": "A",
+    "template": "Minimal",
     "templateGeneration": None,
     "publishedAt": TIME,
 }
@@ -50,6 +54,8 @@ owners = st.builds(
     job_id=st.text(),
     mark=st.uuids().map(str),
     number=st.integers(0, 999_999_999),
+    name=st.text(max_size=100),
+    template=st.text(max_size=100),
     database_id=st.uuids().map(str),
     installation=st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),

@@ -170,6 +170,7 @@ class AdoptionStore:
         published_at = func.coalesce(InstanceDatabase.published_at, own.excluded.publishedat)
         changed: dict[Any, object] = {
             **OUT_OF_TRASH,
+            InstanceDatabase.database_template: instance.database_template,
             InstanceDatabase.template_generation: template_generation,
             InstanceDatabase.published_at: published_at,
         }

@@ -198,6 +198,11 @@ class InstanceJob:
         return self.new_name or self.name
 
     @property
+    def name_in_comment(self) -> str:
+        """What the job calls the instance in the comments that it writes, until it is undone."""
+        return self.final_name if self.rules.renames or self.rules.brings_back else self.name
+
+    @property
     def final_database(self) -> str:
         """The name of the instance's database when the job is done."""
         return self.new_database or self.database

@@ -63,6 +63,7 @@ class ReplacedDatabase:
     Attributes:
         number: the job that has put it there.
         revision: the revision that it has there.
+        template: what it is made of.
         template_generation: which generation of its template it is a copy of, if that is known.
         replaced_at: when it was put there, in UTC without a zone.
     """
@@ -71,6 +72,7 @@ class ReplacedDatabase:
     number: int
     revision: str
     database_id: str
+    template: str
     template_generation: int | None
     replaced_at: datetime
 
@@ -311,8 +313,7 @@ async def record_version(
 ) -> None:
     """Record that a reset has replaced a database, which stays for `trash` after that, and until `earliest`.
 
-    The registry did not know that, but may know the database: as the one that the instance had. If it does
-    not, its template is taken to be the instance's, which the comment does not name.
+    The registry did not know that, but may know the database: as the one that the instance had.
     """
     replaced_at = func.least(replaced.replaced_at, UTC_NOW)
     facts: dict[Any, object] = {
@@ -326,7 +327,7 @@ async def record_version(
         InstanceDatabase.database_id: UUID(replaced.database_id),
     }
     described: dict[Any, object] = {
-        InstanceDatabase.database_template: instance.database_template,
+        InstanceDatabase.database_template: replaced.template or instance.database_template,
         InstanceDatabase.template_generation: replaced.template_generation,
         InstanceDatabase.published_at: replaced_at,
     }

@@ -242,6 +242,8 @@ def _known_owner(seen: Snapshot, instance: DbInstance, had: InstanceDatabase) ->
         had.job_number,
         # Without one that is confirmed, the comment is one that nothing is done by.
         revision=seen.revisions.confirmed.get(str(had.database_id), str(had.database_id)),
+        name=instance.name,
+        template=had.database_template,
         trashed_name=instance.database_name,
         database_id=str(had.database_id),
     )
