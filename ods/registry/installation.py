@@ -39,6 +39,7 @@ from ods.registry.storage.models import (
     Installation,
     InstanceDatabase,
     Job,
+    is_own,
 )
 from ods.registry.storage.sessions import RegistrySessions
 
@@ -241,12 +242,12 @@ class InstallationStore:
             "undo_due": False,
         }
         its = InstanceDatabase.instance_id == DbInstance.id
-        is_own = exists().where(its, InstanceDatabase.database_id == DbInstance.database_id)
+        has_it = exists().where(is_own(InstanceDatabase))
         in_trash = select(DbInstance.id).where(DbInstance.is_in_trash)
         emptied = update(InstanceDatabase).where(InstanceDatabase.instance_id.in_(in_trash))
         forgotten = {"status": FORGET_TRASH.target, "set_aside": None}
         async with self._sessions.transaction() as session:
-            await session.execute(delete(InstanceDatabase).where(~is_own))
+            await session.execute(delete(InstanceDatabase).where(~has_it))
             await session.execute(update(DbInstance).where(DbInstance.is_in_trash).values(forgotten))
             await session.execute(emptied.values(OUT_OF_TRASH))
             await session.execute(update(InstanceDatabase).values(database_id=func.gen_random_uuid()))

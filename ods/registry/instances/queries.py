@@ -47,6 +47,7 @@ from ods.registry.storage.models import (
     OdsInstance,
     OdsInstanceContext,
     OdsInstanceDerivative,
+    is_own,
 )
 from ods.registry.storage.sessions import RegistrySessions
 
@@ -73,7 +74,7 @@ DERIVATIVES = Listing(
     },
 )
 _IS_VERSION = InstanceDatabase.is_replaced
-_IS_OWN = and_(~DbInstance.is_live, InstanceDatabase.database_id == DbInstance.database_id)
+_IS_OWN = and_(~DbInstance.is_live, is_own(InstanceDatabase))
 _TRASHED = (
     select(
         DbInstance.id,

@@ -156,9 +156,14 @@ def fencing_token_of(operation: Operation, job: InstanceJob) -> Guard:
 
 def own_database(job: InstanceJob) -> Update:
     """An update of the row of the database that the job works on."""
+    return database_of(job, job.database_id)
+
+
+def database_of(job: InstanceJob, database_id: str) -> Update:
+    """An update of the row of this database (a UUID) of the job's instance."""
     its = (
         InstanceDatabase.instance_id == job.instance_id,
-        InstanceDatabase.database_id == UUID(job.database_id),
+        InstanceDatabase.database_id == UUID(database_id),
     )
     return update(InstanceDatabase).where(*its)
 

@@ -65,7 +65,7 @@ from ods.registry.storage.errors import (
     require_granted,
     require_valid,
 )
-from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceDatabase, Job, Snapshot
+from ods.registry.storage.models import UTC_NOW, DbInstance, InstanceDatabase, Job, Snapshot, is_own
 from ods.registry.storage.sessions import NO_CONFLICTS, Conflicts, RegistrySessions
 from ods.registry.storage.unit_of_work import unit_of_work
 
@@ -383,7 +383,7 @@ class InstanceStore:
 
     async def is_purge_due(self) -> bool:
         """Whether the time of an instance in the trash is over."""
-        due = select(DbInstance.id).join(_OWN, _is_own(_OWN)).where(*_PURGE_IS_DUE)
+        due = select(DbInstance.id).join(_OWN, is_own(_OWN)).where(*_PURGE_IS_DUE)
         return await self._sessions.finds(due.limit(1))
 
     async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
@@ -396,7 +396,7 @@ class InstanceStore:
         await self.installation.require_confirmed()
         due = (
             select(DbInstance)
-            .join(_OWN, _is_own(_OWN))
+            .join(_OWN, is_own(_OWN))
             .where(*_PURGE_IS_DUE, not_(_has_only_versions(usable)))
             .order_by(_OWN.purge_after, DbInstance.id)
             .limit(limit)
@@ -715,10 +715,6 @@ def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
     names = literal(list(usable), ARRAY(Text))
     version = *versions_of(DbInstance.id), InstanceDatabase.trash_name == any_(names)
     return and_(_OWN.trash_name != all_(names), exists().where(*version))
-
-
-def _is_own(database: type[InstanceDatabase]) -> ColumnElement[bool]:
-    return and_(database.instance_id == DbInstance.id, database.database_id == DbInstance.database_id)
 
 
 def _advance(instance: DbInstance, step: Step) -> None:

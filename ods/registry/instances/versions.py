@@ -31,10 +31,10 @@ from ods.model.revisions import TrashReason
 from ods.registry.audit import AuditEntry, append
 from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
 from ods.registry.instances.revisions import record_gone
-from ods.registry.instances.steps import JobFactory, own_database
+from ods.registry.instances.steps import JobFactory, database_of, own_database
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError, RefusedError
-from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase
+from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase, is_own
 from ods.registry.storage.sessions import RegistrySessions
 
 _LIST = "`ods trash` (GET /v2/trash), which lists them with the ids of their instances"
@@ -285,11 +285,7 @@ async def record_exchange(
         InstanceDatabase.published_at: UTC_NOW,
     }
     now = OUT_OF_TRASH if replacement.from_trash else made
-    successor = update(InstanceDatabase).where(
-        InstanceDatabase.instance_id == job.instance_id,
-        InstanceDatabase.database_id == UUID(replacement.database_id),
-    )
-    await session.execute(successor.values(now))
+    await session.execute(database_of(job, replacement.database_id).values(now))
 
 
 async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None:
@@ -341,8 +337,7 @@ async def follow_delete(session: AsyncSession, instance_id: int, *, kept: bool) 
     Those that are kept for longer stay for that: with the instance, they can come back.
     """
     own = aliased(InstanceDatabase)
-    its_own = own.instance_id == DbInstance.id, own.database_id == DbInstance.database_id
-    with_it = select(own.purge_after).where(DbInstance.id == instance_id, *its_own).scalar_subquery()
+    with_it = select(own.purge_after).where(DbInstance.id == instance_id, is_own(own)).scalar_subquery()
     values = {"purge_after": func.greatest(with_it, InstanceDatabase.purge_after) if kept else UTC_NOW}
     await session.execute(update(InstanceDatabase).where(*versions_of(instance_id)).values(values))
 

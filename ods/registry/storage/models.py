@@ -392,6 +392,11 @@ class InstanceDatabase(_HasOrigin, Base):
         return func.concat(TRASH_PREFIX, func.replace(cls.database_id.cast(Text), "-", ""))
 
 
+def is_own(database: type[InstanceDatabase]) -> ColumnElement[bool]:
+    """Whether the row of a database is that of the instance's own, where both tables are joined."""
+    return and_(database.instance_id == DbInstance.id, database.database_id == DbInstance.database_id)
+
+
 OUT_OF_TRASH = dict.fromkeys(
     (
         InstanceDatabase.reason,
