@@ -174,7 +174,7 @@ async def replaced_databases(
         if owner.shares_instance(marked) and marked.database_id != owner.database_id:
             about = (marked.number, str(marked.revision), marked.database_id)
             made_of = (marked.template, marked.template_generation)
-            replaced.append(ReplacedDatabase(name, *about, *made_of, without_zone(since)))
+            replaced.append(ReplacedDatabase(*about, *made_of, without_zone(since)))
     return sorted(replaced, key=lambda one: (one.replaced_at, one.number))
 
 

@@ -1021,9 +1021,7 @@ async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_
     left: int,
 ) -> None:
     replaced_at = datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(
-        *("a name", 2, str(uuid.uuid4()), str(uuid.uuid4()), "Sample", None), replaced_at
-    )
+    found = ReplacedDatabase(*(2, str(uuid.uuid4()), str(uuid.uuid4()), "Sample", None), replaced_at)
     store = AdoptionStore(engine, factory, timedelta(days=30))
     async with store.adopting(completed.instance_id, marked=True) as instance:
         await store.keep_replaced(instance, [found], ())

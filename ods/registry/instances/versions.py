@@ -68,7 +68,6 @@ class ReplacedDatabase:
         replaced_at: when it was put there, in UTC without a zone.
     """
 
-    name: str
     number: int
     revision: str
     database_id: str

@@ -62,8 +62,6 @@ CREATE OR REPLACE FUNCTION adminapi.state_of_status(status text) RETURNS text
         ELSE status
     END
 """
-# Jobs that publish no database: after one, `knownnumber` still names the earlier job that did, if any.
-_UNPUBLISHED = quoted(operations_that(lambda rules: not rules.publishes))
 _DELETES = quoted(operations_that(lambda rules: rules.ends_use))
 _KEPT, _BACKED_UP = '{"keep": true}', '{"backup_first": true}'
 _DROPPED, _KEPT_FOR_GOOD, _NOT_DECIDED, _FROM_TEMPLATE = (
