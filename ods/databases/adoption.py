@@ -147,7 +147,7 @@ async def _to_mark(session: asyncpg.Connection, owner: Owner, candidate: Candida
         return owner
     marked = replace(
         owner,
-        template=known.template,
+        template=known.template or owner.template,
         template_generation=known.template_generation,
         database_id=known.database_id,
         left=(*known.left, *owner.left),

@@ -168,21 +168,22 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
 
     A revision that the registry does not know stays in the comment: registry or server was restored to an
     earlier state. It keeps the database from being dropped until an operator has made both agree. The
-    revision of a job that is undone stays as well, if none is confirmed.
+    revision of a job that is undone stays as well, if none is confirmed. What a database is made of never
+    changes.
     """
     marked = found.marked
     if marked is None:
         return owner
-    owner = replace(owner, template_generation=marked.template_generation, left=marked.left)
+    owner = replace(
+        owner,
+        template=marked.template or owner.template,
+        template_generation=marked.template_generation,
+        left=marked.left,
+    )
     if owner.revision is not None and not _is_to_stay(marked, owner):
         return owner
     return replace(
-        owner,
-        job_id=marked.job_id,
-        number=marked.number,
-        name=marked.name,
-        template=marked.template,
-        revision=marked.revision,
+        owner, job_id=marked.job_id, number=marked.number, name=marked.name, revision=marked.revision
     )
 
 

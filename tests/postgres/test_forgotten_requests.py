@@ -15,6 +15,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from activities.versions import VersionActivities
+from ods.databases.ownership import Owner
 from ods.model.arguments import Way
 from ods.model.operations import Template
 from ods.registry.instances.deletes import Delete
@@ -23,6 +24,7 @@ from ods.settings.settings import Settings
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.job_kinds import kind_of
+from tests.put_back_rows import put_rows_back, remember_rows
 
 pytestmark = pytest.mark.long
 
@@ -327,3 +329,20 @@ async def test_comments_name_the_instance_and_its_template_when_jobs_have_publis
     await run(site.activities.undelete, coming_back)
     assert await jobs.finish_undelete(coming_back, "any")
     assert await site.described() == {(f"{name} new", "Minimal"), (f"{name} back", "Sample")}
+
+
+async def test_database_keeps_its_template_when_it_is_handed_over_from_the_trash(site: Site) -> None:
+    """As the registry is put back to before a reset to another template, and a delete."""
+    its = site.job.instance_id
+    await remember_rows(site.rows)
+    resetting = (await site.tenant.instances.request_reset(its, Template.SAMPLE)).job
+    await ActivityEnvironment().run(site.activities.reset, await site.begun(resetting))
+    last = (await site.trash()).trash_database
+    await put_rows_back(site.rows)
+    adopted = await DatabaseAdoption(site.tenant).adopt(its, last)
+    marked = Owner.read(adopted.comment)
+    assert marked is not None
+    row = await site.tenant.queries.instance(its)
+    assert {marked.template, row.database_template, row.database.database_template} == {"Sample"}
+    (version,) = await site.tenant.queries.versions_of(its)
+    assert version.database_template == "Minimal"
