@@ -135,9 +135,7 @@ class Compensation:
                 await self._remove_private(session, job)
                 await dropping.open_again(session, owner, job.databases)
             case Undo.BACK_TO_TRASH:
-                own = await find_own(session, owner)
-                # Otherwise the job has taken out nothing.
-                if not all(is_trash_name(row.name) and row.role is Role.RETAINED for row in own):
+                if await self._has_taken_out(session, job, owner):
                     put_back = replace(trash_job(job, owner.as_confirmed()), put_back=True)
                     await retiring.retire(self._tenant.server, session, put_back)
                 await trash_backup.close_opened(session, owner, job.trash_database)
@@ -155,6 +153,17 @@ class Compensation:
             case unknown:
                 assert_never(unknown)
         return None
+
+    @staticmethod
+    async def _has_taken_out(session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> bool:
+        """Whether the instance's database is not in the trash any more, where the job has found it.
+
+        A copy of it that was made by hand, under a name that is none of the job's, is no sign of that.
+        """
+        own = await find_own(session, owner)
+        out = [row for row in own if not (is_trash_name(row.name) and row.role is Role.RETAINED)]
+        is_in_trash = len(out) < len(own)
+        return any(not is_in_trash or row.name in job.databases for row in out)
 
     async def _rename_back(self, session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> None:
         """Undo a rename; if another database has the old name by now, record the new one instead.

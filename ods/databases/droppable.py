@@ -32,6 +32,7 @@ from ods.databases.lookup import (
     find,
     half_dropped,
     require_no_other,
+    require_none_since,
     require_one_carrier,
 )
 from ods.databases.ownership import KnownOwner, Owner, opened_by
@@ -62,7 +63,9 @@ def deletable(
         raise _is_unknown(database, owner)
     is_in_trash = marked.role is Role.RETAINED and is_trash_name(database)
     if is_in_trash:
-        require_no_other(found, owner)
+        require_none_since(found, owner, marked)
+        if drops:
+            require_one_carrier(found, owner, database)
     if drops and not (published or is_in_trash):
         raise _is_unrecorded(database, marked)
     if drops and (marked.put_back or not marked.agrees_with(owner)):
@@ -150,11 +153,8 @@ def require_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted
     """
     has_own = any(owner.owns(row.comment) for row in found.values())
     if not (_is_made_for_reset(found[other]) and (deleted or has_own)):
-        raise DisagreementError(
-            other,
-            f"No database carries the mark of the instance's own, so '{other}', which was made to take its"
-            " place, was not dropped. Restore the one that is missing.",
-        )
+        words = f"No database carries the mark of the instance's own, so '{other}', made to take its"
+        raise DisagreementError(other, f"{words} place, was not dropped. Restore the one that is missing.")
 
 
 def made_for_forgotten_resets(
@@ -169,9 +169,8 @@ def made_for_forgotten_resets(
     own = {name for name, row in found.items() if owner.owns(row.comment)}
     if not deleted and all(is_reset_name(name) for name in own):
         return []
-    others = [row for name, row in found.items() if name not in own and row.is_of(owner)]
-    made = filter(_is_made_for_reset, others)
-    return [row for row in made if row.marked and row.marked.database_id not in versions]
+    made = [row for name, row in found.items() if name not in own and _is_made_for_reset(row)]
+    return [row for row in made if row.is_of(owner) and row.marked and row.marked.database_id not in versions]
 
 
 def _is_made_for_reset(row: FoundDatabase) -> bool:
@@ -184,17 +183,16 @@ def _is_unknown(database: str, owner: Owner) -> DisagreementError:
         database,
         f"The registry does not know the state that the comment of '{database}' names: registry or server was"
         " restored to an earlier state. Nothing was done to it. `ods drift` tells more; `ods instance adopt"
-        f" {owner.ods_instance_id} --database {database}` makes it the instance's database as it is, then"
-        " retry.",
+        f" {owner.ods_instance_id} --database {database}` makes it the instance's database, then retry.",
     )
 
 
 def _is_unrecorded(database: str, latest: Owner) -> DisagreementError:
     return DisagreementError(
         database,
-        f"The database '{database}' was published by {latest.job_id}, but the"
-        " registry knows nothing of that: the job failed when it was to be recorded, or the registry was"
-        " restored to an earlier state, and the database may have been used since. Nothing was dropped."
-        " Detach the instance, which leaves the database; or, unless ODS_TRASH_DAYS is 0, delete it without"
-        " purge, which moves the database to the trash, where it can come back from.",
+        f"The database '{database}' was published by {latest.job_id}, but the registry knows nothing of that:"
+        " the job failed when it was to be recorded, or the registry was restored to an earlier state, and"
+        " the database may have been used since. Nothing was dropped. Detach the instance, which leaves the"
+        " database; or, unless ODS_TRASH_DAYS is 0, delete it without purge, which moves the database to the"
+        " trash, where it can come back from.",
     )

@@ -15,7 +15,7 @@ from ods.databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.statements import fetch_rows
-from ods.model.revisions import Role
+from ods.model.revisions import RevisionState, Role
 from ods.registry.instances.naming import is_reset_name
 
 
@@ -177,12 +177,35 @@ def changed_meanwhile(database: str) -> DatabaseFaultError:
 def require_no_other(found: DatabaseRows, owner: Owner) -> None:
     """Check that an instance without its own database has no other one in use.
 
-    A registry that was restored to before a reset does not know the database that the instance has. What
-    resets have replaced is in the trash; what they are about to put in its place has a private name.
+    A registry that was restored to before a reset does not know the database that the instance has.
     """
-    for name, row in found.items():
-        if row.is_of(owner) and row.role is not Role.RETAINED and not is_reset_name(name):
+    for row in _others_in_use(found, owner):
+        raise refusal(row, owner)
+
+
+def require_none_since(found: DatabaseRows, owner: KnownOwner, own: Owner) -> None:
+    """Check that the instance has got no other database since its `own` one was put into the trash.
+
+    If registry and own database agree, another one is from before if the registry knows that it is not in
+    use any more, whatever its comment says. A job that has put another one in its place may not be recorded.
+    """
+    for row in _others_in_use(found, owner):
+        is_from_before = row.marked is not None and owner.state_of(row.marked) is RevisionState.VOID
+        if not (own.agrees_with(owner) and is_from_before):
             raise refusal(row, owner)
+
+
+def _others_in_use(found: DatabaseRows, owner: Owner) -> list[FoundDatabase]:
+    """The other databases of the instance that are in use by their comments, and not half dropped.
+
+    What resets have replaced is in the trash; what they are about to put in its place has a private name.
+    """
+    others = [row for row in found.values() if row.is_of(owner) and not owner.owns(row.comment)]
+    return [
+        row
+        for row in others
+        if row.role is not Role.RETAINED and not is_reset_name(row.name) and not row.is_invalid
+    ]
 
 
 async def find_own(session: asyncpg.Connection, owner: Owner) -> list[FoundDatabase]:

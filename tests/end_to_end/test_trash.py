@@ -40,7 +40,7 @@ from tests.end_to_end.steps import (
 )
 from tests.job_kinds import of_kind
 from tests.postgres.instance_states import let_time_pass
-from tests.postgres.postgres_inspection import let_minutes_pass_in_trash
+from tests.postgres.postgres_inspection import comment_on, let_minutes_pass_in_trash, row_of
 from tests.put_back_rows import JOBS, put_rows_back, remember_rows
 from tests.servers import service_dsn, session
 
@@ -177,10 +177,18 @@ async def test_name_is_free_at_once_and_the_instance_comes_back_under_another(
     assert await names(admin, other.mark) == [other.database]
 
 
+@pytest.mark.parametrize("copied", [False, True])
 async def test_database_goes_back_to_the_trash_when_the_name_is_taken_before_the_undelete_ends(
-    operator: Operator, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+    operator: Operator, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str, *, copied: bool
 ) -> None:
+    """Also while there is a copy of it that was restored by hand with its comment."""
     job = await created(operator, name)
+    copy = f"{job.database}_copy"
+    if copied:
+        await admin.execute(f'CREATE DATABASE "{copy}"')
+        original = await row_of(admin, job.database)
+        assert original is not None
+        await comment_on(admin, copy, original["comment"])
     deletion = await deleted(operator, job)
     requested = (await operator.instances.request_undelete(job.instance_id)).job
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", name)  # another product's
@@ -189,7 +197,11 @@ async def test_database_goes_back_to_the_trash_when_the_name_is_taken_before_the
     async with asyncio.timeout(10):
         while (row := await operator.instance(job)).undo_due:
             await asyncio.sleep(0.01)
-    assert await names(admin, job.mark) == [deletion.trash_database]
+    its = await names(admin, job.mark)
+    if copied:
+        await admin.execute(f'DROP DATABASE "{copy}"')
+        its.remove(copy)
+    assert its == [deletion.trash_database]
     assert (row.is_in_trash, "already exists" in (row.error_message or "")) == (True, True)
     await rows.execute("DELETE FROM dbo.odsinstances")
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED

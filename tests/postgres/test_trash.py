@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import asyncpg
 import pytest
@@ -17,6 +18,7 @@ from ods.databases.provisioning import CloneRequest, TemplateSizes, provision
 from ods.databases.retiring import TrashJob
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.model.revisions import KnownRevisions, Revision, RevisionState
 from ods.registry.instances.naming import is_trash_name, trash_name
 from tests.postgres.owners import by_another, requesting
 from tests.postgres.postgres_inspection import (
@@ -414,6 +416,68 @@ async def test_delete_drops_what_a_failed_one_has_left_in_the_trash(
     async with server.fenced(job.owner) as fenced:
         await drop(fenced, job.owner, [*job.names, job.trash], published=True, before=still_due)
     assert not await exists(admin, job.trash)
+
+
+@pytest.mark.parametrize("other", ["from before", "copied by hand", "half dropped"])
+async def test_delete_goes_on_when_the_database_is_in_the_trash_and_another_one_is_not_the_instances(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, other: str
+) -> None:
+    """Its worker died after the move; each retry finds the database in the trash."""
+    (name,) = job.names
+    assert await put(server, job)
+    earlier = replace(job.owner, database_id=str(uuid.uuid4()), number=1)
+    void = Revision(str(earlier.revision), earlier.database_id, RevisionState.VOID)
+    known = KnownRevisions((*job.owner.known.revisions, void))
+    job = replace(job, owner=replace(job.owner, known=known))
+    await admin.execute(f'CREATE DATABASE "{name}_other"')
+    match other:
+        case "from before":
+            await comment(admin, f"{name}_other", earlier.comment)
+        case "copied by hand":
+            await comment(admin, f"{name}_other", job.owner.comment)
+        case _:
+            await comment(admin, f"{name}_other", by_another(earlier).comment)
+            await admin.execute(_INVALIDATE, f"{name}_other")
+    try:
+        assert await put(server, job)
+        drops = partial(drop, published=True, before=still_due)
+        async with server.fenced(job.owner) as fenced:
+            if other == "copied by hand":
+                with pytest.raises(DisagreementError, match="Both"):
+                    await drops(fenced, job.owner, [*job.names, job.trash])
+            else:
+                await drops(fenced, job.owner, [*job.names, job.trash])
+        assert await exists(admin, job.trash) is (other == "copied by hand")
+        assert await exists(admin, f"{name}_other")
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}_other"')
+
+
+@pytest.mark.parametrize("state", [None, RevisionState.INTENDED, RevisionState.VOID])
+async def test_nothing_is_done_when_the_instance_has_got_another_database_since_its_own_is_in_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection, state: RevisionState | None
+) -> None:
+    """A reset was not recorded, or the registry restored; or the server, to before what is in the trash."""
+    (name,) = job.names
+    assert await put(server, job)
+    later = by_another(replace(job.owner, database_id=str(uuid.uuid4())))
+    known = job.owner.known.revisions
+    if state is not None:
+        known = (*known, Revision(str(later.revision), later.database_id, state))
+    if state is RevisionState.VOID:
+        known = tuple(replace(one, state=state) for one in known)
+    job = replace(job, owner=replace(job.owner, known=KnownRevisions(known)))
+    await admin.execute(f'CREATE DATABASE "{name}_later"')
+    await comment(admin, f"{name}_later", later.comment)
+    try:
+        with pytest.raises(DisagreementError, match=f"--database {name}_later"):
+            await put(server, job)
+        async with server.fenced(job.owner) as fenced:
+            with pytest.raises(DisagreementError, match=f"--database {name}_later"):
+                await drop(fenced, job.owner, [*job.names, job.trash], published=True, before=still_due)
+        assert await exists(admin, job.trash)
+    finally:
+        await admin.execute(f'DROP DATABASE "{name}_later"')
 
 
 async def test_delete_drops_nothing_when_a_later_one_has_moved_the_database_to_the_trash(
