@@ -18,6 +18,8 @@ LIMIT_SECONDS = 120
 """How long the event loop may not answer: longer than a loaded machine delays it, and than a scrape takes."""
 
 _PERIOD_SECONDS = 1
+_LONGEST_WRITE_SECONDS = 2
+"""How long the process goes on for the sake of its last line, on a loaded machine."""
 _EXIT_STATUS = 70
 """`EX_SOFTWARE` of sysexits.h: an internal fault."""
 
@@ -58,7 +60,7 @@ def _watch(loop: asyncio.AbstractEventLoop, loop_thread: int, ended: threading.E
             # In a thread of its own: what holds up the event loop may hold the lock of the log as well.
             writing = threading.Thread(target=_log_place, args=(loop_thread,), daemon=True)
             writing.start()
-            writing.join(_PERIOD_SECONDS)
+            writing.join(_LONGEST_WRITE_SECONDS)
             if not answered.is_set() and not ended.is_set():
                 os._exit(_EXIT_STATUS)
 
