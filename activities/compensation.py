@@ -158,9 +158,10 @@ class Compensation:
     async def _has_taken_out(session: asyncpg.Connection, job: InstanceJob, owner: KnownOwner) -> bool:
         """Whether the instance's database is not in the trash any more, where the job has found it.
 
-        A copy of it that was made by hand, under a name that is none of the job's, is no sign of that.
+        A copy of it that was made by hand, under a name that is none of the job's, is no sign of that. One
+        that is half dropped is lost.
         """
-        own = await find_own(session, owner)
+        own = [row for row in await find_own(session, owner) if not row.is_invalid]
         out = [row for row in own if not (is_trash_name(row.name) and row.role is Role.RETAINED)]
         is_in_trash = len(out) < len(own)
         return any(not is_in_trash or row.name in job.databases for row in out)

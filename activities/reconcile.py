@@ -216,8 +216,8 @@ class ReconcileActivities:
 
         None while the registry may be of yesterday or a copy: what it has in the trash may have been
         undeleted since. None while clocks differ, or the backup before each purge cannot be made. An instance
-        whose own database is lost is left out while one from before a reset is there: a purge would drop this
-        last one.
+        whose own database is lost waits for the operator while another one of it is there: that may be all
+        that is left.
         """
         if not await self.instances.is_purge_due():
             return PurgeReport(0)
@@ -227,10 +227,12 @@ class ReconcileActivities:
         if self.backup_obstacle and (obstacle := await self.backup_obstacle()) is not None:
             _logger.warning("Purges are due, but none is done: %s", obstacle)
             return PurgeReport(0, f"the backup before them: {obstacle}")
-        usable = [one.name for one in await self._databases() if not one.invalid]
+        usable = [one for one in await self._databases() if not one.invalid]
         if await self.begin_pass():  # this may be long after `find_stuck`
             return PurgeReport(0, _IN_DOUBT)
-        requested = await self.instances.request_due_purges(_PURGES_A_PASS, usable)
+        names = [one.name for one in usable]
+        marks = {one.owner.mark for one in usable if one.owner and one.owner.role is not Role.STAGING}
+        requested = await self.instances.request_due_purges(_PURGES_A_PASS, names, marks)
         for purge in requested:  # one that is not started waits for the next sweep
             await accepted(self.start(purge.job), purge.job.job_id)
         return PurgeReport(len(requested))

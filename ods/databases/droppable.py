@@ -6,7 +6,7 @@
 | one in the trash | `dropping.purge`, when that is due | `find_in_trash`, `require_not_put_back` |
 | the same with a final backup | `trash_backup.purge_backed_up` | `find_backed_up` |
 | never published | `dropping.drop_staging`, behind the fence | its private name has the instance's mark |
-| made to replace the instance's | `replacing.discard_other` | `require_never_used` |
+| made to replace the instance's | `replacing.discard_other` | `was_never_used` |
 | the same, and forgotten by the registry | `replacing.drop_unknown` | `made_for_forgotten_resets` |
 | a snapshot | `snapshots.remove` | its comment has its own mark |
 | a spare, or left by a template's load | `templates.spare_pool`, `templates.reports` | as below |
@@ -83,8 +83,9 @@ async def find_in_trash(
     """
     found = await find(session, owner, trash)
     if trash not in found:
-        if others := [name for name, row in found.items() if owner.owns(row.comment)]:
-            raise elsewhere(others[0], trash)
+        its = (name for name, row in found.items() if owner.owns(row.comment) and not row.is_invalid)
+        if (other := next(its, None)) is not None:
+            raise elsewhere(other, trash)
         if not replaced:
             require_no_other(found, owner)
         return None
@@ -145,16 +146,14 @@ async def find_backed_up(
     )
 
 
-def require_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted: bool) -> None:
-    """Refuse to drop what may have been the instance's, or may be all that is left of it.
+def was_never_used(found: DatabaseRows, owner: Owner, other: str, *, deleted: bool) -> bool:
+    """Whether the other database was never the instance's, and is not all that is left of it.
 
     Only what has a private name, and, by its comment, was never published, may go; and only while the
     instance's own is there, unless the instance is `deleted`: another product may have dropped its own.
     """
     has_own = any(owner.owns(row.comment) for row in found.values())
-    if not (_is_made_for_reset(found[other]) and (deleted or has_own)):
-        words = f"No database carries the mark of the instance's own, so '{other}', made to take its"
-        raise DisagreementError(other, f"{words} place, was not dropped. Restore the one that is missing.")
+    return _is_made_for_reset(found[other]) and (deleted or has_own)
 
 
 def made_for_forgotten_resets(

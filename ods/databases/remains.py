@@ -7,22 +7,22 @@ import asyncpg
 from ods.databases.errors import DisagreementError
 from ods.databases.lookup import DatabaseRows, find
 from ods.databases.ownership import Owner, trashed_at
-from ods.registry.instances.naming import is_trash_name
+from ods.model.revisions import Role
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 """Instead of a time that a comment lacks."""
-_IS_LEFT = "The instance's database {}, but what it had before a reset is in the trash, as '{}'."
+_IS_LEFT = "The instance's database {}, but what it had before a reset is there, as '{}'."
 
 
 def version_in(found: DatabaseRows, owner: Owner) -> str | None:
-    """The name in the trash of what the instance had before its last reset; None if there is nothing.
+    """The name of what the instance had before its last reset, which is retained; None if there is nothing.
 
     Times in the comments say which is the last: a restored registry gives numbers of jobs again.
     """
     its = {
         name: (trashed_at(row.comment) or _LONG_AGO, row.marked.number)
         for name, row in found.items()
-        if is_trash_name(name) and not row.is_invalid and row.marked and row.is_of(owner)
+        if row.role is Role.RETAINED and not row.is_invalid and row.marked and row.is_of(owner)
     }
     return max(its, key=its.__getitem__, default=None)
 
@@ -33,7 +33,7 @@ def what_is_left(found: DatabaseRows, owner: Owner) -> str | None:
     if owner.staging_name in found:
         words = f"what was to become it, before it was published, is there as '{owner.staging_name}'"
     elif version is not None:
-        words = f"what the instance had before a reset is in the trash, as '{version}'"
+        words = f"what the instance had before a reset is there, as '{version}'"
     else:
         return None
     return f"{words}. `ods drift` tells how that comes back. A purge of the instance would drop it as well."

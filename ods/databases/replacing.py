@@ -22,7 +22,7 @@ from ods.databases.changing import (
     renaming_reasons,
 )
 from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DATABASE
-from ods.databases.droppable import made_for_forgotten_resets, require_never_used
+from ods.databases.droppable import made_for_forgotten_resets, was_never_used
 from ods.databases.dropping import drop_database
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.inspection.lock_holders import name_holder
@@ -135,7 +135,7 @@ async def take_place(server: Server, session: asyncpg.Connection, exchange: Exch
 async def discard_other(
     session: asyncpg.Connection, exchange: Exchange, *, deleted: bool = False
 ) -> Owner | None:
-    """Drop what was made to take the place (see `require_never_used`), unless it has taken it.
+    """Drop what was made to take the place, unless it has taken it; left alone if it may have been used.
 
     Returns what the comment of the one that has taken the place says; None if none has.
     """
@@ -146,8 +146,8 @@ async def discard_other(
         case Stage.NOTHING:
             return None
         case Stage.READY:
-            if not exchange.from_trash:
-                require_never_used(found, exchange.current, exchange.other, deleted=deleted)
+            its = (found, exchange.current, exchange.other)
+            if not exchange.from_trash and was_never_used(*its, deleted=deleted):
                 await drop_database(session, exchange.other, invalid=found[exchange.other].is_invalid)
             return None
 

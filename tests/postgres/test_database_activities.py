@@ -1081,6 +1081,31 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
 
+async def test_instance_can_be_purged_when_a_failed_undelete_has_left_its_database_half_dropped(
+    activities: Activities, tenant: Tenant, admin: asyncpg.Connection, job: InstanceJob
+) -> None:
+    run, works = ActivityEnvironment().run, activities(tenant.jobs)
+    assert (await run(works.provision, job)).finished
+    delete = (await tenant.instances.request_delete(job.instance_id)).job
+    assert (await tenant.jobs.begin(delete)).held
+    assert (await run(works.trash, delete)).kept
+    undelete = (await tenant.instances.request_undelete(job.instance_id)).job
+    assert (await tenant.jobs.begin(undelete)).held
+    await run(works.undelete, undelete)
+    assert await tenant.jobs.fail(undelete, "A context is another instance's.")
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", job.database)
+    try:
+        await run(works.compensate, undelete)
+        row = await tenant.queries.any_instance(job.instance_id)
+        assert row is not None
+        assert (row.is_in_trash, row.undo_due) == (True, False)
+        purge = (await tenant.instances.request_purge(job.instance_id)).job
+        assert (await tenant.jobs.begin(purge)).held
+        assert await run(works.purge, purge)
+    finally:
+        await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
+
+
 IN_DOUBT = pytest.mark.parametrize(
     "doubt",
     ["timeline = 15", "passat = passat - interval '3 days'"],

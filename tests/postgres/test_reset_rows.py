@@ -602,7 +602,7 @@ async def test_versions_follow_the_instance_when_it_is_deleted(
 
 
 @pytest.mark.parametrize("delete", [Delete(), Delete(Way.DROP, final_backup=True)])
-async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
+async def test_pass_purges_no_instance_when_only_another_database_of_it_is_there(
     instances: InstanceStore,
     job_store: JobStore,
     queries: InstanceQueries,
@@ -610,16 +610,22 @@ async def test_pass_purges_no_instance_when_only_a_version_of_it_is_there(
     rows: asyncpg.Connection,
     delete: Delete,
 ) -> None:
+    """Under whatever name; nor at once when that has taken the place of the lost one."""
     await reset(instances, job_store, completed)
     (version,) = await of_instance(queries, completed)
     trash = await trashed(instances, job_store, completed, delete)
-    await rows.execute(
-        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 hour' WHERE reason = 'deleted'"
-    )
+    over = "UPDATE adminapi.databases SET purgeafter = now() - interval '1 hour' WHERE reason = 'deleted'"
+    await rows.execute(over)
     await due(rows)
-    assert await instances.request_due_purges(20, ["another", version.trash_name]) == []
+    marks = [completed.mark, str(uuid.uuid4())]
+    for name in ("renamed by hand", version.trash_name):
+        assert await instances.request_due_purges(20, ["another", name], marks) == []
     own = str(trash.trash_database)
-    (requested,) = await instances.request_due_purges(20, ["another", own, version.trash_name])
+    if not delete.final_backup:
+        assert await instances.request_due_purges(20, ["another", own], marks) == []
+        assert not await instances.is_purge_due()
+    await rows.execute(over)
+    (requested,) = await instances.request_due_purges(20, ["another", own, version.trash_name], marks)
     assert requested.job.instance_id == completed.instance_id
 
 

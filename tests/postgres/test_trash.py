@@ -691,12 +691,14 @@ async def test_purge_is_done_when_the_only_other_databases_are_those_of_resets(
         await admin.execute(f'DROP DATABASE "{aside}"')
 
 
+@pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("half_dropped", [False, True])
 async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before_a_reset_is_left(
-    server: Server, job: TrashJob, admin: asyncpg.Connection, *, half_dropped: bool
+    server: Server, job: TrashJob, admin: asyncpg.Connection, *, half_dropped: bool, renamed: bool
 ) -> None:
+    """Whatever name a DBA has given it."""
     (name,) = job.names
-    aside = trash_name(str(uuid.uuid4()))
+    aside = f"{name}_aside" if renamed else trash_name(str(uuid.uuid4()))
     before = replace(job.owner, number=2, database_id=str(uuid.uuid4()), trashed_name=name)
     if half_dropped:
         await admin.execute(f'CREATE DATABASE "{aside}"')
@@ -720,6 +722,16 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
         assert not await put(server, job)
     finally:
         await admin.execute(f'DROP DATABASE "{aside}"')
+
+
+async def test_instance_can_be_purged_when_its_database_is_half_dropped_outside_the_trash(
+    server: Server, job: TrashJob, admin: asyncpg.Connection
+) -> None:
+    """An undelete had taken it out, and failed; nothing of it can come back."""
+    assert await put(server, job)
+    await take_out(server, requesting(job.owner), job, job.names[0])
+    await admin.execute(_INVALIDATE, job.names[0])
+    assert not await purge(server, job)
 
 
 async def test_version_is_gone_when_an_earlier_try_has_dropped_it_and_the_instance_is_in_use(

@@ -9,12 +9,10 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import (
     ARRAY,
-    ColumnElement,
     Interval,
     Text,
     all_,
     and_,
-    any_,
     exists,
     func,
     insert,
@@ -53,6 +51,7 @@ from ods.registry.instances.revisions import revisions_of
 from ods.registry.instances.row_locks import lock_instances, lock_with_source
 from ods.registry.instances.steps import JobFactory, job_record, readable
 from ods.registry.instances.versions import version_to_bring_back, versions_of
+from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.schedules.frequency import BACKUP_LABEL, SNAPSHOT_LABEL
 from ods.registry.schedules.participants import serve
 from ods.registry.snapshots import rows as snapshots
@@ -386,23 +385,29 @@ class InstanceStore:
         due = select(DbInstance.id).join(_OWN, is_own(_OWN)).where(*_PURGE_IS_DUE)
         return await self._sessions.finds(due.limit(1))
 
-    async def request_due_purges(self, limit: int, usable: Collection[str]) -> list[Requested]:
+    async def request_due_purges(
+        self, limit: int, usable: Collection[str], marks: Collection[str] = ()
+    ) -> list[Requested]:
         """Record that up to `limit` instances shall be purged: those whose time was over first.
 
-        One whose purge or undelete has failed waits for the operator. So does one whose own database is not
-        among the `usable` ones on the server (those not half dropped) while a version is: a purge would drop
-        that too.
+        One whose purge or undelete has failed waits for the operator. So does one whose own database is lost
+        while another one of it is on the server, and its time begins anew: what the operator then puts in
+        place of the lost one is not due at once.
+
+        Args:
+            usable: the names of all databases on the server that are not half dropped.
+            marks: the instances that these belong to, by their comments.
         """
         await self.installation.require_confirmed()
-        due = (
-            select(DbInstance)
-            .join(_OWN, is_own(_OWN))
-            .where(*_PURGE_IS_DUE, not_(_has_only_versions(usable)))
-            .order_by(_OWN.purge_after, DbInstance.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
+        due = select(DbInstance).join(_OWN, is_own(_OWN)).where(*_PURGE_IS_DUE)
+        due = due.order_by(_OWN.purge_after, DbInstance.id).with_for_update(skip_locked=True)
+        is_lost = _OWN.trash_name != all_(literal(list(usable), ARRAY(Text)))
+        waits = and_(is_lost, DbInstance.mark.in_([UUID(mark) for mark in marks]))
         async with self._sessions.transaction() as session:
+            for row in (await session.scalars(due.where(waits))).all():
+                row.database.purge_after = await end_of(session, KEPT_IN_DOUBT)
+        async with self._sessions.transaction() as session:
+            due = due.where(not_(waits)).limit(limit)
             return [
                 await self._purged(session, row, Delete(Way.DROP, final_backup=row.backup_first))
                 for row in readable((await session.scalars(due)).all())
@@ -708,13 +713,6 @@ async def _require_new(
     if refusal is not None:
         raise refusal
     return source
-
-
-def _has_only_versions(usable: Collection[str]) -> ColumnElement[bool]:
-    """The instance's own database in the trash is not usable, but one is that it had before a reset."""
-    names = literal(list(usable), ARRAY(Text))
-    version = *versions_of(DbInstance.id), InstanceDatabase.trash_name == any_(names)
-    return and_(_OWN.trash_name != all_(names), exists().where(*version))
 
 
 def _advance(instance: DbInstance, step: Step) -> None:
