@@ -20,6 +20,7 @@ from api.tenant_services import Services, services_of
 from ods.databases.server import Server
 from ods.databases.templates.reports import TemplateInspector
 from ods.databases.templates.spare_pool import SparePool
+from ods.recovery.recovery import Recovery
 from ods.registry.audit import AuditTrail
 from ods.registry.backups.records import BackupRecords
 from ods.registry.education_organizations.refreshes import RefreshJobs
@@ -72,6 +73,7 @@ KeptDatabasesDep = Annotated[KeptDatabases, _part(lambda services: KeptDatabases
 InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services: services.descriptions)]
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]
+RecoveryDep = Annotated[Recovery, _part(lambda services: Recovery(services.tenant))]
 DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
 BackupRecordsDep = Annotated[BackupRecords, _part(lambda services: services.tenant.backups)]
 ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]

@@ -24,6 +24,8 @@ _logger = logging.getLogger(__name__)
 
 _READ_BY_TOKEN = {"GET", "HEAD"}
 """Methods for which a token that may only read suffices."""
+_RECOVERY = re.compile(r"/v2/recovery/?\Z", re.IGNORECASE)
+"""Where the installation is confirmed."""
 _PROTECTED = re.compile(r"/v2(?!/tenancy/?\Z)(/|\Z)", re.IGNORECASE)
 
 
@@ -66,7 +68,7 @@ class ProtocolMiddleware:
             method = connection.scope["method"]
             reads = method in _READ_BY_TOKEN
             await authenticate(connection, services.verifier, services.tenant.name, reads=reads)
-            if method not in READING:
+            if method not in READING and not _RECOVERY.match(path):
                 await require_confirmed(services)
         self._route_table.normalize(connection.scope)
         if is_protected:

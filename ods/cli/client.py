@@ -349,6 +349,15 @@ class AdminApi:
         found: list[Json] = self._request("GET", "/v2/drift").json()
         return found
 
+    def recovery_plan(self, chosen: Sequence[str]) -> Json:
+        """What a recovery would do, with these databases chosen."""
+        plan: Json = self._request("GET", "/v2/recovery", params={"choose": list(chosen)}).json()
+        return plan
+
+    def recover(self, chosen: Sequence[str], *, confirm: bool) -> Json:
+        """Bring the registry in step with the server, as far as there is time for in one request."""
+        return self._object("POST", "/v2/recovery", json={"choose": list(chosen), "confirm": confirm})
+
     def spares(self) -> Json:
         """The spare databases of each template."""
         return self._object("GET", "/v2/spares")

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from ods.cli.registry_access import RegistryAccess
-    from ods.registry.installation import InstallationState, InstallationStore
+    from ods.registry.installation import InstallationState
+    from ods.registry.instances.cancelling import JobCancellations
     from ods.registry.instances.jobs import InstanceJob
     from ods.tenants.installation_check import SameInstallation
 
@@ -101,16 +101,10 @@ def confirm(*, yes: Yes = False, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         typer.confirm(question, abort=True, err=True)
 
     async def confirmed(engine: "AsyncEngine", access: "RegistryAccess") -> "Sequence[InstanceJob]":
-        from ods.registry.clock import RegistryClock  # noqa: PLC0415 - as in `_work`
-        from ods.registry.installation import InstallationStore  # noqa: PLC0415 - as in `_work`
+        from ods.tenants.confirmation import confirm as record  # noqa: PLC0415 - as in `_work`
 
-        store = InstallationStore(engine)
-        cancelled = await _hold_drops(engine, store, access.tenant)
-        await store.confirm(found.state)
-        await RegistryClock(engine, timedelta()).observe()  # so that a pass does not call off what follows
-        if found.server is not None:
-            await store.accept_server(found.server, found.others)
-        return cancelled
+        cancellations = _cancellations(engine, access.tenant)
+        return await record(engine, cancellations, found.state, found.server, found.others)
 
     for job in _work(data_dir, confirmed, "ods installation confirm"):
         say(
@@ -215,9 +209,8 @@ def _work(
     return asyncio.run(done())
 
 
-async def _hold_drops(
-    engine: "AsyncEngine", store: "InstallationStore", tenant: str
-) -> "Sequence[InstanceJob]":
+def _cancellations(engine: "AsyncEngine", tenant: str) -> "JobCancellations":
+    from ods.registry.installation import InstallationStore  # noqa: PLC0415 - as above
     from ods.registry.instances.cancelling import JobCancellations  # noqa: PLC0415 - as above
     from ods.registry.instances.jobs import ExecutionPolicy  # noqa: PLC0415 - as above
     from ods.registry.instances.steps import JobFactory  # noqa: PLC0415 - as above
@@ -231,7 +224,7 @@ async def _hold_drops(
         outage_timeout=0,
         backup_queue="",
     )
-    return await JobCancellations(engine, JobFactory(store, policy, tenant)).hold_drops()
+    return JobCancellations(engine, JobFactory(InstallationStore(engine), policy, tenant))
 
 
 async def _record(engine: "AsyncEngine", command: str) -> None:

@@ -22,6 +22,7 @@ from ods.cli import (
     instance,
     job,
     keys,
+    recovery,
     registration,
     snapshot,
     spares,
@@ -88,6 +89,7 @@ for _group, _name, _panel, _help in _GROUPS:
 _commands.command(rich_help_panel=_API)(spares.spares)
 _commands.command(rich_help_panel=_API)(trash.trash)
 _commands.command(rich_help_panel=_API)(audit.audit)
+_commands.command(rich_help_panel=_API)(recovery.recover)
 _commands.command(rich_help_panel=_STACK)(console.console)
 _commands.command(rich_help_panel=_REGISTRY)(doctor.doctor)
 _commands.command(rich_help_panel=_REGISTRY)(grants.grants)

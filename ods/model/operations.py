@@ -389,6 +389,8 @@ RESETTABLE = RULES[Operation.RESET].requested
 CAN_BE_BACKED_UP = RULES[Operation.BACKUP].requested
 BRING_BACK = Step(_IN_TRASH, InstanceStatus.COMPLETED, JobStatus.COMPLETED)
 """An adoption brings an instance back from the trash, as an undelete that is done."""
+FOLLOW_DELETE = Step(AT_REST, InstanceStatus.DELETED, JobStatus.COMPLETED)
+"""A recovery records that the server has the instance's database in the trash, as after a delete."""
 FORGET_TRASH = Step(_IN_TRASH | _RUNS | {_DELETE.waits}, InstanceStatus.DELETED, JobStatus.ERROR)
 """A copy of an installation forgets the trash, which is the original's; its jobs went with it."""
 

@@ -21,7 +21,7 @@ from ods.databases.server import leave_to_job
 from ods.model.arguments import drops_database
 from ods.model.operations import InstanceStatus, Operation
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role
-from ods.registry.instances.adoptions import DatabaseName, LostInstance
+from ods.registry.instances.adoptions import DatabaseName, ToldInstance
 from ods.registry.instances.naming import (
     database_name,
     instance_named,
@@ -131,13 +131,14 @@ class DatabaseAdoption:
         # It gets its own name again: the registry was restored to before that, or its own database is gone.
         is_taken_out = marked and database is not None and is_trash_name(database)
         recorded = None if database is None or is_taken_out else self._database_name(database)
+        told = None if found is None else await self._told_name(found, instance)
         # Before the fence is taken, which would end the session of a running job.
         async with tenant.adoptions.adopting(instance.id, marked=marked):
             if not is_taken_out:
                 _require_adoptable(await self._judged(found, instance, name))
         async with (
             tenant.server.fenced(owner) as session,
-            tenant.adoptions.adopting(instance.id, recorded, marked=marked) as row,
+            tenant.adoptions.adopting(instance.id, recorded, marked=marked, told=told) as row,
         ):
             await tenant.installation.require_confirmed(session)
             if is_taken_out:
@@ -159,6 +160,28 @@ class DatabaseAdoption:
         owner = replace(await self._owner(row), left=left, revision=str(uuid4()))
         found = await adoption.adopt(session, owner, name, await self._needed())
         return await self._adopted(session, row, name, found)
+
+    async def require_usable(self, session: asyncpg.Connection, owner: Owner, database: str) -> None:
+        """Check that the service can work on the database that carries the mark of `owner`'s instance.
+
+        Raises:
+            AdoptionRefusedError: it cannot, and why.
+            DatabaseNotFoundError: there is none.
+        """
+        found = await adoption.inspect(session, owner, database, await self._needed())
+        if found is None:
+            raise DatabaseNotFoundError(database)
+        if found.obstacle is not None:
+            raise AdoptionRefusedError("", found.obstacle)
+
+    async def _told_name(self, found: Candidate, instance: DbInstance) -> str | None:
+        """What the comment calls the instance, if that is later than the registry; None if it is not."""
+        marked = Owner.read(found.comment)
+        if marked is None or marked.mark != str(instance.mark):
+            return None
+        known = await self._tenant.queries.revisions_of(instance.id)
+        is_later = known.state_of(marked.database_id, marked.revision) is None
+        return marked.name if is_later else None
 
     async def _last_number(self, session: asyncpg.Connection, instance: DbInstance) -> int:
         """The last job that has published one of the instance's databases, as their comments say."""
@@ -189,7 +212,9 @@ class DatabaseAdoption:
             _require_adoptable(await self._judged(found, trashed, database, earlier=earlier))
             name = trashed.database_name if is_trash_name(database) else database
             number, former = await self._last_number(session, trashed), trashed.database_name
-            async with tenant.adoptions.bringing_back(trashed.id, self._database_name(name), number) as row:
+            told = None if found is None else await self._told_name(found, trashed)
+            its = (self._database_name(name), number, told)
+            async with tenant.adoptions.bringing_back(trashed.id, *its) as row:
                 if name != database:
                     await self._name_as_its_own(session, row, database)
                 return await self._marked(session, row, name, former)
@@ -256,7 +281,7 @@ class DatabaseAdoption:
         if owner is None or (named := self._name_of_lost(owner, database)) is None:
             raise DatabaseNotFoundError(database)
         its = (*named, ods_instance_id, owner.mark, max(owner.number, 1), owner.template_generation)
-        lost = LostInstance(*its, owner.database_id, str(uuid4()))
+        lost = ToldInstance(*its, owner.database_id, str(uuid4()))
         own = replace(
             owner,
             tenant=tenant.name,

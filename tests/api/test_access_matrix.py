@@ -89,7 +89,7 @@ ENDPOINTS: Mapping[str, str] = {
         GET /v2/tenants  GET /v2/tenants/{name}  GET /v2/tenants/{name}/odsInstances/edOrgs
         GET /v2/backups  GET /v2/backups/{backup_id}
         GET /v2/jobs  GET /v2/jobs/{jobId}  GET /v2/drift  GET /v2/spares  GET /v2/templates  GET /v2/trash
-        GET /v2/audit
+        GET /v2/audit  GET /v2/recovery
     """,
     "download": "GET /v2/backups/{backup_id}/dump",
     "full-access read": "GET /v2/dbInstances/{instance_id}/database",
@@ -110,6 +110,7 @@ ENDPOINTS: Mapping[str, str] = {
         DELETE /v2/odsInstances/{instance_id}/snapshots/{snapshot_id}
         DELETE /v2/backups/{backup_id}  POST /v2/backups/{backup_id}/verify  POST /v2/jobs/{jobId}/cancel
         POST /v2/jobs/{jobId}/abandon  POST /v2/sweep  POST /v2/spares/refill  DELETE /v2/trash/{instance_id}
+        POST /v2/recovery
     """,
     "codec": "POST /codec/decode  POST /codec/encode",
     "codec's preflight": "OPTIONS /codec/decode",

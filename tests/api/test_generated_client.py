@@ -159,11 +159,13 @@ def _call_what_operates(calls: Calls) -> None:
         "head_livez",
         "head_readyz",
         "get_drift",
+        "get_recovery_plan",
         "get_spares",
         "list_audit",
         "list_templates",
     ):
         calls(operation)
+    assert calls("recover", body={}).is_over
     for operation in ("sweep", "refill"):
         assert calls(operation).status == 503
     assert calls("list_tenants")[0].tenant_name == calls("get_tenant", "default").tenant_name

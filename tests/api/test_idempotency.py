@@ -357,7 +357,7 @@ async def test_refresh_gets_the_same_answer_when_it_is_repeated(
 
 _WITHOUT_JOBS = {
     *("/v2/jobs/{jobId}/cancel", "/v2/jobs/{jobId}/abandon", "/v2/sweep", "/v2/spares/refill"),
-    "/v2/dbInstances/{instance_id}/adopt",
+    *("/v2/dbInstances/{instance_id}/adopt", "/v2/recovery"),
     *("/v2/odsInstances", "/v2/odsInstanceContexts", "/v2/odsInstanceDerivatives"),
     *("/v2/odsInstanceContexts/{context_id}", "/v2/odsInstanceDerivatives/{derivative_id}"),
 }

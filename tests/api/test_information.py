@@ -119,6 +119,8 @@ async def test_every_endpoint_is_documented_when_the_description_is_asked_for(
         "POST /v2/sweep",
         "GET /v2/audit",
         "GET /v2/drift",
+        "GET /v2/recovery",
+        "POST /v2/recovery",
         "POST /v2/odsInstances/{instance_id}/edOrgs/refresh",
         "POST /v2/odsInstances/edOrgs/refresh",
         "GET /v2/odsInstances/edOrgs",

@@ -18,6 +18,8 @@ ENDPOINTS = [
     ("GET", "/v2/dbInstances/{instance}/database"),
     ("POST", "/v2/dbInstances/{instance}/adopt"),
     ("GET", "/v2/drift"),
+    ("GET", "/v2/recovery"),
+    ("POST", "/v2/recovery"),
     ("GET", "/v2/spares"),
 ]
 

@@ -72,6 +72,16 @@ async def execute_as_superuser(stack: DataFolder, statement: str) -> None:
     await session.close()
 
 
+async def comment_of(stack: DataFolder, database: str) -> str:
+    running = stack.running_stack()
+    assert running is not None
+    session = await asyncpg.connect(running["postgres"]["master_dsn"])
+    query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1"
+    comment: str = await session.fetchval(query, database)
+    await session.close()
+    return comment
+
+
 def content(run: subprocess.CompletedProcess[str]) -> Any:
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
@@ -284,6 +294,29 @@ async def test_unmarked_database_is_no_drift_and_can_be_deleted_when_it_was_adop
     assert content(instance("adopt", created["id"], "--yes", "--json"))["adopted"] is True
     assert content(instance("adopt", created["id"], "--json"))["adopted"] is True
     assert database_of(name) not in ods("drift", "--data-dir", stack.path).stdout
+    assert content(instance("delete", created["id"], "--wait", "--json"))["status"] == "Deleted"
+
+
+async def test_instance_is_led_to_its_database_when_it_is_recovered(
+    ods: Ods, instance: Ods, stack: DataFolder, name: str
+) -> None:
+    """The server was put back to before a rename."""
+    created = content(instance("create", name, "--wait", "--json"))
+    before = await comment_of(stack, database_of(name))
+    content(instance("rename", created["id"], f"{name} new", "--wait", "--json"))
+    renamed = database_of(f"{name} new")
+    await execute_as_superuser(stack, f'ALTER DATABASE "{renamed}" RENAME TO "{database_of(name)}"')
+    await execute_as_superuser(stack, f"COMMENT ON DATABASE \"{database_of(name)}\" IS '{before}'")
+
+    step = f"'{name}' has the database '{database_of(name)}', as it had last."
+    shown = ods("recover", "--data-dir", stack.path)
+    assert (shown.returncode, f"To do: {step}" in shown.stdout.splitlines()) == (1, True)
+    asked = ods("recover", "--apply", "--data-dir", stack.path)
+    assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
+    done = ods("recover", "--apply", "--yes", "--data-dir", stack.path)
+    assert f"Done: {step}" in done.stdout.splitlines()
+    again = json.loads(ods("recover", "--json", "--data-dir", stack.path).stdout)
+    assert database_of(name) not in str(again["steps"])
     assert content(instance("delete", created["id"], "--wait", "--json"))["status"] == "Deleted"
 
 

@@ -538,7 +538,7 @@ async def test_purge_with_a_backup_fails_when_only_what_was_before_a_reset_is_le
     accepted = (await api.delete(f"/v2/trash/{job.instance_id}?finalBackup=true")).json()
     end = await ended(api, accepted["jobId"])
     assert end["status"] == "Error"
-    assert f"is in the trash, as '{reset.trash_database}'" in end["errorMessage"]
+    assert f"is there, as '{reset.trash_database}'" in end["errorMessage"]
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [reset.trash_database]
     await purged(api, f"/v2/trash/{job.instance_id}")  # as the reason says

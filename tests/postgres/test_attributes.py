@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ods.embedded.polling import wait_until
 from ods.model.operations import Template
 from ods.registry.installation import InstallationStore
-from ods.registry.instances.adoptions import AdoptionStore, DatabaseName, LostInstance
+from ods.registry.instances.adoptions import AdoptionStore, DatabaseName, ToldInstance
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
@@ -170,7 +170,7 @@ async def test_lost_instance_is_protected_when_new_ones_are(
 ) -> None:
     protecting = AdoptionStore(engine, JobFactory(InstallationStore(engine), POLICY), protect_new=True)
     mark, request = str(uuid.uuid4()), str(uuid.uuid4())
-    lost = LostInstance("Lost", Template.MINIMAL, 900_001, mark, 1, None, request, request)
+    lost = ToldInstance("Lost", Template.MINIMAL, 900_001, mark, 1, None, request, request)
     restored = await protecting.restore_lost(lost, DatabaseName("EdFi_Ods_Lost_Minimal", CONNECTION_STRING))
     assert (await queries.instance(restored.id)).is_protected
 

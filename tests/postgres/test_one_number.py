@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from ods.model.operations import Template
-from ods.registry.instances.adoptions import DatabaseName, LostInstance
+from ods.registry.instances.adoptions import DatabaseName, ToldInstance
 from ods.registry.instances.store import InstanceStore
 from ods.registry.migrations import upgrade
 from ods.registry.storage.engine import create_registry_engine
@@ -208,9 +208,9 @@ async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_
     assert (restored.id == number) is not used
 
 
-def lost_instance(name: str, number: int, published_by: int) -> LostInstance:
+def lost_instance(name: str, number: int, published_by: int) -> ToldInstance:
     mark, request = str(uuid.uuid4()), str(uuid.uuid4())
-    return LostInstance(name, Template.MINIMAL, number, mark, published_by, None, request, request)
+    return ToldInstance(name, Template.MINIMAL, number, mark, published_by, None, request, request)
 
 
 KNOWN = {

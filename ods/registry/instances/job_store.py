@@ -67,8 +67,8 @@ from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, Insta
 from ods.registry.storage.sessions import INTEGRITY_VIOLATION, RegistrySessions
 from ods.settings.settings import VerifyPolicy
 
-_NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
-COME_BACK: dict[str, object] = {**_NO_NEW_NAMES, "set_aside": None, "error_message": None}
+NO_NEW_NAMES = {"new_name": None, "new_database_name": None, "undo_due": False}
+COME_BACK: dict[str, object] = {**NO_NEW_NAMES, "set_aside": None, "error_message": None}
 """Columns of an instance that has come back from the trash."""
 _FORGOTTEN_ATTEMPTS = 10
 """How many attempts at a create a restored registry may have forgotten at most."""
@@ -278,7 +278,7 @@ class JobStore:
             "name": job.final_name,
             "ods_instance_name": job.final_name,
             "database_name": job.final_database,
-            **_NO_NEW_NAMES,
+            **NO_NEW_NAMES,
         }
         guard = fencing_token_of(Operation.RENAME, job)
         conflicts = {INTEGRITY_VIOLATION: partial(name_taken, job.final_name)}
@@ -325,7 +325,7 @@ class JobStore:
         async with self._sessions.transaction() as session:
             if job.rules.drops:
                 await _keep_versions_of_cancelled(session, job)
-            outcome: dict[str, object] = {**_NO_NEW_NAMES, **({} if is_kept else {"set_aside": None})}
+            outcome: dict[str, object] = {**NO_NEW_NAMES, **({} if is_kept else {"set_aside": None})}
             gone = partial(revisions.gone, UUID(job.database_id))
             also = partial(revisions.confirmed, job) if is_kept else gone
             took_step = await take_step(session, job, step, outcome, fencing_token(job), also)
@@ -402,7 +402,7 @@ class JobStore:
 
     async def _purged(self, job: InstanceJob, step: Step, *, dropped: bool | None) -> bool:
         guard = fencing_token_of(Operation.PURGE, job)
-        purged = {"set_aside": None, "error_message": None, **_NO_NEW_NAMES}
+        purged = {"set_aside": None, "error_message": None, **NO_NEW_NAMES}
         async with self._sessions.transaction() as session:
             await _lock(session, job)
             if step != job.rules.follow:

@@ -119,10 +119,12 @@ class RecordedRevisions:
     Attributes:
         of_instances: those of each instance's databases, also those that are void.
         confirmed: that of each database, by the UUID of the database.
+        void: those that no database has any more, unless the server was put back.
     """
 
     of_instances: Mapping[int, Collection[str]]
     confirmed: Mapping[str, str]
+    void: Collection[str]
 
 
 class InstanceQueries:
@@ -202,7 +204,8 @@ class InstanceQueries:
         confirmed = {
             str(row.database_id): str(row.id) for row in rows if row.state == RevisionState.CONFIRMED
         }
-        return RecordedRevisions(of_instances, confirmed)
+        void = {str(row.id) for row in rows if row.state == RevisionState.VOID}
+        return RecordedRevisions(of_instances, confirmed, void)
 
     async def revisions_of(self, instance_id: int) -> KnownRevisions:
         """The revisions of the instance's databases."""

@@ -218,10 +218,37 @@ async def reserved_id(session: AsyncSession) -> int:
             return number
 
 
+async def pass_number(session: AsyncSession, highest: int) -> None:
+    """Let no number up to `highest` be given again: databases have them that the registry has forgotten."""
+    await session.execute(select(func.pg_advisory_xact_lock(_NUMBERS)))
+    number = await _common_number(session)
+    if number < highest:
+        await _advanced(session, _ODS_INSTANCE_IDS, number, highest)
+        await _advanced(session, _INSTANCE_IDS, number, highest)
+
+
 async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
     """The id of an instance that is recorded anew: its OdsInstanceId, unless another instance has that id."""
     query = select(exists().where(DbInstance.id == ods_instance_id))
     return await reserved_id(session) if (await session.scalars(query)).one() else ods_instance_id
+
+
+async def require_free_number(session: AsyncSession, ods_instance_id: int) -> None:
+    """Refuse to record a lost instance anew whose OdsInstanceId another instance, or ODS instance, has.
+
+    Raises:
+        NameTakenError: one has it.
+    """
+    is_there = or_(DbInstance.is_live, DbInstance.is_in_trash)
+    others = (
+        exists().where(DbInstance.ods_instance_id == ods_instance_id, is_there),
+        exists().where(OdsInstance.ods_instance_id == ods_instance_id),
+    )
+    if (await session.scalars(select(or_(*others)))).one():
+        raise NameTakenError(
+            f"The OdsInstanceId {ods_instance_id} was given to another instance since the registry lost this"
+            " one."
+        )
 
 
 async def free_job_number(session: AsyncSession, instance_id: int, ods_instance_id: int) -> int:

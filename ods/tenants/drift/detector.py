@@ -42,14 +42,15 @@ class DriftDetector:
 
         `started` are the jobs whose workflows Temporal still has.
         """
-        first = {drift.identity for drift in _contradictions(await self._snapshot(started))}
+        first = {drift.identity for drift in _contradictions(await self.read(started))}
         if not first:
             return []
         await asyncio.sleep(_RECHECK_SECONDS)
-        again = _contradictions(await self._snapshot(started))
+        again = _contradictions(await self.read(started))
         return sorted({drift for drift in again if drift.identity in first})
 
-    async def _snapshot(self, started: Sequence[StartedJob]) -> Snapshot:
+    async def read(self, started: Sequence[StartedJob] = ()) -> Snapshot:
+        """What registry and server have now."""
         async with self.server.session() as session:
             found = await listing.databases(session)
             directories = await listing.orphan_directories(session)
