@@ -207,9 +207,9 @@ class _Stack:
     def _announce(self, console: str, obstacle: str) -> None:
         self._is_serving = True
         self._lower_priority_of_worker()
-        self._publish()
         if obstacle:
-            self._report(obstacle)
+            self._report(obstacle)  # before the file that others wait for: then they find it told
+        self._publish()
         self._report(
             f"The stack serves:\n"
             f"{console}"
