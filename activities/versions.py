@@ -78,7 +78,6 @@ async def _require_own(
         raise DisagreementError(
             instance.database_name,
             f"The database '{instance.database_name}' of the instance does not exist, or not as the registry"
-            " knows it, so what it had before a reset is not dropped. `ods instance adopt"
-            f" {instance.id} --database NAME` brings that back;"
-            " when an instance in the trash is purged, it is dropped.",
+            " knows it, so what it had before a reset is not dropped. `ods recover` brings that back; when an"
+            " instance in the trash is purged, it is dropped.",
         )

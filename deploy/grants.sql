@@ -12,7 +12,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstancecontexts TO ods_service;
 DO $$ BEGIN EXECUTE 'GRANT USAGE ON SEQUENCE ' || pg_get_serial_sequence('dbo.odsinstancecontexts', 'odsinstancecontextid') || ' TO ods_service'; END $$;
 GRANT SELECT, INSERT, UPDATE, DELETE ON dbo.odsinstancederivatives TO ods_service;
 DO $$ BEGIN EXECUTE 'GRANT USAGE ON SEQUENCE ' || pg_get_serial_sequence('dbo.odsinstancederivatives', 'odsinstancederivativeid') || ' TO ods_service'; END $$;
-GRANT SELECT ON dbo.apiclientodsinstances TO ods_service;
+GRANT SELECT, DELETE ON dbo.apiclientodsinstances TO ods_service;
 GRANT SELECT, INSERT, UPDATE ON adminapi.managed_instances TO ods_service;
 DO $$ BEGIN IF to_regclass('adminapi.dbinstances_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.dbinstances_id_seq TO ods_service; END IF; END $$;
 DO $$ BEGIN IF to_regclass('adminapi.odsinstancemanages_id_seq') IS NOT NULL THEN GRANT UPDATE ON SEQUENCE adminapi.odsinstancemanages_id_seq TO ods_service; END IF; END $$;

@@ -53,11 +53,7 @@ class InstanceDatabase(ResponseModel):
 
 class _AdoptionBody(BaseModel):
     databaseName: str | None = Field(  # noqa: N815 - on the wire
-        None, description="The database, if the registry has lost the instance or calls it otherwise."
-    )
-    earlier: bool = Field(
-        default=False,
-        description="Whether that database is meant also if another one of the instance was published later.",
+        None, description="The database, if it has another name than the registry says."
     )
 
 
@@ -70,13 +66,12 @@ async def get_instance_database(
     instance_id: InstanceId,
     adoption: DatabaseAdoptionDep,
     database_name: Annotated[str | None, Query(alias="databaseName")] = None,
-    earlier: Annotated[bool, Query()] = False,  # noqa: FBT002 - a query parameter
 ) -> InstanceDatabase:
     """The database of an instance, or one that it might get: whether it carries the mark, or could.
 
     Another instance's, role's or product's is answered as one that is not there.
     """
-    found = await adoption.inspect(instance_id, database_name, earlier=earlier)
+    found = await adoption.inspect(instance_id, database_name)
     return InstanceDatabase.model_validate(found, from_attributes=True)
 
 
@@ -91,21 +86,14 @@ async def adopt_instance_database(
     """Write the instance's mark on its database, so that the database is deleted with the instance.
 
     With a `databaseName`, the registry calls it that from now on, and the ODS/API is routed there as to a new
-    one. An instance that the registry has lost, as after a restore, is recorded again. A database in the
-    trash is refused if another one of the instance was published later, unless `earlier` says it is meant.
+    one. One that carries the mark of the instance, but not as the registry knows it, is refused: `POST
+    /v2/recovery` brings both in step.
     """
     audit.instance = instance_id
     if errors := unknown_members(body, _AdoptionBody.model_fields):
         raise ProblemError.invalid(errors)
-    adopted = await adoption.adopt(instance_id, _database_name(body), earlier=_is_earlier(body))
+    adopted = await adoption.adopt(instance_id, _database_name(body))
     return InstanceDatabase.model_validate(adopted, from_attributes=True)
-
-
-def _is_earlier(body: Properties[Any]) -> bool:
-    earlier = body.get("earlier")
-    if earlier is None or isinstance(earlier, bool):
-        return bool(earlier)
-    raise ProblemError.invalid({"Earlier": ["'Earlier' must be true or false."]})
 
 
 def _database_name(body: Properties[Any]) -> str | None:

@@ -79,7 +79,7 @@ class _RecoveryBody(BaseModel):
     )
 
 
-@router.get("", responses=problems.documented(*_REFUSALS))
+@router.get("", responses=problems.documented(HTTPStatus.BAD_REQUEST, *_REFUSALS))
 async def get_recovery_plan(
     recovery: RecoveryDep, choose: Annotated[Sequence[str], Query()] = ()
 ) -> RecoveryPlan:

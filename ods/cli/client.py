@@ -207,17 +207,15 @@ class AdminApi:
         """Request that the failed job of an instance is done again; the answer names the job."""
         return self._object("POST", f"/v2/dbInstances/{instance}/retry")
 
-    def database(self, instance: int, name: str | None = None, *, earlier: bool = False) -> Json:
+    def database(self, instance: int, name: str | None = None) -> Json:
         """The database of an instance's name, or one of another `name`, as adopting would hand it over."""
         named = {} if name is None else {"databaseName": name}
-        named |= {"earlier": "true"} if earlier else {}
         found: Json = self._request("GET", f"/v2/dbInstances/{instance}/database", params=named).json()
         return found
 
-    def adopt(self, instance: int, name: str | None = None, *, earlier: bool = False) -> Json:
-        """Hand that database over to the instance, with `earlier` also if another was published later."""
+    def adopt(self, instance: int, name: str | None = None) -> Json:
+        """Hand that database over to the instance."""
         named: Json = {} if name is None else {"databaseName": name}
-        named |= {"earlier": True} if earlier else {}
         return self._object("POST", f"/v2/dbInstances/{instance}/adopt", json=named)
 
     def instance(self, instance: int) -> Json:

@@ -508,31 +508,25 @@ def adopt(  # noqa: PLR0913 - a command line's options
     database: Annotated[
         str | None,
         typer.Option(
-            help="The database, if the registry has lost the instance or calls its database otherwise.",
+            help="The database, if it has another name than the registry says.",
             show_default=False,
         ),
     ] = None,
     *,
-    earlier: Annotated[
-        bool,
-        typer.Option(
-            "--earlier", help="Take that one also if another of the instance's may have been published later."
-        ),
-    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Hand over to an instance the database that another product has made for it, or that it has lost."""
+    """Hand over to an instance a database that another product has made, or that has lost its comment."""
     with connect(api_url, data_dir) as api:
-        found = api.database(instance, database, earlier=earlier)
+        found = api.database(instance, database)
         if found["obstacle"]:
             raise CommandError(found["obstacle"])
         if not found["adopted"] or database is not None:
             if not yes:
                 _ask_whether_to_adopt(found, quietly=as_json)
-            found = api.adopt(instance, database, earlier=earlier)
+            found = api.adopt(instance, database)
         show_instance(found, as_json=as_json)
 
 

@@ -9,6 +9,7 @@ from ods.cli.api_access import connect
 from ods.cli.client import AdminApi, Json
 from ods.cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Yes
 from ods.cli.output import say, show_json, show_list
+from ods.embedded.errors import CommandError
 
 _DRIFT = {"kind": "KIND", "subject": "SUBJECT", "explanation": "EXPLANATION"}
 
@@ -24,6 +25,13 @@ def recover(  # noqa: PLR0913 - a command line's options
             show_default=False,
         ),
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="With --yes: that no other service works on the original of this registry.",
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -40,21 +48,28 @@ def recover(  # noqa: PLR0913 - a command line's options
             _show_plan(plan, as_json=as_json)
             is_left = _is_left(plan)
         else:
-            is_left = _apply(api, plan, chosen, yes=yes, as_json=as_json)
+            if not yes:
+                _ask(plan, quietly=as_json)
+            elif plan["confirmation"] is not None and not confirm:
+                raise CommandError(f"{plan['confirmation']} Add --confirm if it goes on here.")
+            is_left = _apply(api, chosen, is_confirmed=plan["confirmation"] is not None, as_json=as_json)
     if is_left:
         raise typer.Exit(1)
 
 
-def _apply(api: AdminApi, plan: Json, chosen: Sequence[str], *, yes: bool, as_json: bool) -> bool:
+def _ask(plan: Json, *, quietly: bool) -> None:
+    """Show the plan, unless `quietly`, and ask whether it shall be carried out."""
+    if not quietly:
+        _show_plan(plan, as_json=False)
+    typer.confirm(_question(plan), abort=True, err=True)
+
+
+def _apply(api: AdminApi, chosen: Sequence[str], *, is_confirmed: bool, as_json: bool) -> bool:
     """Carry the plan out, and compare registry and server again; whether anything is left."""
-    if not yes:
-        if not as_json:
-            _show_plan(plan, as_json=False)
-        typer.confirm(_question(plan), abort=True, err=True)
-    is_confirmed = plan["confirmation"] is not None
     done: list[Json] = []
     while True:
-        report = api.recover(chosen, confirm=is_confirmed)
+        left_to_choose = [name for name in chosen if name not in {step["database"] for step in done}]
+        report = api.recover(left_to_choose, confirm=is_confirmed)
         done += report["done"]
         if report["isOver"]:
             break

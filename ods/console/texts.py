@@ -480,6 +480,7 @@ _TEXTS = {
     " alone, and choose another name. If nothing uses it, and its data are not needed, drop it: on the"
     " server, by hand. No instance of that name can be created before.",
     "drift.remedy.Adopt": "Adopt the database",
+    "drift.remedy.Recover": "Bring registry and server in step",
     "drift.remedy.Undelete": "Undelete the instance",
     "drift.remedy.Purge": "Purge the instance",
     "drift.empty": "Registry and server agree. Here will be what one of them says and the other does not."
@@ -532,9 +533,6 @@ _TEXTS = {
     "drift.TrashWithoutInstance": "Database in the trash without an instance",
     "drift.TrashWithoutInstance.registry": "No instance in the trash has this database.",
     "drift.TrashWithoutInstance.server": "The database is in the trash.",
-    "drift.InstanceInTrash": "Instance whose database is in the trash",
-    "drift.InstanceInTrash.registry": "The instance can be used.",
-    "drift.InstanceInTrash.server": "Its database is in the trash.",
     "drift.TrashChanged": "Database that was changed in the trash",
     "drift.TrashChanged.registry": "The database is in the trash, closed.",
     "drift.TrashChanged.server": "The database was opened, half dropped, or has another mark.",

@@ -9,9 +9,15 @@ from ods.databases.changing import MARK, OPEN, change, change_name
 from ods.databases.constants import INVALID_CONNECTION_LIMIT
 from ods.databases.droppable import deletable
 from ods.databases.dropping import drop_found_staging, drop_obstacle
-from ods.databases.errors import DisagreementError, NameLeftError, NotOursError, translate_postgres_errors
+from ods.databases.errors import (
+    HOW_TO_RECOVER,
+    DisagreementError,
+    NameLeftError,
+    NotOursError,
+    translate_postgres_errors,
+)
 from ods.databases.left_names import require_not_left
-from ods.databases.lookup import DatabaseRows, find, handing_back
+from ods.databases.lookup import DatabaseRows, find, require_one_carrier
 from ods.databases.ownership import KnownOwner, Owner, trashed_at
 from ods.databases.remains import require_no_staging, require_no_version, what_is_left
 from ods.databases.server import Server
@@ -103,7 +109,7 @@ async def _own_obstacle(session: asyncpg.Connection, owner: Owner, database: str
         if row.is_of(owner):
             return (
                 f"The database '{name}' carries the mark of the instance, and may have its data."
-                f" {handing_back(owner, name)} If it is a copy, or the instance shall have '{database}'"
+                f" {HOW_TO_RECOVER} If it is a copy, or the instance shall have '{database}'"
                 " instead, remove its comment (COMMENT ON DATABASE … IS NULL), then adopt the database."
             )
     return None
@@ -223,6 +229,8 @@ async def let_go(
         require_no_version(found, owner)
         if published:
             require_no_staging(found, owner)
+    else:
+        require_one_carrier(found, owner, database)
     await drop_found_staging(session, owner, found)
     if database is None:
         return

@@ -169,7 +169,7 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
     A revision that the registry does not know stays in the comment: registry or server was restored to an
     earlier state. It keeps the database from being dropped until an operator has made both agree. The
     revision of a job that is undone stays as well, if none is confirmed. What a database is made of never
-    changes.
+    changes, and no job changes whether its instance is protected.
     """
     marked = found.marked
     if marked is None:
@@ -178,6 +178,7 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
         owner,
         template=marked.template or owner.template,
         template_generation=marked.template_generation,
+        is_protected=marked.is_protected,
         left=marked.left,
     )
     if owner.revision is not None and not _is_to_stay(marked, owner):

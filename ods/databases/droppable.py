@@ -23,7 +23,7 @@ from collections.abc import Collection
 
 import asyncpg
 
-from ods.databases.errors import DisagreementError, NotOursError
+from ods.databases.errors import HOW_TO_RECOVER, DisagreementError, NotOursError
 from ods.databases.lookup import (
     DatabaseRows,
     FoundDatabase,
@@ -60,16 +60,16 @@ def deletable(
         return None
     marked = found[database].marked
     if marked is None or marked.is_unknown_to(owner):
-        raise _is_unknown(database, owner)
+        raise _is_unknown(database)
     is_in_trash = marked.role is Role.RETAINED and is_trash_name(database)
     if is_in_trash:
         require_none_since(found, owner, marked)
-        if drops:
-            require_one_carrier(found, owner, database)
+    if drops:
+        require_one_carrier(found, owner, database)
     if drops and not (published or is_in_trash):
         raise _is_unrecorded(database, marked)
     if drops and (marked.put_back or not marked.agrees_with(owner)):
-        raise _is_unknown(database, owner)
+        raise _is_unknown(database)
     return database
 
 
@@ -177,12 +177,11 @@ def _is_made_for_reset(row: FoundDatabase) -> bool:
     return is_reset_name(row.name) and row.role is Role.STAGING
 
 
-def _is_unknown(database: str, owner: Owner) -> DisagreementError:
+def _is_unknown(database: str) -> DisagreementError:
     return DisagreementError(
         database,
         f"The registry does not know the state that the comment of '{database}' names: registry or server was"
-        " restored to an earlier state. Nothing was done to it. `ods drift` tells more; `ods instance adopt"
-        f" {owner.ods_instance_id} --database {database}` makes it the instance's database, then retry.",
+        f" restored to an earlier state. Nothing was done to it. {HOW_TO_RECOVER} Then request it again.",
     )
 
 

@@ -13,6 +13,7 @@ import asyncpg
 from ods.databases.changing import CLOSE, OPEN, change, end_all, no_right
 from ods.databases.constants import (
     INSUFFICIENT_PRIVILEGE,
+    INVALID_CONNECTION_LIMIT,
     LOCK_NOT_AVAILABLE,
     OBJECT_IN_USE,
     PROGRAMS,
@@ -35,6 +36,9 @@ _HAS_ITS_COMMENT = (
     " WHERE datname = %1$L AND shobj_description(oid, 'pg_database') = %3$L"
 )
 _IS_CLOSED = "SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND NOT datallowconn"
+_IS_HALF_DROPPED = f"""
+SELECT 1 / count(*) FROM pg_database WHERE datname = %1$L AND datconnlimit = {INVALID_CONNECTION_LIMIT}
+"""  # noqa: S608 - a constant
 # Not replication sessions: PostgreSQL refuses to drop a database whose replication slot is in use.
 _END_CLIENTS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -136,6 +140,15 @@ async def drop_database(session: asyncpg.Connection, database: str, *, invalid: 
         await execute(session, DROP, database, reasons=reasons)
 
 
+async def drop_rest(session: asyncpg.Connection, half_dropped: FoundDatabase) -> None:
+    """Drop what an interrupted DROP has left, of whatever database."""
+    await drop_found(session, half_dropped, _nothing)
+
+
+async def _nothing() -> None:
+    """What is asked before the rest of a half-dropped database is dropped."""
+
+
 async def drop_found(
     session: asyncpg.Connection,
     found: FoundDatabase,
@@ -145,25 +158,24 @@ async def drop_found(
 ) -> None:
     """Close an instance's database, end the sessions on it, and drop it.
 
-    It must have the OID and the comment that were found when it is closed, and still when it is dropped.
+    It must have the OID and the comment that were found when it is closed, and still when it is dropped; also
+    one whose DROP was interrupted: an operator may have put another one in its place.
 
     Args:
         before: raises if the database is not to be dropped any more; awaited before each try, when its
-            sessions have ended. Not if an earlier DROP of it was interrupted.
+            sessions have ended. Not if an earlier DROP of it was interrupted: nothing can come back then.
         closed: whether it is closed, and shall not be changed by being closed once more.
     """
     reasons = _reasons(found.name)
     async with name_holder(session, found.name):
-        if found.is_invalid:
-            await execute(session, DROP, found.name, reasons=reasons)
-            return
-        if not closed:
+        if not (closed or found.is_invalid):
             # It is closed first: otherwise connection pools come back as fast as their sessions are ended.
             # But what was found closed, and an operator has opened since, must not pass for closed.
             guards = [] if found.is_open else [_IS_CLOSED]
             await _change_as_found(session, found, *guards, CLOSE, reasons=reasons)
-        ending = partial(fetch_rows, session, _END_CLIENTS, found.name, reasons=reasons)
-        await end_all(ending, _LONGEST_WAIT_SECONDS, reasons[OBJECT_IN_USE])
+        if not found.is_invalid:
+            ending = partial(fetch_rows, session, _END_CLIENTS, found.name, reasons=reasons)
+            await end_all(ending, _LONGEST_WAIT_SECONDS, reasons[OBJECT_IN_USE])
         await _drop_if_due(session, found, before, reasons)
 
 
@@ -182,7 +194,7 @@ async def _drop_if_due(
     before: Callable[[], Awaitable[object]],
     reasons: Mapping[str, str],
 ) -> None:
-    """Drop a closed database without sessions, unless `before` raises.
+    """Drop a closed database without sessions, unless `before` raises; or the rest of a half-dropped one.
 
     A DROP that waits for a lock does not notice that a client cancels meanwhile, nor that the holder of the
     lock gives the name to another database: so it does not wait. And if a worker is suspended after it has
@@ -192,8 +204,10 @@ async def _drop_if_due(
     await execute(session, f"SET lock_timeout = '1ms'; SET idle_session_timeout = '{_LONGEST_PAUSE}'")
     waited_since = monotonic()
     while True:
-        await before()
-        await _change_as_found(session, found, _IS_CLOSED, reasons=reasons)
+        if not found.is_invalid:
+            await before()
+        guard = _IS_HALF_DROPPED if found.is_invalid else _IS_CLOSED
+        await _change_as_found(session, found, guard, reasons=reasons)
         try:
             await execute(session, DROP, found.name, reasons=reasons)
         except DatabaseFaultError as fault:

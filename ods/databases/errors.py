@@ -18,6 +18,9 @@ from ods.databases.constants import (
 )
 from ods.registry.storage.connecting import READ_ONLY
 
+HOW_TO_RECOVER = "`ods recover` shows which database the instance has had last, and brings both in step."
+"""What the operator can do where registry and server do not agree on an instance's database."""
+
 LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when a connection has broken; the last one while it reads why the server ended it."""
 

@@ -12,7 +12,12 @@ from functools import cached_property
 import asyncpg
 
 from ods.databases.constants import DIVISION_BY_ZERO, INVALID_CONNECTION_LIMIT
-from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.errors import (
+    HOW_TO_RECOVER,
+    DatabaseFaultError,
+    DisagreementError,
+    NotOursError,
+)
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.statements import fetch_rows
 from ods.model.revisions import RevisionState, Role
@@ -95,39 +100,36 @@ def choose(found: DatabaseRows, owner: Owner, names: list[str]) -> str | None:
             raise DisagreementError(
                 name,
                 f"The registry calls the instance's database '{names[0]}', but '{name}' carries its mark."
-                f" Nothing was done to it. {handing_back(owner, name)} Then retry.",
+                f" Nothing was done to it. {HOW_TO_RECOVER} Then request it again.",
             )
     return None
 
 
-def handing_back(owner: Owner, name: str) -> str:
-    """How the instance gets its database of this name, for which the registry has another name."""
-    return (
-        "Give it the name that the registry has, or hand it to the instance: `ods instance adopt"
-        f" {owner.ods_instance_id} --database {name}`."
-    )
-
-
 def refusal(
-    row: FoundDatabase, owner: Owner, then: str = ", then retry", *, registered: bool = False
+    row: FoundDatabase, owner: Owner, then: str = " Then request it again.", *, registered: bool = False
 ) -> DatabaseFaultError:
     """Why no job may touch this database: it is not the one that the instance has by the registry.
 
     If it is another one of the instance, it may be the only one that has its data.
 
     Args:
-        then: what to do once it was adopted.
+        then: what to do after a recovery.
         registered: whether the registry has its name for the instance's own.
     """
     name = row.name
     if not row.is_of(owner):
         return NotOursError(name, registered_for=owner.ods_instance_id if registered else None)
+    if row.is_invalid:
+        return DisagreementError(
+            name,
+            f"A DROP of the database '{name}' of this instance was interrupted. Nothing else can be done with"
+            f' it: DROP DATABASE "{name}".{then}',
+        )
     return DisagreementError(
         name,
         f"The database '{name}' carries the mark of this instance, but is not the one that it has by the"
         " registry: registry or server was restored to before a reset or its undo, or the comment was changed"
-        f" by hand. Nothing was done to it. `ods instance adopt {owner.ods_instance_id} --database {name}`"
-        f" makes it the instance's database{then}.",
+        f" by hand. Nothing was done to it. {HOW_TO_RECOVER}{then}",
     )
 
 

@@ -24,8 +24,11 @@ from ods.model.revisions import KnownRevisions, RevisionState, Role, revision_by
 _PUBLISHED_AT = "publishedAt"
 _OPENED_BY = "openedBy"
 _TRASHED_AT = "trashedAt"
+_PROTECTED = "protected"
 _PUT_BACK = "putBack"
 _LEFT = "left"
+_HIGHEST_ID = 2**31 - 1
+"""Of an OdsInstanceId, by the type of its column."""
 _LONGEST_NAME = 100
 """What the registry holds of the name of an instance, or of a template."""
 _FORGOTTEN_ATTEMPTS = 10
@@ -58,7 +61,7 @@ class _Comment(BaseModel):
     """A comment of another version is none of ours: it may mean something else."""
     installation: _Uuid
     tenant: str
-    ods_instance_id: int
+    ods_instance_id: int = Field(ge=0, le=_HIGHEST_ID)
     mark: _Uuid
     database: _Uuid
     revision: _Uuid | None
@@ -72,6 +75,7 @@ class _Comment(BaseModel):
     trashed_at: _Time | None = None
     name: str | None = None
     put_back: Literal[True] | None = None
+    protected: Literal[True] | None = None
     left: Mapping[str, _Time | None] = {}
 
 
@@ -104,6 +108,7 @@ class Owner:
             and of an instance alone.
         put_back: of a database in the trash, whether a failed undelete has published it before. If the
             registry has forgotten that, the database may have been in use since.
+        is_protected: whether the instance was protected when a client last changed that.
         left: the names that renames of the instance have taken from its database.
     """
 
@@ -120,6 +125,7 @@ class Owner:
     trashed_name: str | None = None
     revision: str | None = None
     put_back: bool = False
+    is_protected: bool = False
     left: tuple[LeftName, ...] = ()
 
     @property
@@ -161,6 +167,7 @@ class Owner:
         now = time.isoformat(timespec="seconds")
         in_trash = {_TRASHED_AT: now, "name": self.trashed_name} if self.trashed_name else {}
         put_back = {_PUT_BACK: True} if self.put_back else {}
+        protected = {_PROTECTED: True} if self.is_protected else {}
         return json.dumps(
             {
                 "version": 1,
@@ -179,6 +186,7 @@ class Owner:
                 _PUBLISHED_AT: now,
                 **in_trash,
                 **put_back,
+                **protected,
                 **_left_fields(self.left),
             }
         )
@@ -227,6 +235,7 @@ class Owner:
             trashed_name=its.name if is_trashed else None,
             revision=its.revision,
             put_back=bool(its.put_back),
+            is_protected=bool(its.protected),
             left=tuple(LeftName(name, since) for name, since in its.left.items()),
         )
         return owner if its.role == owner.role else None
@@ -286,9 +295,10 @@ def with_left(comment: str | None, left: Collection[LeftName]) -> str:
     return json.dumps(fields | _left_fields(left))
 
 
-def with_revision(comment: str | None, revision: str) -> str:
-    """The comment with this revision of the database, otherwise unchanged."""
-    return json.dumps({**_fields(comment), "revision": revision})
+def with_revision(comment: str | None, revision: str, *, is_protected: bool) -> str:
+    """The comment with this revision of the database, and whether its instance is protected."""
+    fields = {name: value for name, value in _fields(comment).items() if name != _PROTECTED}
+    return json.dumps({**fields, "revision": revision} | ({_PROTECTED: True} if is_protected else {}))
 
 
 def published_at(comment: str | None) -> datetime | None:

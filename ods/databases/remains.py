@@ -62,9 +62,9 @@ def require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | No
             state, drop = f"'{half_dropped}' is half dropped", f'DROP DATABASE "{half_dropped}" by hand, '
         raise DisagreementError(
             name,
-            f"{_IS_LEFT.format(state, name)} Nothing was done. To keep that, {drop}hand it to the instance"
-            f" (`ods instance adopt {owner.ods_instance_id} --database {name}`), then retry the delete; or"
-            " drop all that is left: DELETE with ?purge=true, or `ods instance purge ID --live`.",
+            f"{_IS_LEFT.format(state, name)} Nothing was done. To keep that, {drop}give it back to"
+            f" the instance (`ods recover --choose {name}`), then request the delete again; or drop all that"
+            " is left: DELETE with ?purge=true, or `ods instance purge ID --live`.",
         )
 
 

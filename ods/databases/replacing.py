@@ -24,7 +24,12 @@ from ods.databases.changing import (
 from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DATABASE
 from ods.databases.droppable import made_for_forgotten_resets, was_never_used
 from ods.databases.dropping import drop_database
-from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
+from ods.databases.errors import (
+    HOW_TO_RECOVER,
+    DatabaseFaultError,
+    DisagreementError,
+    NotOursError,
+)
 from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import DatabaseRows, FoundDatabase, choose, find, refusal, require_usable
 from ods.databases.ownership import KnownOwner, LeftName, Owner
@@ -177,14 +182,9 @@ def _stage(found: DatabaseRows, exchange: Exchange) -> Stage:
 
 
 def _has_another_name(name: str, exchange: Exchange) -> DisagreementError:
-    identifier = exchange.current.ods_instance_id
+    advice = " Rename it back, then retry."
     if is_trash_name(name):
-        advice = (
-            " It is in the trash: the registry was restored to before that. `ods drift` tells which database"
-            f" is the instance's; `ods instance adopt {identifier} --database NAME` ends the job with it."
-        )
-    else:
-        advice = " Rename it back, then retry."
+        advice = f" It is in the trash: the registry was restored to before that. {HOW_TO_RECOVER}"
     return DisagreementError(
         name,
         f"The database '{name}', which is to take the place of '{exchange.database}', should be named"
@@ -200,10 +200,9 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
         raise DisagreementError(
             database,
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."
-            f" Bring back what it had before a reset (`ods instance adopt"
-            f" {exchange.current.ods_instance_id} --database NAME`); or make another instance of a backup"
-            " (`ods backup restore`), detach it, and hand its database to this one (`ods instance adopt`,"
-            " with the id of this one).",
+            " Bring back what it had before a reset (`ods recover --choose NAME`); or make another instance"
+            " of a backup (`ods backup restore`), detach it, and hand its database to this one (`ods instance"
+            " adopt`, with the id of this one).",
         )
     if not exchange.current.owns(found[database].comment):
         raise refusal(found[database], exchange.current, registered=True)

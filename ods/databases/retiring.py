@@ -6,7 +6,7 @@ import asyncpg
 
 from ods.databases.changing import CLOSE, MARK, change_name, is_marked, owner_to_mark
 from ods.databases.droppable import deletable
-from ods.databases.dropping import drop_database, drop_found_staging
+from ods.databases.dropping import drop_found_staging, drop_rest
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.left_names import recorded
 from ods.databases.lookup import FoundDatabase, find, two_carriers
@@ -64,7 +64,7 @@ async def retire(
         raise _in_the_way(found[job.trash], owner, database)
     if drop_invalid and found[database].is_invalid:
         require_no_version(found, owner, half_dropped=database)
-        await drop_database(session, database, invalid=True)
+        await drop_rest(session, found[database])
         return False
     before = found[database].marked
     left = (before.trashed_name if before else None) or database

@@ -387,8 +387,8 @@ ADOPTABLE = DELETABLE
 PURGEABLE = RULES[Operation.PURGE].requested
 RESETTABLE = RULES[Operation.RESET].requested
 CAN_BE_BACKED_UP = RULES[Operation.BACKUP].requested
-BRING_BACK = Step(_IN_TRASH, InstanceStatus.COMPLETED, JobStatus.COMPLETED)
-"""An adoption brings an instance back from the trash, as an undelete that is done."""
+FOLLOW = Step(AT_REST, InstanceStatus.COMPLETED, JobStatus.COMPLETED)
+"""A recovery records that the server has the instance's database in use, whatever its last job was."""
 FOLLOW_DELETE = Step(AT_REST, InstanceStatus.DELETED, JobStatus.COMPLETED)
 """A recovery records that the server has the instance's database in the trash, as after a delete."""
 FORGET_TRASH = Step(_IN_TRASH | _RUNS | {_DELETE.waits}, InstanceStatus.DELETED, JobStatus.ERROR)

@@ -1,8 +1,9 @@
 """What is to be recorded so that the registry agrees with the databases that the server has; pure.
 
 The comment of a database tells its instance, its role and its revision. A revision that the registry does not
-know is later than the registry, which was put back; one that it knows and that is not the confirmed one is
-earlier: the server was put back. No step drops, overwrites or closes a database.
+know is later than the registry, which was put back, and follows. One that it knows as void is earlier: the
+server was put back, and its database is named, and opened or closed, as the registry says. No step drops or
+overwrites a database.
 """
 
 from collections import defaultdict
@@ -14,17 +15,20 @@ from typing import assert_never
 
 from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import Owner
-from ods.model.operations import AT_REST, RULES, Operation
+from ods.model.operations import AT_REST, ROWS
 from ods.model.revisions import Role
+from ods.registry.backups.rows import without_zone
+from ods.registry.clock import CLOCKS_MAY_DIFFER
+from ods.registry.storage.errors import require_valid
 from ods.registry.storage.models import DbInstance
-from ods.tenants.drift.snapshot import Snapshot, has_known_revision
+from ods.tenants.drift.snapshot import Snapshot, has_known_revision, must_be_usable
 
 
 class StepKind(StrEnum):
     """What one step of a recovery does."""
 
-    DELETE = "Delete"  # an instance is recorded as deleted: the server has its database in the trash
-    HAND_OVER = "HandOver"  # an instance gets the database, name and revision that the server has last
+    DELETE = "Delete"  # an instance is in the trash by the side that is later, and so gets there by the other
+    HAND_OVER = "HandOver"  # a live instance gets the database and name that the later side has
     TAKE_BACK = "TakeBack"  # an instance in the registry's trash is in use on the server
     RECORD = "Record"  # an instance that the registry has lost is recorded again
     RECORD_DELETED = "RecordDeleted"  # the same of one that is in the trash
@@ -35,27 +39,28 @@ class RecoveryStep:
     """One change of the registry, for one instance and the database that it has, or had, last.
 
     Attributes:
-        ods_instance_id: the instance's, by which it is known also where its row is lost.
-        instance_id: the instance's id; None if the registry has lost it.
         name: the instance's name, as the server tells it.
-        is_chosen: whether the operator has chosen the database among several.
+        mark: its UUID.
+        revision: that of the database.
+        is_earlier: whether the server was put back, so that its database follows what the registry says.
     """
 
     kind: StepKind
     ods_instance_id: int
-    instance_id: int | None
     name: str
     database: str
-    is_chosen: bool = False
+    mark: str
+    revision: str | None
+    is_earlier: bool
 
     @property
     def explanation(self) -> str:
         """In words, what is done and why."""
         match self.kind:
             case StepKind.DELETE:
-                return f"'{self.name}' is deleted: its database is in the trash, as '{self.database}'."
+                return f"'{self.name}' is in the trash, with its database '{self.database}'."
             case StepKind.HAND_OVER:
-                return f"'{self.name}' has the database '{self.database}', as it had last."
+                return f"'{self.name}' is brought in step with its database '{self.database}'."
             case StepKind.TAKE_BACK:
                 return f"'{self.name}' is not deleted any more: its database '{self.database}' is in use."
             case StepKind.RECORD:
@@ -68,7 +73,7 @@ class RecoveryStep:
 
 @dataclass(frozen=True)
 class Question:
-    """An instance of which the comments do not tell which database it had last: the operator says it."""
+    """An instance of which the comments do not tell which database it has: the operator says it."""
 
     ods_instance_id: int
     name: str
@@ -76,24 +81,56 @@ class Question:
 
 
 @dataclass(frozen=True)
+class InTheWay:
+    """An instance that has names, by the registry, which another one has on the server.
+
+    Attributes:
+        revision: that of the database that it gets; None if there is none.
+    """
+
+    instance_id: int
+    revision: str | None
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a recovery does, in this order, and what it must ask before.
 
     Attributes:
+        in_the_way: instances that give their names up before.
         confirmation: what the operator must confirm before; None if nothing.
-        highest_number: the highest OdsInstanceId that a database tells; none up to it is given again.
+        highest_number: the highest OdsInstanceId that a database of our role tells; none up to it is given
+            again.
         waiting: names of instances whose jobs wait or run: they go on, and find what is there.
     """
 
     steps: Sequence[RecoveryStep]
     questions: Sequence[Question]
+    in_the_way: Sequence[InTheWay]
     confirmation: str | None
     highest_number: int
     waiting: Sequence[str]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be done, decided or waited for."""
+        return not (self.steps or self.questions or self.waiting)
 
+
+_RESETS = tuple({rules.word for _, rules in ROWS if rules.replaces})
 _ORDER = tuple(StepKind)
 """Deletes free names that other instances may have got since."""
+
+
+def require_known(seen: Snapshot, chosen: Collection[str]) -> None:
+    """Check what the operator has chosen.
+
+    Raises:
+        InvalidError: one of them is no database of an instance.
+    """
+    known = {one.name for databases in _by_mark(seen).values() for one in databases}
+    unknown = [f"'{name}' is no database of an instance." for name in chosen if name not in known]
+    require_valid({"Choose": unknown})
 
 
 def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
@@ -113,18 +150,51 @@ def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
         if row is not None and row.status not in AT_REST:
             waiting.append(row.name)
             continue
-        if row is not None and any(_is_as_recorded(seen, row, one) for one in databases):
+        recorded = [one for one in databases if row is not None and _is_as_recorded(seen, row, one)]
+        beside = [] if row is None else _unknown_beside(seen, row, databases)
+        its = [one for one in databases if one.name in chosen]
+        if recorded and (its == recorded or not (its or beside)):
             continue
-        if (last := _last(databases, chosen)) is None:
-            questions.append(Question(*_whose(row, databases[0]), databases))
-        elif (kind := _kind(seen, row, last)) is not None:
+        last = its[0] if len(its) == 1 else published_last(databases)
+        if recorded and not its:
+            is_in_use = any(one.owner and one.owner.role is Role.CURRENT for one in beside)
+            last = None if is_in_use else recorded[0]
+        elif row is not None and last is not None and not its and _has_other(seen, row, last, databases):
+            last = None
+        kind = None if last is None else _kind(seen, row, last, is_chosen=last in its)
+        if kind is not None and last is not None:
             number, name = _whose(row, last)
-            instance_id = None if row is None else row.id
-            is_chosen = last.name in chosen
-            steps.append(RecoveryStep(kind, number, instance_id, name, last.name, is_chosen=is_chosen))
+            is_earlier = row is not None and _is_earlier(seen, row, last)
+            steps.append(RecoveryStep(kind, number, name, last.name, mark, _revision(last), is_earlier))
+        elif _is_to_be_asked(row, last):
+            questions.append(Question(*_whose(row, databases[0]), databases))
     ordered = sorted(steps, key=lambda step: (_ORDER.index(step.kind), step.ods_instance_id))
-    numbers = (owner.ods_instance_id for _, owner in _ours(seen))
-    return Plan(ordered, questions, seen.obstacle, max(numbers, default=0), sorted(waiting))
+    numbers = (owner.ods_instance_id for database, owner in _ours(seen) if database.manageable)
+    highest = max(numbers, default=0)
+    in_the_way = _in_the_way(seen, steps)
+    return Plan(ordered, questions, in_the_way, seen.obstacle, highest, sorted(waiting))
+
+
+def _in_the_way(seen: Snapshot, steps: Collection[RecoveryStep]) -> Sequence[InTheWay]:
+    """Instances that have by the registry, but not on the server, a name which another one gets.
+
+    They get another one themselves, by a revision that the registry does not know; or no database at all
+    carries their mark.
+    """
+    known = {revision for its in seen.revisions.of_instances.values() for revision in its}
+    in_use = (StepKind.HAND_OVER, StepKind.TAKE_BACK, StepKind.RECORD)
+    followed = (step for step in steps if step.kind in in_use and not step.is_earlier)
+    later = {step.mark: step for step in followed if step.revision not in known}
+    there = {owner.mark for _, owner in _ours(seen)}
+    found = []
+    for row in seen.instances:
+        mark, names = str(row.mark), {row.name, row.database_name}
+        others = (step for step in later.values() if step.mark != mark)
+        is_wanted = any(step.database == row.database_name or step.name in names for step in others)
+        own = later.get(mark)
+        if is_wanted and row.status in AT_REST and (own is not None or mark not in there):
+            found.append(InTheWay(row.id, None if own is None else own.revision))
+    return found
 
 
 def _ours(seen: Snapshot) -> Iterator[tuple[Database, Owner]]:
@@ -143,18 +213,16 @@ def _by_mark(seen: Snapshot) -> Mapping[str, list[Database]]:
     return grouped
 
 
+def _revision(database: Database) -> str | None:
+    return None if database.owner is None else database.owner.revision
+
+
 def _whose(row: DbInstance | None, database: Database) -> tuple[int, str]:
     """The OdsInstanceId and the name of an instance, as its database tells them."""
     owner = database.owner
     if owner is None:
         raise ValueError("the database has no comment of ours")
     return owner.ods_instance_id, owner.name or (database.name if row is None else row.name)
-
-
-def _last(databases: Collection[Database], chosen: Collection[str]) -> Database | None:
-    """Which of an instance's databases it had last; None if that is not known."""
-    its = [one for one in databases if one.name in chosen]
-    return its[0] if len(its) == 1 else published_last(databases)
 
 
 def _is_as_recorded(seen: Snapshot, row: DbInstance, database: Database) -> bool:
@@ -168,19 +236,89 @@ def _is_as_recorded(seen: Snapshot, row: DbInstance, database: Database) -> bool
     return (database.name, owner.role, owner.revision) == (name, role, confirmed)
 
 
-def _kind(seen: Snapshot, row: DbInstance | None, last: Database) -> StepKind | None:
-    """What is recorded of an instance whose last database this is; None if nothing can be by itself."""
+def _unknown_beside(seen: Snapshot, row: DbInstance, databases: Collection[Database]) -> list[Database]:
+    """What the registry does not know to be beside the instance's own: other ones in use, and versions.
+
+    A version of an instance in the trash goes with that.
+    """
+    known = {str(row.database_id), *(str(one.database_id) for one in seen.versions)}
+    unknown = []
+    for one in databases:
+        if (owner := one.owner) is None:
+            continue
+        is_version = owner.role is Role.RETAINED and one.trash and not one.open and not row.is_in_trash
+        is_later = owner.role is Role.CURRENT and not has_known_revision(seen, owner, row)
+        if is_later or (is_version and owner.database_id not in known):
+            unknown.append(one)
+    return unknown
+
+
+def _has_other(seen: Snapshot, row: DbInstance, last: Database, databases: Collection[Database]) -> bool:
+    """Whether the server, which was put back, has the registry's own database beside the one it had last."""
+    own = str(row.database_id)
+    is_there = any(one.owner and one.owner.database_id == own for one in databases)
+    is_own = last.owner is not None and last.owner.database_id == own
+    return is_there and not is_own and _is_earlier(seen, row, last)
+
+
+def _is_earlier(seen: Snapshot, row: DbInstance, database: Database) -> bool:
+    """Whether the registry knows of something later than the comment says: the server was put back.
+
+    Also if the registry has learnt of that by a recovery, and never knew the revision.
+    """
+    owner, at = database.owner, seen.revisions.confirmed_at.get(str(row.database_id))
+    if owner is not None and has_known_revision(seen, owner, row):
+        return owner.revision in seen.revisions.void
+    if owner is None or at is None or database.published_at is None:
+        return False
+    return without_zone(database.published_at) < at - CLOCKS_MAY_DIFFER
+
+
+def _kind(seen: Snapshot, row: DbInstance | None, last: Database, *, is_chosen: bool) -> StepKind | None:
+    """What is recorded of an instance whose last database this is; None if nothing is by itself."""
+    match Role.CURRENT if is_chosen else _role(seen, row, last):
+        case Role.CURRENT:
+            in_trash = row is not None and row.is_in_trash
+            return StepKind.RECORD if row is None else StepKind.TAKE_BACK if in_trash else StepKind.HAND_OVER
+        case Role.RETAINED:
+            return StepKind.RECORD_DELETED if row is None else StepKind.DELETE
+        case Role.STAGING | None:
+            return None
+        case other:
+            assert_never(other)
+
+
+def _role(seen: Snapshot, row: DbInstance | None, last: Database) -> Role | None:
+    """What the database is recorded as: the instance's own, or that of a deleted one; None: as neither."""
     owner = last.owner
-    if owner is None:
-        return None
-    is_current = owner.role is Role.CURRENT
-    # What a reset has replaced is in the trash as well: its instance was not deleted.
-    is_deleted = last.trash and not is_current and owner.job_id.startswith(RULES[Operation.DELETE].word)
-    if row is None:
-        return StepKind.RECORD if is_current else StepKind.RECORD_DELETED if is_deleted else None
-    if has_known_revision(seen, owner, row):
-        is_server_older = owner.revision in seen.revisions.void
-        return StepKind.HAND_OVER if is_server_older and not row.is_in_trash else None
-    if not is_current:
-        return StepKind.DELETE if is_deleted else None
-    return StepKind.TAKE_BACK if row.is_in_trash else StepKind.HAND_OVER
+    told = None if owner is None or _is_replaced(owner) else owner.role
+    if owner is None or row is None:
+        return told
+    is_earlier = _is_earlier(seen, row, last)
+    if not (is_earlier or has_known_revision(seen, owner, row)):
+        return told  # the registry was put back
+    if row.undo_due or row.replacement is not None:
+        return None  # a pass undoes what the failed job has done
+    if not is_earlier:
+        # A DBA has given it another name, or another comment; or what is beside it is not known.
+        is_its = (owner.database_id, owner.revision) in seen.revisions.confirmed.items()
+        is_its = (is_its or last.name == row.database_name) and not row.is_in_trash
+        return Role.CURRENT if told is Role.CURRENT and is_its else None
+    if told is None or row.is_in_trash:  # the server was put back: it follows the registry
+        return told and Role.RETAINED
+    return Role.CURRENT if told is Role.CURRENT or must_be_usable(row) else None
+
+
+def _is_replaced(owner: Owner) -> bool:
+    """Whether a reset has put the database into the trash: its instance goes on, with another one."""
+    return owner.role is Role.RETAINED and owner.job_id.startswith(_RESETS)
+
+
+def _is_to_be_asked(row: DbInstance | None, last: Database | None) -> bool:
+    """Whether the operator says which database the instance has.
+
+    Several may be the last one; or it has none but what resets have replaced.
+    """
+    if last is None or last.owner is None:
+        return True
+    return _is_replaced(last.owner) and (row is None or row.is_in_trash or must_be_usable(row))

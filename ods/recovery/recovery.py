@@ -3,24 +3,18 @@
 import logging
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import assert_never
 
-from ods.databases.adoption import owner_of, replaced_databases
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.lookup import find
-from ods.databases.ownership import trashed_at
-from ods.model.revisions import Role
-from ods.recovery.plan import Plan, RecoveryStep, StepKind, make_plan
-from ods.registry.backups.rows import without_zone
-from ods.registry.instances.adoptions import DatabaseName, ToldInstance
+from ods.recovery.following import ChangedMeanwhileError, UnusableError, follow
+from ods.recovery.plan import InTheWay, Plan, RecoveryStep, make_plan, require_known
 from ods.registry.storage.errors import (
     InstallationNotConfirmedError,
     InstanceNotFoundError,
     NameTakenError,
     RefusedError,
 )
-from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption, DatabaseNotFoundError
 from ods.tenants.confirmation import confirm
 from ods.tenants.tenant import Tenant
 
@@ -59,15 +53,19 @@ class Recovery:
 
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
-        self._adoption = DatabaseAdoption(tenant)
 
     async def plan(self, chosen: Collection[str] = ()) -> Plan:
         """What is to be done; nothing is changed.
 
         Args:
             chosen: names of databases that the operator says their instances had last.
+
+        Raises:
+            InvalidError: one of them is no instance's.
         """
-        return make_plan(await self._tenant.drift.read(), chosen)
+        seen = await self._tenant.drift.read()
+        require_known(seen, chosen)
+        return make_plan(seen, chosen)
 
     async def apply(self, chosen: Collection[str] = (), *, is_confirmed: bool = False) -> Outcome:
         """Do it; safe to repeat, and to interrupt.
@@ -85,29 +83,37 @@ class Recovery:
             InstallationNotConfirmedError: the registry was copied or moved, and the operator has not said
                 that it goes on.
         """
-        tenant, until = self._tenant, time.monotonic() + _PER_REQUEST_SECONDS
+        tenant = self._tenant
         plan = await self.plan(chosen)
-        if plan.confirmation is not None and is_confirmed:
+        if plan.confirmation is not None:
+            if not is_confirmed:
+                raise InstallationNotConfirmedError(plan.confirmation)
             await self._confirm()
-        elif plan.confirmation is not None:
-            raise InstallationNotConfirmedError(plan.confirmation)
-        elif plan.steps:
+        if not plan.is_empty:
             await tenant.cancellations.hold_drops()
         await tenant.adoptions.pass_number(plan.highest_number)
         done: list[RecoveryStep] = []
+        until = time.monotonic() + _PER_REQUEST_SECONDS
         while True:
+            plan = make_plan(await tenant.drift.read(), chosen)
+            for one in plan.in_the_way:
+                await self._give_up_names(one)
             refused: list[Refused] = []
             done_before = len(done)
             for step in plan.steps:
-                if time.monotonic() > until:
-                    return Outcome(done, refused, await self.plan(chosen), is_over=False)
                 if (reason := await self._reason_against(step)) is None:
                     done.append(step)
                 else:
                     refused.append(Refused(step, reason))
-            plan = await self.plan(chosen)
-            if not refused or len(done) == done_before:
-                return Outcome(done, refused, plan, is_over=True)
+                if done and time.monotonic() > until:
+                    return Outcome(done, refused, make_plan(await tenant.drift.read(), chosen), is_over=False)
+            if len(done) == done_before:
+                return Outcome(done, refused, make_plan(await tenant.drift.read(), chosen), is_over=True)
+
+    async def _give_up_names(self, one: InTheWay) -> None:
+        """Have the instance give up its names, unless it has moved on meanwhile."""
+        with suppress(InstanceNotFoundError, RefusedError):
+            await self._tenant.adoptions.give_up_names(one.instance_id, one.revision)
 
     async def _confirm(self) -> None:
         """Confirm that this registry goes on as its installation, on this server.
@@ -127,55 +133,12 @@ class Recovery:
     async def _reason_against(self, step: RecoveryStep) -> str | None:
         """Carry the step out; returns why that cannot be done, or None if it was."""
         try:
-            await self._carry_out(step)
+            await follow(self._tenant, step)
         except RefusedError as refusal:
             return f"{refusal.reason} {refusal.next_step}"
-        except (AdoptionRefusedError, NameTakenError, DatabaseFaultError) as refusal:
+        except (UnusableError, NameTakenError, DatabaseFaultError) as refusal:
             return str(refusal)
-        except (InstanceNotFoundError, DatabaseNotFoundError):
+        except (InstanceNotFoundError, ChangedMeanwhileError):
             return "It was changed meanwhile. Recover again."
         _logger.warning("Recovery: %s of the OdsInstanceId %s.", step.kind, step.ods_instance_id)
         return None
-
-    async def _carry_out(self, step: RecoveryStep) -> None:
-        match step.kind:
-            case StepKind.HAND_OVER | StepKind.TAKE_BACK:
-                number = step.ods_instance_id if step.instance_id is None else step.instance_id
-                await self._adoption.adopt(number, step.database, earlier=step.is_chosen)
-            case StepKind.DELETE | StepKind.RECORD | StepKind.RECORD_DELETED:
-                await self._record(step)
-            case _:
-                assert_never(step.kind)
-
-    async def _record(self, step: RecoveryStep) -> None:
-        """Record an instance as the comment of its database describes it by now; that stays as it is.
-
-        Raises:
-            DatabaseNotFoundError: it does not say any more what the step says.
-            AdoptionRefusedError: the service could not work on the database.
-        """
-        tenant = self._tenant
-        async with tenant.server.session() as session:
-            owner = await owner_of(session, step.database)
-        if owner is None:
-            raise DatabaseNotFoundError(step.database)
-        async with tenant.server.fenced(owner) as session:
-            await tenant.installation.require_confirmed(session)
-            row = (await find(session, owner, step.database)).get(step.database)
-            told = None if row is None else row.marked
-            if row is None or told is None or told.revision is None or told.mark != owner.mark:
-                raise DatabaseNotFoundError(step.database)
-            its = (told.ods_instance_id, told.mark, told.number, told.template_generation, told.database_id)
-            instance = ToldInstance(told.name, told.template, *its, told.revision)
-            replaced = await replaced_databases(session, told, step.database)
-            since = trashed_at(row.comment)
-            if step.kind is StepKind.RECORD and told.role is Role.CURRENT:
-                await self._adoption.require_usable(session, told, step.database)
-                connection_string = tenant.connection_strings.encrypted(step.database)
-                named = DatabaseName(step.database, connection_string)
-                await tenant.adoptions.restore_lost(instance, named, replaced)
-            elif step.kind is not StepKind.RECORD and told.trashed_name is not None and since is not None:
-                deleted_at = without_zone(since)
-                await tenant.adoptions.record_deleted(instance, told.trashed_name, deleted_at, replaced)
-            else:
-                raise DatabaseNotFoundError(step.database)

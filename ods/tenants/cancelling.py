@@ -106,17 +106,13 @@ def _reason(job: InstanceJob, left: _Left) -> str:
     if not job.rules.is_live:
         return f"{words} `ods drift` tells how it comes back. A purge of the instance drops it, too."
     half_dropped = left.database if left.is_half_dropped else None
-    return f"{words} {way_back_of_live(job.instance_id, half_dropped)} {RETRY_DROPS}"
+    return f"{words} {way_back_of_live(half_dropped)} {RETRY_DROPS}"
 
 
-def way_back_of_live(instance_id: int, half_dropped: str | None, version: str = "NAME") -> str:
+def way_back_of_live(half_dropped: str | None, version: str = "NAME") -> str:
     """How an instance comes back whose delete has failed, and of which only a version is left."""
     drop = "" if half_dropped is None else f'DROP DATABASE "{half_dropped}"; '
-    adopt, delete, undelete = (f"ods instance {do} {instance_id}" for do in ("adopt", "delete", "undelete"))
-    return (
-        f"Where ODS_TRASH_DAYS is not 0, these bring it back: {drop}`{adopt} --database {version}`;"
-        f" `{delete}`; `{undelete}`."
-    )
+    return f"To bring it back: {drop}`ods recover --choose {version}`."
 
 
 async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | None:

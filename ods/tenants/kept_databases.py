@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 import asyncpg
 
@@ -47,6 +48,8 @@ class KeptDatabases:
         jobs, known = self._tenant.jobs, await self._tenant.jobs.known_revisions(job)
         owner, last = owner_of(job).knowing(known), {one.database_id: one.id for one in known.due}
         found = await find(session, owner) if last else {}
+        instance = await self._tenant.queries.any_instance(job.instance_id)
+        owner = replace(owner, is_protected=instance is not None and instance.is_protected)
         over = [one for one, due in last.items() if await _is_written(session, owner, found, one, due)]
         tried = [one.id for one in known.due if one.database_id in over]
         await jobs.resolve(job, await revisions_of(session, owner), tried)
@@ -59,7 +62,8 @@ async def _is_written(
     its = [(row, row.marked) for row in found.values() if row.marked and row.is_of(owner)]
     match [(row, marked) for row, marked in its if marked.database_id == database_id]:
         case [(row, marked)] if marked.agrees_with(owner) and not row.is_invalid:
-            await change(session, row.name, row.oid, MARK, comment=with_revision(row.comment, due))
+            comment = with_revision(row.comment, due, is_protected=owner.is_protected)
+            await change(session, row.name, row.oid, MARK, comment=comment)
             return True
         case its_rows:
             return all(row.is_invalid for row, _ in its_rows)  # it is gone

@@ -12,14 +12,17 @@ import httpx
 import pytest
 
 from ods.databases import adoption
+from ods.databases.errors import HOW_TO_RECOVER
 from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.recovery.recovery import Recovery
 from ods.registry.connection_strings.encryption import encrypt
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.models import DbInstance
 from ods.settings.settings import Settings
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
@@ -150,9 +153,11 @@ async def test_instance_is_not_found_when_it_is_deleted_or_unknown(
     job = await bring_to(instances, job_store, "Deleted", name)
     verb, _, path = method.partition(" ")
     for instance in (job.instance_id, 10**9, "x"):
-        answer = await api.request(verb, f"{INSTANCES}/{instance}/{path}")
-        assert answer.status_code == 404
-        assert answer.json()["title"].startswith(f"Not found: dbInstance with ID {instance}.")
+        for named in ({}, {"databaseName": job.trash_database}):
+            params, body = (named, None) if verb == "GET" else (None, named)
+            answer = await api.request(verb, f"{INSTANCES}/{instance}/{path}", params=params, json=body)
+            assert answer.status_code == 404
+            assert answer.json()["title"].startswith(f"Not found: dbInstance with ID {instance}.")
 
 
 async def test_database_is_not_found_when_there_is_none_of_the_name(
@@ -276,6 +281,33 @@ async def test_adoption_is_unavailable_when_the_server_is_away(
             assert answer.json()["title"] == "The PostgreSQL server of the ODS databases cannot be reached."
 
 
+async def recovered(tenant: Tenant, database: str, *chosen: str) -> DbInstance:
+    """The instance, after a recovery has given it this database and routed the ODS/API there."""
+    outcome = await Recovery(tenant).apply(chosen)
+    assert ([one.database for one in outcome.done], outcome.refused) == ([database], [])
+    (instance,) = await tenant.queries.live_instances()
+    routed = await tenant.queries.ods_instance(instance.ods_instance_id)
+    assert routed is not None
+    assert tenant.connection_strings.local_database(routed.connection_string) == database
+    assert (instance.status, instance.database_name) == ("Completed", database)
+    return instance
+
+
+async def refused(api: httpx.AsyncClient, case: Case, body: dict[str, str], words: str) -> None:
+    """The way out is told to the client that looks at the database, and to the one that adopts it."""
+    shown, answer = await api.get(case.inspecting, params=body), await api.post(case.adopting, json=body)
+    assert (shown.status_code, answer.status_code) == (200, 409)
+    for one in (words, HOW_TO_RECOVER):
+        assert one in shown.json()["obstacle"]
+    assert answer.json()["detail"] == shown.json()["obstacle"]
+
+
+async def lose_all(registry_dsn: str) -> None:
+    """The registry loses all that it knows of instances."""
+    async with session(registry_dsn) as rows:
+        await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+
+
 class TestAnotherName:
     """The registry calls the database otherwise, or has lost the instance."""
 
@@ -289,25 +321,19 @@ class TestAnotherName:
         yield name
         await case.admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    async def test_registry_calls_the_database_so_and_routes_there_when_it_is_adopted(
+    async def test_registry_calls_the_database_so_and_routes_there_when_it_is_recovered(
         self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, tenant: Tenant
     ) -> None:
-        assert (await api.get(case.inspecting, params={"databaseName": renamed})).json()["adopted"]
-        answer = await api.post(case.adopting, json={"databaseName": renamed})
-        assert (answer.status_code, answer.json()["databaseName"]) == (200, renamed)
-        instance = await queries.instance(case.id)
-        assert (instance.database_name, instance.database.template_generation) == (renamed, 5)
-        routed = await queries.ods_instance(case.owner.ods_instance_id)
-        assert routed is not None
-        assert tenant.connection_strings.local_database(routed.connection_string) == renamed
-        comment = await case.admin.fetchval(
-            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1", renamed
-        )
-        marked = Owner.read(comment)
-        assert marked is not None
-        assert marked.number == instance.job_number == 3  # the mark before told of a second job
+        before = await row_of(case.admin, renamed)
+        await refused(api, case, {"databaseName": renamed}, "not as the registry knows it")
+        assert await row_of(case.admin, renamed) == before
+        instance = await recovered(tenant, renamed)
+        assert instance.database.template_generation == 5
+        assert instance.job_number == 3  # the mark has told of a second job
         known = await queries.revisions_of(instance.id)
-        assert known.confirmed(marked.database_id) == marked.revision != _OTHERS_MARK
+        assert known.confirmed(case.owner.database_id) == _OTHERS_MARK
+        assert (await api.get(case.inspecting)).json()["obstacle"] is None
+        assert (await api.post(case.adopting)).json()["adopted"]
 
     @pytest.fixture
     async def unmarked(self, case: Case, renamed: str) -> AsyncIterator[str]:
@@ -320,22 +346,13 @@ class TestAnotherName:
 
     @pytest.mark.parametrize("state", ["open", "closed"])
     async def test_unmarked_database_is_left_alone_when_another_one_carries_the_mark(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, state: str
+        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, tenant: Tenant, state: str
     ) -> None:
         await case.admin.execute(f'ALTER DATABASE "{renamed}" ALLOW_CONNECTIONS {state == "open"}')
-        adopt = f"`ods instance adopt {case.owner.ods_instance_id} --database {renamed}`"
         for body in ({}, {"databaseName": unmarked}):
-            shown = await api.get(case.inspecting, params=body)
-            refused = await api.post(case.adopting, json=body)
-            assert (shown.status_code, refused.status_code) == (200, 409)
-            assert adopt in shown.json()["obstacle"]
-            assert refused.json()["detail"] == shown.json()["obstacle"]
+            await refused(api, case, body, f"The database '{renamed}' carries the mark")
+        await recovered(tenant, renamed)
         assert await case.comment() is None
-
-        answer = await api.post(
-            f"{INSTANCES}/{case.owner.ods_instance_id}/adopt", json={"databaseName": renamed}
-        )
-        assert (answer.status_code, answer.json()["adopted"]) == (200, True)
 
     @pytest.mark.parametrize("way_out", ["comment", "invalid", "renamed back"])
     async def test_database_is_handed_over_when_no_other_one_carries_the_mark_any_more(
@@ -355,13 +372,13 @@ class TestAnotherName:
         assert (answer.status_code, answer.json()["adopted"]) == (200, True), answer.text
 
     async def test_other_one_of_two_with_one_mark_is_handed_over_when_it_is_the_instance_s(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, unmarked: str, queries: InstanceQueries
+        self, case: Case, renamed: str, unmarked: str, tenant: Tenant
     ) -> None:
         """As when its comment was copied by hand to the database that had no mark."""
         await case.admin.execute(f"COMMENT ON DATABASE \"{case.database}\" IS '{case.owner.comment}'")
-        answer = await api.post(case.adopting, json={"databaseName": renamed})
-        assert (answer.status_code, answer.json()["adopted"]) == (200, True)
-        assert (await queries.instance(case.id)).database_name == renamed
+        (asked,) = (await Recovery(tenant).plan()).questions
+        assert {one.name for one in asked.databases} == {case.database, renamed}
+        await recovered(tenant, renamed, renamed)
         assert case.owner.owns(await case.comment())  # it is left alone
 
     async def test_database_is_routed_to_anew_when_it_is_named_as_the_registry_calls_it(
@@ -422,70 +439,41 @@ class TestAnotherName:
         finally:
             await case.admin.execute(f'DROP DATABASE "{other.database}"')
 
-    @pytest.mark.parametrize("tenant_then", ["default", "districtA"])
-    async def test_lost_instance_is_recorded_again_when_its_database_is_adopted(
-        self,
-        api: httpx.AsyncClient,
-        case: Case,
-        renamed: str,
-        queries: InstanceQueries,
-        registry_dsn: str,
-        tenant_then: str,
-    ) -> None:
-        """Also if its tenant had another name when the comment was written."""
-        number = case.owner.ods_instance_id
-        then = replace(case.owner, tenant=tenant_then, number=2, template_generation=5)
-        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{then.comment}'")
-        async with session(registry_dsn) as rows:
-            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
-        path = f"{INSTANCES}/{number}"
-        shown = (await api.get(f"{path}/database", params={"databaseName": renamed})).json()
-        assert (shown["obstacle"], shown["odsInstanceId"]) == (None, number)
-        answer = await api.post(f"{path}/adopt", json={"databaseName": renamed})
-        assert answer.status_code == 200, answer.text
-        instance = await queries.instance(answer.json()["id"])
-        assert (instance.status, instance.ods_instance_id, instance.database_name) == (
-            "Completed",
-            number,
-            renamed,
-        )
-        assert answer.json()["adopted"]
-        assert instance.database.template_generation == 5
-        assert str(instance.mark) == case.owner.mark
-        assert await queries.ods_instance(number) is not None
-
     @pytest.mark.parametrize(
-        ("told", "database", "recorded"),
+        ("told", "tenant_then", "database"),
         [
-            (("EdFi Ods Lost", "Minimal"), "EdFi_Ods_Lost_Minimal", ("EdFi Ods Lost", "Minimal")),
-            (("Lost", "Minimal"), "EdFi_Ods_Found_Minimal", ("Found", "Minimal")),
-            (("Lost", "Retired"), "EdFi_Ods_Lost_Retired", ("Lost", "Retired")),
-            (("Lost", "Minimal"), "by_hand", ("Lost", "Minimal")),
+            (("Lost", "Minimal"), "districtA", "EdFi_Ods_Lost_Minimal"),  # so was the tenant named then
+            (("EdFi Ods Lost", "Minimal"), "default", "EdFi_Ods_Lost_Minimal"),
+            (("Lost", "Minimal"), "default", "EdFi_Ods_Found_Minimal"),
+            (("Lost", "Retired"), "default", "EdFi_Ods_Lost_Retired"),
+            (("Lost", "Minimal"), "default", "by_hand"),
         ],
     )
-    async def test_lost_instance_has_its_name_again_unless_its_database_was_given_another(
+    async def test_lost_instance_is_as_its_comment_tells_when_it_is_recovered_but_not_when_it_is_adopted(
         self,
         api: httpx.AsyncClient,
         case: Case,
         renamed: str,
-        queries: InstanceQueries,
+        tenant: Tenant,
         registry_dsn: str,
         told: tuple[str, str],
+        tenant_then: str,
         database: str,
-        recorded: tuple[str, str],
     ) -> None:
         number = case.owner.ods_instance_id
-        then = replace(case.owner, name=told[0], template=told[1], revision=_OTHERS_MARK)
-        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{then.comment}'")
+        then = replace(case.owner, tenant=tenant_then, name=told[0], template=told[1], revision=_OTHERS_MARK)
+        comment = replace(then, number=2, template_generation=5).comment
+        await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{comment}'")
         await case.admin.execute(f'ALTER DATABASE "{renamed}" RENAME TO "{database}"')
-        async with session(registry_dsn) as rows:
-            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
+        await lose_all(registry_dsn)
         try:
             answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": database})
-            assert answer.status_code == 200, answer.text
-            instance = await queries.instance(answer.json()["id"])
-            assert (instance.name, instance.database_template) == recorded
-            assert (instance.database_name, instance.database.database_template) == (database, recorded[1])
+            assert (answer.status_code, await tenant.queries.live_instances()) == (404, [])
+            instance = await recovered(tenant, database)
+            assert (instance.ods_instance_id, str(instance.mark)) == (number, case.owner.mark)
+            assert (instance.name, instance.database_template) == told
+            own = instance.database
+            assert (own.database_template, own.template_generation) == (told[1], 5)
         finally:
             await case.admin.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
 
@@ -493,7 +481,6 @@ class TestAnotherName:
         self,
         api: httpx.AsyncClient,
         case: Case,
-        renamed: str,
         instances: InstanceStore,
         job_store: JobStore,
         registry_dsn: str,
@@ -506,46 +493,32 @@ class TestAnotherName:
             await rows.execute(
                 "UPDATE adminapi.dbinstances SET id = $1 WHERE id = $2", number, other.instance_id
             )
-        answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
+        answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": case.database})
         assert answer.status_code == 200, answer.text
         assert (answer.json()["id"], answer.json()["odsInstanceId"]) == (10**6, number)
 
     async def test_reason_is_told_when_the_id_of_the_lost_instance_was_given_again(
-        self,
-        api: httpx.AsyncClient,
-        case: Case,
-        renamed: str,
-        instances: InstanceStore,
-        registry_dsn: str,
-        name: str,
+        self, case: Case, renamed: str, tenant: Tenant, registry_dsn: str, name: str
     ) -> None:
         number = case.owner.ods_instance_id
         async with session(registry_dsn) as rows:
             await rows.execute("DELETE FROM adminapi.jobstatuses; DELETE FROM adminapi.dbinstances")
             await rows.execute("UPDATE dbo.odsinstances SET name = $1", f"{name} since")
-        answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
-        assert answer.status_code == 409
-        assert f"was given to '{name} since'" in answer.json()["detail"]
+        outcome = await Recovery(tenant).apply()
+        (told,) = outcome.refused
+        assert (outcome.done, told.step.database) == ([], renamed)
+        assert f"The OdsInstanceId {number} was given to another instance" in told.reason
+        assert await tenant.queries.live_instances() == []
 
-    async def test_lost_instance_of_another_installation_is_not_found_when_its_tenant_has_the_same_name(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries, registry_dsn: str
+    async def test_lost_instance_of_another_installation_stays_lost_when_its_tenant_has_the_same_name(
+        self, case: Case, renamed: str, tenant: Tenant, registry_dsn: str
     ) -> None:
-        async with session(registry_dsn) as rows:
-            await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
         others = replace(case.owner, installation=str(uuid.uuid4()))
         await case.admin.execute(f"COMMENT ON DATABASE \"{renamed}\" IS '{others.comment}'")
-        path = f"{INSTANCES}/{case.owner.ods_instance_id}"
-        assert (await api.get(f"{path}/database", params={"databaseName": renamed})).status_code == 404
-        assert (await api.post(f"{path}/adopt", json={"databaseName": renamed})).status_code == 404
-        assert await queries.live_instances() == []
-
-    async def test_lost_instance_stays_lost_when_the_database_is_not_its_own(
-        self, api: httpx.AsyncClient, case: Case, renamed: str, queries: InstanceQueries
-    ) -> None:
-        for number in (case.owner.ods_instance_id + 7, 10**8):
-            answer = await api.post(f"{INSTANCES}/{number}/adopt", json={"databaseName": renamed})
-            assert answer.status_code == 404
-        assert len(await queries.live_instances()) == 1
+        await lose_all(registry_dsn)
+        assert (await Recovery(tenant).plan()).is_empty
+        assert (await Recovery(tenant).apply()).done == []
+        assert await tenant.queries.live_instances() == []
 
     @pytest.mark.parametrize("wrong", ["", "x" * 64, 7])
     async def test_adoption_is_refused_when_no_database_can_have_the_name(

@@ -308,7 +308,7 @@ async def test_instance_is_led_to_its_database_when_it_is_recovered(
     await execute_as_superuser(stack, f'ALTER DATABASE "{renamed}" RENAME TO "{database_of(name)}"')
     await execute_as_superuser(stack, f"COMMENT ON DATABASE \"{database_of(name)}\" IS '{before}'")
 
-    step = f"'{name}' has the database '{database_of(name)}', as it had last."
+    step = f"'{name}' is brought in step with its database '{database_of(name)}'."
     shown = ods("recover", "--data-dir", stack.path)
     assert (shown.returncode, f"To do: {step}" in shown.stdout.splitlines()) == (1, True)
     asked = ods("recover", "--apply", "--data-dir", stack.path)

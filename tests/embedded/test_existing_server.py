@@ -223,8 +223,9 @@ async def test_stack_serves_and_changes_nothing_until_the_operator_confirms_a_se
         assert folder.existing_server() == before
         assert "This registry was copied or moved" in log.read_text()
         assert "must be confirmed by its operator" in create("Too soon").stderr
-        confirmed = ods("installation", "confirm", "--yes", "--data-dir", folder.path)
-        assert confirmed.returncode == 0, confirmed.stderr
+        recover = ("recover", "--apply", "--yes", "--data-dir", folder.path)
+        assert "Add --confirm if it goes on here." in ods(*recover).stderr
+        assert "To confirm" not in ods(*recover, "--confirm").stdout
 
         async def creates() -> bool:
             return create("Grand Bend").returncode == 0

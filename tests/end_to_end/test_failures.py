@@ -11,6 +11,7 @@ from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import InstanceStatus, JobStatus, Template
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.jobs import InstanceJob
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
@@ -209,7 +210,7 @@ async def test_database_without_its_mark_is_handed_over_as_told_when_another_ins
     assert candidate.id == job.instance_id
 
 
-async def test_ods_instance_of_another_product_stays_when_an_instance_that_wants_its_id_is_given_a_database(
+async def test_ods_instance_of_another_product_stays_when_an_instance_that_wants_its_id_is_recovered(
     operator: Operator, tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
 ) -> None:
     job = (await operator.instances.reserve(name, Template.MINIMAL)).job
@@ -219,7 +220,10 @@ async def test_ods_instance_of_another_product_stays_when_an_instance_that_wants
     await _failed(operator, job, "Another ODS instance has the id")
     by_hand = job.database.replace("_Minimal", "_by_hand_Minimal")
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{by_hand}"')
-    assert (await DatabaseAdoption(tenant).adopt(job.instance_id, by_hand)).adopted
+    outcome = await Recovery(tenant).apply([by_hand])
+    (refused,) = outcome.refused
+    assert (refused.step.database, outcome.done) == (by_hand, [])
+    assert "Another ODS instance has the id" in refused.reason
     query = "SELECT odsinstanceid, name, connectionstring FROM dbo.odsinstances WHERE odsinstanceid = $1"
     assert [tuple(row) for row in await rows.fetch(query, job.ods_instance_id)] == [its]
 

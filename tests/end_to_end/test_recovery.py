@@ -1,21 +1,35 @@
 """A registry that was put back to an earlier state follows the server, by one command."""
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import httpx
 import pytest
 
+from ods.databases.ownership import Owner
 from ods.embedded.polling import wait_until
+from ods.embedded.seeding import SERVICE_ROLE
+from ods.model.arguments import Way
 from ods.model.operations import JobStatus, Template
+from ods.recovery.following import ChangedMeanwhileError, follow
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import Outcome, Recovery
+from ods.registry.instances.attributes import AttributeChanges
+from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
+from ods.registry.instances.naming import database_name, trash_name
 from ods.registry.instances.store import Requested
+from ods.registry.storage.errors import RefusedError
+from ods.tenants.adoption import DatabaseAdoption
+from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant
+from tests.api.service import faults_of
 from tests.end_to_end.conftest import Operator
-from tests.end_to_end.steps import created
+from tests.end_to_end.steps import created, undo
 from tests.postgres.postgres_inspection import comment_on, row_of
 from tests.put_back_rows import JOBS, put_rows_back, remember_rows
 
@@ -24,6 +38,16 @@ pytestmark = pytest.mark.usefixtures("workers")
 _DATABASES = (
     "SELECT oid FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%\"mark\"%' ORDER BY oid"
 )
+_SERVER = """
+SELECT oid, datname, datallowconn, shobj_description(oid, 'pg_database') AS comment FROM pg_database
+WHERE shobj_description(oid, 'pg_database') LIKE '%"mark"%' ORDER BY oid
+"""
+_DUE = "SELECT databaseid FROM adminapi.databases WHERE purgeafter IS NOT NULL"
+_REPLICAS = """
+INSERT INTO dbo.odsinstancederivatives (odsinstance_odsinstanceid, derivativetype, connectionstring)
+SELECT odsinstanceid, 'ReadReplica', connectionstring FROM dbo.odsinstances
+"""
+_LEADS_TO = "SELECT connectionstring FROM dbo.odsinstancederivatives WHERE odsinstance_odsinstanceid = $1"
 _KNOWN = """
 SELECT i.name, i.state, i.databasetemplate, i.databasename, d.reason, o.name AS routed
 FROM adminapi.dbinstances AS i
@@ -40,6 +64,7 @@ class Site:
         self, operator: Operator, tenant: Tenant, rows: asyncpg.Connection, admin: asyncpg.Connection
     ) -> None:
         self.operator = operator
+        self.tenant = tenant
         self.instances = tenant.instances
         self.recovery = Recovery(tenant)
         self._rows = rows
@@ -89,6 +114,24 @@ class Site:
         for table in tables:
             await self._rows.execute(f"INSERT INTO dbo.{table} TABLE earlier_{table}")
 
+    @asynccontextmanager
+    async def server_put_back(self) -> AsyncIterator[None]:
+        """What is done in the block is not on the server after it; data, which it does not change, are."""
+        before = {row["oid"]: row for row in await self._admin.fetch(_SERVER)}
+        yield
+        now = {row["oid"]: row for row in await self._admin.fetch(_SERVER)}
+        for oid, row in now.items():
+            if oid not in before:
+                await self._admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+        changed = [(row, now[oid]) for oid, row in before.items() if row != now[oid]]
+        for _, row in changed:
+            await self._admin.execute(f'ALTER DATABASE "{row["datname"]}" RENAME TO "put back {row["oid"]}"')
+        for row, _ in changed:
+            name = row["datname"]
+            await self._admin.execute(f'ALTER DATABASE "put back {row["oid"]}" RENAME TO "{name}"')
+            await self._admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {row["datallowconn"]}')
+            await comment_on(self._admin, name, row["comment"])
+
     async def recovered(self) -> Outcome:
         """Recover; nothing is left to be done after that, and no database has gone."""
         before = await self.databases()
@@ -97,6 +140,7 @@ class Site:
         assert (outcome.plan.steps, outcome.plan.questions) == ([], [])
         assert await self.databases() == before
         assert (await self.recovery.apply()).done == []
+        assert await self._rows.fetch(_DUE) == []  # only a client has dropped what a client may have kept
         return outcome
 
 
@@ -255,7 +299,7 @@ async def test_operator_says_which_database_is_the_instances_when_two_are_alike(
     await admin.execute(f'DROP DATABASE "{copy}"')
 
 
-async def test_instance_is_led_to_its_database_when_the_server_was_put_back_to_before_a_rename(
+async def test_database_has_its_name_again_when_the_server_was_put_back_to_before_a_rename(
     site: Site, admin: asyncpg.Connection, name: str
 ) -> None:
     job = await created(site.operator, name)
@@ -267,8 +311,14 @@ async def test_instance_is_led_to_its_database_when_the_server_was_put_back_to_b
     await comment_on(admin, job.database, before["comment"])
     outcome = await site.recovered()
     assert [step.kind for step in outcome.done] == [StepKind.HAND_OVER]
-    instance = await site.operator.instance(job)
-    assert (instance.name, instance.database_name) == (f"{name} new", job.database)
+    again = await site.operator.instance(job)
+    assert (again.name, again.database_name) == (instance.name, instance.database_name)
+    assert await row_of(admin, job.database) is None
+    row = await row_of(admin, instance.database_name)
+    assert row is not None
+    told = Owner.read(row["comment"])
+    assert told is not None
+    assert told.name == f"{name} new"
 
 
 async def test_registry_goes_on_when_the_operator_confirms_it_with_the_recovery(
@@ -285,6 +335,313 @@ async def test_registry_goes_on_when_the_operator_confirms_it_with_the_recovery(
     report = await api.post("/v2/recovery", json={"confirm": True})
     assert (report.status_code, report.json()["left"]["confirmation"]) == (200, None)
     assert await rows.fetchval("SELECT registrydatabase FROM adminapi.installation") != 1
+
+
+async def _renamed_since(admin: asyncpg.Connection, *changes: tuple[InstanceJob, str]) -> None:
+    """Give databases other names, as renames do of which the registry knows nothing; all at once."""
+    for job, _ in changes:
+        await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{job.mark}"')
+    for job, name in changes:
+        database = database_name(name, job.template)
+        row = await row_of(admin, job.mark)
+        assert row is not None
+        told = Owner.read(row["comment"])
+        assert told is not None
+        later = replace(told, name=name, number=told.number + 1, revision=str(uuid.uuid4()))
+        await admin.execute(f'ALTER DATABASE "{job.mark}" RENAME TO "{database}"')
+        await comment_on(admin, database, later.comment)
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("c", "a"), ("b", "c")])
+async def test_names_follow_when_instances_have_got_each_others(
+    site: Site,
+    tenant: Tenant,
+    rows: asyncpg.Connection,
+    admin: asyncpg.Connection,
+    name: str,
+    names: tuple[str, str],
+) -> None:
+    jobs = [await created(site.operator, f"{name} {one}") for one in ("a", "b")]
+    await rows.execute(_REPLICAS)
+    renamed = [f"{name} {one}" for one in names]
+    await _renamed_since(admin, *zip(jobs, renamed, strict=True))
+    await site.recovered()
+    for job, its in zip(jobs, renamed, strict=True):
+        database = database_name(its, job.template)
+        assert await site.known(job) == (its, "Completed", job.template, database, None, its)
+        replica = await rows.fetchval(_LEADS_TO, job.ods_instance_id)
+        assert tenant.connection_strings.local_database(replica) == database
+
+
+async def test_names_follow_when_a_deleted_one_has_had_the_name_on_the_server(site: Site, name: str) -> None:
+    first, second = await created(site.operator, f"{name} a"), await created(site.operator, f"{name} b")
+    async with site.server_put_back():
+        await site.delete(second)
+        await site.rename(first, f"{name} b")
+        expected = [await site.known(one) for one in (first, second)]
+    await site.recovered()
+    assert [await site.known(one) for one in (first, second)] == expected
+
+
+async def test_instance_is_recorded_when_one_that_is_gone_has_its_name_by_the_registry(
+    site: Site, name: str
+) -> None:
+    gone = await created(site.operator, name)
+    async with site.forgotten():
+        await site.done(await site.instances.request_delete(gone.instance_id, Delete(Way.DROP)))
+        job = await created(site.operator, name)
+        expected = await site.known(job)
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.RECORD]
+    assert await site.known(job) == expected
+    await site.done(await site.instances.request_delete(gone.instance_id, Delete(Way.DROP)))
+    assert await site.known(job) == expected
+
+
+async def test_step_is_not_done_when_the_database_has_another_revision_by_then(site: Site, name: str) -> None:
+    job = await created(site.operator, name)
+    async with site.server_put_back():
+        await site.delete(job)
+    plan = await site.recovery.plan()
+    await site.recovered()
+    await site.undelete(job)
+    known = await site.known(job)
+    for step in plan.steps:
+        assert step.database == job.database
+        with pytest.raises(ChangedMeanwhileError):
+            await follow(site.tenant, step)
+    assert await site.known(job) == known
+
+
+async def test_version_stays_when_the_protection_of_its_recovered_instance_begins_and_ends(
+    site: Site, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.forgotten():
+        await site.reset(job)
+    await site.recovered()
+    for is_protected in (True, False):
+        changes = AttributeChanges(protected=is_protected)
+        await site.instances.change_attributes(job.instance_id, changes)
+    assert await rows.fetch(_DUE) == []
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_instance_is_protected_again_when_that_was_forgotten(
+    site: Site,
+    tenant: Tenant,
+    name: str,
+    is_lost: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    job = None if is_lost else await created(site.operator, name)
+    async with site.forgotten():
+        job = job or await created(site.operator, name)
+        await site.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+        await KeptDatabases(tenant).mark(job.instance_id)
+    await site.recovered()
+    instance = await tenant.queries.marked_instance(job.mark)
+    assert instance is not None
+    with pytest.raises(RefusedError, match="is protected"):
+        await site.instances.request_delete(instance.id)
+
+
+async def test_instance_is_deleted_when_an_application_could_use_it_in_the_restored_registry(
+    site: Site, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.forgotten():
+        await site.delete(job)
+    await rows.execute(
+        "INSERT INTO dbo.apiclientodsinstances (apiclient_apiclientid, odsinstance_odsinstanceid)"
+        " VALUES (1, $1)",
+        job.ods_instance_id,
+    )
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.DELETE]
+    await site.undelete(job)
+
+
+async def test_database_has_its_name_again_when_another_instance_has_got_the_former_since(
+    site: Site, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.server_put_back():
+        await site.rename(job, f"{name} new")
+        await rows.execute("DELETE FROM adminapi.leftdatabasenames")  # it was long ago
+        row = await row_of(admin, database := database_name(f"{name} new", job.template))
+        told = None if row is None else Owner.read(row["comment"])
+        assert told is not None
+        await comment_on(admin, database, replace(told, left=()).comment)
+        other = await created(site.operator, name)
+        expected = await site.known(job)
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.HAND_OVER]
+    assert await site.known(job) == expected
+    assert await row_of(admin, other.database) is None
+
+
+async def test_database_goes_to_the_trash_again_when_the_server_was_put_back_to_before_the_delete(
+    site: Site, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.server_put_back():
+        await site.delete(job)
+        other = await created(site.operator, name)
+        expected = await site.known(job)
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.DELETE]
+    assert await site.known(job) == expected
+    await site.delete(other)
+    await site.undelete(job)
+
+
+async def test_database_comes_back_under_its_last_name_when_the_server_was_put_back_to_before_the_undelete(
+    site: Site, name: str
+) -> None:
+    job = await created(site.operator, name)
+    await site.delete(job)
+    async with site.server_put_back():
+        await site.undelete(job, f"{name} back")
+        expected = await site.known(job)
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.HAND_OVER]
+    assert await site.known(job) == expected
+
+
+async def test_name_of_the_registry_stays_when_the_server_was_put_back_to_before_a_rename_and_a_delete(
+    site: Site, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.server_put_back():
+        await site.rename(job, f"{name} new")
+        await site.delete(job)
+        expected = await site.known(job)
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.DELETE]
+    assert await site.known(job) == expected
+    await site.undelete(job)
+    assert (await site.known(job))[0] == f"{name} new"
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_server_follows_when_it_was_put_back_to_what_a_recovered_registry_never_knew(
+    site: Site,
+    admin: asyncpg.Connection,
+    name: str,
+    is_deleted: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    job = await created(site.operator, name)
+    expected = await site.known(job)
+    if is_deleted:
+        await site.delete(job)
+        async with site.server_put_back():
+            await site.undelete(job)
+    database = trash_name(job.database_id) if is_deleted else job.database
+    row = await row_of(admin, database)
+    assert row is not None
+    told = Owner.read(row["comment"])
+    assert told is not None
+    before = datetime.now(UTC) - timedelta(hours=1)
+    await comment_on(
+        admin, database, replace(told, name="Older", revision=str(uuid.uuid4())).comment_at(before)
+    )
+    if not is_deleted:
+        await admin.execute(f'ALTER DATABASE "{database}" RENAME TO "EdFi_Ods_Older_Minimal"')
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.HAND_OVER]
+    assert await site.known(job) == expected
+    assert await row_of(admin, job.database) is not None
+
+
+async def test_operator_says_which_is_meant_when_the_server_was_put_back_to_before_an_undo(
+    site: Site, name: str
+) -> None:
+    job = await created(site.operator, name)
+    await site.reset(job)
+    async with site.server_put_back():
+        assert await site.operator.ended(await undo(site.operator, job)) is JobStatus.COMPLETED
+    outcome = await site.recovery.apply()
+    (question,) = outcome.plan.questions
+    assert (outcome.done, len(question.databases)) == ([], 2)
+    outcome = await site.recovery.apply([job.database])
+    assert [step.database for step in outcome.done] == [job.database]
+    assert await site.operator.ended(await undo(site.operator, job)) is JobStatus.COMPLETED
+    assert str((await site.operator.instance(job)).database_id) == job.database_id
+
+
+async def test_other_ods_instance_is_led_nowhere_when_the_deleted_one_has_given_its_name_away(
+    site: Site, rows: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    leads = "SELECT connectionstring FROM dbo.odsinstances WHERE odsinstanceid = $1"
+    its = await rows.fetchval(leads, job.ods_instance_id)
+    other = await rows.fetchval(
+        "INSERT INTO dbo.odsinstances (name, connectionstring) VALUES ('Other', $1) RETURNING odsinstanceid",
+        its,
+    )
+    async with site.forgotten():
+        await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", other)
+        await site.delete(job)
+        await created(site.operator, name)
+    await site.recovered()
+    led = site.tenant.connection_strings.local_database(await rows.fetchval(leads, other))
+    assert led not in {None, job.database}
+
+
+async def test_comment_tells_of_the_protection_when_it_is_written_anew(
+    site: Site, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    await site.instances.change_attributes(job.instance_id, AttributeChanges(protected=True))
+    await admin.execute(f'COMMENT ON DATABASE "{job.database}" IS NULL')
+    await DatabaseAdoption(site.tenant).adopt(job.instance_id)
+    row = await row_of(admin, job.database)
+    told = None if row is None else Owner.read(row["comment"])
+    assert told is not None
+    assert told.is_protected
+
+
+async def test_lost_instance_is_deleted_when_its_undelete_had_failed(
+    site: Site, admin: asyncpg.Connection, name: str
+) -> None:
+    async with site.forgotten():
+        job = await created(site.operator, name)
+        await site.delete(job)
+        trash = trash_name(job.database_id)
+        row = await row_of(admin, trash)
+        assert row is not None
+        await comment_on(admin, trash, row["comment"].replace("DeleteInstanceJob", "UndeleteInstanceJob"))
+    outcome = await site.recovered()
+    assert [step.kind for step in outcome.done] == [StepKind.RECORD_DELETED]
+    await site.undelete(job)
+
+
+async def test_operator_says_which_is_meant_when_one_of_yesterday_was_restored_beside_the_last(
+    site: Site, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    row = await row_of(admin, job.database)
+    assert row is not None
+    async with site.forgotten():
+        await site.rename(job, f"{name} new")
+        expected = await site.known(job)
+    await admin.execute(f'CREATE DATABASE "{job.database}" OWNER {SERVICE_ROLE}')
+    await comment_on(admin, job.database, row["comment"])
+    last = str(expected[3])
+    plan = await site.recovery.plan()
+    assert [{one.name for one in question.databases} for question in plan.questions] == [{last, job.database}]
+    outcome = await site.recovery.apply([job.database])
+    assert (outcome.done, outcome.is_over) == ([], True)  # so the registry has it
+    outcome = await site.recovery.apply([last])
+    assert [step.database for step in outcome.done] == [last]
+    assert await site.known(job) == expected
+    await admin.execute(f'DROP DATABASE "{job.database}"')
+
+
+async def test_choice_is_refused_when_no_instance_has_the_database(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/v2/recovery", json={"choose": ["EdFi_Ods_Unknown"]})
+    assert answer.status_code == 400
+    assert "EdFi_Ods_Unknown" in str(faults_of(answer)["Choose"])
 
 
 @pytest.mark.parametrize("body", [{"confirm": 1}, {"choose": "a"}, {"choose": [1]}, {"chosen": []}])

@@ -11,12 +11,14 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
+from ods.recovery.plan import StepKind
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from ods.tenants.drift.findings import DriftKind
+from ods.tenants.drift.findings import RECOVER, DriftKind
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import COMMENT, names, reconcile
@@ -192,9 +194,17 @@ async def test_instance_goes_on_when_an_admin_api_s_delete_overtakes_a_rename_an
     assert await operator.ended(again) is JobStatus.COMPLETED
 
 
-async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_another_name_is_adopted(
-    operator: Operator, tenant: Tenant, admin: asyncpg.Connection, rows: asyncpg.Connection, name: str
+@pytest.mark.parametrize("is_marked", [False, True])
+async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_a_database_has_another_by_hand(
+    operator: Operator,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    rows: asyncpg.Connection,
+    name: str,
+    *,
+    is_marked: bool,
 ) -> None:
+    """It was renamed, or restored without its comment."""
     created = await operator.create(name)
     await operator.ended(created)
     replica = tenant.connection_strings.encrypted(created.database)
@@ -209,7 +219,11 @@ async def test_what_leads_there_follows_and_the_old_name_is_reserved_when_anothe
     )
     other = f"EdFi_Ods_{name} by hand_Minimal".replace(" ", "_")
     await admin.execute(f'ALTER DATABASE "{created.database}" RENAME TO "{other}"')
-    assert (await DatabaseAdoption(tenant).adopt(created.instance_id, other)).adopted
+    if is_marked:
+        assert [step.database for step in (await Recovery(tenant).apply()).done] == [other]
+    else:
+        await admin.execute(f'COMMENT ON DATABASE "{other}" IS NULL')
+        assert (await DatabaseAdoption(tenant).adopt(created.instance_id, other)).adopted
     assert await routed_to(tenant, rows, created) == other
     for leading in (
         "SELECT connectionstring FROM dbo.odsinstancederivatives",
@@ -246,17 +260,17 @@ async def test_instance_has_its_data_again_when_its_server_was_put_back_to_befor
         if one.kind is DriftKind.INSTANCE_WITHOUT_DATABASE and name in one.subject
     ]
     assert f"'{created.database}' (" in drift.explanation
-    adoption = DatabaseAdoption(tenant)
+    assert drift.remedy == RECOVER
     other = f"EdFi_Ods_{name}_restored_Minimal".replace(" ", "_")
     await admin.execute(f'CREATE DATABASE "{other}" OWNER {SERVICE_ROLE}')
     try:
-        with pytest.raises(AdoptionRefusedError, match=f"--database {created.database}`"):
-            await adoption.adopt(created.instance_id, other)
+        with pytest.raises(AdoptionRefusedError, match=f"'{created.database}' carries the mark"):
+            await DatabaseAdoption(tenant).adopt(created.instance_id, other)
     finally:
         await admin.execute(f'DROP DATABASE "{other}"')
 
-    assert drift.remedy is not None
-    assert (await adoption.adopt(drift.remedy.instance_id, drift.remedy.database)).adopted
+    assert [step.kind for step in (await Recovery(tenant).apply()).done] == [StepKind.HAND_OVER]
+    assert await names(admin, created.mark) == [renamed.final_database]
     assert not [one for one in await tenant.drift.detect() if name in one.subject]
     again = await operator.rename(created, f"{name} again")
     assert await operator.ended(again) is JobStatus.COMPLETED

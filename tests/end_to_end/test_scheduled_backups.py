@@ -27,11 +27,11 @@ from activities.scheduled_requests import ScheduledReport, ScheduledRequests
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.temporal import schedules
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
@@ -376,7 +376,7 @@ async def test_instance_is_left_to_the_next_time_when_it_stays_busy(
 
 
 @pytest.mark.usefixtures("workers")
-async def test_adopted_instance_gets_its_backup_when_its_row_alone_was_lost(
+async def test_recovered_instance_gets_its_backup_when_its_row_alone_was_lost(
     operator: Operator,
     tenant: Tenant,
     rows: asyncpg.Connection,
@@ -390,8 +390,7 @@ async def test_adopted_instance_gets_its_backup_when_its_row_alone_was_lost(
     await all_stored(tenant)
     await rows.execute("DELETE FROM adminapi.dbinstances WHERE id = $1", job.instance_id)
     await rows.execute("DELETE FROM dbo.odsinstances WHERE odsinstanceid = $1", job.ods_instance_id)
-    adopted = await DatabaseAdoption(tenant).adopt(job.ods_instance_id, job.database)
-    assert adopted.adopted
+    assert len((await Recovery(tenant).apply()).done) == 1
     await write(postgres, job, "CREATE TABLE added_since ()")
     assert await passed(requests, SECOND) == ScheduledReport(requested=1)
     await all_stored(tenant)

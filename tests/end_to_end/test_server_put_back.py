@@ -11,12 +11,13 @@ from temporalio.client import Client
 from ods.databases.ownership import Owner
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
-from ods.model.operations import JobStatus
+from ods.model.operations import InstanceStatus, JobStatus
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from ods.tenants.drift.findings import DriftKind
+from ods.tenants.drift.findings import RECOVER, DriftKind
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
@@ -77,7 +78,7 @@ async def not_exchanged(
     return _NotExchanged(job, made, before)
 
 
-async def test_what_a_reset_has_made_takes_its_place_when_the_server_was_put_back_to_before_the_exchange(
+async def test_what_a_reset_has_made_can_take_its_place_when_the_server_was_put_back_to_before_the_exchange(
     operator: Operator,
     tenant: Tenant,
     postgres: EmbeddedPostgres,
@@ -85,16 +86,14 @@ async def test_what_a_reset_has_made_takes_its_place_when_the_server_was_put_bac
     not_exchanged: _NotExchanged,
 ) -> None:
     job, made = not_exchanged.job, not_exchanged.made
-    found = await drifts_of(tenant, made)
-    explanation = found[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
-    assert found[DriftKind.INSTANCE_WITHOUT_DATABASE].remedy is None
+    found = await drifts_of(tenant, job.database)
+    assert found[DriftKind.INSTANCE_WITHOUT_DATABASE].remedy == RECOVER
     for database in (None, job.database, made):
-        with pytest.raises(AdoptionRefusedError, match="Neither is dropped") as refused:
+        with pytest.raises(AdoptionRefusedError, match="`ods recover`"):
             await DatabaseAdoption(tenant).adopt(job.instance_id, database)
-        assert refused.value.obstacle in explanation
-    told = explanation.partition("use '" + made)[2].partition("; then")[0].partition(": ")[2]
-    for statement in told.split("; "):
-        await admin.execute(statement)
+    await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "before_{made}"')  # by hand
+    await admin.execute(f'ALTER DATABASE "{made}" RENAME TO "{job.database}"')
+    await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
     await DatabaseAdoption(tenant).adopt(job.instance_id)
     assert await read(postgres, job) == ["new"]
 
@@ -132,7 +131,8 @@ async def test_what_a_reset_has_made_comes_back_when_it_is_undone_after_the_serv
     assert await read(postgres, job) == ["new"]
 
 
-async def test_database_of_before_a_reset_is_chosen_when_the_server_was_put_back_to_before_the_exchange(
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_database_of_before_a_reset_is_recovered_when_the_server_was_put_back_to_before_the_exchange(
     operator: Operator,
     temporal: Client,
     settings: Settings,
@@ -140,12 +140,21 @@ async def test_database_of_before_a_reset_is_chosen_when_the_server_was_put_back
     postgres: EmbeddedPostgres,
     admin: asyncpg.Connection,
     not_exchanged: _NotExchanged,
+    *,
+    is_deleted: bool,
 ) -> None:
+    """Also when a delete has failed, as it finds another database than the registry has."""
     job, made = not_exchanged.job, not_exchanged.made
-    assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
+    if is_deleted:
+        assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
+        assert "`ods recover`" in str((await operator.instance(job)).error_message)
+    plan = await Recovery(tenant).plan()
+    asked = {one.name for question in plan.questions for one in question.databases}
+    assert job.database in asked | {step.database for step in plan.steps}
+    outcome = await Recovery(tenant).apply([job.database])
+    assert [step.database for step in outcome.done] == [job.database]
     assert await names(admin, job.mark) == sorted([job.database, made])
-    await admin.execute(f'COMMENT ON DATABASE "{made}" IS NULL')
-    await DatabaseAdoption(tenant).adopt(job.instance_id)
+    assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
     await reconcile(temporal, settings)
     assert await read(postgres, job) == ["old"]
     assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", made) == 1

@@ -19,13 +19,14 @@ from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.recovery.plan import StepKind
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
-from ods.tenants.adoption import DatabaseAdoption
-from ods.tenants.drift.findings import DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.findings import RECOVER, DriftKind, Remedy, RemedyAction
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
@@ -362,6 +363,13 @@ async def test_same_undelete_goes_on_with_one_that_was_cancelled(
     assert await names(admin, job.mark) == [lost.final_database]
 
 
+async def recovered(tenant: Tenant) -> list[StepKind]:
+    """Recover as drift and reasons advise; returns what was done, after which nothing is left."""
+    outcome = await Recovery(tenant).apply()
+    assert (outcome.refused, outcome.plan.is_empty) == ([], True)
+    return [step.kind for step in outcome.done]
+
+
 async def purge_ended(operator: Operator, job: InstanceJob) -> JobStatus:
     purge = (await operator.instances.request_purge(job.instance_id)).job
     await operator.starter.start(purge)
@@ -427,17 +435,14 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
         assert await purge_ended(operator, job) is JobStatus.ERROR
     assert await names(admin, job.mark) == there
     remedies = [found.remedy for found in await tenant.drift.detect()]
-    assert Remedy(RemedyAction.UNDELETE, job.instance_id) in remedies
-    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    if restored == "while it ran":
+        assert Remedy(RemedyAction.UNDELETE, job.instance_id) in remedies
+        assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    else:  # its publication is one that the registry does not know
+        assert RECOVER in remedies
+        assert await recovered(tenant) == [StepKind.TAKE_BACK]
     assert await names(admin, job.mark) == [job.database]
-    if restored.endswith("the request"):  # its publication is one that the registry does not know
-        assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
-        await DatabaseAdoption(tenant).adopt(job.instance_id)
-        retried = (await operator.instances.request_retry(job.instance_id)).job
-        await operator.starter.start(retried)
-        assert await operator.ended(retried) is JobStatus.COMPLETED
-    else:
-        await deleted(operator, job)
+    await deleted(operator, job)
     assert await purge_ended(operator, job) is JobStatus.COMPLETED
 
 
@@ -731,17 +736,17 @@ async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
     await rows.execute("INSERT INTO dbo.odsinstances SELECT * FROM routed; DROP TABLE routed")
 
     assert "no purges because of RegistryOlderThanServer" in await reconcile(temporal, settings)
-    found = {drift.kind: drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject}
-    told = found[DriftKind.INSTANCE_IN_TRASH].explanation
-    assert f"ods instance adopt {other.instance_id} --database {moved.trash_database}" in told
+    found = {drift.subject: drift for drift in await tenant.drift.detect()}[moved.trash_database]
+    assert (found.kind, found.remedy) == (DriftKind.TRASH_WITHOUT_INSTANCE, RECOVER)
     assert await names(admin, job.mark) == [in_trash.trash_database]
 
-    adoption = DatabaseAdoption(tenant)
-    adopted = await adoption.adopt(other.ods_instance_id, moved.trash_database)
-    assert (adopted.database_name, adopted.adopted) == (other.database, True)
+    assert await recovered(tenant) == [StepKind.DELETE]
+    assert await names(admin, job.mark) == [in_trash.trash_database]
+    assert await names(admin, other.mark) == [moved.trash_database]
+    assert await operator.ended(await undelete(operator, other)) is JobStatus.COMPLETED
     assert await names(admin, other.mark) == [other.database]
     assert await admin.fetchval(_IS_OPEN, other.database)
-    assert not [drift for drift in await tenant.drift.detect() if f"{name} b" in drift.subject]
+    assert await drifts_of(tenant, f"{name} b", moved.trash_database) == {}
 
 
 async def test_live_database_is_not_dropped_when_the_registry_is_of_before_its_create(
@@ -766,10 +771,10 @@ async def test_live_database_is_not_dropped_when_the_registry_is_of_before_its_c
     purge = (await operator.instances.request_delete(job.instance_id, PURGE)).job
     await operator.starter.start(purge)
     assert await operator.ended(purge) is JobStatus.ERROR
-    assert f"`ods instance adopt {job.ods_instance_id}" in str((await operator.instance(job)).error_message)
+    assert "`ods recover`" in str((await operator.instance(job)).error_message)
     assert await names(admin, job.mark) == [job.database]
 
-    await DatabaseAdoption(tenant).adopt(job.instance_id)
+    assert await recovered(tenant) == [StepKind.HAND_OVER]
     trashed = await deleted(operator, job)
     assert await names(admin, job.mark) == [trashed.trash_database]
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
@@ -792,21 +797,13 @@ async def test_database_in_the_trash_is_reported_and_kept_when_the_registry_has_
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [deletion.trash_database]
     told = [drift for drift in await tenant.drift.detect() if drift.subject == deletion.trash_database]
-    assert [drift.kind for drift in told] == [DriftKind.TRASH_WITHOUT_INSTANCE]
-    adoption = DatabaseAdoption(tenant)
-    found = await adoption.inspect(job.ods_instance_id, deletion.trash_database)
-    statement, _, _ = str(found.obstacle).removeprefix("To bring it back: ").partition(" then ")
-    assert statement in told[0].explanation
-    async with session(service_dsn_of(settings)) as owner:
-        await owner.execute(statement)
-    back = await adoption.adopt(job.ods_instance_id, job.database)
-    assert (back.name, back.status) == (name.replace(" ", "_"), "Completed")
+    assert [(drift.kind, drift.remedy) for drift in told] == [(DriftKind.TRASH_WITHOUT_INSTANCE, RECOVER)]
+    assert await recovered(tenant) == [StepKind.RECORD_DELETED]
+    assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
+    back = await operator.instance(job)
+    assert (back.name, back.status) == (name, "Completed")
     assert await names(admin, job.mark) == [job.database]
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
-
-
-def service_dsn_of(settings: Settings) -> str:
-    return settings.master_dsn.get_secret_value()
 
 
 _IS_OPEN = "SELECT datallowconn FROM pg_database WHERE datname = $1"

@@ -171,7 +171,7 @@ async def test_lost_instance_is_protected_when_new_ones_are(
     protecting = AdoptionStore(engine, JobFactory(InstallationStore(engine), POLICY), protect_new=True)
     mark, request = str(uuid.uuid4()), str(uuid.uuid4())
     lost = ToldInstance("Lost", Template.MINIMAL, 900_001, mark, 1, None, request, request)
-    restored = await protecting.restore_lost(lost, DatabaseName("EdFi_Ods_Lost_Minimal", CONNECTION_STRING))
+    restored = await protecting.follow(lost, DatabaseName("EdFi_Ods_Lost_Minimal", CONNECTION_STRING))
     assert (await queries.instance(restored.id)).is_protected
 
 

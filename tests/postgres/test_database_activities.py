@@ -46,7 +46,7 @@ from ods.settings.settings import CloneStrategy
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import bring_to, let_requests_pass
-from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, row_of, until
+from tests.postgres.postgres_inspection import FENCE_AWAITED, FENCES_HELD, exists, row_of, until
 from tests.postgres.test_cancelled_drops import NO_PASSES
 from tests.servers import MINIMAL_TEMPLATE, NUMBERS, SAMPLE_TEMPLATE, session, with_statements
 
@@ -539,7 +539,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     assert (await job_store.begin(waiting)).held
 
 
-async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_deleted(
+async def test_neither_is_dropped_when_one_was_set_aside_with_its_mark_before_a_rename_and_a_delete(
     activities: Activities,
     instances: InstanceStore,
     job_store: JobStore,
@@ -562,8 +562,13 @@ async def test_copy_that_was_set_aside_stays_when_the_instance_is_renamed_and_de
         assert await _names(admin, job) == {renaming.new_database, aside}
         deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
         await job_store.begin(deletion)
+        with pytest.raises(ApplicationError, match="Both"):
+            await ActivityEnvironment().run(activities(job_store).drop, deletion)
+        assert await _names(admin, job) == {renaming.new_database, aside}
+        await admin.execute(f'COMMENT ON DATABASE "{aside}" IS NULL')  # as the reason says
         assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
-        assert await _names(admin, job) == {aside}
+        assert await _names(admin, job) == set()
+        assert await exists(admin, aside)
     finally:
         await admin.execute(f'DROP DATABASE IF EXISTS "{aside}" WITH (FORCE)')
 

@@ -1,6 +1,7 @@
 """Each contradiction between registry and server is found, and nothing else is."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from ods.databases import provisioning
+from ods.databases.errors import HOW_TO_RECOVER
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest
 from ods.databases.server import Server
@@ -24,6 +26,8 @@ from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import Template
+from ods.recovery.plan import StepKind
+from ods.recovery.recovery import Recovery
 from ods.registry.backups.stores import BackupStores
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.deletes import Delete
@@ -32,10 +36,10 @@ from ods.registry.instances.jobs import InstanceJob, StartedJob
 from ods.registry.instances.naming import trash_name
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
+from ods.registry.storage.errors import InstanceNotFoundError
 from ods.settings.settings import CloneStrategy, Settings
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.drift.detector import DriftDetector
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction, is_suspect
+from ods.tenants.drift.findings import RECOVER, Drift, DriftKind, Remedy, RemedyAction, is_suspect
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
@@ -79,6 +83,27 @@ async def completed(
 
 async def _found(detector: DriftDetector, kind: DriftKind) -> list[Drift]:
     return [drift for drift in await detector.detect() if drift.kind is kind]
+
+
+_OF_INSTANCES = """
+SELECT datname FROM pg_database
+WHERE shobj_description(oid, 'pg_database') LIKE '%"mark"%' AND NOT datistemplate
+"""
+
+
+@pytest.fixture
+async def without_leftovers(admin: asyncpg.Connection) -> None:
+    """Databases of instances that earlier tests have left would be told of with those of this test."""
+    for row in await admin.fetch(_OF_INSTANCES):
+        await admin.execute("UPDATE pg_database SET datconnlimit = -1 WHERE datname = $1", row["datname"])
+        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
+
+
+async def _recovered(tenant: Tenant, *chosen: str) -> list[StepKind]:
+    """What a recovery has done; nothing is left of it."""
+    outcome = await Recovery(tenant).apply(chosen)
+    assert (outcome.refused, outcome.plan.is_empty) == ([], True)
+    return [step.kind for step in outcome.done]
 
 
 async def test_nothing_is_reported_when_all_is_well(detector: DriftDetector, completed: InstanceJob) -> None:
@@ -163,10 +188,12 @@ async def moved(admin: asyncpg.Connection, completed: InstanceJob) -> AsyncItera
     await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
 
+@pytest.mark.usefixtures("without_leftovers")
 @pytest.mark.parametrize("is_open", [True, False])
 @pytest.mark.parametrize("stands_there", ["nothing", "a database without its mark"])
-async def test_database_of_another_name_is_named_when_it_carries_the_mark(
+async def test_database_of_another_name_is_named_and_recovered_when_it_carries_the_mark(
     detector: DriftDetector,
+    tenant: Tenant,
     admin: asyncpg.Connection,
     completed: InstanceJob,
     moved: str,
@@ -178,23 +205,33 @@ async def test_database_of_another_name_is_named_when_it_carries_the_mark(
     if stands_there != "nothing":
         await admin.execute(f'CREATE DATABASE "{completed.database}"')
     (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
-    command = f"ods instance adopt {completed.instance_id} --database {moved}"
-    assert f"Give it the name '{completed.database}', or `{command}`" in drift.explanation
+    assert f"But its mark is on '{moved}' (" in drift.explanation
+    assert HOW_TO_RECOVER in drift.explanation
     assert drift.remedy is not None
-    assert drift.remedy.command == command
+    assert drift.remedy.command == "ods recover"
+    assert await _recovered(tenant) == [StepKind.HAND_OVER]
+    assert (await tenant.queries.instance(completed.instance_id)).database_name == moved
+    left = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
+    assert ["accepts no connections" in one.explanation for one in left] == ([] if is_open else [True])
 
 
+@pytest.mark.usefixtures("without_leftovers")
 async def test_databases_of_other_names_are_all_named_when_several_carry_the_mark(
-    detector: DriftDetector, admin: asyncpg.Connection, completed: InstanceJob, moved: str
+    detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, completed: InstanceJob, moved: str
 ) -> None:
+    """Which of them is the instance's, their data tell."""
     copy = f"{completed.database}_copy"
     await admin.execute(f'CREATE DATABASE "{copy}"')
     try:
         await _commented(admin, copy, marked_by(completed).comment)
         (drift,) = await _found(detector, DriftKind.INSTANCE_WITHOUT_DATABASE)
-        assert f"'{copy}' (" in drift.explanation
-        assert f"'{moved}' (" in drift.explanation
-        assert drift.remedy is None  # which of them is the instance's, their data tell
+        for one in (copy, moved):
+            assert f"'{one}' (" in drift.explanation
+        assert drift.remedy == RECOVER
+        (asked,) = (await Recovery(tenant).apply()).plan.questions
+        assert {one.name for one in asked.databases} == {copy, moved}
+        assert await _recovered(tenant, moved) == [StepKind.HAND_OVER]
+        assert (await tenant.queries.instance(completed.instance_id)).database_name == moved
     finally:
         await admin.execute(f'DROP DATABASE "{copy}"')
 
@@ -247,7 +284,7 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
         await admin.execute(f'DROP DATABASE "{version}"')
     assert "delete the instance" not in drift.explanation
     assert f'DROP DATABASE "{completed.database}"; then' in drift.explanation
-    assert f"--database {version}` brings that back" in drift.explanation
+    assert f"`ods recover --choose {version}` brings that back" in drift.explanation
 
 
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(
@@ -595,31 +632,39 @@ async def test_invalid_database_is_reported_when_it_is_not_ours(
         await admin.execute(f"DROP DATABASE {name}")
 
 
+@pytest.mark.usefixtures("without_leftovers")
 async def test_way_back_is_told_when_the_database_of_a_deleted_instance_is_not_in_the_trash(
     detector: DriftDetector,
+    tenant: Tenant,
     instances: InstanceStore,
     job_store: JobStore,
     completed: InstanceJob,
     admin: asyncpg.Connection,
 ) -> None:
     """As after the server was restored to before the delete."""
+
+    async def told() -> Drift:
+        (found,) = await _found(detector, DriftKind.TRASH_WITHOUT_DATABASE)
+        assert found.subject == f"{completed.instance_id} {completed.name}"
+        also = {drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)}
+        assert completed.database not in also, "what no instance has may be dropped, by the page"
+        return found
+
     deletion = (await instances.request_delete(completed.instance_id)).job
     await job_store.begin(deletion)
     await job_store.finish_delete(deletion)
-    for database, words in (
-        (completed.database, f"`ods instance undelete {completed.instance_id}` brings it back"),
-        (None, "it cannot come back"),
-    ):
-        if database is None:
-            await admin.execute(f'DROP DATABASE "{completed.database}"')
-        (found,) = [
-            drift
-            for drift in await _found(detector, DriftKind.TRASH_WITHOUT_DATABASE)
-            if drift.subject == f"{completed.instance_id} {completed.name}"
-        ]
-        assert words in found.explanation
-        also = {drift.subject for drift in await _found(detector, DriftKind.DATABASE_WITHOUT_INSTANCE)}
-        assert completed.database not in also, "what no instance has may be dropped, by the page"
+    drift = await told()
+    assert f"Its mark is on '{completed.database}' (" in drift.explanation
+    assert HOW_TO_RECOVER in drift.explanation
+    assert drift.remedy == RECOVER
+    assert await _recovered(tenant) == [StepKind.DELETE]
+    assert await detector.detect() == []
+    row = await row_of(admin, str(deletion.trash_database))
+    assert row is not None
+    assert not row["datallowconn"]
+
+    await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
+    assert "it cannot come back" in (await told()).explanation
 
 
 @pytest.fixture
@@ -650,6 +695,12 @@ async def _undelete(tenant: Tenant, job: InstanceJob) -> None:
     await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).undelete, undelete)
     encrypted = tenant.connection_strings.encrypted(job.database)
     assert await tenant.jobs.finish_undelete(undelete, encrypted)
+
+
+async def _purged(tenant: Tenant, job: InstanceJob) -> None:
+    purge = (await tenant.instances.request_purge(job.instance_id)).job
+    await tenant.jobs.begin(purge)
+    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
 
 
 def _about(found: list[Drift], *words: str) -> list[Drift]:
@@ -726,45 +777,37 @@ async def test_database_in_the_trash_is_reported_when_it_was_changed_by_hand_and
     assert await _found(detector, DriftKind.TRASH_CHANGED) == []
 
 
-_OF_INSTANCES = """
-SELECT datname FROM pg_database
-WHERE shobj_description(oid, 'pg_database') LIKE '%"mark"%' AND NOT datistemplate
-"""
-
-
-@pytest.fixture
-async def without_leftovers(admin: asyncpg.Connection) -> None:
-    """Databases of instances that earlier tests have left would be told of with those of this test."""
-    for row in await admin.fetch(_OF_INSTANCES):
-        await admin.execute("UPDATE pg_database SET datconnlimit = -1 WHERE datname = $1", row["datname"])
-        await admin.execute(f'DROP DATABASE "{row["datname"]}" WITH (FORCE)')
-
-
 @pytest.mark.usefixtures("without_leftovers")
-@pytest.mark.parametrize("since", ["undeleted", "undeleted and deleted"])
+@pytest.mark.parametrize(
+    ("since", "kind"), [("undeleted", StepKind.TAKE_BACK), ("undeleted and deleted", StepKind.DELETE)]
+)
 async def test_advice_can_be_followed_when_the_registry_is_of_before_an_undelete(
-    detector: DriftDetector, tenant: Tenant, admin: asyncpg.Connection, trashed: InstanceJob, since: str
+    detector: DriftDetector,
+    tenant: Tenant,
+    admin: asyncpg.Connection,
+    trashed: InstanceJob,
+    since: str,
+    kind: StepKind,
 ) -> None:
     later = by_another(await known_owner(tenant, trashed))
     name = trashed.database
     if since == "undeleted and deleted":
-        later, name = replace(later, trashed_name=name), trash_name(trashed.database_id)
-    if name != trashed.trash_database:
+        later, name = replace(later, trashed_name=name), str(trashed.trash_database)
+    else:
         await admin.execute(f'ALTER DATABASE "{trashed.trash_database}" RENAME TO "{name}"')
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     await _commented(admin, name, later.comment)
     found = _about(await detector.detect(), name)
-    assert DriftKind.REGISTRY_OLDER_THAN_SERVER in {drift.kind for drift in found}
-    for drift in found:
-        assert f"`ods instance undelete {trashed.instance_id}`" in drift.explanation
-        assert "ods instance adopt" not in drift.explanation
-    await _undelete(tenant, trashed)
+    (older,) = [drift for drift in found if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER]
+    assert older.remedy == RECOVER
+    assert await _recovered(tenant) == [kind]
+    assert await detector.detect() == []
+    assert await admin.fetchval(_EXISTS, name)
+    if kind is StepKind.DELETE:
+        await _undelete(tenant, trashed)
+    instance = await tenant.queries.instance(trashed.instance_id)
+    assert (instance.status, instance.database_name) == ("Completed", trashed.database)
     assert await admin.fetchval(_EXISTS, trashed.database)
-    adoption = DatabaseAdoption(tenant)
-    for drift in _about(await detector.detect(), trashed.database):  # the comment is later than the row
-        assert f"'{trashed.database}' (OdsInstanceId {trashed.ods_instance_id})" in drift.explanation
-        assert "ods instance adopt ID --database NAME" in drift.explanation
-        await adoption.adopt(trashed.ods_instance_id, trashed.database)
-    assert _about(await detector.detect(), trashed.database, trashed.name) == []
 
 
 @pytest.mark.usefixtures("without_leftovers")
@@ -783,22 +826,24 @@ async def test_advice_can_be_followed_when_a_delete_would_drop_what_a_later_one_
     owner = await known_owner(tenant, drop)
     later = replace(by_another(owner), trashed_name=completed.database)
     await admin.execute(f'ALTER DATABASE "{completed.database}" RENAME TO "{drop.trash_database}"')
+    await admin.execute(f'ALTER DATABASE "{drop.trash_database}" ALLOW_CONNECTIONS false')
     await _commented(admin, str(drop.trash_database), later.comment)
     (drift,) = await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
-    assert f"'{drop.trash_database}' (OdsInstanceId {drop.ods_instance_id})" in drift.explanation
+    assert f"'{drop.trash_database}'" in drift.explanation
+    assert drift.remedy == RECOVER
 
     statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
     assert "Nothing was done to it" in str((await ActivityEnvironment().run(statuses.begin, drop)).refusal)
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
-    with pytest.raises(ApplicationError, match=f"adopt {drop.ods_instance_id} --database"):
+    with pytest.raises(ApplicationError, match=re.escape(HOW_TO_RECOVER)):
         await ActivityEnvironment().run(activities.drop, drop)
     await tenant.jobs.fail(drop, "It was moved to the trash later than the registry knows.")
-    await DatabaseAdoption(tenant).adopt(drop.ods_instance_id, drop.trash_database)
-    assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
-    again = (await instances.request_retry(completed.instance_id)).job
-    assert (await tenant.jobs.begin(again)).held
-    assert await ActivityEnvironment().run(activities.drop, again)
-    assert not await admin.fetchval(_EXISTS, completed.database)
+    assert await _recovered(tenant) == [StepKind.DELETE]
+    assert await detector.detect() == []
+    with pytest.raises(InstanceNotFoundError):  # what would have dropped it is over
+        await instances.request_retry(completed.instance_id)
+    await _purged(tenant, drop)
+    assert not await admin.fetchval(_EXISTS, drop.trash_database)
 
 
 @pytest.mark.usefixtures("without_leftovers")
@@ -817,11 +862,14 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
     await admin.execute(f'CREATE DATABASE "{forgotten}" ALLOW_CONNECTIONS false')
     try:
         await _commented(admin, forgotten, later.comment)
-        assert await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
-        await DatabaseAdoption(tenant).adopt(completed.instance_id, completed.database)
-        assert not await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+        (drift,) = await _found(detector, DriftKind.REGISTRY_OLDER_THAN_SERVER)
+        assert drift.remedy == RECOVER
+        assert await _recovered(tenant) == [StepKind.HAND_OVER]
+        assert await detector.detect() == []
+        instance = await tenant.queries.instance(completed.instance_id)
+        assert instance.database_name == completed.database
         delete = (await instances.request_delete(completed.instance_id)).job
-        # The jobs go on after the one that the registry has forgotten, and the adoption.
+        # The jobs go on after the one that the registry has forgotten, and the recovery.
         assert delete.number == completed.number + 3
         await tenant.jobs.begin(delete)
         activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
@@ -833,21 +881,24 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
 
 
-async def test_number_that_was_written_by_hand_is_left_out_when_a_database_is_adopted(
+@pytest.mark.usefixtures("without_leftovers")
+async def test_number_that_was_written_by_hand_is_left_out_when_a_database_is_recovered(
     tenant: Tenant, queries: InstanceQueries, admin: asyncpg.Connection, completed: InstanceJob
 ) -> None:
     said = replace(marked_by(completed), number=10**12, database_id=str(uuid.uuid4()), trashed_name="A")
     by_hand = trash_name(said.database_id)
+    await _commented(admin, completed.database, by_another(marked_by(completed)).comment)
     await admin.execute(f'CREATE DATABASE "{by_hand}" ALLOW_CONNECTIONS false')
     try:
         await _commented(admin, by_hand, said.comment)
-        assert (await DatabaseAdoption(tenant).adopt(completed.instance_id, completed.database)).adopted
+        assert await _recovered(tenant) == [StepKind.HAND_OVER]
     finally:
         await admin.execute(f'DROP DATABASE IF EXISTS "{by_hand}"')
-    assert (await queries.instance(completed.instance_id)).job_number == completed.number
+    assert (await queries.instance(completed.instance_id)).job_number == completed.number + 1
 
 
-async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_database_came_back(
+@pytest.mark.usefixtures("without_leftovers")
+async def test_database_stays_when_its_instance_was_purged_and_it_came_back(
     detector: DriftDetector,
     tenant: Tenant,
     instances: InstanceStore,
@@ -859,10 +910,11 @@ async def test_advice_can_be_followed_when_an_instance_was_purged_and_its_databa
     await tenant.jobs.begin(purge)
     await tenant.jobs.finish_purge(purge)
     (drift,) = _about(await detector.detect(), str(trashed.trash_database))
-    assert drift.kind is DriftKind.TRASH_WITHOUT_INSTANCE
-    assert "ods instance adopt" not in drift.explanation
-    candidate = await DatabaseAdoption(tenant).inspect(trashed.ods_instance_id, trashed.trash_database)
-    assert str(candidate.obstacle) in drift.explanation
+    assert (drift.kind, drift.remedy) == (DriftKind.TRASH_WITHOUT_INSTANCE, None)
+    assert "its instance was purged" in drift.explanation
+    assert "It is never dropped" in drift.explanation
+    assert await _recovered(tenant) == []
+    assert await admin.fetchval(_EXISTS, trashed.trash_database)
 
 
 async def test_advice_can_be_followed_when_an_instance_was_purged_after_the_backup_of_the_registry(
@@ -876,9 +928,7 @@ async def test_advice_can_be_followed_when_an_instance_was_purged_after_the_back
     assert kinds == {DriftKind.TRASH_WITHOUT_DATABASE, DriftKind.REGISTRY_OLDER_THAN_SERVER}
     (missing,) = [drift for drift in found if drift.kind is DriftKind.TRASH_WITHOUT_DATABASE]
     assert f"`ods instance purge {trashed.instance_id}`" in missing.explanation
-    purge = (await tenant.instances.request_purge(trashed.instance_id)).job
-    await tenant.jobs.begin(purge)
-    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    await _purged(tenant, trashed)
     assert _about(await detector.detect(), trashed.name) == []
 
 
@@ -947,7 +997,8 @@ async def test_one_finding_names_the_time_between_when_the_registry_was_put_back
     await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     (drift,) = [one for one in await detector.detect() if completed.database in str(one)]
     assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
-    assert f"'{completed.database}' (OdsInstanceId {completed.ods_instance_id})" in drift.explanation
+    assert f"'{completed.database}'" in drift.explanation
+    assert drift.remedy == RECOVER
     assert f"{datetime.now(UTC):%Y-%m-%d}" in drift.explanation
 
     await rows.execute("DELETE FROM dbo.odsinstances; DELETE FROM adminapi.dbinstances")
@@ -955,43 +1006,52 @@ async def test_one_finding_names_the_time_between_when_the_registry_was_put_back
     assert drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
 
 
-async def test_copy_with_the_same_mark_is_reported_when_it_was_set_aside(
-    detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
+@pytest.mark.usefixtures("without_leftovers")
+async def test_copy_with_the_same_mark_is_reported_and_may_be_chosen_when_it_was_set_aside(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob, admin: asyncpg.Connection
 ) -> None:
+    """One may have been confused with the other."""
     copy = f"{completed.database}_aside"
-    await admin.execute(f'CREATE DATABASE "{copy}"')
+    own = await row_of(admin, completed.database)
+    assert own is not None
+    await admin.execute(f'CREATE DATABASE "{copy}" OWNER {seeding.SERVICE_ROLE}')
     try:
-        comment = await admin.fetchval(
-            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = $1",
-            completed.database,
-        )
-        await admin.execute(f"COMMENT ON DATABASE \"{copy}\" IS '{comment}'")
+        await _commented(admin, copy, own["comment"])
         (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
         assert drift.subject == f"{completed.database}, {copy}"
         assert f"the registry calls '{completed.database}'" in drift.explanation
-        # Before an adoption, the other one may have been the instance's.
         assert "drop it" not in drift.explanation
         assert "Keep all" in drift.explanation
-        adopt = f"`ods instance adopt {completed.instance_id} --database NAME`"
-        assert adopt in drift.explanation
+        assert drift.remedy == RECOVER
+        assert (await Recovery(tenant).apply([copy])).refused == []
+        assert (await tenant.queries.instance(completed.instance_id)).database_name == copy
+        for name in (copy, completed.database):
+            assert await admin.fetchval(_EXISTS, name)
     finally:
         await admin.execute(f'DROP DATABASE "{copy}"')
 
 
-async def test_what_may_be_dropped_is_no_database_in_the_trash_when_several_have_one_mark(
-    detector: DriftDetector, completed: InstanceJob, admin: asyncpg.Connection
+@pytest.mark.usefixtures("without_leftovers")
+async def test_only_a_copy_is_told_to_lose_its_comment_when_a_recovery_has_recorded_what_was_replaced(
+    detector: DriftDetector, tenant: Tenant, completed: InstanceJob, admin: asyncpg.Connection
 ) -> None:
     own, copy = marked_by(completed), f"{completed.database}_aside"
     version = trash_name(str(uuid.uuid4()))
-    replaced = replace(own, database_id=str(uuid.uuid4()), trashed_name=completed.database)
+    database_id = str(uuid.UUID(version.rpartition("_")[2]))
+    replaced = replace(by_another(own), database_id=database_id, trashed_name=completed.database)
     try:
         for name, comment in ((copy, own.comment), (version, replaced.comment)):
-            await admin.execute(f'CREATE DATABASE "{name}"')
+            await admin.execute(f'CREATE DATABASE "{name}" ALLOW_CONNECTIONS {name == copy}')
             await _commented(admin, name, comment)
         (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
-        assert f"Do not drop '{version}'" in drift.explanation
-        assert f"Of '{copy}', remove the comment of a copy" in drift.explanation
-        assert "or drop it" not in drift.explanation
+        assert f"'{version}' (" in drift.explanation
+        assert await _recovered(tenant) == [StepKind.HAND_OVER]
+        (drift,) = await _found(detector, DriftKind.TWO_DATABASES_WITH_ONE_MARK)
+        assert drift.subject == f"{completed.database}, {copy}"
+        assert version not in drift.explanation
+        assert "drop it" not in drift.explanation
+        (recorded,) = await tenant.queries.versions()
+        assert (recorded.trash_name, recorded.purge_after) == (version, None)
     finally:
         for name in (copy, version):
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}"')
@@ -1003,13 +1063,15 @@ async def test_nothing_is_asked_for_when_only_jobs_are_unknown_to_the_registry(
     lost = StartedJob(await tenant.installation.id(), str(uuid.uuid4()), 1, datetime.now(UTC))
     for drift in await detector.detect([lost]):
         if drift.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER and drift.subject.startswith("0 databases"):
-            assert "ods instance adopt" not in drift.explanation
+            assert "ods recover" not in drift.explanation
+            assert drift.remedy is None
     later = by_another(marked_by(completed))
     await admin.execute(f"COMMENT ON DATABASE \"{completed.database}\" IS '{later.comment}'")
     (drift,) = [
         one for one in await detector.detect([lost]) if one.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
     ]
-    assert "ods instance adopt ID --database NAME" in drift.explanation
+    assert drift.remedy == RECOVER
+    assert "`ods recover`" in drift.explanation
     assert completed.database in drift.explanation
 
 

@@ -19,6 +19,7 @@ from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from tests.postgres.postgres_inspection import (
     FENCES_HELD,
+    comment_on,
     exchange_names,
     exchanging_by_hand,
     exists,
@@ -135,6 +136,43 @@ async def test_removal_is_finished_when_it_was_interrupted(
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", wanted.database)
     await dropped(server, wanted)
     assert not await exists(admin, wanted.database)
+
+
+async def test_other_database_stays_when_it_takes_the_place_of_a_half_dropped_one_meanwhile(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection, postgres: EmbeddedPostgres
+) -> None:
+    """An operator exchanges the names in one transaction, which the DROP has to wait for."""
+    database, broken = wanted.database, f"{wanted.database}_broken"
+    await provisioned(server, wanted)
+    await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", database)
+    await admin.execute(f'CREATE DATABASE "{database}_restored" OWNER ods_service')
+    async with session(postgres.dsn()) as other:
+        async with other.transaction():
+            await other.execute(f'ALTER DATABASE "{database}" RENAME TO "{broken}"')
+            await other.execute(f'ALTER DATABASE "{database}_restored" RENAME TO "{database}"')
+            dropping_it = asyncio.create_task(dropped(server, wanted))
+            done, _ = await asyncio.wait({dropping_it}, timeout=0.3)
+            assert not done
+        with pytest.raises(DatabaseFaultError, match="meanwhile"):
+            await dropping_it
+    assert await exists(admin, database)
+    await admin.execute(f'DROP DATABASE "{broken}"')
+    await admin.execute(f'DROP DATABASE "{database}"')
+
+
+async def test_neither_is_dropped_when_two_carry_the_mark_of_the_database(
+    server: Server, wanted: CloneRequest, admin: asyncpg.Connection
+) -> None:
+    await provisioned(server, wanted)
+    copy = f"{wanted.database}_copy"
+    await admin.execute(f'CREATE DATABASE "{copy}" TEMPLATE "{wanted.database}"')
+    row = await row_of(admin, wanted.database)
+    assert row is not None
+    await comment_on(admin, copy, row["comment"])
+    with pytest.raises(DisagreementError, match="Both"):
+        await dropped(server, wanted)
+    assert await exists(admin, wanted.database)
+    await admin.execute(f'DROP DATABASE "{copy}"')
 
 
 async def test_database_is_closed_and_the_reason_told_when_a_superuser_is_connected(

@@ -15,9 +15,11 @@ from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
 from activities.statuses import StatusActivities
 from activities.versions import VersionActivities
-from ods.databases.ownership import Owner
 from ods.model.arguments import Way
 from ods.model.operations import Template
+from ods.recovery.following import follow
+from ods.recovery.plan import StepKind
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
@@ -331,18 +333,20 @@ async def test_comments_name_the_instance_and_its_template_when_jobs_have_publis
     assert await site.described() == {(f"{name} new", "Minimal"), (f"{name} back", "Sample")}
 
 
-async def test_database_keeps_its_template_when_it_is_handed_over_from_the_trash(site: Site) -> None:
-    """As the registry is put back to before a reset to another template, and a delete."""
+async def test_databases_keep_their_templates_when_a_reset_and_a_delete_are_recovered(site: Site) -> None:
+    """The registry is put back to before a reset to another template."""
     its = site.job.instance_id
     await remember_rows(site.rows)
     resetting = (await site.tenant.instances.request_reset(its, Template.SAMPLE)).job
     await ActivityEnvironment().run(site.activities.reset, await site.begun(resetting))
-    last = (await site.trash()).trash_database
+    await site.trash()
     await put_rows_back(site.rows)
-    adopted = await DatabaseAdoption(site.tenant).adopt(its, last)
-    marked = Owner.read(adopted.comment)
-    assert marked is not None
-    row = await site.tenant.queries.instance(its)
-    assert {marked.template, row.database_template, row.database.database_template} == {"Sample"}
+    steps = (await Recovery(site.tenant).plan()).steps  # also for what other tests have left
+    (step,) = [step for step in steps if step.ods_instance_id == site.job.ods_instance_id]
+    await follow(site.tenant, step)
+    assert step.kind is StepKind.DELETE
+    row = await site.tenant.queries.any_instance(its)
+    assert row is not None
+    assert {row.database_template, row.database.database_template} == {"Sample"}
     (version,) = await site.tenant.queries.versions_of(its)
     assert version.database_template == "Minimal"

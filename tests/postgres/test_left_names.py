@@ -29,6 +29,7 @@ from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import Operation, Template
+from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import trash_name
@@ -468,15 +469,21 @@ async def test_clients_reach_no_database_of_another_tenant_when_a_renamed_instan
     assert (await routed(first), await routed(second)) == (renaming.final_database, job.database)
 
 
-async def test_name_stays_reserved_when_another_database_is_handed_over_to_the_instance_that_had_it(
-    tenants: tuple[Tenant, Tenant], admin: asyncpg.Connection, name: str
+@pytest.mark.parametrize("is_marked", [False, True])
+async def test_name_stays_reserved_when_a_database_of_another_is_handed_over_to_the_instance_that_had_it(
+    tenants: tuple[Tenant, Tenant], admin: asyncpg.Connection, name: str, *, is_marked: bool
 ) -> None:
+    """One that was renamed by hand, or restored without its comment."""
     tenant, other = tenants
     job = (await tenant.instances.reserve(name, Template.MINIMAL)).job
     await work(tenant, job)
     by_hand = job.database.replace("_Minimal", "_by_hand_Minimal")
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{by_hand}"')
-    await DatabaseAdoption(tenant).adopt(job.instance_id, by_hand)
+    if is_marked:
+        assert [step.database for step in (await Recovery(tenant).apply()).done] == [by_hand]
+    else:
+        await admin.execute(f'COMMENT ON DATABASE "{by_hand}" IS NULL')
+        await DatabaseAdoption(tenant).adopt(job.instance_id, by_hand)
     wanted = await other.instances.reserve(name, Template.MINIMAL)
     assert NOT_RECORDED in await failed(other, wanted.job)
     (left,) = await leftovers(tenant)

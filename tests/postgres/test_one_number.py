@@ -203,14 +203,15 @@ async def test_lost_instance_has_its_ods_instance_id_when_no_other_instance_has_
             number,
         )
     lost = lost_instance(name, number, 1)
-    restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    restored = await tenant.adoptions.follow(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
     assert restored.ods_instance_id == number
     assert (restored.id == number) is not used
 
 
-def lost_instance(name: str, number: int, published_by: int) -> ToldInstance:
+def lost_instance(name: str, number: int, published_by: int, last: int = 1) -> ToldInstance:
     mark, request = str(uuid.uuid4()), str(uuid.uuid4())
-    return ToldInstance(name, Template.MINIMAL, number, mark, published_by, None, request, request)
+    its = (name, Template.MINIMAL, number, mark, published_by, None, request, request)
+    return ToldInstance(*its, last_number=last)
 
 
 KNOWN = {
@@ -237,13 +238,13 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("what", KNOWN)
-@pytest.mark.parametrize("published_by", [1, 9])
-async def test_lost_instance_goes_on_after_the_jobs_that_the_registry_and_its_database_know(
-    tenant: Tenant, rows: asyncpg.Connection, highest: int, name: str, what: str, published_by: int
+@pytest.mark.parametrize(("published_by", "last"), [(1, 1), (9, 9), (1, 9)])
+async def test_lost_instance_goes_on_after_the_jobs_that_the_registry_and_its_databases_know(
+    tenant: Tenant, rows: asyncpg.Connection, highest: int, name: str, what: str, published_by: int, last: int
 ) -> None:
     number = highest + 10
     await rows.execute(KNOWN[what].replace("$1", str(number)))
     await rows.execute(KNOWN["job"].replace("$1", f"1{number}").replace("-7", "-70"))  # of another one
-    lost = lost_instance(name, number, published_by)
-    restored = await tenant.adoptions.restore_lost(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
-    assert restored.job_number == max(8, published_by)
+    lost = lost_instance(name, number, published_by, last)
+    restored = await tenant.adoptions.follow(lost, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    assert restored.job_number == max(8, last) + 1

@@ -223,7 +223,7 @@ async def test_nothing_is_made_when_a_database_of_another_name_carries_the_mark(
     renamed = f"{wanted.database} renamed"
     await admin.execute(f'ALTER DATABASE "{wanted.database}" RENAME TO "{renamed}"')
     try:
-        with pytest.raises(DisagreementError, match="adopt"):
+        with pytest.raises(DisagreementError, match="ods recover"):
             await provisioned(server, wanted)
         assert not await exists(admin, wanted.database)
         assert not await exists(admin, wanted.owner.staging_name)

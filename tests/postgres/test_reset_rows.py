@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Template
 from ods.registry.installation import InstallationStore
-from ods.registry.instances.adoptions import AdoptionStore, DatabaseName
+from ods.registry.instances.adoptions import AdoptionStore, DatabaseName, ToldInstance
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete
@@ -788,26 +788,6 @@ async def test_version_stays_while_its_instance_waits_in_the_trash_for_the_opera
     await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
 
 
-async def test_version_stays_for_a_time_when_its_instance_is_taken_back_from_the_trash(
-    engine: AsyncEngine,
-    factory: JobFactory,
-    instances: InstanceStore,
-    job_store: JobStore,
-    versions: VersionStore,
-    completed: InstanceJob,
-    rows: asyncpg.Connection,
-) -> None:
-    await reset(instances, job_store, completed)
-    trash = await trashed(instances, job_store, completed)
-    await due(rows)
-    database = DatabaseName(completed.database, CONNECTION_STRING)
-    adoptions = AdoptionStore(engine, factory, TRASH)
-    async with adoptions.bringing_back(completed.instance_id, database, trash.number):
-        pass
-    assert await versions.claim_due(20) == []
-    await rows.execute("DELETE FROM adminapi.databases WHERE reason = 'replaced'")
-
-
 async def test_version_is_due_at_once_when_there_is_no_trash(
     engine: AsyncEngine,
     factory: JobFactory,
@@ -1013,31 +993,45 @@ async def test_no_database_of_the_original_comes_back_when_a_copy_has_become_an_
         await instances.request_undo_reset(completed.instance_id)
 
 
-@pytest.mark.parametrize(
-    ("since", "left"),
-    [(timedelta(days=10), 20), (timedelta(days=29), 7), (timedelta(days=-2), 30)],
-    ids=["then", "long ago", "by another clock"],
-)
-async def test_database_that_is_found_in_the_trash_is_purged_when_it_would_have_been_but_not_at_once(
+@pytest.mark.parametrize("since", [timedelta(days=29), timedelta(days=-2)], ids=["then", "by another clock"])
+@pytest.mark.parametrize("is_in_trash", [False, True])
+async def test_versions_are_dropped_by_no_pass_when_their_instance_was_recovered(
     engine: AsyncEngine,
     factory: JobFactory,
-    rows: asyncpg.Connection,
+    instances: InstanceStore,
+    job_store: JobStore,
+    queries: InstanceQueries,
+    versions: VersionStore,
     completed: InstanceJob,
+    rows: asyncpg.Connection,
     since: timedelta,
-    left: int,
+    *,
+    is_in_trash: bool,
 ) -> None:
-    replaced_at = datetime.now(UTC).replace(tzinfo=None) - since
-    found = ReplacedDatabase(*(2, str(uuid.uuid4()), str(uuid.uuid4()), "Sample", None), replaced_at)
-    store = AdoptionStore(engine, factory, timedelta(days=30))
+    """One was due by the restored registry; the other one is found in the trash, which it has forgotten."""
+    await reset(instances, job_store, completed)
+    if is_in_trash:
+        await trashed(instances, job_store, completed)
+    await due(rows)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    found = ReplacedDatabase(*(2, str(uuid.uuid4()), str(uuid.uuid4()), "Sample", None), now - since)
+    its = (completed.name, "Minimal", completed.ods_instance_id, completed.mark, 2, 4)
+    own = str((await row(queries, completed)).database_id)
+    database = DatabaseName(completed.database, CONNECTION_STRING)
+    store = AdoptionStore(engine, factory, TRASH)
+    await store.follow(ToldInstance(*its, own, str(uuid.uuid4())), database, [found])
+    assert await versions.claim_due(20) == []
+    known = await of_instance(queries, completed)
+    told = {(str(one.database_id), one.database_template, one.purge_after) for one in known}
+    assert told == {(completed.database_id, "Minimal", None), (found.database_id, "Sample", None)}
+    assert [one for one in known if one.trashed_at and one.trashed_at > now + timedelta(minutes=1)] == []
+
+
+async def test_nothing_is_recorded_of_an_adopted_database_when_the_block_that_adopts_it_has_ended(
+    engine: AsyncEngine, factory: JobFactory, completed: InstanceJob
+) -> None:
+    store = AdoptionStore(engine, factory)
     async with store.adopting(completed.instance_id, marked=True) as instance:
-        await store.keep_replaced(instance, [found], ())
+        pass
     with pytest.raises(RuntimeError, match="block"):
-        await store.keep_replaced(instance, [found], ())
-    remaining: timedelta
-    (remaining, template), *others = await rows.fetch(
-        "SELECT purgeafter - clock_timestamp() AT TIME ZONE 'UTC', databasetemplate FROM adminapi.databases"
-        " WHERE instanceid = $1 AND reason = 'replaced'",
-        completed.instance_id,
-    )
-    assert (template, others) == ("Sample", [])
-    assert round(remaining / timedelta(days=1)) == left
+        await store.record_revision(instance, str(uuid.uuid4()))

@@ -470,10 +470,10 @@ async def test_nothing_is_done_when_the_instance_has_got_another_database_since_
     await admin.execute(f'CREATE DATABASE "{name}_later"')
     await comment(admin, f"{name}_later", later.comment)
     try:
-        with pytest.raises(DisagreementError, match=f"--database {name}_later"):
+        with pytest.raises(DisagreementError, match=f"'{name}_later' carries the mark of this instance"):
             await put(server, job)
         async with server.fenced(job.owner) as fenced:
-            with pytest.raises(DisagreementError, match=f"--database {name}_later"):
+            with pytest.raises(DisagreementError, match=f"'{name}_later' carries the mark of this instance"):
                 await drop(fenced, job.owner, [*job.names, job.trash], published=True, before=still_due)
         assert await exists(admin, job.trash)
     finally:
@@ -707,11 +707,11 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
         await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
     await comment(admin, aside, before.comment)
     try:
-        adopt = f"ods instance adopt {job.owner.ods_instance_id} --database {aside}"
-        with pytest.raises(DisagreementError, match=adopt):
+        advice = f"`ods recover --choose {aside}`"
+        with pytest.raises(DisagreementError, match=advice):
             await put(server, job)
         if not half_dropped:
-            with pytest.raises(DisagreementError, match=adopt):
+            with pytest.raises(DisagreementError, match=advice):
                 await let_go(server, job)
         assert await exists(admin, aside)
         assert await exists(admin, name) is half_dropped

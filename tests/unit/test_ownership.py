@@ -50,7 +50,7 @@ SOMETIMES = {
 owners = st.builds(
     Owner,
     tenant=st.text(),
-    ods_instance_id=st.integers(),
+    ods_instance_id=st.integers(0, 2**31 - 1),
     job_id=st.text(),
     mark=st.uuids().map(str),
     number=st.integers(0, 999_999_999),
@@ -60,6 +60,7 @@ owners = st.builds(
     installation=st.uuids().map(str),
     template_generation=st.none() | st.integers(0, 2**31 - 1),
     revision=st.none() | st.uuids().map(str),
+    is_protected=st.booleans(),
     left=st.lists(
         st.builds(
             LeftName,
@@ -75,10 +76,12 @@ json_values = st.recursive(
 )
 
 
-@pytest.mark.parametrize("count", [-1, 10**9, 10**12])
-def test_comment_is_not_ours_when_the_registry_cannot_have_its_number(count: int) -> None:
-    assert Owner.read(json.dumps(WRITTEN | {"number": 5})) is not None
-    assert Owner.read(json.dumps(WRITTEN | {"number": count})) is None
+@pytest.mark.parametrize(
+    ("field", "count"), [("number", -1), ("number", 10**9), ("odsInstanceId", -1), ("odsInstanceId", 2**31)]
+)
+def test_comment_is_not_ours_when_the_registry_cannot_have_its_number(field: str, count: int) -> None:
+    assert Owner.read(json.dumps(WRITTEN | {field: 5})) is not None
+    assert Owner.read(json.dumps(WRITTEN | {field: count})) is None
 
 
 @given(owners)
@@ -91,7 +94,8 @@ def _database(name: str, number: int, hour: int | None, *, trash: bool = True) -
     at = None if hour is None else datetime(2026, 1, 1, hour, tzinfo=UTC)
     owner = replace(OWNER, number=number)
     kinds = {"staging": False, "spare": False, "trash": trash, "snapshot": None, "reset": False}
-    return Database(name, owner, at, owner.mark, **kinds, open=not trash, template=False, invalid=False)  # type: ignore[arg-type]
+    state = {"open": not trash, "template": False, "invalid": False, "manageable": True}
+    return Database(name, owner, at, owner.mark, **kinds, **state)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +215,7 @@ def test_comment_is_not_ours_when_it_lacks_what_ours_have(missing: str) -> None:
         {"revision": None},
         {"trashedAt": None},
         {"name": None},
+        {"protected": False},
         {"left": ["EdFi_Ods_B_Minimal"]},
         {"left": {"EdFi_Ods_B_Minimal": "today"}},
     ],

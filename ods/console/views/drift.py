@@ -118,7 +118,7 @@ def _path(remedy: Remedy) -> str | None:
             return f"/instances/{remedy.instance_id}/adopt"
         case RemedyAction.UNDELETE:
             return f"/trash/{remedy.instance_id}/undelete"
-        case RemedyAction.PURGE:
+        case RemedyAction.PURGE | RemedyAction.RECOVER:
             return None
         case _:
             assert_never(remedy.action)

@@ -21,6 +21,7 @@ from ods.registry.instances.naming import is_reset_name, is_trash_name
 _STAGING = re.compile(rf"{STAGING_PREFIX}[0-9a-f]{{16}}_([0-9a-f]{{32}})")
 _DATABASES = """
 SELECT datname, datallowconn, datistemplate, datconnlimit = $1 AS invalid,
+       pg_has_role(datdba, 'USAGE') AS manageable,
        shobj_description(oid, 'pg_database') AS comment
 FROM pg_database
 """
@@ -65,6 +66,7 @@ class Database:
         spare: whether it is a spare of any installation.
         trash: whether it has a name of the trash.
         reset: whether it has the private name of a database that shall take the place of another.
+        manageable: whether our role is its owner, or a member of that.
         opened_by: the job that has opened it in the trash to back it up.
     """
 
@@ -80,6 +82,7 @@ class Database:
     open: bool
     template: bool
     invalid: bool
+    manageable: bool
     opened_by: str | None = None
 
 
@@ -140,6 +143,7 @@ def _database(row: asyncpg.Record) -> Database:
         open=row["datallowconn"],
         template=row["datistemplate"],
         invalid=row["invalid"],
+        manageable=row["manageable"],
         opened_by=opened_by(row["comment"]),
     )
 

@@ -1,6 +1,6 @@
-"""What an adoption changes in the registry: an instance gets the database that the server has."""
+"""What an adoption, or a recovery, changes in the registry: an instance gets what the server has."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_object_session
 
 from ods.model.arguments import KEEP
 from ods.model.operations import (
     ADOPTABLE,
-    BRING_BACK,
+    FOLLOW,
     FOLLOW_DELETE,
     RULES,
     InstanceStatus,
     Operation,
+    Step,
     is_usable,
 )
 from ods.model.revisions import Role, TrashReason
@@ -27,21 +28,41 @@ from ods.registry.instances import refusals, reservations
 from ods.registry.instances.copies import require_not_copied
 from ods.registry.instances.job_store import COME_BACK, NO_NEW_NAMES
 from ods.registry.instances.naming import name_errors
-from ods.registry.instances.ods_routing import UNREADABLE, ConnectionStrings, move_routing, start_routing
-from ods.registry.instances.revisions import record_revision
+from ods.registry.instances.ods_routing import (
+    UNREADABLE,
+    ConnectionStrings,
+    follow_database,
+    move_routing,
+    start_routing,
+)
+from ods.registry.instances.revisions import record_revision, renew
 from ods.registry.instances.row_locks import lock_ods_instance
-from ods.registry.instances.set_aside import give_back, set_routing_aside
+from ods.registry.instances.set_aside import (
+    context_obstacle,
+    contexts_to_come_back,
+    give_back,
+    set_routing_aside,
+)
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.versions import (
     ReplacedDatabase,
-    keep_versions,
     record_version,
     versions_of,
 )
-from ods.registry.keeping import KEPT_IN_DOUBT, end_of
-from ods.registry.storage.errors import RefusedError
-from ods.registry.storage.models import OUT_OF_TRASH, UTC_NOW, DbInstance, InstanceDatabase, OdsInstance
+from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
+from ods.registry.storage.models import (
+    OUT_OF_TRASH,
+    UTC_NOW,
+    ApiClientOdsInstance,
+    DatabaseRevision,
+    DbInstance,
+    InstanceDatabase,
+    OdsInstance,
+)
 from ods.registry.storage.sessions import RegistrySessions
+
+_NO_NAME = "ods_recovered_"
+"""With its mark, the name of an instance whose own another one has."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,12 @@ class DatabaseName:
 
 @dataclass(frozen=True)
 class ToldInstance:
-    """An instance as the comment on its database describes it; `number` is its last job's."""
+    """An instance as the comment on its database describes it.
+
+    Attributes:
+        number: of the job that has written the comment.
+        last_number: the highest that the comments of its databases tell.
+    """
 
     name: str
     template: str
@@ -64,6 +90,8 @@ class ToldInstance:
     template_generation: int | None
     database_id: str
     revision: str
+    last_number: int = 0
+    is_protected: bool = False
 
 
 class AdoptionStore:
@@ -95,13 +123,11 @@ class AdoptionStore:
         database: DatabaseName | None = None,
         *,
         marked: bool = False,
-        told: str | None = None,
     ) -> AsyncIterator[DbInstance]:
         """The instance that shall get another database; no job of it can begin while the block runs.
 
         `database` is its database's name from now on, if the registry has another one. `marked` says that
-        this carries the instance's mark: then the instance was created. It is called as `told`, unless that
-        name is taken.
+        this carries the instance's mark: then the instance was created.
 
         Raises:
             InstanceNotFoundError: there is no such live instance.
@@ -117,67 +143,7 @@ class AdoptionStore:
             await require_not_copied(session, instance)
             if database is not None:  # before its comment is written: it may be another instance's
                 await self._call_database(session, instance, database)
-            await _follow_name(session, instance, told)
             yield instance
-
-    @asynccontextmanager
-    async def bringing_back(
-        self, instance_id: int, database: DatabaseName, number: int, told: str | None = None
-    ) -> AsyncIterator[DbInstance]:
-        """The instance in the trash whose database is in use on the server; no job of it can begin.
-
-        Afterwards it is live, as after an undelete, the ODS/API is routed to the database, and nothing is to
-        be undone. `number` is the last job that has published one of its databases, as the server says. It is
-        called as `told`, unless that name is taken.
-
-        Raises:
-            InstanceNotFoundError: there is no such instance, or its database was dropped or released.
-            RefusedError: it is not in the trash, has a job under way, or its name or contexts are taken.
-        """
-        await self._factory.installation.require_confirmed()
-        async with self._sessions.transaction(refusals.UNDELETE_CONFLICTS) as session:
-            instance = await refusals.locked_instance(session, instance_id, in_trash=True)
-            if not instance.is_in_trash:
-                raise refusals.not_deleted(instance)
-            refusals.require_state(instance, BRING_BACK.sources, "given a database")
-            await _follow_name(session, instance, told)
-            await refusals.require_place(session, instance, instance.name, database.name)
-            left, kept = instance.database_name, instance.set_aside
-            was_published = instance.is_published
-            for name, value in COME_BACK.items():
-                setattr(instance, name, value)
-            for column, value in OUT_OF_TRASH.items():
-                setattr(instance.database, column.key, value)
-            # As after an undelete that is done, with a number above all others, also those forgotten here.
-            instance.operation, instance.arguments_column = Operation.UNDELETE, {}
-            instance.job_number, instance.attempt = max(number, instance.job_number) + 1, 1
-            instance.request, instance.cancelled_attempt = uuid4(), None
-            instance.status = BRING_BACK.target
-            instance.last_modified = UTC_NOW
-            instance.database_name = database.name
-            instance.database.published_at = instance.database.published_at or UTC_NOW
-            await session.flush()
-            await session.refresh(instance)
-            await session.refresh(instance.database)
-            job = replace(self._factory.last_attempt(instance), published=was_published)
-            await start_routing(session, job, database.connection_string)
-            renamed = partial(self._strings.renamed, left, database.name)
-            await give_back(session, instance.ods_instance_id, kept, renamed)
-            await reservations.leave_name(session, instance.id, left, database.name)
-            await keep_versions(session, instance.id, max(self._trash, KEPT_IN_DOUBT))
-            yield instance
-
-    @staticmethod
-    def go_on_after(instance: DbInstance, number: int) -> None:
-        """Let the jobs of a live instance go on after `number`, which its restored registry has forgotten.
-
-        If its number were given again, an earlier database of the instance would pass for a later one. A
-        failed job keeps its number: it may be retried.
-        """
-        if instance.status == InstanceStatus.COMPLETED and number > instance.job_number:
-            instance.job_number, instance.attempt = number + 1, 1
-            instance.request, instance.cancelled_attempt = uuid4(), None
-            instance.last_modified = UTC_NOW
 
     @staticmethod
     async def hand_over(
@@ -206,23 +172,20 @@ class AdoptionStore:
         await session.refresh(instance)
         await session.refresh(instance, ["database"])
 
-    async def keep_replaced(
-        self, instance: DbInstance, replaced: Sequence[ReplacedDatabase], known: Collection[str]
-    ) -> None:
-        """Record databases in the trash that the instance had before resets, unless their ids are `known`.
+    async def _keep_replaced(self, instance: DbInstance, replaced: Sequence[ReplacedDatabase]) -> None:
+        """Record databases in the trash that the instance had before resets, unless they are known.
 
-        To be called in the block that yields the instance: its transaction records them. Whatever the
-        settings say, they can come back for a while at least: the operator may have confused them with the
-        one that was handed over.
+        No pass drops any of them: a client may have protected the instance since, or called a drop off.
         """
         session = _session_of(instance)
-        earliest = await end_of(session, KEPT_IN_DOUBT)
+        versions = select(InstanceDatabase.database_id).where(*versions_of(instance.id))
+        known = {str(one) for one in await session.scalars(versions)}
         for one in replaced:
             if one.database_id not in known:
-                await record_version(session, instance, one, self._trash, earliest)
-        await keep_versions(session, instance.id, KEPT_IN_DOUBT)
-        for one in replaced:
+                await record_version(session, instance, one)
             await record_revision(session, instance.id, UUID(one.database_id), one.revision, Role.RETAINED)
+        its = update(InstanceDatabase).where(*versions_of(instance.id))
+        await session.execute(its.values(purge_after=None, purging_since=None))
 
     @staticmethod
     async def record_revision(instance: DbInstance, revision: str) -> None:
@@ -230,28 +193,128 @@ class AdoptionStore:
         session, database = _session_of(instance), instance.database_id
         await record_revision(session, instance.id, database, revision, Role.CURRENT)
 
-    async def restore_lost(
-        self, lost: ToldInstance, database: DatabaseName, replaced: Sequence[ReplacedDatabase] = ()
+    async def follow(
+        self,
+        told: ToldInstance,
+        database: DatabaseName,
+        replaced: Sequence[ReplacedDatabase] = (),
+        *,
+        leaves: bool = False,
     ) -> DbInstance:
-        """Record a completed instance that the registry has lost, as its database describes it.
+        """Record that an instance has this database, in use, as the comment of that says.
 
-        Its job numbers continue after all that the registry still knows of it. What its resets have
-        `replaced` is recorded as well.
+        Its row is added if the registry has lost it. If it is in the trash, it is live afterwards, as after
+        an undelete. Whatever its last job was is over, and nothing is to be undone.
+
+        Args:
+            replaced: what resets of the instance have put into the trash.
+            leaves: whether it leaves the name that its database has by the registry only now.
 
         Raises:
-            NameTakenError: a live instance has its name or its database's, or an ODS instance has its name or
-                its OdsInstanceId.
+            InstanceNotFoundError: its database was dropped, or released, by the registry.
+            RefusedError: a job of it waits or works, or others have its contexts.
+            NameTakenError: another instance has its name or its database's, or an ODS instance its id.
         """
         await self._factory.installation.require_confirmed()
-        async with self._sessions.transaction(refusals.name_conflicts(lost.name, database.name)) as session:
-            await reservations.require_free(session, lost.name, database.name)
-            instance = await self._add(session, lost, database.name, RULES[Operation.CREATE].done)
-            its = UUID(lost.database_id), lost.template_generation
+        conflicts = {**refusals.UNDELETE_CONFLICTS, **refusals.name_conflicts(told.name, database.name)}
+        async with self._sessions.transaction(conflicts) as session:
+            was_published = False
+            if (instance := await _locked(session, told.mark)) is None:
+                await reservations.require_free(session, told.name, database.name)
+                await reservations.require_free_number(session, told.ods_instance_id)
+                instance = await self._add(session, told, database.name, RULES[Operation.CREATE].done)
+            else:
+                await self._require_place(session, instance, told, database.name)
+                was_published = instance.is_published
+                for column, value in OUT_OF_TRASH.items():
+                    setattr(instance.database, column.key, value)
+            left, kept = instance.database_name, instance.set_aside
+            is_routed = instance.is_live and was_published
+            if instance.rules.done != FOLLOW.target:
+                instance.operation, instance.arguments_column = Operation.UNDELETE, {}
+            _end_job(instance, told, FOLLOW)
+            for name, value in COME_BACK.items():
+                setattr(instance, name, value)
+            instance.database_name = database.name
+            instance.database_template = told.template or instance.database_template
+            its = UUID(told.database_id), told.template_generation
             await self.hand_over(instance, *its, is_published=True)
-            await self.record_revision(instance, lost.revision)
-            await start_routing(session, self._factory.next_attempt(instance), database.connection_string)
-            await self.keep_replaced(instance, replaced, known=())
+            await self.record_revision(instance, told.revision)
+            names, number = (left, database.name), instance.ods_instance_id
+            if is_routed:
+                leading = (names, database.connection_string, self._strings)
+                is_routed = await move_routing(session, number, *leading)
+            if not is_routed:
+                job = replace(self._factory.last_attempt(instance), published=was_published)
+                await start_routing(session, job, database.connection_string)
+                await give_back(session, number, kept, partial(self._strings.renamed, *names))
+            if leaves:
+                await reservations.leave_name(session, instance.id, *names)
+            await self._keep_replaced(instance, replaced)
+            await renew(session, instance.id)
             return instance
+
+    async def require_name(self, told: ToldInstance, database: str) -> None:
+        """Check that the instance that is told of can have a database of this name.
+
+        Raises:
+            NameTakenError: another live instance has it, or has just left it.
+        """
+        async with self._sessions.transaction() as session:
+            instance = await _locked(session, told.mark)
+            await reservations.require_free_database(session, database, instance)
+
+    async def give_up_names(self, instance_id: int, revision: str | None) -> None:
+        """Free the names that a live instance has by the registry, and has not on the server.
+
+        It gets its own by `follow`. Until then, or if it has no database, it has names that no other one can
+        have, and what led to the database leads nowhere.
+
+        Args:
+            revision: that of the database that it gets; None if there is none.
+
+        Raises:
+            InstanceNotFoundError: there is no such live instance.
+            RefusedError: it has a job under way.
+        """
+        await self._factory.installation.require_confirmed()
+        async with self._sessions.transaction() as session:
+            instance = await refusals.locked_instance(session, instance_id)
+            refusals.require_state(instance, FOLLOW.sources, "given another name")
+            if revision is not None and await _is_known(session, revision):
+                return  # another recovery has given it its own
+            name, number = f"{_NO_NAME}{instance.mark.hex}", instance.ods_instance_id
+            if (its := await session.get(OdsInstance, number, with_for_update=True)) is not None:
+                its.name = name
+                its.connection_string = self._strings.renamed(
+                    instance.database_name, name, its.connection_string
+                )
+            await follow_database(session, number, instance.database_name, name, self._strings)
+            instance.name = instance.ods_instance_name = instance.database_name = name
+
+    async def _require_place(
+        self, session: AsyncSession, instance: DbInstance, told: ToldInstance, database: str
+    ) -> None:
+        """Check that nothing keeps the instance from having this database, and give it the name that is told.
+
+        The name is later than the registry's if that does not know the revision.
+        """
+        if not (instance.is_live or instance.is_in_trash):
+            raise InstanceNotFoundError(instance.id)
+        refusals.require_state(instance, FOLLOW.sources, "given a database")
+        if instance.is_live:
+            await require_not_copied(session, instance)
+        if not await _is_known(session, told.revision):
+            await _follow_name(session, instance, told.name)
+            instance.is_protected = instance.is_protected or told.is_protected
+        await reservations.require_free(session, instance.name, database, excluding=instance)
+        refusal = await reservations.former_name_refusal(session, instance, database)
+        wanted = contexts_to_come_back(instance.set_aside, instance.reserved_contexts)
+        obstacle = await context_obstacle(session, instance.ods_instance_id, wanted)
+        if refusal is None and obstacle is not None:
+            refusal = RefusedError(instance.status, obstacle, "Give that other contexts, then recover again.")
+        if refusal is not None:
+            raise refusal
 
     async def pass_number(self, highest: int) -> None:
         """Let no OdsInstanceId up to `highest` be given again."""
@@ -264,7 +327,7 @@ class AdoptionStore:
         """Record that an instance is deleted, and its database in the trash, as the comment of that says.
 
         Its row is added if the registry has lost it. Contexts and derivatives of its ODS instance are set
-        aside, as a delete does. The database can come back for a week at least.
+        aside, as a delete does; applications lose it, as they had before the delete. No pass purges it.
 
         Args:
             database: the name that the database had before.
@@ -277,25 +340,25 @@ class AdoptionStore:
         """
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
-            its = select(DbInstance).where(DbInstance.mark == UUID(told.mark)).with_for_update()
-            instance = await session.scalar(its)
-            if instance is None:
+            if (instance := await _locked(session, told.mark)) is None:
                 await reservations.require_free_number(session, told.ods_instance_id)
                 instance = await self._add(session, told, database, InstanceStatus.DELETED)
             refusals.require_state(instance, FOLLOW_DELETE.sources, "recorded as deleted")
             if instance.is_live:
                 await require_not_copied(session, instance)
                 await lock_ods_instance(session, instance.ods_instance_id)
+                its_clients = ApiClientOdsInstance.ods_instance_id == instance.ods_instance_id
+                await session.execute(delete(ApiClientOdsInstance).where(its_clients))
                 refusal = await set_routing_aside(session, self._factory.last_attempt(instance))
                 if refusal is not None:
                     raise RefusedError(instance.status, refusal, "Then recover again.")
-            # As after a delete that is done, with a number above all others, also those forgotten here.
+                # Another instance may get the name of the database next.
+                nowhere = f"{_NO_NAME}{instance.mark.hex}"
+                leading = (instance.database_name, nowhere, self._strings)
+                await follow_database(session, instance.ods_instance_id, *leading)
             instance.operation, instance.arguments_column = Operation.DELETE, asdict(KEEP)
-            instance.job_number, instance.attempt = max(told.number, instance.job_number) + 1, 1
-            instance.request, instance.cancelled_attempt = uuid4(), None
-            instance.status, instance.error_message = FOLLOW_DELETE.target, None
-            instance.replacement, instance.outages = None, 0
-            instance.last_modified = UTC_NOW
+            instance.is_protected = instance.is_protected or told.is_protected
+            _end_job(instance, told, FOLLOW_DELETE)
             for name, value in NO_NEW_NAMES.items():
                 setattr(instance, name, value)
             instance.name, instance.database_name = told.name, database
@@ -305,11 +368,10 @@ class AdoptionStore:
             await record_revision(session, instance.id, database_id, told.revision, Role.RETAINED)
             own = instance.database
             own.reason, own.trashed_at, own.job_number = TrashReason.DELETED, trashed_at, told.number
-            kept_until = await end_of(session, KEPT_IN_DOUBT)
-            own.purge_after = max(trashed_at + self._trash, kept_until)
-            versions = select(InstanceDatabase.database_id).where(*versions_of(instance.id))
-            known = {str(one) for one in await session.scalars(versions)}
-            await self.keep_replaced(instance, replaced, known)
+            # A client may have called its purge off since: only a client has it purged.
+            own.purge_after = None
+            await self._keep_replaced(instance, replaced)
+            await renew(session, instance.id)
 
     async def _add(
         self, session: AsyncSession, lost: ToldInstance, database: str, status: InstanceStatus
@@ -327,14 +389,16 @@ class AdoptionStore:
             operation=Operation.CREATE,
             # Ids of jobs are made of it, and of two backups the one with the higher number is later.
             job_number=max(
-                lost.number, await reservations.free_job_number(session, number, lost.ods_instance_id)
+                lost.number,
+                lost.last_number,
+                await reservations.free_job_number(session, number, lost.ods_instance_id),
             ),
             attempt=1,
             mark=UUID(lost.mark),
             database_id=UUID(lost.database_id),
             last_refreshed=UTC_NOW,
             last_modified=UTC_NOW,
-            is_protected=self._protect_new,
+            is_protected=self._protect_new or lost.is_protected,
         )
         session.add(instance)
         await session.flush()
@@ -363,13 +427,38 @@ class AdoptionStore:
             await start_routing(session, job, database.connection_string)
 
 
-async def _follow_name(session: AsyncSession, instance: DbInstance, told: str | None) -> None:
-    """Call an instance, and its ODS instance, as its database tells, unless another one has that name."""
-    if told is None or told == instance.name or name_errors(told, instance.database_template):
+async def _locked(session: AsyncSession, mark: str) -> DbInstance | None:
+    """The instance of this mark, locked; None if the registry has lost it."""
+    its = select(DbInstance).where(DbInstance.mark == UUID(mark)).with_for_update()
+    found: DbInstance | None = await session.scalar(its)
+    return found
+
+
+async def _is_known(session: AsyncSession, revision: str) -> bool:
+    """Whether the registry knows the revision in a comment; if not, it was put back."""
+    return await session.get(DatabaseRevision, UUID(revision)) is not None
+
+
+def _end_job(instance: DbInstance, told: ToldInstance, step: Step) -> None:
+    """Whatever job an instance had last is over: its next one has a number above all, also forgotten ones."""
+    instance.job_number, instance.attempt = max(told.number, told.last_number, instance.job_number) + 1, 1
+    instance.request, instance.cancelled_attempt = uuid4(), None
+    instance.status, instance.error_message = step.target, None
+    instance.replacement, instance.outages = None, 0
+    instance.last_modified = UTC_NOW
+
+
+async def _follow_name(session: AsyncSession, instance: DbInstance, told: str) -> None:
+    """Call an instance, and its ODS instance, as its database tells.
+
+    Raises:
+        NameTakenError: another one has that name.
+    """
+    if told == instance.name or name_errors(told, instance.database_template):
         return
     await reservations.lock_name(session, told)
     if await reservations.name_is_taken(session, told, excluding=instance):
-        return
+        raise reservations.name_taken(told)
     its = update(OdsInstance).where(OdsInstance.ods_instance_id == instance.ods_instance_id)
     await session.execute(its.values(name=told))
     instance.name = instance.ods_instance_name = told

@@ -123,7 +123,7 @@ async def change_attributes(session: AsyncSession, instance: DbInstance, changes
     if changes.protected is not None and changes.protected != instance.is_protected:
         if changes.protected:
             require_protectable(instance)
-            await renew(session, instance.id)
+        await renew(session, instance.id)
         instance.is_protected = changes.protected
         # Also when the protection ends: nothing could be brought back as long as it held.
         await keep_versions(session, instance.id, KEPT_IN_DOUBT)

@@ -120,11 +120,13 @@ class RecordedRevisions:
         of_instances: those of each instance's databases, also those that are void.
         confirmed: that of each database, by the UUID of the database.
         void: those that no database has any more, unless the server was put back.
+        confirmed_at: since when that of a database is known, in UTC without a zone, by its UUID.
     """
 
     of_instances: Mapping[int, Collection[str]]
     confirmed: Mapping[str, str]
     void: Collection[str]
+    confirmed_at: Mapping[str, datetime]
 
 
 class InstanceQueries:
@@ -205,7 +207,8 @@ class InstanceQueries:
             str(row.database_id): str(row.id) for row in rows if row.state == RevisionState.CONFIRMED
         }
         void = {str(row.id) for row in rows if row.state == RevisionState.VOID}
-        return RecordedRevisions(of_instances, confirmed, void)
+        its = (row for row in rows if row.state == RevisionState.CONFIRMED)
+        return RecordedRevisions(of_instances, confirmed, void, {str(row.database_id): row.at for row in its})
 
     async def revisions_of(self, instance_id: int) -> KnownRevisions:
         """The revisions of the instance's databases."""

@@ -86,7 +86,9 @@ async def require_free(
     _require_free_database(database, used=used, reserved=reserved)
 
 
-async def require_free_database(session: AsyncSession, database: str, excluding: DbInstance) -> None:
+async def require_free_database(
+    session: AsyncSession, database: str, excluding: DbInstance | None = None
+) -> None:
     """The same for the name of a database alone."""
     await lock_name(session, database)
     database_used = _live_instance_has(_DATABASES, database, excluding)
@@ -247,7 +249,8 @@ async def require_free_number(session: AsyncSession, ods_instance_id: int) -> No
     if (await session.scalars(select(or_(*others)))).one():
         raise NameTakenError(
             f"The OdsInstanceId {ods_instance_id} was given to another instance since the registry lost this"
-            " one."
+            " one. Remove the comment of its database (COMMENT ON DATABASE … IS NULL), and let the ODS/API"
+            " route to it under another id: POST /v2/odsInstances."
         )
 
 

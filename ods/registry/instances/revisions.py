@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, Insert, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as insert_or_update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role, revision_by
 from ods.registry.instances.jobs import InstanceJob
@@ -99,14 +100,27 @@ def _revision(job: InstanceJob, database: UUID) -> UUID:
 
 
 def confirmed(job: InstanceJob, moved: CTE) -> list[CTE]:
-    """Record the revisions that the attempt has given; others become void."""
+    """Record the revisions that the attempt has given; others become void.
+
+    One that was due before the job was requested is another one from now on: a registry that is put back
+    to before the job must not know what the comment gets then.
+    """
     given = {database: _revision(job, database) for database, _ in revised_by(job)}
     if not given:
         return []
     its = DatabaseRevision.instance_id.in_(select(moved.c.id)), DatabaseRevision.database_id.in_(given)
     is_given = DatabaseRevision.id.in_(given.values())
     changed = or_(_IS_KNOWN, is_given)
-    return [update(DatabaseRevision).where(*its, changed).values(state=_if(is_given)).cte("confirmed")]
+    recorded = update(DatabaseRevision).where(*its, changed).values(state=_if(is_given)).cte("confirmed")
+    intent = aliased(DatabaseRevision)
+    requested_at = select(func.min(intent.at)).where(intent.id.in_(given.values())).scalar_subquery()
+    due = update(DatabaseRevision).where(*its, _IS_DUE, DatabaseRevision.at < requested_at)
+    columns = DatabaseRevision.instance_id, DatabaseRevision.database_id, DatabaseRevision.role
+    void = due.values(state=RevisionState.VOID).returning(*columns).cte("was_due")
+    again = select(void).distinct().subquery()
+    values = (func.gen_random_uuid(), literal(RevisionState.DUE), *again.c)
+    names = ["id", "state", *(column.name for column in void.c)]
+    return [recorded, void, insert(DatabaseRevision).from_select(names, select(*values)).cte("due_again")]
 
 
 def confirmed_as(job: InstanceJob, revision: str, moved: CTE) -> list[CTE]:

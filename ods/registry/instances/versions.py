@@ -11,9 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Interval,
     SQLColumnExpression,
     and_,
+    case,
     delete,
     exists,
     func,
@@ -295,7 +297,7 @@ async def keep_for_another_undo(session: AsyncSession, job: InstanceJob) -> None
     if (replacement := job.replacement) is None or not replacement.from_trash:
         return
     its = (*_of(job, replacement.database_id), InstanceDatabase.purging_since.is_(None))
-    kept = func.greatest(InstanceDatabase.purge_after, await end_of(session, KEPT_IN_DOUBT))
+    kept = _no_earlier_than(await end_of(session, KEPT_IN_DOUBT))
     await session.execute(update(InstanceDatabase).where(*its).values(purge_after=kept))
 
 
@@ -303,10 +305,8 @@ async def record_version(
     session: AsyncSession,
     instance: DbInstance,
     replaced: ReplacedDatabase,
-    trash: timedelta,
-    earliest: datetime,
 ) -> None:
-    """Record that a reset has replaced a database, which stays for `trash` after that, and until `earliest`.
+    """Record that a reset has replaced a database, which stays until a client has it dropped.
 
     The registry did not know that, but may know the database: as the one that the instance had.
     """
@@ -315,7 +315,7 @@ async def record_version(
         InstanceDatabase.job_number: replaced.number,
         InstanceDatabase.reason: TrashReason.REPLACED,
         InstanceDatabase.trashed_at: replaced_at,
-        InstanceDatabase.purge_after: func.greatest(replaced_at + literal(trash, Interval), earliest),
+        InstanceDatabase.purge_after: None,
     }
     key = {
         InstanceDatabase.instance_id: instance.id,
@@ -348,9 +348,15 @@ async def keep_versions(session: AsyncSession, instance_id: int, kept_for: timed
     that a pass has begun to drop stay as well, for it looks again before it does; one that a DROP has half
     removed goes when its time is over again.
     """
-    kept = func.greatest(InstanceDatabase.purge_after, await end_of(session, kept_for))
+    kept = _no_earlier_than(await end_of(session, kept_for))
     versions = update(InstanceDatabase).where(*versions_of(instance_id))
     await session.execute(versions.values(purge_after=kept, purging_since=None))
+
+
+def _no_earlier_than(end: datetime) -> ColumnElement[Any]:
+    """When a database in the trash is due; what has no end keeps none, until its instance is deleted."""
+    has_end = InstanceDatabase.purge_after.is_not(None)
+    return case((has_end, func.greatest(InstanceDatabase.purge_after, end)))
 
 
 def versions_of(instance_id: SQLColumnExpression[int] | int) -> tuple[SQLColumnExpression[bool], ...]:

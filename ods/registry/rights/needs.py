@@ -44,7 +44,7 @@ def registry_needs(database: str) -> list[Need]:
         _on_sequence("dbo", "odsinstancecontexts", "odsinstancecontextid"),
         _on_table("dbo", "odsinstancederivatives", *_ALL),
         _on_sequence("dbo", "odsinstancederivatives", "odsinstancederivativeid"),
-        _on_table("dbo", "apiclientodsinstances", "SELECT"),
+        _on_table("dbo", "apiclientodsinstances", "SELECT", "DELETE"),
         # The view of the table that an Admin API has as well, under either of two names.
         _on_table("adminapi", "managed_instances", "SELECT", "INSERT", "UPDATE"),
         _on_sequence_if_there("adminapi.dbinstances_id_seq"),

@@ -24,7 +24,6 @@ class DriftKind(StrEnum):
     TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
     TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
     TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
-    INSTANCE_IN_TRASH = "InstanceInTrash"
     TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
     TIME_GAP = "TimeGap"
@@ -48,6 +47,7 @@ class RemedyAction(StrEnum):
     """What a request to this service can do about a contradiction."""
 
     ADOPT = "Adopt"
+    RECOVER = "Recover"
     UNDELETE = "Undelete"
     PURGE = "Purge"
 
@@ -57,14 +57,20 @@ class Remedy:
     """A request that settles a contradiction, and itself checks whether it may be granted."""
 
     action: RemedyAction
-    instance_id: int
+    instance_id: int | None = None  # None if it is for all instances
     database: str | None = None  # what the instance gets by an adoption; None if it keeps the name it has
 
     @property
     def command(self) -> str:
         """The same on the command line."""
         named = "" if self.database is None else f" --database {self.database}"
-        return f"ods instance {self.action.lower()} {self.instance_id}{named}"
+        which = (
+            "recover" if self.instance_id is None else f"instance {self.action.lower()} {self.instance_id}"
+        )
+        return f"ods {which}{named}"
+
+
+RECOVER = Remedy(RemedyAction.RECOVER)
 
 
 @dataclass(frozen=True, order=True)

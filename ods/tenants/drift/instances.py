@@ -1,17 +1,22 @@
 """Live instances whose database is not as the registry says, and where the ODS/API is led to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from ods.databases.errors import HOW_TO_RECOVER
 from ods.databases.inspection.listing import Database
 from ods.model.operations import AT_REST, InstanceStatus
 from ods.registry.instances.deletes import drops_at_retry
 from ods.registry.storage.models import DbInstance
 from ods.tenants.cancelling import RETRY_DROPS, way_back_of_live
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.findings import (
+    RECOVER,
+    Drift,
+    DriftKind,
+    Remedy,
+    RemedyAction,
+)
 from ods.tenants.drift.own_databases import (
     listed,
-    not_exchanged,
-    put_in_place_by_registry,
     unpublished_of,
     what_was_to_become_it,
 )
@@ -27,15 +32,15 @@ def instances_without(seen: Snapshot) -> Iterator[Drift]:
             continue
         subject = f"{instance.id} {instance.name}"
         database = seen.databases.get(instance.database_name)
-        if (fault := _fault(seen, database, instance)) is not None:
+        if (fault := _fault(database, instance)) is not None:
             words = f"The instance is {instance.status}, but its database '{instance.database_name}' {fault}."
-            remedy = None if database is None else _adoption_of(seen, database, instance)
+            remedy = None if database is None else _adoption_of(database, instance)
             if others := _of_other_names(seen, instance):
-                # Of several, an operator must choose one.
-                remedy = None if others[1:] else Remedy(RemedyAction.ADOPT, instance.id, others[0].name)
-                words += f" {_way_back(instance, others, remedy)}"
+                words += f" But its mark is on {listed(others)}. {HOW_TO_RECOVER}"
+                remedy = RECOVER
             elif _is_lost(database, instance):
-                words += _what_is_left(seen, instance, database)
+                left, remedy = _what_is_left(seen, instance, database)
+                words += left
             yield Drift(DriftKind.INSTANCE_WITHOUT_DATABASE, subject, words, remedy)
         if instance.ods_instance_id not in routed:
             number = instance.ods_instance_id
@@ -43,7 +48,7 @@ def instances_without(seen: Snapshot) -> Iterator[Drift]:
             yield Drift(DriftKind.INSTANCE_WITHOUT_ODS_INSTANCE, subject, words)
 
 
-def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> str | None:
+def _fault(database: Database | None, instance: DbInstance) -> str | None:
     """What is wrong with the database that has the name of the instance's; None if nothing is."""
     if database is None:
         return "does not exist"
@@ -53,7 +58,7 @@ def _fault(seen: Snapshot, database: Database | None, instance: DbInstance) -> s
         return "cannot be used: a DROP of it was interrupted"
     if not database.open:
         return "accepts no connections (ALTER DATABASE … ALLOW_CONNECTIONS true)"
-    return _other_database(seen, database, instance)
+    return _other_database(database, instance)
 
 
 def _is_lost(database: Database | None, instance: DbInstance) -> bool:
@@ -61,21 +66,26 @@ def _is_lost(database: Database | None, instance: DbInstance) -> bool:
     return database is None or (database.invalid and database.mark == str(instance.mark))
 
 
-def _what_is_left(seen: Snapshot, instance: DbInstance, database: Database | None) -> str:
-    """What becomes of an instance whose database is gone or half dropped."""
-    adopt = f"`ods instance adopt {instance.id}"
+def _what_is_left(
+    seen: Snapshot, instance: DbInstance, database: Database | None
+) -> tuple[str, Remedy | None]:
+    """What becomes of an instance whose database is gone or half dropped, and what settles it."""
     if database is None and (unpublished := unpublished_of(seen, instance)) is not None:
-        return (
+        words = (
             f" {what_was_to_become_it(unpublished)} To make it the instance's: ALTER DATABASE"
-            f' "{unpublished}" RENAME TO "{instance.database_name}"; then {adopt}`.'
+            f' "{unpublished}" RENAME TO "{instance.database_name}"; then `ods instance adopt {instance.id}`.'
         )
+        return words, None
     if (before := newest_version(seen, instance)) is not None:
         first = "" if database is None else f' DROP DATABASE "{database.name}"; then'
-        return (
+        words = (
             " What it had before a reset is in the trash, and goes with the instance where ODS_TRASH_DAYS is"
-            f" 0:{first} {adopt} --database {before.trash_name}` brings that back."
+            f" 0:{first} `{RECOVER.command} --choose {before.trash_name}` brings that back."
         )
-    return "" if database is None else " Restore it; or, if nothing of it is wanted, delete the instance."
+        return words, RECOVER if database is None else None
+    if database is None:
+        return "", None
+    return " Restore it; or, if nothing of it is wanted, delete the instance.", None
 
 
 def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
@@ -96,32 +106,21 @@ def _of_other_names(seen: Snapshot, instance: DbInstance) -> list[Database]:
     ]
 
 
-def _way_back(instance: DbInstance, others: Sequence[Database], remedy: Remedy | None) -> str:
-    which = "" if remedy else " Their data tell which one is the instance's."
-    command = remedy.command if remedy else f"ods instance adopt {instance.id} --database NAME"
-    return (
-        f"But its mark is on {listed(others)}.{which} Give it the name"
-        f" '{instance.database_name}', or `{command}`."
-    )
-
-
-def _adoption_of(seen: Snapshot, database: Database, instance: DbInstance) -> Remedy | None:
+def _adoption_of(database: Database, instance: DbInstance) -> Remedy | None:
     """The request that makes the database the instance's; None if its comment is not what is wrong."""
-    is_whole = database.open and not database.invalid and instance.replacement is None
-    if not is_whole or put_in_place_by_registry(seen, instance):
+    if not database.open or database.invalid or instance.replacement is not None:
         return None
-    return Remedy(RemedyAction.ADOPT, instance.id)
+    is_marked = database.mark == str(instance.mark)
+    return RECOVER if is_marked else Remedy(RemedyAction.ADOPT, instance.id)
 
 
-def _other_database(seen: Snapshot, database: Database, instance: DbInstance) -> str | None:
+def _other_database(database: Database, instance: DbInstance) -> str | None:
     """What is wrong if it is another database of the instance, from before a reset or for the next one."""
     if database.owner is None or database.owner.database_id == str(instance.database_id):
         return None
     if instance.replacement is not None:
         return "is the one of a reset that was interrupted: the reconcile pass will record it"
-    if waiting := put_in_place_by_registry(seen, instance):
-        return f"is another one of the instance. {not_exchanged(instance, waiting)}".removesuffix(".")
-    return f"is another one of the instance (`ods instance adopt {instance.id}` makes it the one)"
+    return f"is another one of the instance (`{RECOVER.command}` makes it the one)"
 
 
 def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
@@ -138,7 +137,7 @@ def deletes_not_done(seen: Snapshot) -> Iterator[Drift]:
             words = (
                 f"Its delete {why}, but its database '{instance.database_name}' {state}. What it had before a"
                 " reset is kept."
-                f" {way_back_of_live(instance.id, half_dropped, before.trash_name)}"
+                f" {way_back_of_live(half_dropped, before.trash_name)}"
             )
             if drops_at_retry(instance):
                 words += f" {RETRY_DROPS}"

@@ -5,24 +5,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from ods.databases.inspection.listing import Database, published_last
+from ods.databases.errors import HOW_TO_RECOVER
+from ods.databases.inspection.listing import Database
 from ods.databases.ownership import Owner
 from ods.model.operations import AT_REST
 from ods.registry.backups.rows import without_zone
 from ods.registry.storage.models import DbInstance, InstanceDatabase
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.tenants.drift.findings import (
+    RECOVER,
+    Drift,
+    DriftKind,
+    Remedy,
+    RemedyAction,
+)
 from ods.tenants.drift.own_databases import (
-    choice_of,
     is_earlier,
     listed,
-    not_exchanged,
-    of_instance,
-    put_in_place_by_registry,
-    taking_back,
-    unknown_version,
     unpublished_of,
     what_was_to_become_it,
-    which_last,
 )
 from ods.tenants.drift.snapshot import (
     Snapshot,
@@ -66,36 +66,28 @@ def _missing(seen: Snapshot, row: DbInstance, several: list[Database]) -> tuple[
     `several` are the databases of other names that carry the mark of the instance.
     """
     name = row.database.trash_name
-    not_there = f"It is in the trash, but '{name}' is not."
-    if name in seen.databases:
-        not_there = f"It is in the trash, but '{name}' is what a later reset has replaced."
-    no_database = f"It is in the trash, but its database '{name}' does not exist"
-    found = published_last(several)
-    if several and (waiting := put_in_place_by_registry(seen, row)):
-        return f"{not_there} {not_exchanged(row, waiting)}", None
-    if several and found is None:
-        return f"{not_there} {which_last(row, several)}", None
-    if found is not None:
-        remedy = taking_back(row, found)
-        is_adopted = remedy.action is RemedyAction.ADOPT
-        others = " What is in the trash becomes a version of the instance by that." if is_adopted else ""
+    if several:
         words = (
-            f"It is in the trash, but '{found.name}' carries its mark: registry or server was restored to an"
-            f" earlier state. Nothing is dropped. `{remedy.command}` brings it back; then delete it again if"
-            f" that is meant.{others}"
+            f"It is in the trash, but '{name}' is not, or has been replaced since. Its mark is on"
+            f" {listed(several)}: registry or server was restored to an earlier state. Nothing is dropped."
+            f" {HOW_TO_RECOVER}"
         )
-        return words, remedy
+        return words, RECOVER
+    no_database = f"It is in the trash, but its database '{name}' does not exist"
     if (left := unpublished_of(seen, row)) is not None:
         return f"{no_database}. {what_was_to_become_it(left)} {_by_hand(row, left)}", None
     if (before := newest_version(seen, row)) is not None:
-        return f"{no_database}. {_way_back(row, before)}", None
+        return f"{no_database}. {_way_back(before)}", RECOVER
     remedy = Remedy(RemedyAction.PURGE, row.id)
     return f"{no_database}: it cannot come back. `{remedy.command}` removes it from the list.", remedy
 
 
-def _way_back(instance: DbInstance, version: InstanceDatabase) -> str:
+def _way_back(version: InstanceDatabase) -> str:
     name = version.trash_name
-    return f"What it had before a reset is there, and no pass drops it: '{name}'. {_by_hand(instance, name)}"
+    return (
+        f"What it had before a reset is there, and no pass drops it: '{name}'. `ods recover --choose {name}`"
+        " brings the instance back with that."
+    )
 
 
 def _by_hand(instance: DbInstance, database: str) -> str:
@@ -112,85 +104,43 @@ def unlisted_in_trash(seen: Snapshot) -> Iterator[Drift]:
     beside = expected_beside(seen)
     live = {str(row.mark): row for row in seen.instances}
     trashed = {str(row.mark) for row in seen.trashed}
-    listed = {*(row.database.trash_name for row in seen.trashed), *beside}
+    listed_there = {*(row.database.trash_name for row in seen.trashed), *beside}
     for database in seen.databases.values():
-        if not database.trash or database.name in listed or belongs_elsewhere(database, seen):
+        if not database.trash or database.name in listed_there or belongs_elsewhere(database, seen):
             continue
         if database.mark in trashed:
             continue  # told with its instance, or with the other database of the mark
-        if (its := live.get(database.mark or "")) is None:
-            words = _unknown_trash(seen, database)
-        elif (own := seen.databases.get(its.database_name)) is not None and own.mark == database.mark:
-            words = unknown_version(its)
-        elif must_be_usable(its):
-            yield _in_trash(seen, database, its)
-            continue
-        else:
-            continue
-        yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
-
-
-def _in_trash(seen: Snapshot, database: Database, instance: DbInstance) -> Drift:
-    """A database in the trash of a live instance that has none: its last one, or one from before a reset."""
-    several = of_instance(seen.databases.values(), database.owner)
-    last = published_last(several)
-    if last is database and all(one.trash for one in several):
-        words = (
-            f"The instance is {instance.status}, but its database is in the trash: the registry was restored"
-            f" to before the delete. `ods instance adopt {instance.id} --database {database.name}` brings it"
-            " back."
+        its = live.get(database.mark or "")
+        if its is not None and not must_be_usable(its):
+            own = seen.databases.get(its.database_name)
+            if own is None or own.mark != database.mark:
+                continue
+        remedy = (
+            RECOVER if database.owner is not None and (its or database.mark not in seen.known_marks) else None
         )
-        remedy = Remedy(RemedyAction.ADOPT, instance.id, database.name)
-        return Drift(DriftKind.INSTANCE_IN_TRASH, f"{instance.id} {instance.name}", words, remedy)
-    words = (
-        f"It carries the mark of the instance {instance.id} {instance.name}, whose database"
-        f" '{instance.database_name}' does not exist: the registry was restored to an earlier state. It is"
-        f" not dropped. {choice_of(instance, several, last, database)}"
-    )
-    return Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, words)
+        yield Drift(DriftKind.TRASH_WITHOUT_INSTANCE, database.name, _unlisted(seen, database, its), remedy)
 
 
-def _unknown_trash(seen: Snapshot, database: Database) -> str:
-    """What to do with a database in the trash that no instance in the trash has."""
-    owner = database.owner
-    if owner is None:
+def _unlisted(seen: Snapshot, database: Database, instance: DbInstance | None) -> str:
+    """What a database in the trash is that the registry does not have there, and what to do with it."""
+    if database.owner is None:
         return (
             "It has a name of the trash, but no mark. Nothing is done to it. Look at its data: give it"
             " another name, or drop it if they are of no use."
         )
-    if database.mark in seen.known_marks:
-        return f"It is in the trash, but its instance was purged. It is never dropped. {KNOWN_BY_REGISTRY}"
-    words = (
-        "No instance in the trash has this database: the registry was restored to an earlier state, or lost"
-        " rows. It is never dropped."
-    )
-    its = of_instance(seen.databases.values(), owner)
-    last = published_last(its)
-    if last is not None and last is not database:
+    if instance is None and database.mark in seen.known_marks:
         return (
-            f"{words} Its instance may have had it before a reset: '{last.name}' was published later. First"
-            " bring that back, as its own finding tells; then this one, if it is closed, is a version of the"
-            " instance."
+            "It is in the trash, but its instance was purged, or released. It is never dropped. Look at its"
+            " data: remove its comment (COMMENT ON DATABASE … IS NULL), give it the name of an instance's"
+            " (EdFi_Ods_NAME_TEMPLATE), open it (ALLOW_CONNECTIONS true), and adopt it for another instance;"
+            " or drop it if they are of no use."
         )
-    if last is None:
-        words += f" Which was in use last, the comments do not tell: {listed(its)}. Look at their data."
-    return f"{words} {out_of_trash_by_hand(database.name, owner)} If it is of no use, drop it by hand."
-
-
-KNOWN_BY_REGISTRY = (
-    "The registry knows its instance, under another id, or as deleted. If it is in the trash (`ods trash`),"
-    " undelete it. If it is deleted, look at the data: remove the comment of the database (COMMENT ON"
-    " DATABASE … IS NULL), and adopt it for another instance; or drop it if they are of no use."
-)
-"""Why a database cannot be adopted although its comment names its instance, and what to do about it."""
-
-
-def out_of_trash_by_hand(database: str, owner: Owner) -> str:
-    """How the operator brings back a database in the trash whose instance the registry does not know."""
-    name = owner.trashed_name or "EdFi_Ods_NAME_TEMPLATE"
+    whose = "an instance that the registry does not know"
+    if instance is not None:
+        whose = f"the instance {instance.id} {instance.name}, which is not in the trash"
     return (
-        f'To bring it back: ALTER DATABASE "{database}" ALLOW_CONNECTIONS true; ALTER DATABASE "{database}"'
-        f' RENAME TO "{name}"; then `ods instance adopt {owner.ods_instance_id} --database {name}`.'
+        f"It is in the trash, with the mark of {whose}: the registry was restored to an earlier state, or"
+        f" lost rows. It is not dropped. {HOW_TO_RECOVER}"
     )
 
 
@@ -223,7 +173,7 @@ def _change_in_trash(seen: Snapshot, instance: DbInstance, database: Database) -
     if database.invalid:
         words = f"A DROP of its database '{name}' in the trash was interrupted: it cannot come back."
         if (before := newest_version(seen, instance)) is not None:
-            return f'{words} Drop it: DROP DATABASE "{name}". {_way_back(instance, before)}'
+            return f'{words} Drop it: DROP DATABASE "{name}". {_way_back(before)}'
         return f"{words} `ods instance purge {instance.id}` removes it."
     if (contradiction := _contradiction(seen, name, owner, instance)) is not None:
         return f"{contradiction} {_KEPT} {back}"
@@ -340,9 +290,12 @@ def _change_of_version(
     # By a registry that was restored it may have been in use since, and come back after that.
     written = None if database.published_at is None else without_zone(database.published_at)
     since = max(filter(None, [version.trashed_at, written]))
+    until = ""
+    if version.purge_after is not None:
+        until = f" until its time is over, at {version.purge_after:%Y-%m-%d %H:%M} UTC"
     write = (
-        "If nothing uses it, write that, and it can be brought back until its time is over, at"
-        f" {version.purge_after:%Y-%m-%d %H:%M} UTC: {_statement(database.name, known, since)}"
+        f"If nothing uses it, write that, and it can be brought back{until}:"
+        f" {_statement(database.name, known, since)}"
     )
     if database.owner.trashed_name is None:
         return f"does not say in its comment that it is in the trash. {write}"
