@@ -44,7 +44,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("beside others")
 
 _SLOWEST_FIRST = (
-    *("put_back", "alerts", "embedded", "chaos", "faults", "end_to_end", "console", "api", "backups"),
+    *(
+        "put_back",
+        "recovery",
+        "alerts",
+        "embedded",
+        "chaos",
+        "faults",
+        "end_to_end",
+        "console",
+        "api",
+        "backups",
+    ),
     *("deployment", "postgres", "benchmarks", "workflows", "unit"),
 )
 """Folders, so that in the end no process of pytest waits for long for another."""
