@@ -21,6 +21,7 @@ from ods.registry.backups.rows import without_zone
 from ods.registry.instances.adoptions import DatabaseName, ToldInstance
 from ods.registry.instances.naming import is_trash_name, trash_name
 from ods.registry.storage.models import DbInstance
+from ods.tenants.adoption import needed_databases
 from ods.tenants.tenant import Tenant
 
 _JOB = "recovered"
@@ -59,7 +60,7 @@ async def follow(tenant: Tenant, step: RecoveryStep) -> None:
         marked = _described(found, step.database)
         if (marked.mark, marked.revision) != (step.mark, step.revision):
             raise ChangedMeanwhileError
-        needed = {*tenant.settings.template_databases.values(), await tenant.queries.database()}
+        needed = await needed_databases(tenant)
         candidate = await adoption.inspect(session, marked, step.database, needed)
         if candidate is None or candidate.obstacle is not None:
             raise ChangedMeanwhileError if candidate is None else UnusableError(candidate.obstacle)

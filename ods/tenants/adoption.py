@@ -75,7 +75,7 @@ class DatabaseAdoption:
         instance = await self._instance(instance_id, database)
         name, owner = database or instance.database_name, await self._owner(instance)
         async with self._tenant.server.session() as session:
-            found = await adoption.inspect(session, owner, name, await self._needed())
+            found = await adoption.inspect(session, owner, name, await needed_databases(self._tenant))
         return await self._judged(found, instance, name)
 
     async def adopt(self, instance_id: int, database: str | None = None) -> AdoptionCandidate:
@@ -90,7 +90,7 @@ class DatabaseAdoption:
         """
         tenant = self._tenant
         instance = await self._instance(instance_id, database)
-        owner, needed = await self._owner(instance), await self._needed()
+        owner, needed = await self._owner(instance), await needed_databases(self._tenant)
         name = database or instance.database_name
         async with tenant.server.session() as session:
             found = await adoption.inspect(session, owner, name, needed)
@@ -201,9 +201,10 @@ class DatabaseAdoption:
         named = instance_named(found.name, self._tenant.settings.template_databases)
         return found.is_foreign or named is None
 
-    async def _needed(self) -> set[str]:
-        """Databases that are no instance's: the templates and the registry."""
-        return {*self._tenant.settings.template_databases.values(), await self._tenant.queries.database()}
+
+async def needed_databases(tenant: Tenant) -> set[str]:
+    """Databases that are no instance's: the templates and the registry."""
+    return {*tenant.settings.template_databases.values(), await tenant.queries.database()}
 
 
 def _is_as_recorded(found: Candidate, instance: DbInstance) -> bool:

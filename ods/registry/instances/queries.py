@@ -264,14 +264,6 @@ class InstanceQueries:
         its = DbInstance.ods_instance_id == ods_instance_id
         return await self._one(select(DbInstance).where(its, DbInstance.is_live))
 
-    async def holder_of(self, ods_instance_id: int) -> str | None:
-        """Name of the ODS instance, or else of the live instance, with this OdsInstanceId."""
-        ods_instance = await self.ods_instance(ods_instance_id)
-        if ods_instance is not None:
-            return ods_instance.name
-        its = DbInstance.ods_instance_id == ods_instance_id
-        return await self._one(select(DbInstance.name).where(its, DbInstance.is_live))
-
     async def now(self) -> datetime:
         """The time in UTC by the registry's clock, which decides what is due."""
         async with self._sessions.statement() as session:
