@@ -201,14 +201,15 @@ class ReplicatedPair:
     async def demote_in_place(self) -> None:
         """The standby becomes the primary; the old one refuses writes from now on, but ends no session.
 
-        That is what clients see behind a proxy, or while an operator moves them by hand. `rejoin` ends the
-        old one and makes a standby in its place.
+        That is what clients see behind a proxy, or while an operator moves them by hand. What the old one
+        has confirmed, the new one has. `rejoin` ends the old one and makes a standby in its place.
         """
         old, new = self.primary, self._require_standby()
         await old.confirm_with_standby(wanted=False)
         async with session(old.dsn()) as admin:
             await admin.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             await admin.execute("SELECT pg_reload_conf()")
+            await _writers_ended(admin)
             await _replayed(admin)
         await new.promote()
         self.primary, self.standby = new, None
@@ -241,6 +242,24 @@ class ReplicatedPair:
 
 def _conninfo(source: EmbeddedPostgres) -> str:
     return f"host=127.0.0.1 port={source.port} user={SUPERUSER} password={_PASSWORD}"
+
+
+async def _writers_ended(admin: asyncpg.Connection) -> None:
+    """Wait until no transaction can write any more: one that began before all were read-only still may."""
+
+    async def read_only() -> bool:
+        return bool(await admin.fetchval("SELECT current_setting('default_transaction_read_only') = 'on'"))
+
+    async def ended() -> bool:
+        return not await admin.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND pid <> pg_backend_pid() AND xact_start <= $1",
+            switched,
+        )
+
+    await wait_until(read_only, _SECONDS)
+    switched = await admin.fetchval("SELECT clock_timestamp()")
+    await wait_until(ended, _SECONDS)
 
 
 async def _replayed(admin: asyncpg.Connection) -> None:
