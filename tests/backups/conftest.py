@@ -69,7 +69,7 @@ async def ods(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Datab
         async with session(service_dsn(postgres, quote(name))) as inside:
             await inside.execute(_CONTENTS)
         yield Database(server, name)
-        await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await _drop(postgres, name)
 
 
 @pytest.fixture
@@ -79,7 +79,13 @@ async def empty(postgres: EmbeddedPostgres, server: Server) -> AsyncIterator[Dat
     async with session(service_dsn(postgres, "postgres")) as maintenance:
         await maintenance.execute(f'CREATE DATABASE "{name}"')
         yield Database(server, name)
-        await maintenance.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await _drop(postgres, name)
+
+
+async def _drop(postgres: EmbeddedPostgres, name: str) -> None:
+    """Drop a database on which a process of the server may still work, which only a superuser may end."""
+    async with session(postgres.dsn()) as superuser:
+        await superuser.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
