@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from ods.databases import adoption
 from ods.databases.adoption import Candidate
+from ods.databases.errors import HOW_TO_RECOVER
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.model.arguments import drops_database
 from ods.model.operations import InstanceStatus, Operation
@@ -184,7 +185,7 @@ class DatabaseAdoption:
             obstacle = (
                 f"The database '{name}' carries the mark of the instance, but not as the registry knows it:"
                 " registry or server was restored to an earlier state, or it was changed by hand."
-                " `ods recover` shows which database the instance has had last, and brings both in step."
+                f" {HOW_TO_RECOVER}"
             )
         return _candidate(instance, name, replace(found, obstacle=obstacle))
 
