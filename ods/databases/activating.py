@@ -11,7 +11,7 @@ import asyncpg
 from ods.databases.changing import MARK, OPEN, change_name, is_marked, owner_to_mark
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.left_names import back, leaving, require_not_left, require_not_taken
-from ods.databases.lookup import choose, elsewhere, find, refusal, two_carriers
+from ods.databases.lookup import choose, elsewhere, find, refusal, require_known, two_carriers
 from ods.databases.ownership import KnownOwner, trashed_at
 from ods.databases.remains import version_in, what_is_left
 from ods.databases.server import Server
@@ -44,6 +44,7 @@ async def rename(
             f"The instance's database does not exist, so there is none to rename. {way_back} Then request it"
             " again."
         )
+    require_known(found[database], owner)
     marked = owner_to_mark(owner, found[database])
     left, guards = leaving(marked.left, current), []
     if database == target:
@@ -69,11 +70,12 @@ async def rename_back(
 ) -> None:
     """Undo a failed rename to `target`: the database gets back its name `database` and confirmed revision.
 
-    Nothing is done if it does not have the name `target`, or a DROP of it was interrupted.
+    Nothing is done if it does not have the name `target`, a DROP of it was interrupted, or the registry does
+    not know its revision: it has got the name by a job that the registry has forgotten.
     """
     found = await find(session, owner, database, target)
     its = {name: row for name, row in found.items() if owner.owns(row.comment)}
-    if target not in its or database in its or its[target].is_invalid:
+    if target not in its or database in its or its[target].is_invalid or its[target].is_unknown_to(owner):
         return
     if database in found:
         raise refusal(found[database], owner)
@@ -134,6 +136,7 @@ async def take_out(  # noqa: PLR0913 - what becomes of a database
             f" {what_is_left(found, owner) or 'nothing can come back. Purge it.'}",
         )
     row = found[current]
+    require_known(row, owner)
     is_out = row.is_open and row.role is not Role.RETAINED
     if current == database and is_out and is_marked(row, owner):
         return

@@ -17,7 +17,7 @@ from ods.databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NA
 from ods.databases.errors import DatabaseFaultError, NotOursError
 from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import FoundDatabase, changed_meanwhile
-from ods.databases.ownership import KnownOwner, Owner
+from ods.databases.ownership import KnownOwner
 from ods.databases.server import Server
 from ods.databases.statements import NO_REASONS, execute, fetch_rows, fetch_value, server_clock
 from ods.model.revisions import Role
@@ -166,10 +166,8 @@ async def end_sessions_until_done(
 def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
     """The owner that a database is marked with.
 
-    A revision that the registry does not know stays in the comment: registry or server was restored to an
-    earlier state. It keeps the database from being dropped until an operator has made both agree. The
-    revision of a job that is undone stays as well, if none is confirmed. What a database is made of never
-    changes, and no job changes whether its instance is protected.
+    The registry knows the revision in the comment, which stays if a job is undone and none is confirmed. What
+    a database is made of never changes, and no job ends the protection of its instance.
     """
     marked = found.marked
     if marked is None:
@@ -178,10 +176,10 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
         owner,
         template=marked.template or owner.template,
         template_generation=marked.template_generation,
-        is_protected=marked.is_protected,
+        is_protected=marked.is_protected or owner.is_protected,
         left=marked.left,
     )
-    if owner.revision is not None and not _is_to_stay(marked, owner):
+    if owner.revision is not None:
         return owner
     return replace(
         owner, job_id=marked.job_id, number=marked.number, name=marked.name, revision=marked.revision
@@ -189,14 +187,16 @@ def owner_to_mark(owner: KnownOwner, found: FoundDatabase) -> KnownOwner:
 
 
 def is_marked(found: FoundDatabase, owner: KnownOwner) -> bool:
-    """Whether the comment stays: it has the job's revision, or one that the registry does not know."""
+    """Whether the comment stays: it has the job's revision, or one that the registry does not know.
+
+    Another one would hide that: registry or server was restored to an earlier state. It keeps the database
+    from being dropped until an operator has made both agree.
+    """
     marked = found.marked
-    return marked is not None and (marked.revision == owner.revision or _is_to_stay(marked, owner))
-
-
-def _is_to_stay(marked: Owner, owner: KnownOwner) -> bool:
-    """Whether another revision in the comment would hide that the registry does not know this one."""
-    return marked.role is not Role.STAGING and marked.is_unknown_to(owner)
+    if marked is None:
+        return False
+    is_to_stay = marked.role is not Role.STAGING and marked.is_unknown_to(owner)
+    return is_to_stay or marked.revision == owner.revision
 
 
 async def mark_anew(session: asyncpg.Connection, owner: KnownOwner, found: FoundDatabase) -> None:

@@ -133,6 +133,16 @@ def refusal(
     )
 
 
+def require_known(row: FoundDatabase, owner: KnownOwner) -> None:
+    """Check that the registry knows the revision of a database that a job is about to change."""
+    if row.is_unknown_to(owner):
+        raise DisagreementError(
+            row.name,
+            f"The database '{row.name}' was published, or put into the trash, later than the registry knows:"
+            f" it was restored to an earlier state. Nothing was done. {HOW_TO_RECOVER}",
+        )
+
+
 def elsewhere(database: str, trash: str) -> DisagreementError:
     """Why nothing is done: not the database in the trash carries the mark, but another one."""
     return DisagreementError(

@@ -108,7 +108,7 @@ class Owner:
             and of an instance alone.
         put_back: of a database in the trash, whether a failed undelete has published it before. If the
             registry has forgotten that, the database may have been in use since.
-        is_protected: whether the instance was protected when a client last changed that.
+        is_protected: whether the instance is protected.
         left: the names that renames of the instance have taken from its database.
     """
 
@@ -209,6 +209,7 @@ class Owner:
         """This instance, with what the registry knows of its databases; see `KnownOwner`."""
         values = {one.name: getattr(self, one.name) for one in fields(Owner)}
         owner = KnownOwner(**values, known=known, request=request, attempt=attempt, is_running=is_running)
+        owner = replace(owner, is_protected=self.is_protected or known.is_protected)
         return owner.of_database(self.database_id)
 
     @staticmethod

@@ -31,7 +31,15 @@ from ods.databases.errors import (
     NotOursError,
 )
 from ods.databases.inspection.lock_holders import name_holder
-from ods.databases.lookup import DatabaseRows, FoundDatabase, choose, find, refusal, require_usable
+from ods.databases.lookup import (
+    DatabaseRows,
+    FoundDatabase,
+    choose,
+    find,
+    refusal,
+    require_known,
+    require_usable,
+)
 from ods.databases.ownership import KnownOwner, LeftName, Owner
 from ods.databases.server import Server
 from ods.databases.statements import execute, server_clock
@@ -209,8 +217,7 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
     require_usable(found[database])
     if exchange.replaced in found:
         raise NotOursError(exchange.replaced)
-    if found[database].is_unknown_to(exchange.current):
-        raise _is_outdated(database)
+    require_known(found[database], exchange.current)
 
 
 def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
@@ -222,8 +229,8 @@ def _require_exchangeable(found: DatabaseRows, exchange: Exchange) -> None:
             other, f"A DROP of the database '{other}' was interrupted: it cannot take the place of another."
         )
     is_new = found[other].role is Role.STAGING and not exchange.from_trash
-    if not is_new and found[other].is_unknown_to(exchange.successor):
-        raise _is_outdated(other)
+    if not is_new:
+        require_known(found[other], exchange.successor)
     if exchange.from_trash and found[other].role is not Role.RETAINED:
         raise DisagreementError(
             other, f"The comment of '{other}' does not say that it is in the trash. Nothing was done to it."
@@ -272,11 +279,3 @@ async def _exchange(
             retryable=True,
             sqlstate=fault.sqlstate,
         ) from None
-
-
-def _is_outdated(database: str) -> DisagreementError:
-    return DisagreementError(
-        database,
-        f"The database '{database}' was published, or put into the trash, later than the registry knows: it"
-        " was restored to an earlier state. Nothing was done. `ods drift` tells more.",
-    )

@@ -45,9 +45,15 @@ class Revision:
 
 @dataclass(frozen=True)
 class KnownRevisions:
-    """The revisions that a registry has recorded, oldest first; at most one of a database is confirmed."""
+    """What a registry has recorded of an instance's databases: their revisions, the oldest first.
+
+    Attributes:
+        revisions: at most one of a database is confirmed.
+        is_protected: whether the instance is protected.
+    """
 
     revisions: tuple[Revision, ...] = ()
+    is_protected: bool = False
 
     def state_of(self, database_id: str, revision: str | None) -> RevisionState | None:
         """What the registry knows of the revision in the comment of that database; None: nothing.

@@ -166,7 +166,8 @@ def _recovered(found: DatabaseRows, marked: Owner) -> KnownOwner:
     """The instance, as the comment tells it, with a new revision and a number after all others."""
     if marked.revision is None:
         raise ChangedMeanwhileError
-    known = KnownRevisions((Revision(marked.revision, marked.database_id, RevisionState.CONFIRMED),))
+    confirmed = Revision(marked.revision, marked.database_id, RevisionState.CONFIRMED)
+    known = KnownRevisions((confirmed,), marked.is_protected)
     number = _told(found, marked).last_number + 1
     its = replace(marked, trashed_name=None, job_id=_JOB, number=number).knowing(known)
     return replace(its, revision=str(uuid4()))

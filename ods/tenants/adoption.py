@@ -159,7 +159,6 @@ class DatabaseAdoption:
             name=row.name,
             template=row.database_template,
             database_id=str(row.database_id),
-            is_protected=row.is_protected,
         )
         return owner.knowing(known)
 

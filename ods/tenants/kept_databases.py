@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 
 import asyncpg
 
@@ -48,8 +47,6 @@ class KeptDatabases:
         jobs, known = self._tenant.jobs, await self._tenant.jobs.known_revisions(job)
         owner, last = owner_of(job).knowing(known), {one.database_id: one.id for one in known.due}
         found = await find(session, owner) if last else {}
-        instance = await self._tenant.queries.any_instance(job.instance_id)
-        owner = replace(owner, is_protected=instance is not None and instance.is_protected)
         over = [one for one, due in last.items() if await _is_written(session, owner, found, one, due)]
         tried = [one.id for one in known.due if one.database_id in over]
         await jobs.resolve(job, await revisions_of(session, owner), tried)

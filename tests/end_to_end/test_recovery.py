@@ -445,6 +445,20 @@ async def test_instance_is_protected_again_when_that_was_forgotten(
         await site.instances.request_delete(instance.id)
 
 
+async def test_lost_instance_is_protected_again_when_it_was_created_so(
+    site: Site, tenant: Tenant, name: str
+) -> None:
+    async with site.forgotten():
+        protected = AttributeChanges(protected=True)
+        job = (await site.instances.reserve(name, Template.MINIMAL, protected)).job
+        await site.operator.starter.start(job)
+        assert await site.operator.ended(job) is JobStatus.COMPLETED
+    await site.recovered()
+    instance = await tenant.queries.marked_instance(job.mark)
+    assert instance is not None
+    assert instance.is_protected
+
+
 async def test_instance_is_deleted_when_an_application_could_use_it_in_the_restored_registry(
     site: Site, rows: asyncpg.Connection, name: str
 ) -> None:

@@ -117,6 +117,10 @@ class Site:
                 requested = await instances.request_reset(number)
             case "UndoReset":
                 requested = await instances.request_undo_reset(number)
+            case "Rename":
+                requested = await instances.request_rename(number, f"{self._name} last")
+            case "Undelete":
+                requested = await instances.request_undelete(number)
             case _:
                 raise AssertionError(kind)
         return requested.job
@@ -160,6 +164,10 @@ class Site:
                 await run(activities.reset, job)
             case "UndoReset":
                 await run(activities.undo_reset, job)
+            case "Rename":
+                await run(activities.rename, job)
+            case "Undelete":
+                await run(activities.undelete, job)
             case _:
                 raise AssertionError(kind_of(job))
 
@@ -255,19 +263,22 @@ async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash
 
 
 @publishers
-async def test_database_stays_unknown_when_it_is_renamed_after_its_request_was_forgotten(
+async def test_rename_is_refused_when_the_request_that_published_the_database_is_forgotten(
     site: Site, publisher: _Publisher
 ) -> None:
     await site.publish(publisher)
-    await site.forget()
-    instances, jobs = site.tenant.instances, site.tenant.jobs
-    last = await instances.request_rename(site.job.instance_id, f"{site.job.name} last")
-    job = await site.begun(last.job)
-    await ActivityEnvironment().run(site.activities.rename, job)
-    assert await jobs.finish_rename(job, "any")
-    delete = await site.begun(await site.asked("Delete"))
-    with pytest.raises(ApplicationError, match="restored to"):
-        await site.work(delete)
+    known = await site.forget()
+    job = await site.begun(await site.asked("Rename"))
+    await assert_refused_until_known(site, job, known)
+
+
+async def test_undelete_is_refused_when_the_request_that_deleted_the_database_is_forgotten(
+    site: Site,
+) -> None:
+    await site.trash()
+    known = await site.forget()
+    job = await site.begun(await site.asked("Undelete"))
+    await assert_refused_until_known(site, job, known)
 
 
 async def test_what_an_undelete_has_opened_stays_when_its_request_is_forgotten_before_it_is_undone(

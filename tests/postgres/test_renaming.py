@@ -71,16 +71,17 @@ async def test_database_is_the_same_under_another_name_when_it_is_renamed_and_ba
             assert not await exists(admin, other)
 
 
-async def test_database_is_not_dropped_when_a_registry_of_yesterday_renamed_it_first(
+async def test_database_is_not_renamed_by_a_registry_of_yesterday(
     server: Server, wanted: CloneRequest, admin: asyncpg.Connection, new_name: str
 ) -> None:
     yesterday = requesting(wanted.owner)
     async with server.fenced(wanted.owner) as fenced:
         await provision(fenced, replace(wanted, owner=requesting(wanted.owner)), TemplateSizes())
-        await rename(server, fenced, yesterday, wanted.database, new_name)
+        with pytest.raises(DisagreementError, match="restored to an earlier state"):
+            await rename(server, fenced, yesterday, wanted.database, new_name)
         with pytest.raises(DisagreementError, match="The registry does not know the state"):
-            await drop(fenced, yesterday, [new_name], published=True, before=still_due)
-    assert await exists(admin, new_name)
+            await drop(fenced, yesterday, [wanted.database], published=True, before=still_due)
+    assert await exists(admin, wanted.database)
 
 
 async def test_database_has_its_old_name_when_a_rename_is_undone(

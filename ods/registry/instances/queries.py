@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ods.model.operations import JobStatus
 from ods.model.revisions import KnownRevisions, RevisionState
 from ods.registry.instances.instance_list import InstanceFilter, number_of_instances, page_of_instances
-from ods.registry.instances.revisions import as_revision
+from ods.registry.instances.revisions import as_known, known_of_instance
 from ods.registry.instances.steps import has_mark, waited_until
 from ods.registry.instances.versions import versions_of
 from ods.registry.ods_instances.applications import Application, application_ids_of_each, applications_of
@@ -211,9 +211,10 @@ class InstanceQueries:
         return RecordedRevisions(of_instances, confirmed, void, {str(row.database_id): row.at for row in its})
 
     async def revisions_of(self, instance_id: int) -> KnownRevisions:
-        """The revisions of the instance's databases."""
-        its = select(DatabaseRevision).where(DatabaseRevision.instance_id == instance_id)
-        return KnownRevisions(tuple(map(as_revision, await self._all(its))))
+        """What the registry knows of the instance's databases."""
+        its = select(known_of_instance()).where(DbInstance.id == instance_id)
+        async with self._sessions.statement() as session:
+            return as_known(await session.scalar(its))
 
     async def instances_with_versions(self) -> Sequence[DbInstance]:
         """Every instance that has such a database, by id: also one that is deleted, or was detached."""

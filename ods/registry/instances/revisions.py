@@ -221,22 +221,19 @@ def _if(condition: ColumnElement[bool]) -> ColumnElement[str]:
 
 
 def known_of_instance() -> ScalarSelect[Any]:
-    """What the registry knows of an instance's revisions, in a statement on its row: see `as_known`.
+    """What the registry knows of an instance's databases, in a statement on its row: see `as_known`.
 
     Those of databases that are gone are removed after a while, so that there are never many.
     """
     row = func.jsonb_build_array(DatabaseRevision.id, DatabaseRevision.database_id, DatabaseRevision.state)
     is_its = DatabaseRevision.instance_id == DbInstance.id
-    rows = func.jsonb_agg(aggregate_order_by(row, DatabaseRevision.at), type_=JSONB)
-    return select(rows).where(is_its).scalar_subquery()
+    rows = func.jsonb_agg(aggregate_order_by(row, DatabaseRevision.at))
+    known = func.jsonb_build_array(DbInstance.is_protected, rows, type_=JSONB)
+    return select(known).where(is_its).scalar_subquery()
 
 
-def as_known(rows: Sequence[tuple[str, str, str]] | None) -> KnownRevisions:
-    """What `known_of_instance` has read."""
+def as_known(read: tuple[bool, Sequence[tuple[str, str, str]] | None] | None) -> KnownRevisions:
+    """What `known_of_instance` has read; nothing if the instance is gone."""
+    is_protected, rows = read or (False, ())
     known = (Revision(one, database, RevisionState(state)) for one, database, state in rows or ())
-    return KnownRevisions(tuple(known))
-
-
-def as_revision(row: DatabaseRevision) -> Revision:
-    """The revision in a row."""
-    return Revision(str(row.id), str(row.database_id), RevisionState(row.state))
+    return KnownRevisions(tuple(known), is_protected)

@@ -196,6 +196,7 @@ def _known_owner(seen: Snapshot, instance: DbInstance, had: InstanceDatabase) ->
         template=had.database_template,
         trashed_name=instance.database_name,
         database_id=str(had.database_id),
+        is_protected=instance.is_protected,
     )
 
 
