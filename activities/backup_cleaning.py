@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import exc
@@ -14,7 +15,7 @@ from activities.errors import is_locked, step
 from activities.following import heartbeats
 from ods.backups.errors import BackupFaultError
 from ods.backups.layout import folder_of
-from ods.backups.manifest import BackupKey
+from ods.backups.manifest import BackupKey, Manifest
 from ods.backups.storage import BackupStore
 from ods.backups.stored_backups import has_dump, list_backups, load_if_readable, remove_unfinished
 from ods.databases.errors import DatabaseFaultError
@@ -219,19 +220,22 @@ class BackupCleaning:
     ) -> tuple[int, int]:
         """Record whole backups that the registry does not know; returns how many it took, and refused.
 
-        It refuses those that are of none of its instances.
+        It refuses those that are of none of its instances. The newest comes first, whose contexts, labels and
+        description an instance gets that a recovery has recorded.
         """
-        recorded, unknown = 0, list[str]()
+        recorded, unknown, found = 0, list[str](), list[Manifest]()
         for key in keys:
             if key.tenant != self.tenant.name or await self.tenant.backups.knows(key.backup_id):
                 continue
-            made = await load_if_readable(store, key)
-            if made is None or (lost := lost_backup(made, store, own)) is None:
+            if (made := await load_if_readable(store, key)) is not None:
+                found.append(made)
+        for made in sorted(found, key=attrgetter("created_at"), reverse=True):
+            if (lost := lost_backup(made, store, own)) is None:
                 continue
             if not await has_dump(store, made):
-                _logger.warning("The dump of the backup %s is gone. Its manifest stays.", key.backup_id)
+                _logger.warning("The dump of the backup %s is gone. Its manifest stays.", made.backup_id)
                 continue
-            with left.stored(key):
+            with left.stored(made.key):
                 if await self.tenant.backups.record_lost(lost, self.tenant.settings.backup_verify):
                     _logger.warning("The registry did not know the backup %s: it is recorded now.", lost.id)
                     recorded += 1

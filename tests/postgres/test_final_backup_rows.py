@@ -18,6 +18,7 @@ from ods.registry.backups.records import proven_state
 from ods.registry.backups.rows import FINAL
 from ods.registry.backups.stored import LostBackup, StoredBackup
 from ods.registry.installation import InstallationStore
+from ods.registry.instances.adoptions import DatabaseName, ToldInstance
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
@@ -536,6 +537,48 @@ async def test_stored_backup_is_recorded_when_the_job_that_has_stored_it_has_fai
     assert (own.status, own.backup.kind, own.backup.job_id) == (JobStatus.COMPLETED, FINAL, purge.job_id)
     await tenant.backups.mark_deleted(lost.id)
     assert not await tenant.backups.record_lost(replace(lost, stored=stored()), VerifyPolicy.NEVER)
+
+
+_CONTEXTS = (
+    "SELECT contextkey, contextvalue FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = $1"
+)
+
+
+def _keeping(year: str) -> dict[str, object]:
+    contexts = [{"contextKey": "schoolYear", "contextValue": year}]
+    return {"description": f"As of {year}", "labels": {"year": year}, "contexts": contexts}
+
+
+@pytest.mark.parametrize("other", ["none", "has the contexts", "was given others since"])
+async def test_recovered_instance_gets_what_its_newest_backup_keeps(
+    tenant: Tenant, rows: asyncpg.Connection, name: str, other: str
+) -> None:
+    mark, number = uuid4(), 600_000
+    told = ToldInstance(name, "Minimal", number, str(mark), 1, None, str(uuid4()), str(uuid4()))
+    instance = await tenant.adoptions.follow(told, DatabaseName(f"EdFi_Ods_{name}", CONNECTION_STRING))
+    if other != "none":
+        owner = number
+        if other == "has the contexts":
+            owner = await rows.fetchval(
+                "INSERT INTO dbo.odsinstances (name) VALUES ('other') RETURNING odsinstanceid"
+            )
+        add = (
+            "INSERT INTO dbo.odsinstancecontexts (odsinstance_odsinstanceid, contextkey, contextvalue)"
+            " VALUES ($1, 'schoolyear', $2)"
+        )
+        await rows.execute(add, owner, "2027" if other == "has the contexts" else "2030")
+    own = UUID((await tenant.instances.installation.state()).id)
+    for year in ("2027", "2026"):  # the pass records the newest one first
+        lost = LostBackup(uuid4(), number, mark, name, FINAL, None, _keeping(year), own, stored())
+        assert await tenant.backups.record_lost(lost, VerifyPolicy.NEVER)
+    after = await tenant.queries.instance(instance.id)
+    assert (after.description, after.labels) == ("As of 2027", {"year": "2027"})
+    expected = {
+        "none": [("schoolYear", "2027")],
+        "has the contexts": [],
+        "was given others since": [("schoolyear", "2030")],
+    }
+    assert [tuple(row) for row in await rows.fetch(_CONTEXTS, number)] == expected[other]
 
 
 async def test_backup_that_is_recorded_again_stays_while_its_purge_may_have_half_dropped_the_database(

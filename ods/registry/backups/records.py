@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from ods.model.operations import JOB_UNDER_WAY, JobStatus
 from ods.registry.audit import AuditEntry, append
+from ods.registry.backups.details import give_details_back
 from ods.registry.backups.rows import (
     FINAL,
     SCHEDULED,
@@ -236,6 +237,7 @@ class BackupRecords:
         instance = await session.scalar(select(DbInstance).where(DbInstance.mark == lost.mark).limit(1))
         if instance is None:
             return False
+        await give_details_back(session, instance, lost.details)
         session.add(
             Backup(
                 id=backup_id,

@@ -12,11 +12,12 @@ from ods.model.arguments import origin_in
 from ods.model.operations import UNDER_WAY
 from ods.model.origins import BackupOrigin
 from ods.observability.metrics.catalog import BACKUPS
+from ods.registry.backups.details import details_of
 from ods.registry.backups.stored import StoredBackup
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of
 from ods.registry.storage.errors import InvalidError
-from ods.registry.storage.models import MADE_OF_OTHERS, UTC_NOW, Backup, DbInstance, OdsInstanceContext
+from ods.registry.storage.models import MADE_OF_OTHERS, UTC_NOW, Backup, DbInstance
 from ods.registry.storage.sessions import when_committed
 from ods.settings.settings import VerifyPolicy
 
@@ -167,21 +168,6 @@ async def _has_passed_lately(session: AsyncSession, its: ColumnElement[bool]) ->
     recent = Backup.verified_at.between(UTC_NOW - lately, UTC_NOW + lately)
     passed = exists().where(its, recent, Backup.verification == VERIFICATION_PASSED)
     return bool(await session.scalar(select(passed)))
-
-
-async def details_of(session: AsyncSession, instance: DbInstance) -> dict[str, Any]:
-    """What is in no other column, and is wanted to bring an instance back that the registry has lost."""
-    its = OdsInstanceContext.ods_instance_id == instance.ods_instance_id
-    query = select(OdsInstanceContext).where(its).order_by(OdsInstanceContext.id)
-    contexts = [(row.key, row.value) for row in await session.scalars(query)]
-    kept = (instance.set_aside or {}).get("contexts", ())  # of an instance in the trash
-    contexts += [(context["key"], context["value"]) for context in kept]
-    return {
-        "databaseName": instance.database_name,
-        "description": instance.description,
-        "labels": instance.labels or {},
-        "contexts": [{"contextKey": key, "contextValue": value} for key, value in contexts],
-    }
 
 
 async def hold_backup(session: AsyncSession, backup_id: str) -> None:

@@ -9,10 +9,10 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ods.model.operations import JOB_UNDER_WAY, UNDER_WAY, InstanceStatus, Product, making
+from ods.registry.backups.details import details_of
 from ods.registry.backups.rows import (
     SCHEDULED,
     VERIFICATION_FAILED,
-    details_of,
     wait_for_due_verification,
 )
 from ods.registry.instances.jobs import InstanceJob
