@@ -588,7 +588,7 @@ async def test_job_that_has_failed_is_a_leftover_when_its_instance_was_put_back(
 
 
 async def test_finding_about_the_registry_is_expected_when_it_was_put_back() -> None:
-    finding = {"kind": "RegistryOlderThanServer", "subject": "registry", "explanation": "By an hour."}
+    finding = {"kind": "RegistryPutBack", "subject": "registry", "explanation": "By an hour."}
     restored = Storm(history=History(changed={"mark"}))
     assert await check_drift(_reporting(finding), restored) == []
     assert _kinds(await check_drift(_reporting(finding), Storm())) == {Kind.DRIFT}

@@ -1108,7 +1108,7 @@ async def test_pass_closes_what_a_purge_has_left_open_when_its_job_has_ended(
     opened = comment.replace("{", f'{{"openedBy": "{requested.job_id}", ', 1)
     await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{opened}'")
     await admin.execute(OPEN.format(kept, "true"))
-    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.TRASH_CHANGED]
+    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.CHANGED_BY_HAND]
     await reconcile(temporal, settings)
     assert not await is_open(admin, kept)
     assert await names(admin, trashed.mark) == [kept]

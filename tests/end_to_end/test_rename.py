@@ -257,7 +257,7 @@ async def test_instance_has_its_data_again_when_its_server_was_put_back_to_befor
     (drift,) = [
         one
         for one in await tenant.drift.detect()
-        if one.kind is DriftKind.INSTANCE_WITHOUT_DATABASE and name in one.subject
+        if one.kind is DriftKind.CHANGED_BY_HAND and name in one.subject
     ]
     assert f"'{created.database}' (" in drift.explanation
     assert drift.remedy == RECOVER

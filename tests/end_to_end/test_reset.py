@@ -422,13 +422,9 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
     await write(postgres, job, "new")
     assert await tenant.cancellations.cancel_lost(lost)
     told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
-    assert [drift.kind for drift in told] == [
-        DriftKind.INSTANCE_WITHOUT_DATABASE,
-        DriftKind.RESET_NOT_ENDED,
-    ]
-    assert "the reconcile pass will record it" in told[0].explanation
+    assert [drift.kind for drift in told] == [DriftKind.RESET_NOT_ENDED]
     assert lost.replacement is not None
-    assert f"is in the trash: {lost.trash_database}." in told[1].explanation
+    assert f"is in the trash: {lost.trash_database}." in told[0].explanation
 
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(job)
@@ -565,7 +561,7 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     mark = await admin.fetchval(COMMENT, kept)
     await comment(admin, kept, "mine")
     told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
-    assert [drift.kind for drift in told] == [DriftKind.TRASH_WITHOUT_DATABASE]
+    assert [drift.kind for drift in told] == [DriftKind.CHANGED_BY_HAND]
     assert "0 purges" in await reconcile(temporal, settings)
     assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", kept) == 1
     await comment(admin, kept, mark)
@@ -600,8 +596,8 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert "0 purges" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [kept]
 
-    drift = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE]
-    assert f"`ods recover --choose {kept}` brings that back" in drift.explanation
+    drift = (await drifts_of(tenant, name))[DriftKind.DATABASE_MISSING]
+    assert f"`ods recover --choose {kept}` makes that the instance's" in drift.explanation
     asked = await Recovery(tenant).apply()
     assert (asked.done, len(asked.plan.questions), await names(admin, job.mark)) == ([], 1, [kept])
     await recovered(tenant, kept)
@@ -626,7 +622,7 @@ async def test_database_of_before_a_reset_is_not_taken_when_the_own_one_was_rena
     await write(postgres, job, "own")
     moved = f"{job.database}_moved"
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{moved}"')
-    drift = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE]
+    drift = (await drifts_of(tenant, name))[DriftKind.CHANGED_BY_HAND]
     assert (drift.remedy, moved in drift.explanation) == (RECOVER, True)
     assert kept not in drift.explanation
     with pytest.raises(AdoptionRefusedError, match="`ods recover`"):
@@ -716,40 +712,6 @@ async def test_version_stays_when_its_instance_is_in_the_trash_without_a_databas
     assert await names(admin, job.mark) == []
 
 
-async def test_version_comes_back_when_its_instance_is_in_the_trash_without_a_database(
-    operator: Operator,
-    temporal: Client,
-    settings: Settings,
-    tenant: Tenant,
-    postgres: EmbeddedPostgres,
-    admin: asyncpg.Connection,
-    rows: asyncpg.Connection,
-    name: str,
-) -> None:
-    """By hand, as `docs/operations/restoring-a-server.md` says."""
-    job = await created(operator, name)
-    await write(postgres, job, "old")
-    first = await reset(operator, job)
-    assert await operator.ended(first) is JobStatus.COMPLETED
-    assert first.replacement is not None
-    deletion = await operator.delete(job)
-    assert await operator.ended(deletion) is JobStatus.COMPLETED
-    await admin.execute(f'DROP DATABASE "{deletion.trash_database}"')
-    version = first.trash_database
-    await admin.execute(f'ALTER DATABASE "{version}" RENAME TO "{deletion.trash_database}"')
-    told = (await drifts_of(tenant, name))[DriftKind.TRASH_CHANGED].explanation
-    await admin.execute(told[told.index("COMMENT ON") : told.rindex("'") + 1])
-    undelete = (await operator.instances.request_undelete(job.instance_id)).job
-    await operator.starter.start(undelete)
-    assert await operator.ended(undelete) is JobStatus.COMPLETED
-    await rows.execute(
-        "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
-    )
-    assert "1 purges" in await reconcile(temporal, settings)  # of the version, which is gone
-    assert await read(postgres, job) == ["old"]
-    assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
-
-
 @pytest.mark.parametrize("own", ["lost", "half dropped"])
 async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instance_without_a_database_is_over(
     operator: Operator,
@@ -782,7 +744,7 @@ async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instanc
     )
     assert "0 purges" in await reconcile(temporal, settings)
     assert first.trash_database in await names(admin, job.mark)
-    kind = DriftKind.TRASH_CHANGED if own == "half dropped" else DriftKind.TRASH_WITHOUT_DATABASE
+    kind = DriftKind.INTERRUPTED_DROP if own == "half dropped" else DriftKind.DATABASE_MISSING
     told = (await drifts_of(tenant, name))[kind]
     assert told.remedy in {None, RECOVER}, "a purge would drop the version, too"
     for statement in re.findall(r'DROP DATABASE "\w+"', told.explanation):
@@ -861,7 +823,8 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == sorted([kept, *([job.database] if interrupted else [])])
     assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
-    told = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
+    kind = DriftKind.INTERRUPTED_DROP if interrupted else DriftKind.DATABASE_MISSING
+    told = (await drifts_of(tenant, name))[kind].explanation
     assert f"`ods recover --choose {kept}`" in told
     if interrupted:
         (drop,) = re.findall(r'DROP DATABASE "[^"]+"', str(row.error_message))
@@ -892,7 +855,7 @@ async def test_version_comes_back_as_told_when_a_delete_to_the_trash_finds_the_o
     assert f"The instance's database '{job.database}' is half dropped" in error
     for _ in range(2):
         assert "0 jobs restarted" in await reconcile(temporal, settings)
-    told = (await drifts_of(tenant, name))[DriftKind.INSTANCE_WITHOUT_DATABASE].explanation
+    told = (await drifts_of(tenant, name))[DriftKind.INTERRUPTED_DROP].explanation
     for words in (error, told):
         assert f'DROP DATABASE "{job.database}"' in words
         assert f"`ods recover --choose {kept}`" in words
@@ -1155,8 +1118,7 @@ async def test_nothing_is_lost_when_the_registry_is_put_back_to_before_a_reset(
         " DELETE FROM adminapi.jobstatuses WHERE operation = 'Reset'"
     )
     found = await drifts_of(tenant, job.database, first.trash_database)
-    assert DriftKind.REGISTRY_OLDER_THAN_SERVER in found
-    assert found[DriftKind.TRASH_WITHOUT_INSTANCE].remedy == RECOVER
+    assert found[DriftKind.REGISTRY_PUT_BACK].remedy == RECOVER
     for request in (operator.delete, partial(reset, operator)):
         assert await operator.ended(await request(job)) is JobStatus.ERROR
         async with asyncio.timeout(20):
@@ -1195,11 +1157,10 @@ async def test_last_database_comes_back_when_the_registry_is_put_back_to_before_
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
     last = str((await operator.instance(job)).database.trash_name)
     await earlier.put_back(superuser, Mock())
-    found = await tenant.drift.detect()
-    told = {drift.subject: drift for drift in found if drift.kind is DriftKind.TRASH_WITHOUT_INSTANCE}
     for database in (before, last):
-        assert told[database].remedy == RECOVER
-        assert "drop it" not in told[database].explanation
+        found = await drifts_of(tenant, database)
+        assert {drift.remedy for drift in found.values()} == {RECOVER}
+        assert not [drift for drift in found.values() if "drop it" in drift.explanation]
 
     await admin.execute(f'ALTER DATABASE "{before}" RENAME TO "{job.database}"')
     await admin.execute(f'ALTER DATABASE "{job.database}" ALLOW_CONNECTIONS true')
@@ -1282,9 +1243,7 @@ async def test_last_database_comes_back_when_the_registry_is_put_back_to_before_
     job, last, before = put_back.job, put_back.last, put_back.before
     found = _each_of(await tenant.drift.detect(), last, before)
     assert {drift.remedy for drift in found} == {RECOVER}
-    assert {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.TWO_DATABASES_WITH_ONE_MARK} <= {
-        drift.kind for drift in found
-    }
+    assert {DriftKind.REGISTRY_PUT_BACK, DriftKind.TWO_DATABASES} <= {drift.kind for drift in found}
     for drift in found:
         assert "drop it" not in drift.explanation
     with pytest.raises(AdoptionRefusedError):
@@ -1394,8 +1353,8 @@ async def test_version_comes_back_as_told_when_it_was_renamed_by_hand(
     renamed = f"{job.database}_rescue"
     await admin.execute(f'ALTER DATABASE "{kept}" RENAME TO "{renamed}"')
     found = await drifts_of(tenant, job.database, renamed)
-    assert f"Its mark is on '{renamed}'" in found[DriftKind.TRASH_WITHOUT_DATABASE].explanation
-    told = found[DriftKind.TWO_DATABASES_WITH_ONE_MARK].explanation
+    assert f"its mark is on '{renamed}'" in found[DriftKind.CHANGED_BY_HAND].explanation
+    told = found[DriftKind.TWO_DATABASES].explanation
     assert "Keep all until their data tell" in told
     assert "drop" not in told.lower()
     await admin.execute(f'ALTER DATABASE "{renamed}" RENAME TO "{kept}"')
@@ -1424,7 +1383,7 @@ async def test_version_comes_back_as_told_when_it_has_lost_its_comment(
         " WHERE reason = 'replaced' AND replace(databaseid::text, '-', '') = $1",
         earlier.removeprefix(TRASH_PREFIX),
     )
-    told = (await drifts_of(tenant, job.database))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
+    told = (await drifts_of(tenant, job.database))[DriftKind.CHANGED_BY_HAND].explanation
     (statement,) = re.findall(r"COMMENT ON DATABASE .*\}'", told)
     await admin.execute(statement)
     assert await trashed_at_of(admin, earlier) == "2026-11-02T12:00:00+00:00"
@@ -1451,8 +1410,7 @@ async def test_version_comes_back_as_told_when_the_registry_is_put_back_to_befor
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     await earlier.put_back(superuser, Mock())
 
-    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
-    assert "was put into the trash by a job that the registry does not know" in told
+    assert (await drifts_of(tenant, job.database))[DriftKind.REGISTRY_PUT_BACK].remedy == RECOVER
     await recovered(tenant)
     assert await read(postgres, job) == ["second"]
     assert await drifts_of(tenant, kept) == {}
@@ -1519,9 +1477,8 @@ async def test_live_database_stays_where_it_is_when_the_registry_is_put_back_to_
     await write(postgres, job, "after the undo")
     await earlier.put_back(superuser, Mock())
 
-    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_WITHOUT_DATABASE].explanation
-    assert f"Its mark is on '{job.database}': do what is told of the instance's database" in told
-    assert "give that its name back" not in told
+    found = await drifts_of(tenant, kept, job.database)
+    assert {drift.remedy for drift in found.values()} == {RECOVER}
     await recovered(tenant)
     assert await read(postgres, job) == ["after the undo"]
     assert await operator.ended(await undo(operator, job, back.trash_database)) is JobStatus.COMPLETED
@@ -1541,12 +1498,7 @@ async def test_instance_comes_back_with_its_last_database_when_it_was_undeleted_
     assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED
     last = (await operator.instance(job)).database.trash_name
     await earlier.put_back(superuser, Mock())
-    (drift,) = [
-        drift
-        for drift in _each_of(await tenant.drift.detect(), name)
-        if drift.kind is DriftKind.TRASH_WITHOUT_DATABASE
-    ]
-    assert drift.remedy == RECOVER
+    assert (await drifts_of(tenant, job.mark, kept))[DriftKind.REGISTRY_PUT_BACK].remedy == RECOVER
     with pytest.raises(InstanceNotFoundError):
         await DatabaseAdoption(tenant).adopt(job.instance_id, kept)
     assert await undelete(operator, job) is JobStatus.ERROR
@@ -1784,7 +1736,7 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
     )
     assert "0 purges" in await reconcile(temporal, settings)
     (told,) = [drift for drift in await tenant.drift.detect() if name in drift.subject]
-    assert (told.kind, kept in told.explanation) == (DriftKind.TRASH_CHANGED, True)
+    assert (told.kind, kept in told.explanation) == (DriftKind.CHANGED_BY_HAND, True)
     assert "ALLOW_CONNECTIONS false" in told.explanation
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
     assert "1 purges" in await reconcile(temporal, settings)
@@ -1844,7 +1796,7 @@ async def test_both_databases_stay_when_the_registry_is_put_back_to_the_middle_o
     assert begun.replacement is not None
     there = job.database if since != "deleted" else trash_name(begun.replacement.database_id)
     found = await drifts_of(tenant, name, there)
-    assert {DriftKind.REGISTRY_OLDER_THAN_SERVER, DriftKind.RESET_NOT_ENDED} <= found.keys()
+    assert {DriftKind.REGISTRY_PUT_BACK, DriftKind.RESET_NOT_ENDED} <= found.keys()
     assert await names(admin, job.mark) == before
 
     await recovered(tenant)
@@ -1902,9 +1854,9 @@ async def test_drift_tells_of_a_version_when_its_instance_was_detached(
     kept = first.trash_database
     assert await drifts_of(tenant, kept) == {}
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS true')
-    assert DriftKind.TRASH_CHANGED in await drifts_of(tenant, kept)
+    assert DriftKind.CHANGED_BY_HAND in await drifts_of(tenant, kept)
     await admin.execute(f'DROP DATABASE "{kept}"')
-    assert DriftKind.TRASH_WITHOUT_DATABASE in await drifts_of(tenant, kept)
+    assert DriftKind.DATABASE_MISSING in await drifts_of(tenant, kept)
     await admin.execute(f'DROP DATABASE "{job.database}"')
 
 
@@ -1937,7 +1889,7 @@ async def test_undelete_tells_what_to_do_when_a_worker_of_an_earlier_release_has
         "UPDATE adminapi.databases SET trashedat = '2026-11-02 12:00:00.25' WHERE instanceid = $1",
         job.instance_id,
     )
-    told = (await drifts_of(tenant, kept))[DriftKind.TRASH_CHANGED].explanation
+    told = (await drifts_of(tenant, kept))[DriftKind.CHANGED_BY_HAND].explanation
     advice = re.search(r"COMMENT ON DATABASE .*\}'", told)
     assert advice is not None
     await admin.execute(advice[0])

@@ -496,7 +496,7 @@ async def test_expired_backup_is_gone_from_registry_and_store_when_the_pass_has_
     await write(postgres, job, "CREATE TABLE new (id int)")
     await passed(requests, SECOND)
     await all_stored(tenant)
-    suspicion = Drift(DriftKind.REGISTRY_OLDER_THAN_SERVER, "EdFi_Admin", "It is of yesterday.")
+    suspicion = Drift(DriftKind.REGISTRY_PUT_BACK, "EdFi_Admin", "It is of yesterday.")
     assert (await cleaned(tenant, suspicion)).expired == 0
     assert folder_of(expired).is_dir()
     (later,) = [one for one in await backups_of(api, job) if one["id"] != expired["id"]]

@@ -620,13 +620,13 @@ async def test_registry_and_server_are_compared_when_a_snapshot_is_lost_on_one_s
         await DatabaseAdoption(tenant).inspect(job.instance_id, database)
     assert not [found for found in await tenant.drift.detect() if name in found.subject]
     await rows.execute("DELETE FROM adminapi.snapshots")
-    assert await _drifts_of(tenant, database) == [DriftKind.SNAPSHOT_WITHOUT_ROW]
+    assert await _drifts_of(tenant, database) == [DriftKind.DATABASE_WITHOUT_INSTANCE]
     await admin.execute(f'DROP DATABASE "{database}"')
     await rows.execute("DELETE FROM dbo.odsinstancederivatives")
     await snapshotted(operator, job)
     database = await derivative(operator, tenant, job)
     await admin.execute(f'DROP DATABASE "{database}"')
-    assert await _drifts_of(tenant, database) == [DriftKind.SNAPSHOT_WITHOUT_DATABASE]
+    assert await _drifts_of(tenant, database) == [DriftKind.DATABASE_MISSING]
 
 
 async def test_derivative_is_still_ours_when_keys_were_rotated(

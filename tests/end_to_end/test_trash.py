@@ -481,7 +481,7 @@ async def test_instance_without_its_database_can_be_purged_when_an_admin_api_has
     await tenant.jobs.follow_admin_api()
     assert await tenant.jobs.waiting_jobs(0, 10) == []
     assert (await operator.instance(job)).is_in_trash
-    assert DriftKind.TRASH_WITHOUT_DATABASE in await drifts_of(tenant, name)
+    assert DriftKind.DATABASE_MISSING in await drifts_of(tenant, name)
     purge = (await operator.instances.request_purge(job.instance_id)).job
     await operator.starter.start(purge)
     assert await operator.ended(purge) is JobStatus.COMPLETED
@@ -735,9 +735,9 @@ async def test_nothing_is_purged_when_the_registry_is_of_yesterday(
     await put_rows_back(rows)
     await rows.execute("INSERT INTO dbo.odsinstances SELECT * FROM routed; DROP TABLE routed")
 
-    assert "no purges because of RegistryOlderThanServer" in await reconcile(temporal, settings)
-    found = {drift.subject: drift for drift in await tenant.drift.detect()}[moved.trash_database]
-    assert (found.kind, found.remedy) == (DriftKind.TRASH_WITHOUT_INSTANCE, RECOVER)
+    assert "no purges because of RegistryPutBack" in await reconcile(temporal, settings)
+    found = await drifts_of(tenant, moved.trash_database)
+    assert found[DriftKind.REGISTRY_PUT_BACK].remedy == RECOVER
     assert await names(admin, job.mark) == [in_trash.trash_database]
 
     assert await recovered(tenant) == [StepKind.DELETE]
@@ -796,8 +796,8 @@ async def test_database_in_the_trash_is_reported_and_kept_when_the_registry_has_
     await rows.execute("DELETE FROM adminapi.dbinstances; DELETE FROM adminapi.jobstatuses")
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [deletion.trash_database]
-    told = [drift for drift in await tenant.drift.detect() if drift.subject == deletion.trash_database]
-    assert [(drift.kind, drift.remedy) for drift in told] == [(DriftKind.TRASH_WITHOUT_INSTANCE, RECOVER)]
+    (told,) = (await drifts_of(tenant, deletion.trash_database)).values()
+    assert (told.kind, told.remedy) == (DriftKind.REGISTRY_PUT_BACK, RECOVER)
     assert await recovered(tenant) == [StepKind.RECORD_DELETED]
     assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
     back = await operator.instance(job)

@@ -23,7 +23,7 @@ _INSTANCE: Json = {
     "operation": "Create",
     "errorMessage": None,
 }
-_FINDING = {"kind": "InstanceWithoutDatabase", "subject": _ALPHA, "explanation": "It is not there."}
+_FINDING = {"kind": "DatabaseMissing", "subject": _ALPHA, "explanation": "It is not there."}
 
 
 def _database(name: str = _ALPHA, oid: int = 10, *, is_open: bool = True) -> Database:

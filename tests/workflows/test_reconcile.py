@@ -58,12 +58,12 @@ async def test_jobs_are_restarted_leftovers_removed_and_drift_told_when_there_ar
     script.stuck = [StuckPage([job, job], 150), StuckPage([job], 170), StuckPage([], None)]
     script.leftovers = [Leftovers([job], more=True), Leftovers([replace(job, instance_id=8)], more=False)]
     script.purges = PurgeReport(2)
-    script.drifts = [Drift(DriftKind.TEMPLATE_OPEN, "T", "Close it.")]
+    script.drifts = [Drift(DriftKind.TEMPLATE_UNUSABLE, "T", "Close it.")]
     script.faults["compensate"] = [refused("It was retried meanwhile.")]
     handle = await start()
     assert await handle.result() == "3 jobs restarted, 1 leftovers removed, 1 contradictions, 2 purges."
     assert f"find_leftovers after {job.instance_id}" in script.calls
-    assert "**TemplateOpen** T: Close it." in str(await handle.query("__temporal_workflow_metadata"))
+    assert "**TemplateUnusable** T: Close it." in str(await handle.query("__temporal_workflow_metadata"))
     await keep("reconcile-in-pages", handle)
 
 
@@ -122,9 +122,9 @@ async def test_nothing_is_purged_when_the_registry_may_be_of_yesterday(
     start: Start, script: Script, keep: Keep
 ) -> None:
     script.stuck = [StuckPage([], None)]
-    script.purges = PurgeReport(0, "RegistryOlderThanServer 1 databases, 0 jobs")
+    script.purges = PurgeReport(0, "RegistryPutBack 1 databases, 0 jobs")
     handle = await start()
-    assert "no purges because of RegistryOlderThanServer" in await handle.result()
+    assert "no purges because of RegistryPutBack" in await handle.result()
     await keep("reconcile-purges-withheld", handle)
 
 

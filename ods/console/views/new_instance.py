@@ -28,7 +28,7 @@ FIELDS = {
 """For each property of the API, the field of the form."""
 
 
-_IN_THE_WAY = (DriftKind.DATABASE_WITHOUT_INSTANCE, DriftKind.INVALID_DATABASE)
+_IN_THE_WAY = (DriftKind.DATABASE_WITHOUT_INSTANCE, DriftKind.INTERRUPTED_DROP)
 """Contradictions of databases on the server that may have the name of an instance's."""
 
 

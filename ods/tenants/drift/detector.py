@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 
-from ods.backups.store_identity import SharedStoreError
 from ods.databases.inspection import listing
 from ods.databases.server import Server
 from ods.databases.statements import server_clock
@@ -17,8 +16,8 @@ from ods.registry.instances.jobs import StartedJob
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage import models
 from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
-from ods.tenants.drift import databases, instances, own_databases, trash
-from ods.tenants.drift.findings import Drift, DriftKind
+from ods.tenants.drift import held, routing, strays, surroundings
+from ods.tenants.drift.findings import Drift
 from ods.tenants.drift.snapshot import Snapshot
 from ods.tenants.installation_check import InstallationCheck
 
@@ -85,37 +84,22 @@ class DriftDetector:
         )
 
 
-def _of_all(seen: Snapshot) -> Iterator[Drift]:
-    """What keeps the installation as a whole from changing anything, or from relying on what it knows."""
-    if seen.obstacle is not None:
-        yield Drift(DriftKind.INSTALLATION_NOT_CONFIRMED, seen.installation, seen.obstacle)
-    if seen.shared_store is not None:
-        yield Drift(DriftKind.STORE_SHARED, seen.shared_store, SharedStoreError(seen.shared_store).reason)
-    for directory in seen.orphan_directories:
-        words = "This directory below base/ belongs to no database; a crashed server may have left it."
-        yield Drift(DriftKind.ORPHAN_DIRECTORY, directory, words)
-
-
 _COMPARISONS: tuple[Callable[[Snapshot], Iterator[Drift]], ...] = (
-    _of_all,
-    databases.wrong_clocks,
-    own_databases.older_than_server,
-    trash.changed_in_trash,
-    own_databases.second_databases,
-    trash.missing_from_trash,
-    trash.unlisted_in_trash,
-    databases.snapshots_without,
-    trash.versions_without_database,
-    instances.resets_not_ended,
-    instances.rows_not_adopted,
-    instances.deletes_not_done,
-    instances.instances_without,
-    instances.ods_instances_without_database,
-    instances.derivatives_of_other_instances,
-    instances.ods_instances_of_other_instances,
-    instances.ods_instances_on_other_servers,
-    databases.unexpected_databases,
-    databases.wrong_templates,
+    surroundings.installation_as_a_whole,
+    surroundings.wrong_clocks,
+    strays.put_back_registry,
+    held.databases_not_as_recorded,
+    strays.two_databases,
+    strays.without_instance,
+    strays.snapshots_without_database,
+    routing.instances_without_ods_instance,
+    routing.ods_instances_without_database,
+    routing.derivatives_of_other_instances,
+    routing.ods_instances_of_other_instances,
+    routing.ods_instances_on_other_servers,
+    surroundings.resets_not_ended,
+    surroundings.rows_not_adopted,
+    surroundings.wrong_templates,
 )
 
 

@@ -6,36 +6,30 @@ from enum import StrEnum
 
 
 class DriftKind(StrEnum):
-    """The kinds of contradictions."""
+    """The kinds of contradictions: eight about databases, and those of what is around them."""
 
+    REGISTRY_PUT_BACK = "RegistryPutBack"  # one for all that the registry does not know
+    SERVER_PUT_BACK = "ServerPutBack"  # the database is in an earlier state than the registry knows
+    DATABASE_MISSING = "DatabaseMissing"
     DATABASE_WITHOUT_INSTANCE = "DatabaseWithoutInstance"
-    INSTANCE_WITHOUT_DATABASE = "InstanceWithoutDatabase"
-    INSTANCE_WITHOUT_ODS_INSTANCE = "InstanceWithoutOdsInstance"
-    ODS_INSTANCE_WITHOUT_DATABASE = "OdsInstanceWithoutDatabase"
-    DERIVATIVE_OF_OTHER_INSTANCE = "DerivativeOfOtherInstance"
-    ODS_INSTANCE_OF_OTHER_INSTANCE = "OdsInstanceOfOtherInstance"
-    ODS_INSTANCE_ON_OTHER_SERVER = "OdsInstanceOnOtherServer"
-    INVALID_DATABASE = "InvalidDatabase"
-    TEMPLATE_MISSING = "TemplateMissing"
-    TEMPLATE_OPEN = "TemplateOpen"
+    CHANGED_BY_HAND = "ChangedByHand"
+    TWO_DATABASES = "TwoDatabases"  # several carry the mark of one instance
+    INTERRUPTED_DROP = "InterruptedDrop"
+    INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"  # it may be a copy of another one
+
+    ROUTE_BROKEN = "RouteBroken"  # an ODS instance without a database, or an instance without one of these
+    ROUTED_ELSEWHERE = "RoutedElsewhere"  # to another server, or another instance's database
+    TEMPLATE_UNUSABLE = "TemplateUnusable"
     ORPHAN_DIRECTORY = "OrphanDirectory"
-    INSTALLATION_NOT_CONFIRMED = "InstallationNotConfirmed"
-    REGISTRY_OLDER_THAN_SERVER = "RegistryOlderThanServer"
-    TWO_DATABASES_WITH_ONE_MARK = "TwoDatabasesWithOneMark"
-    TRASH_WITHOUT_DATABASE = "TrashWithoutDatabase"
-    TRASH_WITHOUT_INSTANCE = "TrashWithoutInstance"
-    TRASH_CHANGED = "TrashChanged"
     CLOCKS_DIFFER = "ClocksDiffer"
     TIME_GAP = "TimeGap"
     STORE_SHARED = "StoreShared"
-    SNAPSHOT_WITHOUT_DATABASE = "SnapshotWithoutDatabase"
-    SNAPSHOT_WITHOUT_ROW = "SnapshotWithoutRow"
     RESET_NOT_ENDED = "ResetNotEnded"
     ROW_NOT_ADOPTED = "RowNotAdopted"
 
 
 _SUSPICIONS = {
-    DriftKind.REGISTRY_OLDER_THAN_SERVER,
+    DriftKind.REGISTRY_PUT_BACK,
     DriftKind.INSTALLATION_NOT_CONFIRMED,
     DriftKind.CLOCKS_DIFFER,
     DriftKind.TIME_GAP,
@@ -86,10 +80,9 @@ class Drift:
     def identity(self) -> tuple[DriftKind, str]:
         """What it is about: the explanation may change with each look, as with a time in it.
 
-        While databases are handed back, so does the subject of a registry that is older than the server.
+        While a recovery works, so does the subject of a registry that was put back.
         """
-        older = self.kind is DriftKind.REGISTRY_OLDER_THAN_SERVER
-        return self.kind, "" if older else self.subject
+        return self.kind, "" if self.kind is DriftKind.REGISTRY_PUT_BACK else self.subject
 
 
 def is_suspect(found: Collection[Drift]) -> Drift | None:

@@ -101,3 +101,14 @@ def belongs_elsewhere(database: Database, seen: Snapshot) -> bool:
 def must_be_usable(instance: DbInstance) -> bool:
     """Whether the instance must have its database and its ODS instance now."""
     return is_usable(InstanceStatus(instance.status), Operation(instance.operation))
+
+
+def listed(databases: Collection[Database]) -> str:
+    """Databases, and when their comments were written, the latest first."""
+    ordered = sorted(databases, key=lambda one: moment(one.published_at), reverse=True)
+    return "; ".join(f"'{one.name}' ({moment(one.published_at)})" for one in ordered)
+
+
+def moment(at: datetime | None) -> str:
+    """A time in words, to the second; also one that is not known."""
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
