@@ -93,7 +93,9 @@ async def get_recovery_plan(
     responses=problems.documented(*_REFUSALS, *BODY_REFUSALS),
 )
 async def recover(body: JsonObject, recovery: RecoveryDep) -> RecoveryReport:
-    """Record what the server has, and drop, overwrite or close no database; safe to repeat.
+    """Record what the server has, and drop or overwrite no database; safe to repeat.
+
+    Of several databases of one instance, those that are not chosen go to the trash.
 
     Jobs that wait to drop a database are cancelled before: the registry may have forgotten that they were.
     """

@@ -1,5 +1,6 @@
 """One step of a recovery: the registry records an instance as the comment of its database describes it."""
 
+import logging
 from dataclasses import replace
 from typing import assert_never
 from uuid import uuid4
@@ -8,13 +9,16 @@ import asyncpg
 
 from ods.databases import adoption
 from ods.databases.activating import rename, take_out
-from ods.databases.changing import MARK, change
+from ods.databases.changing import CLOSE, MARK, change, change_name
+from ods.databases.constants import INSUFFICIENT_PRIVILEGE
+from ods.databases.errors import DatabaseFaultError
 from ods.databases.left_names import leaving
 from ods.databases.lookup import DatabaseRows, find
 from ods.databases.ownership import KnownOwner, Owner, trashed_at
 from ods.databases.retiring import TrashJob, retire
 from ods.databases.server import leave_to_job
 from ods.databases.statements import server_clock
+from ods.model.operations import RULES, Operation
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role
 from ods.recovery.plan import RecoveryStep, StepKind
 from ods.registry.backups.rows import without_zone
@@ -24,6 +28,7 @@ from ods.registry.storage.models import DbInstance
 from ods.tenants.adoption import needed_databases
 from ods.tenants.tenant import Tenant
 
+_logger = logging.getLogger(__name__)
 _JOB = "recovered"
 """In a comment, in place of the job that wrote it."""
 
@@ -101,10 +106,43 @@ async def _follow_use(
     marked = _described(found, target)
     if marked.role is not Role.CURRENT:
         raise ChangedMeanwhileError
+    if step.is_chosen:
+        await _retire_others(tenant, session, found, target)
     named = DatabaseName(target, tenant.connection_strings.encrypted(target))
     replaced = await adoption.replaced_databases(session, marked, target)
     told = replace(_told(found, marked), name=name)
     await tenant.adoptions.follow(told, named, replaced, leaves=is_known or step.is_earlier)
+
+
+async def _retire_others(
+    tenant: Tenant, session: asyncpg.Connection, found: DatabaseRows, chosen: str
+) -> None:
+    """Put the databases in use that the operator has not chosen into the trash, as a reset does.
+
+    One may be a copy, with the comment of the other: it gets an id of its own. Only a client has it dropped.
+    One that our role may not rename stays, and the comparison tells of it.
+    """
+    owner = _described(found, chosen)
+    for name, row in found.items():
+        other = row.marked
+        if name == chosen or other is None or other.role is not Role.CURRENT:
+            continue
+        if row.is_invalid or not row.is_of(owner):
+            continue
+        its = replace(
+            other,
+            job_id=f"{RULES[Operation.RESET].word}-{other.ods_instance_id}-{other.number}",
+            database_id=str(uuid4()),
+            revision=str(uuid4()),
+            trashed_name=name,
+        )
+        comment, trash = its.comment_at(await server_clock(session)), trash_name(its.database_id)
+        try:
+            await change_name(tenant.server, session, row, trash, CLOSE, MARK, comment=comment)
+        except DatabaseFaultError as fault:
+            if fault.sqlstate != INSUFFICIENT_PRIVILEGE:
+                raise
+            _logger.warning("'%s' stays as it is: %s", name, fault.reason)
 
 
 async def _follow_delete(

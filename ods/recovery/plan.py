@@ -43,6 +43,7 @@ class RecoveryStep:
         mark: its UUID.
         revision: that of the database.
         is_earlier: whether the server was put back, so that its database follows what the registry says.
+        is_chosen: whether the operator has said it, so that others in use with the mark go to the trash.
     """
 
     kind: StepKind
@@ -52,6 +53,7 @@ class RecoveryStep:
     mark: str
     revision: str | None
     is_earlier: bool
+    is_chosen: bool
 
     @property
     def explanation(self) -> str:
@@ -153,19 +155,20 @@ def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
         recorded = [one for one in databases if row is not None and _is_as_recorded(seen, row, one)]
         beside = [] if row is None else _unknown_beside(seen, row, databases)
         its = [one for one in databases if one.name in chosen]
-        if recorded and (its == recorded or not (its or beside)):
+        is_alone = not any(_is_in_use(one) and one.manageable for one in databases if one not in its)
+        if recorded and ((its == recorded and is_alone) or not (its or beside)):
             continue
         last = its[0] if len(its) == 1 else published_last(databases)
         if recorded and not its:
-            is_in_use = any(one.owner and one.owner.role is Role.CURRENT for one in beside)
-            last = None if is_in_use else recorded[0]
+            last = None if any(map(_is_in_use, beside)) else recorded[0]
         elif row is not None and last is not None and not its and _has_other(seen, row, last, databases):
             last = None
         kind = None if last is None else _kind(seen, row, last, is_chosen=last in its)
         if kind is not None and last is not None:
             number, name = _whose(row, last)
             is_earlier = row is not None and _is_earlier(seen, row, last)
-            steps.append(RecoveryStep(kind, number, name, last.name, mark, _revision(last), is_earlier))
+            facts = (number, name, last.name, mark, _revision(last), is_earlier)
+            steps.append(RecoveryStep(kind, *facts, is_chosen=last in its))
         elif _is_to_be_asked(row, last):
             questions.append(Question(*_whose(row, databases[0]), databases))
     ordered = sorted(steps, key=lambda step: (_ORDER.index(step.kind), step.ods_instance_id))
@@ -211,6 +214,11 @@ def _by_mark(seen: Snapshot) -> Mapping[str, list[Database]]:
         if owner.role is not Role.STAGING and not database.reset and not database.invalid:
             grouped[owner.mark].append(database)
     return grouped
+
+
+def _is_in_use(database: Database) -> bool:
+    """Whether it is an instance's own, by its comment."""
+    return database.owner is not None and database.owner.role is Role.CURRENT
 
 
 def _revision(database: Database) -> str | None:

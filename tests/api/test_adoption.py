@@ -379,7 +379,10 @@ class TestAnotherName:
         (asked,) = (await Recovery(tenant).plan()).questions
         assert {one.name for one in asked.databases} == {case.database, renamed}
         await recovered(tenant, renamed, renamed)
-        assert case.owner.owns(await case.comment())  # it is left alone
+        (version,) = await tenant.queries.versions()  # the other one is in the trash
+        assert await row_of(case.admin, version.trash_name) is not None
+        assert await row_of(case.admin, case.database) is None
+        await case.admin.execute(f'DROP DATABASE "{version.trash_name}"')
 
     async def test_database_is_routed_to_anew_when_it_is_named_as_the_registry_calls_it(
         self, api: httpx.AsyncClient, case: Case, queries: InstanceQueries, tenant: Tenant, registry_dsn: str

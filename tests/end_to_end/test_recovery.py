@@ -91,6 +91,10 @@ class Site:
         """Reset an instance to another template."""
         await self.done(await self.instances.request_reset(job.instance_id, Template.SAMPLE))
 
+    async def undo_reset(self, job: InstanceJob) -> None:
+        """Exchange the instance's database for the one that it had before."""
+        await self.done(await self.instances.request_undo_reset(job.instance_id))
+
     async def known(self, job: InstanceJob) -> tuple[object, ...]:
         """What the registry says of an instance."""
         (row,) = await self._rows.fetch(_KNOWN, job.mark)
@@ -132,14 +136,14 @@ class Site:
             await self._admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {row["datallowconn"]}')
             await comment_on(self._admin, name, row["comment"])
 
-    async def recovered(self) -> Outcome:
+    async def recovered(self, *chosen: str) -> Outcome:
         """Recover; nothing is left to be done after that, and no database has gone."""
         before = await self.databases()
-        outcome = await self.recovery.apply()
+        outcome = await self.recovery.apply(chosen)
         assert (outcome.refused, outcome.is_over) == ([], True)
         assert (outcome.plan.steps, outcome.plan.questions) == ([], [])
         assert await self.databases() == before
-        assert (await self.recovery.apply()).done == []
+        assert (await self.recovery.apply(chosen)).done == []
         assert await self._rows.fetch(_DUE) == []  # only a client has dropped what a client may have kept
         return outcome
 
@@ -630,9 +634,14 @@ async def test_lost_instance_is_deleted_when_its_undelete_had_failed(
     await site.undelete(job)
 
 
+@pytest.mark.parametrize("is_later", [True, False])
 async def test_operator_says_which_is_meant_when_one_of_yesterday_was_restored_beside_the_last(
-    site: Site, admin: asyncpg.Connection, name: str
+    site: Site,
+    admin: asyncpg.Connection,
+    name: str,
+    is_later: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
+    """The other one goes to the trash, as if a reset had replaced it."""
     job = await created(site.operator, name)
     row = await row_of(admin, job.database)
     assert row is not None
@@ -644,12 +653,20 @@ async def test_operator_says_which_is_meant_when_one_of_yesterday_was_restored_b
     last = str(expected[3])
     plan = await site.recovery.plan()
     assert [{one.name for one in question.databases} for question in plan.questions] == [{last, job.database}]
-    outcome = await site.recovery.apply([job.database])
-    assert (outcome.done, outcome.is_over) == ([], True)  # so the registry has it
-    outcome = await site.recovery.apply([last])
-    assert [step.database for step in outcome.done] == [last]
-    assert await site.known(job) == expected
-    await admin.execute(f'DROP DATABASE "{job.database}"')
+    chosen, other = (last, job.database) if is_later else (job.database, last)
+    oid = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", other)
+    outcome = await site.recovered(chosen)
+    assert [step.database for step in outcome.done] == [chosen]
+    assert (await site.operator.instance(job)).database_name == chosen
+    (version,) = await site.operator.queries.versions()
+    assert version.purge_after is None, "only a client has it dropped"
+    aside = await row_of(admin, version.trash_name)
+    assert aside is not None
+    assert (aside["oid"], aside["datallowconn"]) == (oid, False)
+    await site.undo_reset(job)
+    current = await row_of(admin, chosen)
+    assert current is not None
+    assert current["oid"] == oid
 
 
 async def test_choice_is_refused_when_no_instance_has_the_database(api: httpx.AsyncClient) -> None:

@@ -146,7 +146,7 @@ async def test_database_of_before_a_reset_is_recovered_when_the_server_was_put_b
     is_deleted: bool,
 ) -> None:
     """Also when a delete has failed, as it finds another database than the registry has."""
-    job, made = not_exchanged.job, not_exchanged.made
+    job = not_exchanged.job
     if is_deleted:
         assert await operator.ended(await operator.delete(job)) is JobStatus.ERROR
         assert "`ods recover`" in str((await operator.instance(job)).error_message)
@@ -155,12 +155,13 @@ async def test_database_of_before_a_reset_is_recovered_when_the_server_was_put_b
     assert job.database in asked | {step.database for step in plan.steps}
     outcome = await Recovery(tenant).apply([job.database])
     assert [step.database for step in outcome.done] == [job.database]
-    assert await names(admin, job.mark) == sorted([job.database, made])
+    (version,) = await operator.queries.versions()
+    assert await names(admin, job.mark) == sorted([job.database, version.trash_name])
     assert (await operator.instance(job)).status == InstanceStatus.COMPLETED
     await reconcile(temporal, settings)
     assert await read(postgres, job) == ["old"]
-    assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", made) == 1
-    await admin.execute(f'DROP DATABASE "{made}"')
+    assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
+    assert await read(postgres, job) == ["new"]
 
 
 async def follow(tenant: Tenant, admin: asyncpg.Connection, database: str) -> None:

@@ -1024,8 +1024,9 @@ async def test_copy_with_the_same_mark_is_reported_and_may_be_chosen_when_it_was
         assert drift.remedy == RECOVER
         assert (await Recovery(tenant).apply([copy])).refused == []
         assert (await tenant.queries.instance(completed.instance_id)).database_name == copy
-        for name in (copy, completed.database):
-            assert await admin.fetchval(_EXISTS, name)
+        (version,) = await tenant.queries.versions()
+        assert await admin.fetchval(_EXISTS, version.trash_name)
+        assert await detector.detect() == []
     finally:
         await admin.execute(f'DROP DATABASE "{copy}"')
 

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from ods.databases.constants import STAGING_PREFIX, private_prefix
-from ods.databases.errors import HOW_TO_RECOVER
 from ods.databases.inspection.listing import Database
 from ods.model.operations import InstanceStatus
 from ods.registry.instances.jobs import StartedJob
@@ -86,9 +85,9 @@ def two_databases(seen: Snapshot) -> Iterator[Drift]:
         words = (
             "They carry the mark of one instance, whose database the registry calls"
             f" '{_name_of(known.get(mark or ''))}'. Nothing is done to the others. Keep all until their data"
-            " tell which one is the instance's. When their comments were written:"
-            f" {listed([seen.databases[name] for name in several])}. {HOW_TO_RECOVER} After that, remove"
-            " the comment of a copy that is left (COMMENT ON DATABASE … IS NULL)."
+            f" tell which one is the instance's: `{RECOVER.command} --apply --choose NAME` makes it that, and"
+            " puts the others into the trash. When their comments were written:"
+            f" {listed([seen.databases[name] for name in several])}."
         )
         yield Drift(DriftKind.TWO_DATABASES, ", ".join(sorted(several)), words, RECOVER)
 
