@@ -23,7 +23,9 @@ FROM pg_sequences WHERE schemaname IN ('adminapi', 'dbo')
 _DATABASES = """
 SELECT oid, datname AS name, datallowconn AS is_open, shobj_description(oid, 'pg_database') AS comment
 FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"installation": "' || $1 || '"%'
+    AND shobj_description(oid, 'pg_database') NOT LIKE '%"role": "staging"%'
 """
+"""What is being made is dropped if its job fails."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 `ODS_WALKS=2000 .venv/bin/pytest -n0 -m faults tests/recovery` takes as many, `--hypothesis-seed` the same.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ods.databases.errors import DatabaseFaultError
 from ods.databases.ownership import Owner
+from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.operations import JobStatus, Template
 from ods.model.revisions import Role
 from ods.recovery.recovery import Recovery
@@ -39,6 +42,7 @@ ORDER BY i.id
 """
 _KEPT = "SELECT databaseid::text FROM adminapi.databases WHERE reason IS NOT NULL"
 _REVISIONS = "SELECT id::text FROM adminapi.databaserevisions"
+_CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND datname = 'postgres'"
 _NAMES = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta")
 
 
@@ -99,6 +103,31 @@ class World:
         if its := await self._some(which):
             await self._do(self._tenant.instances.request_undelete(its["id"], [None, *_NAMES][name % 7]))
 
+    async def cut_off(self, which: int, moment: int) -> None:
+        """Whatever a worker does on the server for a request is cut off in the midst of it."""
+        changes = (World.create, World.rename, World.reset, World.delete, World.undelete)
+        changing = asyncio.create_task(changes[moment % len(changes)](self, which, moment))
+        await asyncio.wait([changing], timeout=moment / 60)
+        await self._admin.execute(_CUT, SERVICE_ROLE)
+        await changing
+        while True:  # sessions that are kept open may be among those
+            with suppress(DatabaseFaultError):
+                await self._tenant.drift.read()
+                return
+
+    async def copy_by_hand(self, which: int, chosen: int) -> None:
+        """A DBA restores a copy beside the database of a live instance; the operator chooses one of both."""
+        its, there = await self._some(which), await self.server()
+        own = {row["name"]: row["comment"] for row in there.databases.values()}
+        if not its or its["state"] != "Completed" or its["database"] not in own:
+            return
+        copy, comment = f"copy_{uuid4().hex}", own[its["database"]]
+        await self._admin.execute(f"CREATE DATABASE {copy} TEMPLATE template0 OWNER {SERVICE_ROLE}")
+        await self._admin.execute(f"COMMENT ON DATABASE {copy} IS '{comment.replace(chr(39), chr(39) * 2)}'")
+        database = (copy, its["database"])[chosen % 2]
+        await self._recover(database)
+        assert (await self.instances())[its["mark"]]["database"] == database, self.log
+
     async def protect(self, which: int, ends: int) -> None:
         """Protect an instance, or end that."""
         if its := await self._some(which):
@@ -143,7 +172,7 @@ class World:
         if not self._servers:
             return
         before = await self.instances()
-        await self._servers[which % len(self._servers)].restore(self._admin)
+        await self._restore_server(which)
         owners = [Owner.read(row["comment"]) for row in (await self.server()).databases.values()]
         known = {row["id"] for row in await self._rows.fetch(_REVISIONS)}
         marks = {owner.mark for owner in owners if owner}
@@ -154,11 +183,17 @@ class World:
             if mark in marks:
                 assert (now[mark]["name"], now[mark]["state"]) == (its["name"], its["state"]), self.log
 
+    async def _restore_server(self, which: int) -> None:
+        """Put the server back; a state that was saved later cannot come back any more, its data are gone."""
+        number = which % len(self._servers)
+        await self._servers[number].restore(self._admin)
+        del self._servers[number + 1 :]
+
     async def put_both_back(self, registry: int, server: int) -> None:
         """Put both back, perhaps to different states, and recover."""
-        if self._registries:
+        if self._registries and self._servers:
             await self._registries[registry % len(self._registries)].restore(self._rows)
-            await self._servers[server % len(self._servers)].restore(self._admin)
+            await self._restore_server(server)
             await self._recover()
 
     async def lose_registry(self, _: int, __: int) -> None:
@@ -166,9 +201,9 @@ class World:
         await (await RegistryState.of(self._rows)).without_rows.restore(self._rows)
         await self._recover()
 
-    async def _recover(self) -> None:
-        """Recover, and check what must be true of registry and server then."""
-        recovery, chosen = Recovery(self._tenant), list[str]()
+    async def _recover(self, *databases: str) -> None:
+        """Recover, with the databases chosen, and check what must be true of registry and server then."""
+        recovery, chosen = Recovery(self._tenant), [*databases]
         before = await self.server()
         while (outcome := await recovery.apply(chosen)).plan.questions:
             asked = [question.databases[0].name for question in outcome.plan.questions]
@@ -239,8 +274,10 @@ _RULES: dict[str, Rule] = {
         World.delete,
         World.undelete,
         World.protect,
+        World.cut_off,
         World.save,
         World.rename_by_hand,
+        World.copy_by_hand,
         World.put_registry_back,
         World.put_server_back,
         World.put_both_back,
