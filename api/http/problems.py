@@ -23,6 +23,7 @@ from ods.backups.errors import BackupFaultError, RestoreRefusedError
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.errors import DatabaseFaultError
 from ods.observability.logs import fault_name
+from ods.recovery.recovery import NoCopyError
 from ods.registry.rights.missing import MissingRightsError
 from ods.registry.storage.connecting import READ_ONLY
 from ods.registry.storage.errors import (
@@ -256,6 +257,11 @@ def _(error: InstallationNotConfirmedError) -> ProblemError:
         "The installation must be confirmed by its operator",
         detail=str(error),
     )
+
+
+@explained.register
+def _(error: NoCopyError) -> ProblemError:
+    return ProblemError(HTTPStatus.CONFLICT, "This registry is no copy", detail=str(error))
 
 
 @explained.register

@@ -16,12 +16,13 @@ from ods.registry.backups.stores import StoreClaim
 
 _CONTENT = b"A registry knows this store of backups by the name of this file. Keep it with the backups.\n"
 WAY_OUT = (
-    "If it is a folder, mount its disk. If this store is to be used from now on: `ods installation"
-    " accept-store`."
+    "If it is a folder, mount its disk. If this store is to be used from now on: `ods recover --apply"
+    " --accept-store`."
 )
 SHARED_WAY_OUT = (
-    "If this registry is the copy, make it an installation of its own: `ods installation new`. Otherwise stop"
-    " the copy, if there is one; then let this registry go on: `ods installation accept-store`."
+    "If this registry is the copy, make it an installation of its own: `ods recover --apply"
+    " --as-new-installation`. Otherwise stop the copy, if there is one; then let this registry go on: `ods"
+    " recover --apply --accept-store`."
 )
 
 

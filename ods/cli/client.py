@@ -352,9 +352,14 @@ class AdminApi:
         plan: Json = self._request("GET", "/v2/recovery", params={"choose": list(chosen)}).json()
         return plan
 
-    def recover(self, chosen: Sequence[str], *, confirm: bool) -> Json:
+    def recover(self, chosen: Sequence[str], *, confirm: bool, accept_store: bool) -> Json:
         """Bring the registry in step with the server, as far as there is time for in one request."""
-        return self._object("POST", "/v2/recovery", json={"choose": list(chosen), "confirm": confirm})
+        words = {"choose": list(chosen), "confirm": confirm, "acceptStore": accept_store}
+        return self._object("POST", "/v2/recovery", json=words)
+
+    def renew_installation(self) -> Json:
+        """Make the registry, a copy, an installation of its own."""
+        return self._object("POST", "/v2/recovery", json={"asNewInstallation": True})
 
     def spares(self) -> Json:
         """The spare databases of each template."""
@@ -558,13 +563,17 @@ def _members(answer: httpx.Response) -> Json:
 
 def _reason(answer: httpx.Response) -> str:
     """The reason of a refusal, in one line."""
-    problem = _members(answer)
+    if reason := reason_of(_members(answer)):
+        return reason
+    if answer.status_code == HTTPStatus.FORBIDDEN:
+        return "The API answered 403 Forbidden: the client may not do this, such as one that may only read."
+    return f"The API answered {answer.status_code} {answer.reason_phrase}."
+
+
+def reason_of(problem: Json) -> str:
+    """What the members of a problem say, in one line; empty if they say nothing."""
     faults = [fault for faults in problem.get("errors", {}).values() for fault in faults]
     sentences = faults or [problem[key] for key in ("title", "detail", "nextStep") if problem.get(key)]
-    if answer.status_code == HTTPStatus.FORBIDDEN and not sentences:
-        return "The API answered 403 Forbidden: the client may not do this, such as one that may only read."
-    if not sentences:
-        return f"The API answered {answer.status_code} {answer.reason_phrase}."
     return " ".join(
         sentence if sentence.endswith((".", "!", "?")) else f"{sentence}." for sentence in sentences
     )

@@ -81,7 +81,7 @@ _GROUPS = (
         installation.app,
         "installation",
         _REGISTRY,
-        "Say which installation a registry is, after a copy or restore.",
+        "Show which installation a registry is.",
     ),
 )
 for _group, _name, _panel, _help in _GROUPS:

@@ -1,15 +1,20 @@
-"""`ods recover`: the registry follows the server, after one of both was restored to an earlier state."""
+"""`ods recover`: what follows after any restore, or in a copy, of the registry or the server."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ods.cli.api_access import connect
-from ods.cli.client import AdminApi, Json
-from ods.cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Yes
-from ods.cli.output import say, show_json, show_list
+from ods.cli.client import Json
+from ods.cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Yes, require_no_folder
+from ods.cli.output import say, show_json, show_list, show_members
 from ods.embedded.errors import CommandError
+
+if TYPE_CHECKING:
+    from ods.cli.registry_recovery import Recoverer
 
 _DRIFT = {"kind": "KIND", "subject": "SUBJECT", "explanation": "EXPLANATION"}
 
@@ -29,7 +34,23 @@ def recover(  # noqa: PLR0913 - a command line's options
         bool,
         typer.Option(
             "--confirm",
-            help="With --yes: that no other service works on the original of this registry.",
+            help="That this registry goes on: no other service works on its original. Jobs that wait to drop"
+            " a database are cancelled, also if nothing else is to be done.",
+        ),
+    ] = False,
+    accept_store: Annotated[
+        bool,
+        typer.Option(
+            "--accept-store",
+            help="That the store of backups is the right one, and no copy of this registry uses it.",
+        ),
+    ] = False,
+    as_new_installation: Annotated[
+        bool,
+        typer.Option(
+            "--as-new-installation",
+            help="That this registry is a copy: it becomes an installation of its own, and nothing else is"
+            " done.",
         ),
     ] = False,
     yes: Yes = False,
@@ -39,48 +60,137 @@ def recover(  # noqa: PLR0913 - a command line's options
 ) -> None:
     """Bring the registry in step with the server, after a restore; exit 1 if anything is left.
 
-    No database is dropped or overwritten. Without --apply, only the plan is shown.
+    No database is dropped or overwritten. Without --apply, only the plan is shown. What must be confirmed is
+    asked first; --yes does not answer that.
     """
     chosen = choose or []
-    with connect(api_url, data_dir) as api:
-        plan = api.recovery_plan(chosen)
+    if as_new_installation and (chosen or confirm or accept_store):
+        raise CommandError(
+            "--as-new-installation is given alone: the registry is either a copy, or it goes on."
+        )
+    with _recoverer(api_url, data_dir) as recoverer:
+        plan = recoverer.recovery_plan(chosen)
+        if as_new_installation:
+            _become_new(recoverer, plan, apply=apply, yes=yes, as_json=as_json)
+            return
         if not apply:
             _show_plan(plan, as_json=as_json)
             is_left = _is_left(plan)
         else:
-            if not yes:
-                _ask(plan, quietly=as_json)
-            elif plan["confirmation"] is not None and not confirm:
-                raise CommandError(f"{plan['confirmation']} Add --confirm if it goes on here.")
-            is_left = _apply(api, chosen, is_confirmed=plan["confirmation"] is not None, as_json=as_json)
+            if yes:
+                _require_words(plan, confirm=confirm, accept_store=accept_store)
+            else:
+                _ask(plan, confirm=confirm, accept_store=accept_store, quietly=as_json)
+            confirms = confirm or plan["confirmation"] is not None
+            accepts = accept_store or plan["store"] is not None
+            is_left = _apply(recoverer, chosen, confirm=confirms, accept_store=accepts, as_json=as_json)
     if is_left:
         raise typer.Exit(1)
 
 
-def _ask(plan: Json, *, quietly: bool) -> None:
-    """Show the plan, unless `quietly`, and ask whether it shall be carried out."""
+@contextmanager
+def _recoverer(api_url: str | None, data_dir: Path) -> "Iterator[Recoverer]":
+    """What recovers: an API that is named, or this process with the settings, or the API of the stack."""
+    # Imported here: it takes half a second, which other commands need not wait for.
+    from ods.cli.registry_access import has_settings  # noqa: PLC0415
+
+    if api_url or not has_settings():
+        with connect(api_url, data_dir) as api:
+            yield api
+        return
+    from ods.cli.registry_recovery import registry_recovery  # noqa: PLC0415 - as above
+
+    require_no_folder(data_dir, "the settings name another installation")
+    with registry_recovery() as recovery:
+        yield recovery
+
+
+def _become_new(recoverer: "Recoverer", plan: Json, *, apply: bool, yes: bool, as_json: bool) -> None:
+    """Make the registry an installation of its own, after asking; or say whether that can be done."""
+    facts = plan["installation"]
+    if not as_json:
+        show_members(_members(facts))
+    if facts["whyNoCopy"] is not None:
+        raise CommandError(facts["whyNoCopy"])
+    if not apply:
+        if as_json:
+            show_json(plan)
+        else:
+            say("To do: this registry becomes an installation of its own, to which no database belongs yet.")
+        raise typer.Exit(1)
+    if not yes:
+        question = "Is this registry a copy, which shall take over no database of the original?"
+        if facts["databases"]:
+            question = (
+                f"{facts['databases']} databases on the server are this installation's, and would not be any"
+                f" more. {question}"
+            )
+        typer.confirm(question, abort=True, err=True)
+    report = recoverer.renew_installation()
+    if as_json:
+        show_json(report)
+    else:
+        say(f"This registry is the installation {report['left']['installation']['id']} now.")
+
+
+def _require_words(plan: Json, *, confirm: bool, accept_store: bool) -> None:
+    """Refuse what `--yes` does not answer."""
+    if plan["confirmation"] is not None and not confirm:
+        raise CommandError(f"{plan['confirmation']} Add --confirm if it goes on here.")
+    if plan["store"] is not None and not accept_store:
+        raise CommandError(f"{plan['store']} Add --accept-store if this registry goes on with it.")
+
+
+def _ask(plan: Json, *, confirm: bool, accept_store: bool, quietly: bool) -> None:
+    """Show the plan, unless `quietly`, and ask each question that it has."""
     if not quietly:
         _show_plan(plan, as_json=False)
-    typer.confirm(_question(plan), abort=True, err=True)
+    if plan["confirmation"] is not None or confirm:
+        if not quietly:
+            show_members(_members(plan["installation"]))
+        question = "Is there no other service on the original of this registry, and may this one go on?"
+        typer.confirm(question, abort=True, err=True)
+    if plan["store"] is not None or accept_store:
+        question = (
+            "Is that the right store of backups, with its disk mounted, if it is a folder; and has every copy"
+            " of this registry been stopped that uses it?"
+        )
+        typer.confirm(question, abort=True, err=True)
+    typer.confirm("Carry this out? No database is dropped.", abort=True, err=True)
 
 
-def _apply(api: AdminApi, chosen: Sequence[str], *, is_confirmed: bool, as_json: bool) -> bool:
+def _members(facts: Json) -> Json:
+    """The facts of both sides, for people."""
+    shown = {
+        name: facts[name] for name in ("id", "registry", "confirmedRegistry", "server", "confirmedServer")
+    }
+    others = {
+        name: ", ".join(facts[name]) or "none" for name in ("otherInstallations", "confirmedInstallations")
+    }
+    return {**shown, "databases": facts["databases"], **others}
+
+
+def _apply(
+    recoverer: "Recoverer", chosen: Sequence[str], *, confirm: bool, accept_store: bool, as_json: bool
+) -> bool:
     """Carry the plan out, and compare registry and server again; whether anything is left."""
     done: list[Json] = []
+    cancelled: list[Json] = []
     while True:
         left_to_choose = [name for name in chosen if name not in {step["database"] for step in done}]
-        report = api.recover(left_to_choose, confirm=is_confirmed)
+        report = recoverer.recover(left_to_choose, confirm=confirm, accept_store=accept_store)
+        accept_store = False  # the first request has accepted it
         done += report["done"]
+        cancelled += report["cancelled"]
         if report["isOver"]:
             break
         if not as_json:
             say(f"{len(done)} done, {len(report['left']['steps'])} are left.")
-    left, drift = report["left"], api.drift()
+    left, drift = report["left"], recoverer.drift()
     if as_json:
-        show_json({"done": done, "left": left, "drift": drift})
+        show_json({"done": done, "cancelled": cancelled, "left": left, "drift": drift})
     else:
-        for step in done:
-            say(f"Done: {step['explanation']}")
+        _show_done(done, cancelled, left, is_confirmed=confirm)
         _show_left(left)
         if drift:
             say("Registry and server still contradict each other:")
@@ -88,15 +198,28 @@ def _apply(api: AdminApi, chosen: Sequence[str], *, is_confirmed: bool, as_json:
     return _is_left(left) or bool(drift)
 
 
+def _show_done(done: Sequence[Json], cancelled: Sequence[Json], left: Json, *, is_confirmed: bool) -> None:
+    for job in cancelled:
+        say(
+            f"Cancelled {job['jobId']}, which would have dropped a database of '{job['name']}'. Ask its"
+            " client: unless `ods drift` says that the database is gone, the job may have been cancelled"
+            " since, and the database may be in use."
+        )
+    if is_confirmed:
+        for tenant in left["installation"]["unasked"]:
+            say(
+                f"The registry of {tenant} is away: whether it is this installation as well is not known."
+                " Workers ask it until it answers."
+            )
+        say("Nothing that is in the trash now is dropped within seven days, unless you purge it.")
+        say("Confirmed. API and workers go on within a few seconds.")
+    for step in done:
+        say(f"Done: {step['explanation']}")
+
+
 def _is_left(plan: Json) -> bool:
-    return bool(plan["confirmation"] or plan["steps"] or plan["questions"] or plan["waiting"])
-
-
-def _question(plan: Json) -> str:
-    question = "Carry this out? No database is dropped."
-    if plan["confirmation"] is None:
-        return question
-    return f"Is there no other service on the original of this registry, and is this its server? {question}"
+    named = ("confirmation", "store", "steps", "questions", "waiting")
+    return any(plan[name] for name in named)
 
 
 def _show_plan(plan: Json, *, as_json: bool) -> None:
@@ -109,8 +232,9 @@ def _show_plan(plan: Json, *, as_json: bool) -> None:
 
 
 def _show_left(plan: Json) -> None:
-    if plan["confirmation"] is not None:
-        say(f"To confirm: {plan['confirmation']}")
+    for name in ("confirmation", "store"):
+        if plan[name] is not None:
+            say(f"To confirm: {plan[name]}")
     for step in plan["steps"]:
         say(f"To do: {step['explanation']}")
         if step["obstacle"] is not None:

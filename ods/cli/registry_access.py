@@ -65,7 +65,7 @@ class RegistryAccess:
             given = sorted(_SETTINGS & os.environ.keys())
             require_no_folder(data_dir, f"{' and '.join(given)} another installation")
             settings = settings_of_environment()
-            tenant = _tenant(settings)
+            tenant = tenant_of_environment(settings)
             own = settings.tenants[tenant]
             return cls(
                 own.admin_dsn.get_secret_value(),
@@ -151,7 +151,12 @@ def operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _tenant(settings: AnySettings) -> str:
+def tenant_of_environment(settings: AnySettings) -> str:
+    """The tenant that `--tenant` or ODS_TENANT names, or the only one.
+
+    Raises:
+        CommandError: none is named, or there is one and another is named.
+    """
     if not settings.multi_tenant:
         require_no_other_tenant("The installation of ODS_ADMIN_DSN")
         return DEFAULT_TENANT

@@ -47,7 +47,7 @@ async def examine_installation(
         await engine.dispose()
         await server.close()
     if obstacle is not None:
-        remedy = "ods installation confirm; but ods installation new, if this registry is a copy"
+        remedy = "ods recover --apply; with --as-new-installation, if this registry is a copy"
         return [fault(subject, obstacle, remedy)]
     return [ok(subject, f"{identifier}, confirmed for this registry and server")]
 

@@ -43,11 +43,14 @@ from ods.registry.storage.models import (
 )
 from ods.registry.storage.sessions import RegistrySessions
 
-CONFIRMS = "`ods installation confirm`"
+CONFIRMS = "`ods recover --apply --confirm`"
 """The command by which the operator says that changes are meant; each reason to wait for that names it."""
 
+RENEWS = "`ods recover --apply --as-new-installation`"
+"""The command by which the operator says that a registry is a copy."""
+
 _KNOWN_SECONDS = 2
-"""How long the row is not read again: `ods installation confirm` and `new` are seen within that time."""
+"""How long the row is not read again: what the operator confirms is seen within that time."""
 
 _SYSTEM: ColumnElement[str] = literal_column("(SELECT system_identifier::text FROM pg_control_system())")
 _STARTED: ColumnElement[datetime] = literal_column("pg_postmaster_start_time()")
@@ -107,7 +110,7 @@ class InstallationState:
         return (
             f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
             f" {self.confirmed}. Nothing is changed until the operator says which it is: {CONFIRMS} if this"
-            f" one goes on as the installation {self.id}, `ods installation new` if it is a copy."
+            f" one goes on as the installation {self.id}, {RENEWS} if it is a copy."
         )
 
 

@@ -62,7 +62,7 @@ class SameInstallation:
         return (
             f"The registry of tenant {self.tenant} is the installation {self.installation} as well: {copy} is"
             " a copy. Nothing is changed on the server until the copy is an installation of its own: `ods"
-            f" --tenant {tenant} installation new`; {CONFIRMS} is refused."
+            f" --tenant {tenant} recover --apply --as-new-installation`; {CONFIRMS} is refused."
         )
 
 

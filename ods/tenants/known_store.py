@@ -99,6 +99,26 @@ async def backup_obstacle(tenant: Tenant) -> str | None:
     return None
 
 
+async def store_question(tenant: Tenant) -> str | None:
+    """What the operator must decide about the store before this registry goes on with it; None if nothing.
+
+    Nothing is recorded. If the store is away, what the last pass has found counts.
+    """
+    stores = BackupStores(tenant.engine)
+    if tenant.settings.backup_url is None:
+        return None
+    try:
+        store = await open_store(tenant.settings, _SOON)
+        await require_known(store, stores)
+        await require_unshared(store, stores, tenant.name)
+    except (OtherStoreError, SharedStoreError) as question:
+        return question.reason
+    except BackupFaultError:
+        shared = await stores.conflict()
+        return None if shared is None else SharedStoreError(shared).reason
+    return None
+
+
 async def require_known(store: BackupStore, stores: BackupStores) -> UUID | None:
     """Check that the store is the one that was used at its URL; returns its id, None if none is known yet."""
     known = await stores.known_at(store.location())

@@ -107,7 +107,7 @@ async def test_adoption_is_refused_when_the_server_is_not_the_one_that_the_insta
         answer = await api.post(case.adopting)
         await instances.execute("UPDATE adminapi.installation SET serversystem = $1", known)
     assert answer.status_code == 503
-    assert "`ods installation confirm`" in answer.json()["detail"]
+    assert "`ods recover --apply --confirm`" in answer.json()["detail"]
     assert await case.comment() is None
 
 
@@ -543,7 +543,7 @@ async def test_changes_are_refused_and_reading_goes_on_when_the_registry_is_a_co
                 while (refused := await api.post(INSTANCES, json=body)).status_code != 503:
                     body["name"] += " more"
                     await asyncio.sleep(0.1)
-            assert "ods installation confirm" in refused.json()["detail"]
+            assert "ods recover --apply --confirm" in refused.json()["detail"]
             for method, path in (
                 ("PUT", f"{INSTANCES}/{case.id}"),
                 ("DELETE", f"{INSTANCES}/{case.id}"),

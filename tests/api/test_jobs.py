@@ -85,7 +85,7 @@ async def test_jobs_wait_for_the_operator_when_the_registry_is_not_confirmed(
                 for told in (listed[job.job_id], instance):
                     assert (told["status"], told["waiting"]["until"]) == (status, None)
                     assert told["errorMessage"].startswith("The job has not failed. It waits: This registry")
-                    assert "`ods installation confirm`" in told["errorMessage"]
+                    assert "`ods recover --apply --confirm`" in told["errorMessage"]
                 managed = (await api.get(f"/v2/odsInstances/manage/{job.instance_id}")).json()
                 assert managed["status"] == ("PendingCreate" if job is pending else "CreateInProgress")
                 assert len(managed) == 9

@@ -1,6 +1,7 @@
 """One campaign: clients at work on a stack while faults strike it, then quiet, then judgement."""
 
 import asyncio
+import json
 import os
 import random
 import sys
@@ -172,10 +173,12 @@ def drift_command(folder: Path) -> Sequence[str]:
 
 async def _accept_store(folder: Path) -> None:
     """What the operator does when the registry was restored."""
-    words = ("-m", "ods.cli", "installation", "accept-store", "--yes", "--data-dir", str(folder))
-    accepting = await asyncio.create_subprocess_exec(sys.executable, *words)
-    if await accepting.wait() != 0:
-        raise AssertionError("`ods installation accept-store` has failed; what it says is above.")
+    options = ("--apply", "--yes", "--accept-store", "--data-dir", str(folder))
+    command = (sys.executable, "-m", "ods.cli", "recover", "--json", *options)
+    recovering = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await recovering.communicate()
+    if not told or json.loads(told)["left"]["store"] is not None:
+        raise AssertionError("`ods recover` has not accepted the store; what it says is above.")
 
 
 def _backup_source(folder: Path, target: Target) -> BackupSource:

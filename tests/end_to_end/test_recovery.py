@@ -341,6 +341,17 @@ async def test_registry_goes_on_when_the_operator_confirms_it_with_the_recovery(
     assert await rows.fetchval("SELECT registrydatabase FROM adminapi.installation") != 1
 
 
+async def test_registry_is_no_copy_when_its_databases_are_there(
+    site: Site, api: httpx.AsyncClient, name: str
+) -> None:
+    await created(site.operator, name)
+    before = (await api.get("/v2/recovery")).json()["installation"]
+    assert before["databases"] > 0
+    refused = await api.post("/v2/recovery", json={"asNewInstallation": True})
+    assert (refused.status_code, refused.json()["detail"]) == (409, before["whyNoCopy"])
+    assert (await api.get("/v2/recovery")).json()["installation"]["id"] == before["id"]
+
+
 async def _renamed_since(admin: asyncpg.Connection, *changes: tuple[InstanceJob, str]) -> None:
     """Give databases other names, as renames do of which the registry knows nothing; all at once."""
     for job, _ in changes:
@@ -675,7 +686,18 @@ async def test_choice_is_refused_when_no_instance_has_the_database(api: httpx.As
     assert "EdFi_Ods_Unknown" in str(faults_of(answer)["Choose"])
 
 
-@pytest.mark.parametrize("body", [{"confirm": 1}, {"choose": "a"}, {"choose": [1]}, {"chosen": []}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"confirm": 1},
+        {"acceptStore": "yes"},
+        {"asNewInstallation": 1},
+        {"asNewInstallation": True, "confirm": True},
+        {"choose": "a"},
+        {"choose": [1]},
+        {"chosen": []},
+    ],
+)
 async def test_request_is_refused_when_it_does_not_name_databases(
     api: httpx.AsyncClient, body: dict[str, object]
 ) -> None:

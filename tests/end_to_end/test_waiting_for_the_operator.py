@@ -144,7 +144,7 @@ async def test_create_says_everywhere_that_it_waits_until_the_operator_confirms_
         await wait_until(waits, 30)
         await says_that_it_waits(service)
         assert f"{name}: waits: Another installation has databases on the server" in printed()
-        assert "`ods installation confirm`, or ODS_SHARED_SERVER=true" in printed()
+        assert "`ods recover --apply --confirm`, or ODS_SHARED_SERVER=true" in printed()
         assert command.returncode is None
 
         confirmed = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
@@ -167,7 +167,7 @@ async def says_that_it_waits(service: Service) -> None:
         assert told["errorMessage"].endswith(told["waiting"]["for"])
     reason = str(job["waiting"]["for"])
     assert OTHERS in reason
-    assert "`ods installation confirm`, or ODS_SHARED_SERVER=true" in reason
+    assert "`ods recover --apply --confirm`, or ODS_SHARED_SERVER=true" in reason
     (managed,) = await service.json("/v2/odsInstances/manage")
     assert managed["status"] == "CreateInProgress"
 

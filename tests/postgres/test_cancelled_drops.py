@@ -1,4 +1,4 @@
-"""`ods installation confirm` cancels the jobs that would drop a database, and no others."""
+"""`ods recover` cancels the jobs that would drop a database, and no others."""
 
 import asyncio
 from dataclasses import replace
@@ -297,8 +297,7 @@ async def test_operator_is_told_which_jobs_are_cancelled_when_the_registry_is_co
     number = (await bring_to(instances, job_store, "Completed", name)).instance_id
     job = (await instances.request_delete(number, DROP)).job
     variables = environment(make_settings(postgres, registry_dsn))
-    run = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
-    assert run.returncode == 0, run.stderr
+    run = preloaded.run("ods.cli", "recover", "--apply", "--yes", "--confirm", env=variables)
     told = " ".join((run.stdout + run.stderr).split())
     assert f"Cancelled {job.job_id}, which would have dropped a database of '{name}'." in told
     assert "within seven days" in told

@@ -458,10 +458,10 @@ async def test_installation_is_named_when_the_registry_is_a_copy(
     await rows.execute("UPDATE adminapi.installation SET registrysystem = '7', serversystem = '7'")
     try:
         remedy = await complaint(settings, "installation", "This registry was copied or moved")
-        assert remedy == "ods installation confirm; but ods installation new, if this registry is a copy"
-        command = [*remedy.partition(";")[0].split()[1:], "--yes"]
+        assert remedy == "ods recover --apply; with --as-new-installation, if this registry is a copy"
+        command = [*remedy.partition(";")[0].split()[1:], "--yes", "--confirm"]
         run = await asyncio.to_thread(preloaded.run, "ods.cli", *command, env=environment(settings))
-        assert run.returncode == 0, run.stderr
+        assert "Confirmed." in run.stdout, run.stderr
         assert await complaints(settings) == []
     finally:
         assert before is not None
@@ -601,7 +601,7 @@ async def test_store_is_named_when_another_registry_of_the_installation_uses_it(
     before = everything_in(store)
     shared, *_ = await examine_backups("backups", with_store, DEFAULT_TENANT)
     assert (shared.level, "another registry" in shared.found) == (Level.FAULT, True)
-    assert "ods installation accept-store" in str(shared.remedy)
+    assert "--accept-store" in str(shared.remedy)
     assert everything_in(store) == before, "the doctor changes nothing"
 
 

@@ -46,13 +46,15 @@ from tests.postgres.instance_states import bring_to, stores
 from tests.servers import NUMBERS, make_settings, make_tenant_settings, service_dsn, session
 from tests.servers import environment as variables_of
 
-JOBS_WORD = "Another installation … `ods installation confirm`, or ODS_SHARED_SERVER=true."
+JOBS_WORD = "Another installation … `ods recover --apply --confirm`, or ODS_SHARED_SERVER=true."
 """What a job has recorded that it waits for."""
 _ANSWERED = """
 INSERT INTO adminapi.idempotencykeys (client, key, request, status, headers, body, createdat)
 VALUES ('one', 'deploy-1', '', 202, '{}', '{}', now())
 """
 
+RECOVER = ("recover", "--apply", "--yes")
+RENEW = ("ods.cli", *RECOVER, "--as-new-installation")
 Run = subprocess.CompletedProcess[str]
 Installation = Callable[..., Run]
 
@@ -97,7 +99,7 @@ async def test_nothing_but_reading_is_allowed_when_the_registry_is_a_copy(
 ) -> None:
     job = await bring_to(instances, job_store, "Completed", name)  # in the original, after it was copied
     copy, copied_jobs = stores(copied_engine)
-    with pytest.raises(InstallationNotConfirmedError, match="ods installation confirm"):
+    with pytest.raises(InstallationNotConfirmedError, match="ods recover --apply --confirm"):
         await copy.reserve("Another", Template.MINIMAL)
     with pytest.raises(InstallationNotConfirmedError):
         await copied_jobs.begin(job)
@@ -332,7 +334,7 @@ async def test_nothing_may_be_changed_when_the_registry_of_another_tenant_is_thi
         await check.require_confirmed(seen)
     text = str(refused.value)
     assert ("one of the two is a copy" in text) is is_confirmed
-    assert ("`ods --tenant districtB installation new`" in text) is not is_confirmed
+    assert ("`ods --tenant districtB recover --apply --as-new-installation`" in text) is not is_confirmed
     await copy.renew()
     await check.require_confirmed(seen)
 
@@ -382,7 +384,7 @@ async def test_nothing_may_be_changed_when_the_server_is_another_one(tenant: Ten
         obstacle = await check_of(tenant, shares_server=True).obstacle(seen)
         assert obstacle is not None
         assert "1234567890123456789" in obstacle
-        assert "ods installation confirm" in obstacle
+        assert "ods recover --apply --confirm" in obstacle
 
 
 async def test_server_is_asked_at_once_when_a_job_waits_for_the_operator_and_that_alone_counts(
@@ -423,18 +425,18 @@ async def test_drift_says_it_when_the_installation_must_be_confirmed(
             drift for drift in await copy.drift.detect() if drift.kind is DriftKind.INSTALLATION_NOT_CONFIRMED
         ]
     assert [drift.subject for drift in found] == [await copy.installation.id()]
-    assert "ods installation new" in found[0].explanation
+    assert "--as-new-installation" in found[0].explanation
 
 
 @pytest.fixture
 def installation(postgres: EmbeddedPostgres, copied_dsn: str) -> Installation:
-    """Runs `ods installation` on a copy of the registry."""
+    """Runs `ods` on a copy of the registry."""
     variables = environment(make_settings(postgres, copied_dsn))
-    return lambda *words: preloaded.run("ods.cli", "installation", *words, env=variables)
+    return lambda *words: preloaded.run("ods.cli", *words, env=variables)
 
 
 def shown(installation: Installation) -> dict[str, str]:
-    run = installation("show", "--json")
+    run = installation("installation", "show", "--json")
     assert run.returncode == 0, run.stderr
     found: dict[str, str] = json.loads(run.stdout)
     return found
@@ -473,12 +475,14 @@ async def test_copy_is_told_and_goes_on_when_the_operator_confirms_it(
 ) -> None:
     before = shown(installation)
     assert before["registry"] != before["confirmedRegistry"]
-    assert "ods installation confirm" in before["obstacle"]
+    assert "ods recover --apply --confirm" in before["obstacle"]
     with pytest.raises(InstallationNotConfirmedError):
         await InstallationStore(copied_engine).require_confirmed()
 
-    run = installation("confirm", "--yes")
-    assert run.returncode == 0, run.stderr
+    refused = installation(*RECOVER)
+    assert (refused.returncode, "Add --confirm" in refused.stderr) == (1, True)
+    assert shown(installation) == before
+    run = installation(*RECOVER, "--confirm")
     assert "Confirmed." in run.stderr + run.stdout
 
     after = shown(installation)
@@ -487,14 +491,14 @@ async def test_copy_is_told_and_goes_on_when_the_operator_confirms_it(
     assert after["server"] == after["confirmedServer"]
     assert (await InstallationStore(copied_engine).require_confirmed()).id == before["installation"]
     async with session(copied_dsn) as rows:
-        assert await rows.fetchval("SELECT path FROM adminapi.audit") == "ods installation confirm"
+        assert await rows.fetchval("SELECT path FROM adminapi.audit") == "ods recover --apply --confirm"
 
 
 async def test_copy_is_an_installation_of_its_own_when_the_operator_renews_it(
     installation: Installation, copied_engine: AsyncEngine, tenant: Tenant
 ) -> None:
     before = shown(installation)
-    run = installation("new", "--yes")
+    run = installation(*RECOVER, "--as-new-installation")
     assert run.returncode == 0, run.stderr
     after = shown(installation)
     assert after["installation"] != before["installation"]
@@ -524,15 +528,15 @@ async def test_original_is_not_renewed_when_its_databases_are_there_or_cannot_be
     variables = environment(make_settings(postgres, registry_dsn))
     if is_away:
         variables["ODS_MASTER_DSN"] = "postgresql://service:a-password@127.0.0.1:1/postgres"
-    run = preloaded.run("ods.cli", "installation", "new", "--yes", env=variables)
+    run = preloaded.run(*RENEW, env=variables)
     assert run.returncode == 1
-    assert ("Start the server" if is_away else "1 databases on the server are its own") in run.stderr
+    assert ("cannot be reached" if is_away else "1 databases on the server are its own") in run.stderr
     tenant.instances.installation.forget()
     assert await tenant.installation.id() == before
     # As docs/operations/staging-copy.md says of a copy of the whole server.
     await admin.execute(f'COMMENT ON DATABASE "{own_database}" IS NULL')
     variables = environment(make_settings(postgres, registry_dsn))
-    assert preloaded.run("ods.cli", "installation", "new", "--yes", env=variables).returncode == 0
+    assert preloaded.run(*RENEW, env=variables).returncode == 0
 
 
 async def test_copy_beside_the_original_is_not_confirmed_and_becomes_an_installation_of_its_own(
@@ -549,25 +553,25 @@ async def test_copy_beside_the_original_is_not_confirmed_and_becomes_an_installa
 
     def run(name: str, *words: str) -> Run:
         variables = variables_of(several) | {"ODS_TENANT": name}
-        return preloaded.run("ods.cli", "installation", *words, "--yes", env=variables)
+        return preloaded.run("ods.cli", *RECOVER, *words, env=variables)
 
     for name in ("districtA", "districtB"):
-        refused = run(name, "confirm")
+        refused = run(name, "--confirm")
         assert refused.returncode == 1
         assert "is a copy" in refused.stderr
     before = await copy.read()
     assert not before.is_confirmed
-    refused = run("districtA", "new")
+    refused = run("districtA", "--as-new-installation")
     assert refused.returncode == 1
     assert "this is no copy" in refused.stderr, "the other one is, by what its registry says"
 
     await copy.confirm(before)  # a dump that was confirmed when it was the only tenant
-    renewed = run("districtB", "new")
+    renewed = run("districtB", "--as-new-installation")
     assert renewed.returncode == 0, renewed.stderr
     assert (await copy.read()).id != before.id == await tenant.installation.id()
     for name in ("districtA", "districtB"):
-        confirmed = run(name, "confirm")
-        assert confirmed.returncode == 0, confirmed.stderr
+        confirmed = run(name, "--confirm")
+        assert "Confirmed." in confirmed.stdout, confirmed.stderr
 
 
 def test_operator_is_told_when_the_registry_of_another_tenant_cannot_be_asked(
@@ -576,8 +580,7 @@ def test_operator_is_told_when_the_registry_of_another_tenant_cannot_be_asked(
     away = make_settings(postgres, "postgresql://service@127.0.0.1:1/EdFi_Admin")
     several = make_tenant_settings({"districtA": make_settings(postgres, copied_dsn), "districtB": away})
     variables = variables_of(several) | {"ODS_TENANT": "districtA"}
-    run = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
-    assert run.returncode == 0, run.stderr
+    run = preloaded.run("ods.cli", *RECOVER, "--confirm", env=variables)
     assert "The registry of districtB is away" in run.stderr + run.stdout
 
 
@@ -587,9 +590,9 @@ async def test_registry_is_not_renewed_when_two_tenants_have_it(
     before = await tenant.installation.id()
     other = make_settings(postgres, registry_dsn.replace("127.0.0.1", "localhost"))
     several = make_tenant_settings({"districtA": make_settings(postgres, registry_dsn), "districtB": other})
-    for command in ("new", "confirm"):
+    for option in ("--as-new-installation", "--confirm"):
         variables = variables_of(several) | {"ODS_TENANT": "districtB"}
-        run = preloaded.run("ods.cli", "installation", command, "--yes", env=variables)
+        run = preloaded.run("ods.cli", *RECOVER, option, env=variables)
         assert run.returncode == 1
         assert "is this one, by another address" in run.stderr
     assert (await tenant.instances.installation.read()).id == before
@@ -610,14 +613,12 @@ async def test_registry_that_is_made_anew_is_the_former_installation_as_the_page
         await engine.dispose()
 
 
-@pytest.mark.parametrize("command", ["confirm", "new"])
-def test_nothing_is_changed_when_the_operator_does_not_agree(
-    installation: Installation, command: str
-) -> None:
+@pytest.mark.parametrize("option", ["--confirm", "--as-new-installation"])
+def test_nothing_is_changed_when_the_operator_does_not_agree(installation: Installation, option: str) -> None:
     before = shown(installation)
-    run = installation(command)  # there is no terminal that could answer
+    run = installation("recover", "--apply", option)  # there is no terminal that could answer
     assert run.returncode == 1
-    assert "installation" in run.stdout
+    assert before["registry"] in run.stdout
     assert shown(installation) == before
 
 

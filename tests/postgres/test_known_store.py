@@ -115,6 +115,7 @@ async def test_request_leaves_a_store_that_is_away_to_its_job_and_refuses_anothe
     assert "mount its disk" in str(await backup_obstacle(tenant))
 
 
+_RECOVER = ("ods.cli", "recover", "--apply", "--yes")
 _AWAY = {
     "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
     "AWS_ALLOW_HTTP": "true",
@@ -130,15 +131,21 @@ async def test_store_is_accepted_by_the_command_and_its_original_is_not_any_more
     await known_store(tenant)
     before = await stores(rows)
     disk = unmount(store)
-    run = await asyncio.to_thread(
-        preloaded.run, "ods.cli", "installation", "accept-store", "--yes", env=environment(settings)
+    run = await asyncio.to_thread(preloaded.run, *_RECOVER, env=environment(settings))
+    assert (run.returncode, "Add --accept-store" in run.stderr, store.as_uri() in run.stderr) == (
+        1,
+        True,
+        True,
     )
-    assert run.returncode == 0, run.stderr
-    assert store.as_uri() in run.stdout
+    assert ids_of(store) == []
+    run = await asyncio.to_thread(
+        preloaded.run, *_RECOVER, "--accept-store", "--json", env=environment(settings)
+    )
+    assert json.loads(run.stdout)["left"]["store"] is None, run.stderr
     await known_store(tenant)
     assert ids_of(store) == [(await stores(rows))[store.as_uri()]] != list(before.values())
     assert await rows.fetchval("SELECT path FROM adminapi.audit ORDER BY id DESC LIMIT 1") == (
-        "ods installation accept-store"
+        "ods recover --apply --accept-store"
     )
     mount(disk, store)
     with pytest.raises(OtherStoreError):
@@ -146,10 +153,10 @@ async def test_store_is_accepted_by_the_command_and_its_original_is_not_any_more
 
 
 async def test_command_says_what_is_missing_when_there_is_no_store(settings: Settings, store: Path) -> None:
-    command = ("ods.cli", "installation", "accept-store", "--yes")
+    command = (*_RECOVER, "--accept-store")
     shutil.rmtree(store)
     run = await asyncio.to_thread(preloaded.run, *command, env=environment(settings))
     assert (run.returncode, "does not exist" in run.stderr) == (1, True)
     none = environment(settings.model_copy(update={"backup_url": None}))
     run = await asyncio.to_thread(preloaded.run, *command, env=none)
-    assert (run.returncode, "ODS_BACKUP_URL is not set" in run.stderr) == (1, True)
+    assert (run.returncode, "Set ODS_BACKUP_URL" in run.stderr) == (1, True)

@@ -80,10 +80,12 @@ async def findings(tenant: Tenant) -> list[str]:
 
 
 async def accepted(tenant: Tenant) -> None:
-    run = await asyncio.to_thread(
-        preloaded.run, "ods.cli", "installation", "accept-store", "--yes", env=environment(tenant.settings)
-    )
-    assert run.returncode == 0, run.stderr
+    command = ("ods.cli", "recover", "--apply", "--yes")
+    variables = environment(tenant.settings)
+    refused = await asyncio.to_thread(preloaded.run, *command, env=variables)
+    assert (refused.returncode, "Add --accept-store" in refused.stderr) == (1, True)
+    run = await asyncio.to_thread(preloaded.run, *command, "--accept-store", "--json", env=variables)
+    assert json.loads(run.stdout)["left"]["store"] is None, run.stderr
 
 
 def claims_in(store: Path) -> list[Path]:
@@ -119,7 +121,7 @@ async def test_second_registry_does_not_clean_nor_the_first_from_then_on(
         assert store.as_uri() in found
         left = (await cleaned(tenant)).left
         assert left is not None
-        assert "ods installation accept-store" in left
+        assert "`ods recover --apply --accept-store`" in left
         await known_store(tenant)  # where backups are made meanwhile
         with pytest.raises(SharedStoreError):
             await unshared_store(tenant)

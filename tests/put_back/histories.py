@@ -191,9 +191,7 @@ class Player:
         await self._site.load(registry.places(REGISTRY) | server.places(SERVER) | others)
         routes_before = _names(await routes(self._site.target))
         if REGISTRY in put_back.parts and self._confirms:
-            await self._site.command("installation", "confirm", "--yes")
-            if any((self._site.folder / STORE).iterdir()):
-                await self._site.command("installation", "accept-store", "--yes")
+            await self._site.confirm(accepts_store=any((self._site.folder / STORE).iterdir()))
         await self._site.serve()
         async with scene_at(self._site, played.end.facts) as scene:
             worker = await self._become_quiet(scene)

@@ -246,6 +246,13 @@ class Site:
         assert done.returncode == 0, f"ods {' '.join(words)}: {done.stderr}"
         return done.stdout
 
+    async def confirm(self, *, accepts_store: bool) -> None:
+        """Confirm the registry, and its store of backups, as the operator does before a recovery."""
+        words = ["--accept-store"] if accepts_store else []
+        work = partial(preloaded.run, "tests.put_back.confirming", *words, env=self._environment)
+        done = await asyncio.to_thread(work, seconds=_LIMIT_OF_COMMANDS)
+        assert done.returncode == 0, done.stderr
+
     async def pass_by(self) -> None:
         """Have each pass come by that brings jobs to their ends."""
         temporal = await self.temporal()

@@ -158,7 +158,7 @@ def test_phase_is_measured_when_it_is_a_jobs_and_ends_well() -> None:
     ("reason", "what"),
     [
         ("The registry cannot be reached, or cannot be written to.", "registry"),
-        ("This registry was copied or moved: … `ods installation confirm` if this one …", "operator"),
+        ("This registry was copied or moved: … `ods recover --apply --confirm` if this one …", "operator"),
         ("The PostgreSQL server of the ODS databases cannot be reached.", "server"),
         ("The PostgreSQL server has run out of disk space; clones pause. Free some.", "disk"),
         ("The store of s3://backups cannot be reached, or is too slow.", "backup_store"),

@@ -10,7 +10,7 @@ from api import server_looks
 from api.server_looks import ServerLooks
 from ods.console.attention import attention_of
 
-JOBS_WORD = "Another installation has databases there: `ods installation confirm`."
+JOBS_WORD = "Another installation has databases there: `ods recover --apply --confirm`."
 
 
 class _Server:

@@ -47,10 +47,10 @@ CANCELLED_WITHOUT_WORKFLOW = "The job was cancelled."
 """Why a job has failed that was cancelled when it had begun and its workflow was gone."""
 
 CANCELLED_IN_DOUBT = (
-    "The job was cancelled because the registry may have been restored: it was confirmed by `ods installation"
-    " confirm`, or its server has failed over, or no pass has run for more than a day. Whether the client has"
-    " cancelled the job since, and has used the database, is not known. Request the same again only if that"
-    " is still wanted."
+    "The job was cancelled because the registry may have been restored: it was recovered by `ods recover`,"
+    " or its server has failed over, or no pass has run for more than a day. Whether the client has cancelled"
+    " the job since, and has used the database, is not known. Request the same again only if that is still"
+    " wanted."
 )
 """Why a job has failed that would have dropped a database of a registry that may have been restored."""
 NOT_DUE: Mapping[Any, object] = {InstanceDatabase.purge_after: None}
