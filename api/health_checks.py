@@ -26,7 +26,14 @@ from ods.registry.storage.connecting import READ_ONLY
 from ods.temporal import liveness, schedules
 
 Faults = Mapping[str, str]
-"""What is wrong with parts that answer, by their names; parts that are well are not in it."""
+"""What is wrong with parts that answer, by their names; of parts that are well, a `Note` or nothing."""
+
+
+class Note(str):
+    """What is to be known of a part that is well."""
+
+    __slots__ = ()
+
 
 _logger = logging.getLogger(__name__)
 
@@ -71,18 +78,18 @@ class Check:
             _logger.warning("%s: not healthy: %s", ", ".join(self.names), fault_name(error))
             return self.unanswered()
         return [
-            Result(name=name, status=self._status(name), detail=faults[name])
-            if name in faults
-            else Result(name=name, status=HealthStatus.HEALTHY)
+            Result(name=name, status=self._status(name, faults.get(name)), detail=faults.get(name))
             for name in self.names
         ]
 
     def unanswered(self) -> list[Result]:
         """How the parts are if they cannot be asked."""
-        return [Result(name=name, status=self._status(name)) for name in self.names]
+        return [Result(name=name, status=self._status(name, "")) for name in self.names]
 
-    def _status(self, name: str) -> HealthStatus:
-        """The status of a part that is not well."""
+    def _status(self, name: str, fault: str | None) -> HealthStatus:
+        """The status of a part: what is wrong with it may be empty, but not None."""
+        if fault is None or isinstance(fault, Note):
+            return HealthStatus.HEALTHY
         return HealthStatus.DEGRADED if name in self.lesser else self.otherwise
 
 
@@ -141,12 +148,18 @@ async def _require_server(group: Sequence[Services]) -> None:
 
 
 def _installation(tenants: Tenancy, services: Services) -> Check:
-    """Whether anything may be changed, or the operator must confirm first which installation this is."""
+    """Whether anything may be changed, or the operator must confirm first which installation this is.
+
+    It is well while drops are held back after a restore, and says until when.
+    """
     name = _named("installation", services, tenants)
 
     async def find() -> Faults:
         obstacle = await services.tenant.installation.known_obstacle(services.tenant.server)
-        return {} if obstacle is None else {name: obstacle}
+        if obstacle is not None:
+            return {name: obstacle}
+        hold = (await services.tenant.instances.installation.state()).hold
+        return {} if hold is None else {name: Note(hold)}
 
     return Check([name], find)
 
@@ -157,9 +170,9 @@ def _backups(tenants: Tenancy, services: Services) -> Iterator[Check]:
         name = _named("backups", services, tenants)
 
         async def find() -> Faults:
-            return {name: "They are stored unencrypted: ODS_BACKUP_RECIPIENTS is not set."}
+            return {name: Note("They are stored unencrypted: ODS_BACKUP_RECIPIENTS is not set.")}
 
-        yield Check([name], find, HealthStatus.HEALTHY)
+        yield Check([name], find)
 
 
 async def _refusals(names: Sequence[str], ask: Callable[[], Awaitable[None]]) -> Faults:

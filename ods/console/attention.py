@@ -23,6 +23,7 @@ class Attention:
         spares: how many spares were missing at the last look.
         unconfirmed: what the operator must confirm before jobs go on; None if nothing.
         is_suspected: whether the registry may be wrong about what is due, so that nothing is purged.
+        hold: until when drops are held back after a restore, and why; None if they are not.
     """
 
     failed: int
@@ -30,10 +31,11 @@ class Attention:
     spares: int
     unconfirmed: str | None
     is_suspected: bool
+    hold: str | None
 
     @property
     def is_any(self) -> bool:
-        """Whether there is anything at all."""
+        """Whether a person is needed for anything at all."""
         return bool(self.failed or self.drift or self.spares or self.unconfirmed)
 
 
@@ -45,7 +47,8 @@ async def attention_of(services: Services) -> Attention:
     found = looks.drift.found if looks.drift else ()
     spares = looks.spares.found.missing if looks.spares else 0
     unconfirmed = await _unconfirmed(services)
-    return Attention(failed, len(found), spares, unconfirmed, is_suspect(found) is not None)
+    hold = (await services.tenant.instances.installation.state()).hold
+    return Attention(failed, len(found), spares, unconfirmed, is_suspect(found) is not None, hold)
 
 
 async def _unconfirmed(services: Services) -> str | None:

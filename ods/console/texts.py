@@ -184,6 +184,7 @@ _TEXTS = {
     "attention.spares": "{number} spares missing",
     "attention.spares.one": "1 spare missing",
     "attention.suspected": "the registry may be wrong",
+    "attention.hold": "Go to the trash",
     # One instance
     "instance.protected": "protected",
     "instance.contents": "On this page",

@@ -19,6 +19,7 @@ from sqlalchemy import (
     ARRAY,
     ColumnElement,
     Uuid,
+    case,
     delete,
     exists,
     func,
@@ -33,6 +34,7 @@ from ods.model.operations import FORGET_TRASH, JobStatus
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.registry.storage.models import (
     OUT_OF_TRASH,
+    UTC_NOW,
     DatabaseRevision,
     DbInstance,
     IdempotencyKey,
@@ -56,6 +58,9 @@ _SYSTEM: ColumnElement[str] = literal_column("(SELECT system_identifier::text FR
 _STARTED: ColumnElement[datetime] = literal_column("pg_postmaster_start_time()")
 _DATABASE: ColumnElement[int] = literal_column(
     "(SELECT oid::int8 FROM pg_database WHERE datname = current_database())"
+)
+_HELD_UNTIL: ColumnElement[datetime | None] = case(
+    (Installation.held_until > UTC_NOW, Installation.held_until)
 )
 
 
@@ -83,6 +88,8 @@ class InstallationState:
         neighbours: installations that may have databases on that server as well: the operator has confirmed
             them, or another tenant of this service is one.
         backup_key: the secret key of the HMAC beside the rights of roles in backups.
+        held_until: until when the trash is kept because the registry may have been restored, in UTC without a
+            zone; None if it is not.
     """
 
     id: str
@@ -92,6 +99,7 @@ class InstallationState:
     server: str | None
     neighbours: frozenset[str]
     backup_key: bytes = field(repr=False)
+    held_until: datetime | None
 
     @property
     def is_confirmed(self) -> bool:
@@ -111,6 +119,16 @@ class InstallationState:
             f"This registry was copied or moved: it is the {self.here}, and was confirmed as the"
             f" {self.confirmed}. Nothing is changed until the operator says which it is: {CONFIRMS} if this"
             f" one goes on as the installation {self.id}, {RENEWS} if it is a copy."
+        )
+
+    @property
+    def hold(self) -> str | None:
+        """Until when what is due is not dropped, and why; None if drops are not held back."""
+        if self.held_until is None:
+            return None
+        return (
+            "The registry, or its server, may have been restored. Nothing that was in the trash when this was"
+            f" seen is dropped before {self.held_until:%Y-%m-%d %H:%M} UTC, unless a client purges it."
         )
 
 
@@ -160,6 +178,7 @@ class InstallationStore:
             Installation.server_system,
             Installation.neighbours,
             Installation.backup_key,
+            _HELD_UNTIL.label("held_until"),
             _SYSTEM.label("system"),
             _DATABASE.label("database"),
             _STARTED.label("started"),
@@ -237,6 +256,7 @@ class InstallationStore:
             "server_system": None,
             "neighbours": [],
             "store_conflict": None,
+            "held_until": None,
         }
         no_database = {
             "mark": func.gen_random_uuid(),
@@ -282,4 +302,5 @@ def _state(row: Any) -> InstallationState:  # noqa: ANN401 - a row's columns hav
         server=row.server_system,
         neighbours=frozenset(map(str, row.neighbours)),
         backup_key=row.backup_key.bytes,
+        held_until=row.held_until,
     )

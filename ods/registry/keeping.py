@@ -38,6 +38,13 @@ async def end_of(session: AsyncSession, kept_for: timedelta) -> datetime:
     return end
 
 
+async def hold_trash(session: AsyncSession) -> None:
+    """As `keep_trash`, for a registry that may have been restored; until when is recorded, to be told."""
+    until = func.greatest(Installation.held_until, await end_of(session, KEPT_IN_DOUBT))
+    await session.execute(update(Installation).values(held_until=until))
+    await keep_trash(session)
+
+
 async def keep_trash(session: AsyncSession) -> None:
     """Let what is in the trash stay for `KEPT_IN_DOUBT` at least."""
     kept_until = await end_of(session, KEPT_IN_DOUBT)

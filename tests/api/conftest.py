@@ -68,6 +68,7 @@ async def _emptied(registry: str) -> str:
         await connection.execute(f"TRUNCATE {_TABLES} CASCADE")
         await connection.execute(registries.TOKEN_HOLDER)
         await connection.execute("UPDATE adminapi.registration SET openuntil = NULL")
+        await connection.execute("UPDATE adminapi.installation SET helduntil = NULL")
     return registry
 
 

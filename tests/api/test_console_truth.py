@@ -17,6 +17,7 @@ from ods.embedded.polling import wait_until
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import InstanceStore
+from ods.tenants.tenant import Tenant
 from tests.postgres.instance_states import add_version, bring_to, marked_by
 from tests.secret_search import as_secret
 from tests.servers import session
@@ -224,3 +225,21 @@ async def test_job_that_has_not_begun_waits_when_the_registry_is_not_confirmed(
         finally:
             await rows.execute(moved, -1)
         await wait_until(partial(is_told, waits=False), 30)
+
+
+async def test_every_page_says_until_when_drops_are_held_back_after_a_restore(
+    browser: httpx.AsyncClient, tenant: Tenant, registry_dsn: str
+) -> None:
+    told = "Nothing that was in the trash when this was seen is dropped before"
+    pages = ("/instances", "/trash", "/audit", "/no-such-page", "/attention")
+
+    async def is_told(*, holds: bool) -> bool:
+        return {told in unescape((await browser.get(f"/console{page}")).text) for page in pages} == {holds}
+
+    assert await is_told(holds=False)
+    await tenant.cancellations.hold_drops()
+    await wait_until(partial(is_told, holds=True), 10)
+    assert "Needs you:" not in await shown(browser, "/instances")
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.installation SET helduntil = now() AT TIME ZONE 'utc'")
+    await wait_until(partial(is_told, holds=False), 10)

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -17,16 +17,19 @@ from api import health
 from api.health_checks import Check, HealthStatus
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.registry.keeping import KEPT_IN_DOUBT
 from ods.settings.settings import Settings
 from ods.temporal import liveness, schedules
+from ods.tenants.tenant import Tenant
 from tests import registries
 from tests.api.server import Server
 from tests.api.service import NOBODY, client_of, running
-from tests.servers import make_settings, make_tenant_settings, scheduled, seeded_postgres
+from tests.servers import make_settings, make_tenant_settings, scheduled, seeded_postgres, session
 
 UNREACHABLE = SecretStr("postgresql://service:a-password@127.0.0.1:1/EdFi_Admin")
 READ_ONLY = "It is read-only, or a standby."
 TENANTS = 100
+NOW = timedelta()
 
 
 async def statuses(client: httpx.AsyncClient) -> dict[str, str]:
@@ -86,6 +89,23 @@ async def test_service_says_that_backups_are_unencrypted_and_is_as_well_when_the
     encrypted = stored.model_copy(update={"backup_recipients": "age1one"})
     async with running(encrypted, NOBODY) as app, client_of(app) as client:
         assert "backups" not in await statuses(client)
+
+
+async def test_service_says_until_when_drops_are_held_back_and_is_as_well(
+    settings: Settings, tenant: Tenant, registry_dsn: str
+) -> None:
+    await tenant.cancellations.hold_drops()
+    async with running(settings, NOBODY) as app, client_of(app) as client:
+        answer = (await client.get("/health")).json()
+    until = datetime.now(UTC) + KEPT_IN_DOUBT
+    (told,) = (part for part in answer["results"] if part["name"] == "installation")
+    assert told["status"] == "Healthy"
+    assert "Nothing that was in the trash when this was seen is dropped before" in told["detail"]
+    assert any(f"{until - late:%Y-%m-%d %H:%M} UTC" in told["detail"] for late in (NOW, timedelta(minutes=1)))
+    async with session(registry_dsn) as rows:
+        await rows.execute("UPDATE adminapi.installation SET helduntil = now() AT TIME ZONE 'utc'")
+    async with running(settings, NOBODY) as app, client_of(app) as client:
+        assert (await details(client))["installation"] is None
 
 
 async def test_service_is_degraded_when_no_worker_polls(

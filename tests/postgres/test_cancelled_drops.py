@@ -18,6 +18,7 @@ from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
+from ods.registry.keeping import KEPT_IN_DOUBT
 from ods.settings.settings import VerifyPolicy
 from ods.tenants.tenant import Tenant
 from tests import preloaded
@@ -136,7 +137,7 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
             await tenant.begin_pass()
             assert await job_store.is_due(job)
             assert [one.job_id for one in await job_store.unfinished_deletes({})] == [tried_again.job_id]
-        await rows.execute(f"UPDATE adminapi.installation SET {doubt}")  # noqa: S608 - a constant
+        await rows.execute(f"UPDATE adminapi.installation SET helduntil = NULL, {doubt}")  # noqa: S608 - a constant
         await tenant.begin_pass()
         assert not await job_store.is_due(job)
         assert await job_store.unfinished_deletes({}) == []
@@ -148,6 +149,10 @@ async def test_pass_begins_with_calling_off_drops_when_the_registry_may_have_bee
             kept.instance_id,
         )
         assert round(left / timedelta(days=1)) == days
+        held: timedelta | None = await rows.fetchval(
+            "SELECT helduntil - now() AT TIME ZONE 'utc' FROM adminapi.installation"
+        )
+        assert (held and round(held / timedelta(days=1))) == (days if days == KEPT_IN_DOUBT.days else None)
     finally:
         await rows.execute(NO_PASSES)
 

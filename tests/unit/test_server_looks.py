@@ -94,7 +94,11 @@ async def test_pages_believe_a_job_only_while_there_is_no_look_of_their_own(
         return 0
 
     looks = _Server().looks()
-    store = SimpleNamespace(awaited=awaited, obstacle=nothing)
+
+    async def state() -> object:
+        return SimpleNamespace(hold=None)
+
+    store = SimpleNamespace(awaited=awaited, obstacle=nothing, state=state)
     queries = SimpleNamespace(count=none_failed)
     tenant = SimpleNamespace(queries=queries, instances=SimpleNamespace(installation=store))
     services = cast("Any", SimpleNamespace(looks=looks, tenant=tenant))

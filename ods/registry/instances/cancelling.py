@@ -35,7 +35,7 @@ from ods.registry.instances.steps import (
     readable,
     take_step,
 )
-from ods.registry.keeping import keep_trash
+from ods.registry.keeping import hold_trash
 from ods.registry.storage.errors import JobRefusedError
 from ods.registry.storage.models import UTC_NOW, Backup, DbInstance, InstanceDatabase, Job, OdsInstance
 from ods.registry.storage.sessions import RegistrySessions
@@ -172,12 +172,14 @@ class JobCancellations:
         """Call off every drop for a registry that was restored, or whose server has failed over.
 
         Besides what `call_off_drops` does, what is in the trash stays for `KEPT_IN_DOUBT` at least, and the
-        last scheduled backup of each instance stays until the next one. Returns the cancelled attempts.
+        last scheduled backup of each instance stays until the next one. `/health` and the console say so.
+        Returns the cancelled attempts.
         """
         cancelled = await self.call_off_drops()
         async with self._sessions.transaction() as session:
-            await keep_trash(session)
+            await hold_trash(session)
             await _keep_last_backups(session)
+        self.installation.forget()
         return cancelled
 
     async def call_off_drops(self) -> Sequence[InstanceJob]:

@@ -171,7 +171,8 @@ CREATE TABLE adminapi.installation (
     backupstores jsonb NOT NULL DEFAULT '{}',
     storeclaim bigint NOT NULL DEFAULT 0, storeclaimid uuid, storeconflict text,
     -- When passes ran.
-    timeline int, passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp
+    timeline int, passat timestamp, gapfrom timestamp, gapto timestamp, setbackfrom timestamp,
+    helduntil timestamp
 );
 INSERT INTO adminapi.installation DEFAULT VALUES;
 """

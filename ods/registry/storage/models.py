@@ -817,6 +817,8 @@ class Installation(Base):
     gap_to: Mapped[datetime | None] = mapped_column("gapto")
     # When one last ran before the clock was set back by more than a day; null once it is as late again.
     set_back_from: Mapped[datetime | None] = mapped_column("setbackfrom")
+    # Until when the trash is kept because the registry may have been restored.
+    held_until: Mapped[datetime | None] = mapped_column("helduntil")
 
 
 class OdsInstance(Base):
