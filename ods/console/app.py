@@ -15,7 +15,6 @@ from ods.console.routes import (
     delete_backup,
     delete_instances,
     delete_snapshot,
-    drift,
     edit_instance,
     end_job,
     end_session,
@@ -29,6 +28,7 @@ from ods.console.routes import (
     new_client,
     new_instance,
     purge_instance,
+    recovery,
     rename_instance,
     reset_instance,
     retry_instance,
@@ -65,7 +65,7 @@ for _module in (
     *(backups, delete_backup, verify_backup, backup, templates),
     *(clients, new_client, client_state, client_downloads, rotate_client),
     *(sessions, end_session, audit),
-    *(spares, drift, health, attention),
+    *(spares, recovery, health, attention),
     unknown,
 ):
     router.include_router(_module.router)

@@ -7,7 +7,7 @@ MENU = (
     ("menu.trash", "/trash"),
     ("menu.templates", "/templates"),
     ("menu.spares", "/spares"),
-    ("menu.drift", "/drift"),
+    ("menu.recovery", "/recovery"),
     ("menu.clients", "/clients"),
     ("menu.audit", "/audit"),
     ("menu.health", "/health"),

@@ -16,7 +16,7 @@ from ods.console.addresses import ROOT, page_url
 from ods.console.attention import attention_of
 from ods.console.errors import SignInNeededError
 from ods.console.page import render
-from ods.console.session import SessionDep, is_stream, require_may_act
+from ods.console.session import SessionDep, is_stream, require_full_access, require_may_act
 from ods.console.sign_in_page import TypedForm, again_form, render_sign_in
 
 POLICY = (
@@ -39,11 +39,16 @@ async def _require_permission(request: Request, session: SessionDep) -> None:
         await require_may_act(session)
 
 
+async def _require_full_access(request: Request, session: SessionDep) -> None:
+    if request.method not in READING:
+        require_full_access(session)
+
+
 async def _admit(request: Request, _session: SessionDep) -> None:
     await shedding.admit(request)
 
 
-async def _attend(request: Request, session: SessionDep) -> None:
+async def attend(request: Request, session: SessionDep) -> None:
     """Find out what needs a person, for the top of the page; fragments have none."""
     if _SCRIPT_HEADER not in request.headers and not is_stream(request):
         request.state.attention = await attention_of(session.services)
@@ -54,15 +59,17 @@ def page_router() -> APIRouter:
     return APIRouter(prefix=ROOT, route_class=PageRoute)
 
 
-def signed_in_router(*, manages_instances: bool = False) -> APIRouter:
+def signed_in_router(*, manages_instances: bool = False, confirms_installation: bool = False) -> APIRouter:
     """A router for pages of clients that are signed in; what is no reading, of those that may act.
 
     What these endpoints depend on is that of the tenant which the client has signed in to.
 
     Args:
         manages_instances: whether they are refused where `ODS_INSTANCE_MANAGEMENT` is off.
+        confirms_installation: whether they pass while the installation is not confirmed, as it is here.
     """
-    dependencies = [Depends(_admit), Depends(_require_permission), Depends(_attend)]
+    permission = _require_full_access if confirms_installation else _require_permission
+    dependencies = [Depends(_admit), Depends(permission), Depends(attend)]
     if manages_instances:
         dependencies.append(Depends(require_instance_management))
     return APIRouter(prefix=ROOT, route_class=PageRoute, dependencies=dependencies)

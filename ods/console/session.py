@@ -114,13 +114,22 @@ async def require_may_act(session: Session) -> None:
     Raises:
         ProblemError: 403, the client may not; 503, the registry was copied or moved, and is not confirmed.
     """
+    require_full_access(session)
+    await require_confirmed(session.services)
+
+
+def require_full_access(session: Session) -> None:
+    """Let a request pass that changes something, also while the registry is not confirmed.
+
+    Raises:
+        ProblemError: 403, the client may not.
+    """
     if not session.may_act:
         if session.is_person:
             title, detail = t("read_only.person.title"), t("read_only.person.detail")
         else:
             title, detail = t("read_only.title"), t("read_only.detail")
         raise ProblemError(HTTPStatus.FORBIDDEN, title, detail=detail)
-    await require_confirmed(session.services)
 
 
 async def require_may_download(session: Session) -> None:

@@ -134,7 +134,7 @@ ENDPOINTS: Mapping[str, str] = {
         GET /console/backups/rows  GET /console/backups/{backup_id}  GET /console/backups/{backup_id}/facts
         GET /console/templates  GET /console/clients  GET /console/sessions  GET /console/audit
         GET /console/audit.csv
-        GET /console/spares  GET /console/spares/rows  GET /console/drift  GET /console/drift/again
+        GET /console/spares  GET /console/spares/rows  GET /console/recovery  GET /console/recovery/again
         GET /console/health  GET /console/health/parts  GET /console/health/doctor  GET /console/{path}
     """,
     "page with a form": """
@@ -168,7 +168,7 @@ ENDPOINTS: Mapping[str, str] = {
         POST /console/backups/{backup_id}/delete  POST /console/backups/{backup_id}/verify
         POST /console/clients/new  POST /console/clients/disable  POST /console/clients/enable
         POST /console/clients/let-download  POST /console/clients/refuse-downloads
-        POST /console/clients/rotate  POST /console/spares
+        POST /console/clients/rotate  POST /console/spares  POST /console/recovery
     """,
 }
 

@@ -170,9 +170,9 @@ async def test_database_in_the_way_is_told_when_the_last_look_at_the_server_has_
     path, in_the_way = "/console/instances/new/plan", f"EdFi_Ods_{name.replace(' ', '_')}_Minimal"
     assert "It can be created." in read(await browser.post(path, data=typed))
     async with database(admin, in_the_way):
-        await browser.get("/console/drift/again", follow_redirects=True)
+        await browser.get("/console/recovery/again", follow_redirects=True)
         plan = read(await browser.post(path, data=typed))
-        drift = await shown(browser, "/drift")
+        drift = await shown(browser, "/recovery")
     assert f"Database {in_the_way} " in plan
     assert "had a database of that name when it was last looked at: No instance of this tenant has" in plan
     assert "It can be created." not in plan

@@ -115,7 +115,7 @@ def _pages(example: Example) -> Mapping[str, str]:
         "trash": "/trash",
         "templates": "/templates",
         "spares": "/spares",
-        "drift": "/drift",
+        "recovery": "/recovery",
         "clients": "/clients",
         "audit": "/audit",
         "health": "/health",

@@ -33,7 +33,7 @@ SIGNED_OUT = ("/sign-in", "/sign-in?after=/jobs", "/sign-in/link?with=void")
 NO_PAGES = {
     *("/console", "/console/live", "/console/static/{address}", "/console/attention", "/console/audit.csv"),
     *("/console/instances/rows", "/console/jobs/rows", "/console/backups/rows", "/console/trash/rows"),
-    *("/console/spares/rows", "/console/drift/again", "/console/health/parts"),
+    *("/console/spares/rows", "/console/recovery/again", "/console/health/parts"),
     *(f"/console/instances/{{instance_id}}/{part}" for part in ("head", "about", "jobs", "contexts")),
     *(f"/console/instances/{{instance_id}}/{part}" for part in ("copies", "organizations", "usage")),
     "/console/sign-in/oidc",

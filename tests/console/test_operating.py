@@ -17,7 +17,7 @@ async def test_drift_is_gone_when_its_remedy_was_requested(
     page = person.page
     await person.create("Grand Bend 2027")
     await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
-    await page.goto("/console/drift")
+    await page.goto("/console/recovery")
     await expect(page.get_by_text("Registry and server agree.")).to_be_visible()
     await admin.execute('COMMENT ON DATABASE "EdFi_Ods_Grand_Bend_2027_Minimal" IS NULL')
     await page.get_by_role("link", name="Look again").click()
@@ -28,7 +28,7 @@ async def test_drift_is_gone_when_its_remedy_was_requested(
     await finding.get_by_role("link", name="Adopt the database").click()
     await person.sees_heading("Adopt the database EdFi_Ods_Grand_Bend_2027_Minimal")
     await page.get_by_role("button", name="Adopt the database").click()
-    await person.sees_heading("Drift")
+    await person.sees_heading("Recovery")
     await expect(page.get_by_text("Registry and server agree.")).to_be_visible()
     await expect(page.get_by_role("link", name="1 difference between registry and server")).to_have_count(0)
 
@@ -50,11 +50,11 @@ async def test_an_instance_comes_back_when_its_database_was_opened_in_the_trash(
     )
     trashed = await admin.fetchval(query)
     await admin.execute(f'ALTER DATABASE "{trashed}" ALLOW_CONNECTIONS true')
-    await page.goto("/console/drift/again")
+    await page.goto("/console/recovery/again")
     await page.get_by_role("link", name="Undelete the instance").click()
     await page.get_by_role("button", name="Undelete Ridge").click()
     await expect(page.get_by_role("status").filter(has_text="Completed")).to_be_visible()
-    await page.goto("/console/drift/again")
+    await page.goto("/console/recovery/again")
     await expect(page.get_by_text("Registry and server agree.")).to_be_visible()
 
 
@@ -81,7 +81,7 @@ async def test_a_client_sees_drift_and_no_remedy_when_it_may_only_read(
     job = await bring_to(instances, job_store, "Completed", "Grand Bend")
     reader = Person(await (await open_context()).new_page())
     await reader.sign_in(READER)
-    await reader.page.goto("/console/drift/again")
+    await reader.page.goto("/console/recovery/again")
     await expect(reader.page.get_by_text("does not exist")).to_be_visible()
     await expect(reader.page.get_by_role("link", name="Adopt the database")).to_have_count(0)
     token = await reader.page.locator("input[name=csrf]").first.get_attribute("value")
@@ -137,7 +137,7 @@ async def test_hostile_names_are_only_text_when_they_are_in_drift(
 ) -> None:
     await bring_to(instances, job_store, "Completed", "Grand Bend")
     await registry.execute("UPDATE adminapi.managed_instances SET name = $1", HOSTILE)
-    await person.page.goto("/console/drift/again")
+    await person.page.goto("/console/recovery/again")
     await expect(person.page.get_by_text(HOSTILE).first).to_be_visible()
     assert await is_as_wide_as_the_window(person.page)
 

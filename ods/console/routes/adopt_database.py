@@ -39,4 +39,4 @@ async def adopt(  # noqa: PLR0913, PLR0917 - parts of the service
     audit.instance = instance_id
     await adoption.adopt(instance_id, database)
     await looks.look_for_drift()
-    return see_other(request, "/drift")
+    return see_other(request, "/recovery")
