@@ -25,16 +25,14 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 from activities.backup_cleaning import BackupCleaning
 from activities.backup_verification import VerificationActivities
 from activities.backups import BackupActivities
-from activities.concurrency import ConcurrencyLimit
 from activities.context import ActivityContext
 from activities.databases import DatabaseActivities
 from activities.education_organizations import EducationOrganizationActivities, RefreshActivities
-from activities.reconcile import Housekeeping, ReconcileActivities
+from activities.job_fence import ConcurrencyLimit
+from activities.passes import Housekeeping, ReconcileActivities, SweepActivities
 from activities.scheduled_requests import ScheduledRequests
 from activities.spares import RefillRequests, SpareActivities
-from activities.statuses import FollowUps, StatusActivities
-from activities.sweep import SweepActivities
-from activities.versions import VersionActivities
+from activities.statuses import StatusActivities
 from ods.observability.logs import configure_logging, fault_name, switch_debug_on_hangup
 from ods.observability.loop_watchdog import watched_loop
 from ods.observability.metrics import server as metrics_server
@@ -123,22 +121,15 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
         tenant: the tenant.
         workflow_tasks: how many workflow tasks it has under way at most.
     """
-    settings, jobs, server = tenant.settings, tenant.jobs, tenant.server
-    statuses = StatusActivities(
-        jobs,
-        tenant.connection_strings,
-        server,
-        settings.backup_verify,
-        final_backup=settings.final_backup,
-    )
-    follow_ups, housekeeping = FollowUps(tenant), Housekeeping(tenant)
+    settings, jobs = tenant.settings, tenant.jobs
+    statuses, housekeeping = StatusActivities(tenant), Housekeeping(tenant)
     starter = JobStarter(temporal, settings.registry_queue)
     sweep = SweepActivities(jobs, starter.start_unrequested, tenant.begin_pass, tenant.admin_api_rows.adopt)
     detect = partial(_detect_drift, temporal, tenant)
     reconcile = ReconcileActivities(
         tenant.begin_pass,
         jobs,
-        server,
+        tenant.server,
         detect,
         starter.is_at_work,
         starter.start_unrequested,
@@ -164,15 +155,10 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             statuses.begin,
             statuses.is_due,
             statuses.next_attempt,
-            statuses.finish_create,
-            statuses.finish_delete,
-            statuses.finish_rename,
-            statuses.finish_undelete,
-            statuses.finish_purge,
-            follow_ups.request_purge_after,
-            follow_ups.call_off_purge,
+            statuses.finish,
+            statuses.request_purge_after,
+            statuses.call_off_purge,
             statuses.finish_backup,
-            statuses.finish_replacement,
             statuses.fail,
             statuses.record_wait,
             sweep.dispatch_page,
@@ -182,7 +168,6 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             reconcile.report_drift,
             reconcile.purge_due,
             housekeeping.remove_old_answers,
-            follow_ups.finish_snapshot,
             housekeeping.remove_snapshots,
             reconcile.claim_due_versions,
             refreshes.request_refresh,
@@ -191,7 +176,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
             refreshes.begin_refresh,
             refreshes.finish_refresh,
             BackupCleaning(tenant, verifications.start, detect).clean_backups,
-            follow_ups.finish_verification,
+            statuses.finish_verification,
             scheduled.request_scheduled_backups,
             scheduled.request_scheduled_snapshots,
             housekeeping.record_sizes,
@@ -225,7 +210,6 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
     refill = RefillRequests(partial(schedules.trigger, temporal, tenant.name, schedules.SPARE_REFILL))
     limit = ConcurrencyLimit(settings.ddl_concurrency, tenant.name)
     databases = DatabaseActivities(tenant, limit, refill if settings.spares else None)
-    versions = VersionActivities(tenant, limit)
     spares = SpareActivities(tenant.spares, limit)
     return Worker(
         temporal,
@@ -242,9 +226,8 @@ def ddl_worker(temporal: Client, tenant: Tenant) -> Worker:
             databases.purge_backed_up,
             databases.snapshot,
             databases.reset,
-            databases.undo_reset,
-            versions.drop_replaced,
-            versions.purge_version,
+            databases.drop_replaced,
+            databases.purge_version,
             databases.compensate,
             spares.prune_spares,
             spares.replenish_spare,

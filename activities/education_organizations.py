@@ -11,7 +11,7 @@ from temporalio import activity
 
 from activities.errors import is_locked
 from activities.following import heartbeats
-from activities.sweep import accepted
+from activities.passes import accepted
 from ods.databases.education_organizations.processes import ReadingProcesses, reading_processes
 from ods.databases.education_organizations.reading import Address, UnreadableError
 from ods.model.operations import JobStatus

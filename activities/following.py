@@ -13,6 +13,7 @@ import asyncpg
 from temporalio import activity
 
 from ods.backups.monitoring import Monitor, Progress, program_log
+from ods.databases.ownership import KnownOwner
 from ods.databases.statements import fetch_value
 from ods.observability.logs import fault_name
 from ods.registry.instances.job_store import JobStore
@@ -80,20 +81,27 @@ class Following:
         return round((time.monotonic() - self._began) * (100 - self.percent) / self.percent)
 
     def details(self) -> Sequence[object]:
-        """What the Web UI shows."""
+        """What the Web UI shows, once a piece was stored or read."""
+        if not self._moved.is_set():
+            return []
         return [{"percent": self.percent, "etaSeconds": self.eta_seconds}]
 
 
 @dataclass(frozen=True)
 class FencedWork:
-    """Long work on a fenced session that nothing else uses; it is cancelled when the session ends."""
+    """Work on the databases of an instance, with the session that holds its fence.
+
+    Attributes:
+        owner: the instance, with the revisions that the registry knew when the work began.
+    """
 
     session: asyncpg.Connection
+    owner: KnownOwner
     following: Following
     report: Callable[[], Awaitable[object]]  # awaited each second meanwhile
 
     async def done(self, work: Awaitable[_Result]) -> _Result:
-        """Do the work."""
+        """Do long work, while nothing else uses the session; it is cancelled when the session ends."""
         return await watched(work, self._watch())
 
     async def _watch(self) -> NoReturn:

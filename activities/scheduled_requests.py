@@ -13,7 +13,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.errors import is_locked, is_outage, step
 from activities.following import heartbeats
-from activities.sweep import accepted
+from activities.passes import accepted
 from ods.backups.readiness import require_programs, require_restores
 from ods.observability.logs import fault_name
 from ods.registry.backups.rows import without_zone

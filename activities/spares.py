@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from temporalio.service import RPCError
 
-from activities.concurrency import ConcurrencyLimit
 from activities.errors import step
 from activities.following import heartbeats
+from activities.job_fence import ConcurrencyLimit
 from ods.databases.templates.spare_pool import PruneResult, SpareOrder, SparePool
 
 _logger = logging.getLogger(__name__)

@@ -1,40 +1,25 @@
 """Activities that write the status of an instance and its job."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from functools import partial
 from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from activities.backup_verification import Verdict
-from activities.errors import JobCancelledError, SupersededError, step
+from activities.endings import Endings, JobEnd, end_of
+from activities.errors import SupersededError, step
 from ods.databases.adoption import let_go_obstacle
 from ods.databases.dropping import drop_obstacle
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.left_names import record_left
 from ods.databases.ownership import KnownOwner
-from ods.databases.server import Server, leave_to_job
-from ods.model.operations import InstanceStatus
-from ods.observability.metrics.job_phases import measured_job, phase
+from ods.model.operations import InstanceStatus, Operation
 from ods.registry.backups.stored import FinishedBackup, RecordedBackup
-from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
-from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
-from ods.registry.rights.missing import MissingRightsError
-from ods.registry.storage.errors import (
-    CancelledDropError,
-    ContextTakenError,
-    DerivativeTakenError,
-    InstallationNotConfirmedError,
-    NameTakenError,
-)
-from ods.settings.settings import VerifyPolicy
 from ods.tenants.cancelling import reason_of
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
@@ -52,96 +37,43 @@ _LATE_SESSION = "300ms"
 _Obstacle: TypeAlias = Callable[[asyncpg.Connection, KnownOwner, list[str]], Awaitable[str | None]]
 
 
-@dataclass(frozen=True)
 class StatusActivities:
-    """The first and the last step of every job: each is one guarded transaction and safe to repeat."""
+    """The first and the last step of every job of a tenant: each is one guarded transaction."""
 
-    jobs: JobStore
-    connection_strings: OdsConnectionStrings
-    server: Server
-    verify: VerifyPolicy = VerifyPolicy.NEVER
-    final_backup: bool = False
+    def __init__(self, tenant: Tenant) -> None:
+        self._tenant = tenant
+        self._jobs = tenant.jobs
+        self._endings = Endings(tenant)
 
     @step
     async def begin(self, job: InstanceJob) -> BeginResult:
         """Move the instance to `InProgress` for this attempt, or record why a delete is refused."""
-        return await self.jobs.begin(job, self._missing_backup(job) or await self._refusal(job))
+        return await self._jobs.begin(job, self._missing_backup(job) or await self._refusal(job))
 
     @activity.defn
     async def is_due(self, job: InstanceJob) -> bool:
         """Whether the instance waits for this attempt of the job."""
-        return await self.jobs.is_due(job)
+        return await self._jobs.is_due(job)
 
     @activity.defn
     async def next_attempt(self, job: InstanceJob) -> InstanceJob | None:
         """The attempt after this one, which has failed; None if the instance has another job by now."""
-        return await self.jobs.next_attempt(job)
+        return await self._jobs.next_attempt(job)
 
     @activity.defn
-    async def finish_create(self, job: InstanceJob) -> bool:
-        """Record `Completed` and route the ODS/API to the new database."""
-        with _end_of(job):
-            return await self.jobs.finish_create(job, self.connection_strings.encrypted(job.database))
-
-    @activity.defn
-    async def finish_rename(self, job: InstanceJob) -> bool:
-        """Record `Completed` under the new names and route the ODS/API to the renamed database."""
-        with _end_of(job):
-            connection_string = self.connection_strings.encrypted(job.final_database)
-            recorded = await self.jobs.finish_rename(job, connection_string)
-        return recorded and await self._left(job)
-
-    @activity.defn
-    async def finish_delete(self, job: InstanceJob) -> bool:
-        """Record `Deleted`."""
-        with _end_of(job):
-            return await self.jobs.finish_delete(job)
-
-    @activity.defn
-    async def finish_delete_of_lost(self, job: InstanceJob) -> bool:
-        """Record `Deleted` of an instance that had no database to move to the trash."""
-        with _end_of(job):
-            return await self.jobs.finish_delete(job, is_lost=True)
-
-    @activity.defn
-    async def finish_undelete(self, job: InstanceJob) -> bool:
-        """Record `Completed`, and route the ODS/API to the database that was in the trash."""
-        with _end_of(job):
-            connection_string = self.connection_strings.encrypted(job.final_database)
-            recorded = await self.jobs.finish_undelete(job, connection_string)
-        return recorded and await self._left(job)
-
-    async def _left(self, job: InstanceJob) -> bool:
-        """Write on the database that the registry has its new name, if the server answers in time.
-
-        Otherwise `find_leftovers` of the reconcile pass does it; until then the old name is reserved. Always
-        true.
-        """
-        with suppress(DatabaseFaultError, InstallationNotConfirmedError, TimeoutError):
-            async with asyncio.timeout(job.policy.heartbeat_timeout / 2):
-                await self.jobs.installation.require_confirmed()
-                async with self.server.fenced(owner_of(job), before_waiting=leave_to_job) as session:
-                    if await self.jobs.holds(job, InstanceStatus.COMPLETED):  # and no other rename since
-                        await record_left(session, owner_of(job), job.final_database)
-        return True
-
-    @activity.defn
-    async def finish_purge(self, job: InstanceJob) -> bool:
-        """Record that the database was dropped from the trash."""
-        with _end_of(job):
-            return await self.jobs.finish_purge(job)
+    async def finish(self, end: JobEnd) -> bool:
+        """Record the end of a job that is done; false if the instance has another job by now."""
+        recorded = await self._endings.record(end)
+        if recorded and end.job.operation in {Operation.RENAME, Operation.UNDELETE}:
+            await self._endings.tell_database(end.job)
+        return recorded
 
     @activity.defn
     async def finish_backup(self, finished: FinishedBackup) -> RecordedBackup:
         """Record a backup that is stored."""
-        with _end_of(finished.job):
-            return await self.jobs.finish_backup(finished.job, finished.stored, self.verify)
-
-    @activity.defn
-    async def finish_replacement(self, job: InstanceJob) -> bool:
-        """Record that another database is the instance's from now on."""
-        with _end_of(job):
-            return await self.jobs.finish_replacement(job)
+        with end_of(finished.job):
+            verify = self._tenant.settings.backup_verify
+            return await self._jobs.finish_backup(finished.job, finished.stored, verify)
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
@@ -160,7 +92,7 @@ class StatusActivities:
                         session = await fence.enter_async_context(self._fence_of_given_up(job))
                         if failure.cancelled:
                             reason = await reason_of(session, job) or reason
-            return await self.jobs.fail(job, reason, outage=failure.outage, cancelled=failure.cancelled)
+            return await self._jobs.fail(job, reason, outage=failure.outage, cancelled=failure.cancelled)
 
     def _fence_of_given_up(self, job: InstanceJob) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """The fence of an instance whose job has given up; another session that holds it is ended soon.
@@ -169,58 +101,15 @@ class StatusActivities:
         """
 
         async def require_job() -> None:
-            if not await self.jobs.holds(job, InstanceStatus.IN_PROGRESS):
+            if not await self._jobs.holds(job, InstanceStatus.IN_PROGRESS):
                 raise SupersededError
 
-        return self.server.locked(job.mark, require_job, _LATE_SESSION)
+        return self._tenant.server.locked(job.mark, require_job, _LATE_SESSION)
 
     @activity.defn
     async def record_wait(self, wait: JobWait) -> None:
         """Record what a running job waits for."""
-        await self.jobs.record_wait(wait)
-
-    def _missing_backup(self, job: InstanceJob) -> str | None:
-        """Why the job must not begin: it would drop a database without the backup that the settings want."""
-        drops = job.rules.drops and not job.backup_first
-        return _BACKUP_FIRST if drops and job.published and self.final_backup else None
-
-    async def _refusal(self, job: InstanceJob) -> str | None:
-        """Why the job must not begin: it would end the routing to a database that it may not touch."""
-        rules = job.rules
-        # An undelete routes to what is out of the trash, and a purge ends no routing. The ODS/API goes on
-        # using what a reset replaces until another one is there.
-        if not (rules.ends_use and rules.is_live and job.published):
-            return None
-        if rules.releases:
-            return await self._obstacle(job, let_go_obstacle)
-        return await self._obstacle(job, partial(drop_obstacle, drops=rules.drops))
-
-    async def _obstacle(self, job: InstanceJob, obstacle: _Obstacle) -> str | None:
-        """Why the delete may not touch the instance's database, if the server says so in time."""
-        known = await self.jobs.known_revisions(job)
-        owner = owner_of(job).knowing(known, job.request, job.attempt, is_running=True)
-        try:
-            async with asyncio.timeout(_SERVER_SECONDS), self.server.session() as session:
-                return await obstacle(session, owner, job.databases)
-        except TimeoutError:
-            raise DatabaseFaultError(
-                "The PostgreSQL server of the ODS databases does not answer.", outage=True
-            ) from None
-
-
-class FollowUps:
-    """What else is recorded in a tenant's registry at the end of a job or a verification."""
-
-    def __init__(self, tenant: Tenant) -> None:
-        self._tenant = tenant
-
-    @step
-    async def finish_snapshot(self, job: InstanceJob) -> bool:
-        """Record the snapshot, and have the ODS/API read it."""
-        try:
-            return await self._tenant.snapshots.finish(job)
-        except DerivativeTakenError as error:
-            raise ApplicationError(str(error), type="DerivativeTaken", non_retryable=True) from None
+        await self._jobs.record_wait(wait)
 
     @step
     async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
@@ -239,20 +128,30 @@ class FollowUps:
         """Record how a verification has ended."""
         await self._tenant.backups.finish_verification(UUID(verdict.backup_id), verdict.error)
 
+    def _missing_backup(self, job: InstanceJob) -> str | None:
+        """Why the job must not begin: it would drop a database without the backup that the settings want."""
+        drops = job.rules.drops and not job.backup_first
+        return _BACKUP_FIRST if drops and job.published and self._tenant.settings.final_backup else None
 
-@contextmanager
-def _end_of(job: InstanceJob) -> Iterator[None]:
-    """Let a job fail with its reason if the registry refuses its end: an operator must act, then retry it.
+    async def _refusal(self, job: InstanceJob) -> str | None:
+        """Why the job must not begin: it would end the routing to a database that it may not touch."""
+        rules = job.rules
+        # An undelete routes to what is out of the trash, and a purge ends no routing. The ODS/API goes on
+        # using what a reset replaces until another one is there.
+        if not (rules.ends_use and rules.is_live and job.published):
+            return None
+        if rules.releases:
+            return await self._obstacle(job, let_go_obstacle)
+        return await self._obstacle(job, partial(drop_obstacle, drops=rules.drops))
 
-    Raises:
-        ApplicationError: the name or a context belongs to another instance by now, or the service's role
-            lacks a right.
-    """
-    try:
-        with measured_job(job.kind.name), phase("record"):
-            yield
-    except (NameTakenError, ContextTakenError, MissingRightsError) as error:
-        kind = type(error).__name__.removesuffix("Error")
-        raise ApplicationError(str(error), type=kind, non_retryable=True) from None
-    except CancelledDropError:
-        raise JobCancelledError from None
+    async def _obstacle(self, job: InstanceJob, obstacle: _Obstacle) -> str | None:
+        """Why the delete may not touch the instance's database, if the server says so in time."""
+        known = await self._jobs.known_revisions(job)
+        owner = owner_of(job).knowing(known, job.request, job.attempt, is_running=True)
+        try:
+            async with asyncio.timeout(_SERVER_SECONDS), self._tenant.server.session() as session:
+                return await obstacle(session, owner, job.databases)
+        except TimeoutError:
+            raise DatabaseFaultError(
+                "The PostgreSQL server of the ODS databases does not answer.", outage=True
+            ) from None

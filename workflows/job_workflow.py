@@ -20,9 +20,10 @@ from temporalio.exceptions import TimeoutError as TemporalTimeoutError
 from temporalio.workflow import ActivityConfig
 
 with workflow.unsafe.imports_passed_through():
-    from activities.concurrency import SLOT_MISSED
     from activities.databases import DatabaseActivities
+    from activities.endings import JobEnd, Outcome
     from activities.errors import OUTAGE
+    from activities.job_fence import SLOT_MISSED
     from activities.statuses import StatusActivities
     from ods.model.operations import InstanceStatus, Operation
     from ods.registry.instances.jobs import BeginResult, ExecutionPolicy, InstanceJob, JobFailure, JobWait
@@ -138,6 +139,12 @@ class JobWorkflow(ABC):
                 activity, argument, **options.status_write(self.job.policy, summary)
             )
         )
+
+    async def finish(self, outcome: Outcome) -> bool:
+        """Record the end of the job, unless its step has; false if the instance has another job by now."""
+        summary = f"Record {self.job.rules.finish.target}"
+        end = JobEnd(self.job, outcome)
+        return outcome.is_recorded or await self.record(StatusActivities.finish, end, summary)
 
     async def run_to_completion(self, step: Coroutine[Any, Any, _Result]) -> _Result:
         """Await `step` to its end: a cancellation that arrives before is acted on afterwards."""

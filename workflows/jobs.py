@@ -1,31 +1,27 @@
 """The workflows of jobs: what the job of each operation does between its beginning and its end.
 
-Temporal knows each by its own name, and wants `run` in the class itself. `do_work` is what differs. Most
-activities on the server also try to record the end of the job; if they could not, `do_work` records it.
+Temporal knows each by its own name, and wants `run` in the class itself. `do_work` is what differs.
 """
 
 # ruff: noqa: ARG002, D102 - `__init__` gets the job before any signal; `JobWorkflow` explains `do_work`
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, assert_never
+from typing import assert_never
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
-from temporalio.workflow import ActivityConfig, ParentClosePolicy
+from temporalio.workflow import ParentClosePolicy
 
 with workflow.unsafe.imports_passed_through():
     from activities.backup_verification import Verdict, Verification, VerificationActivities
     from activities.backups import BackupActivities
-    from activities.databases import DatabaseActivities, ReplaceResult
+    from activities.databases import DatabaseActivities
     from activities.education_organizations import RefreshActivities
-    from activities.statuses import FollowUps, StatusActivities
-    from activities.versions import VersionActivities
+    from activities.statuses import StatusActivities
     from ods.model.arguments import DeleteArguments, PurgeArguments, origin_in
     from ods.model.origins import BackupOrigin, CopyOrigin, EarlierDatabase, Origin, TemplateOrigin
     from ods.registry.backups.stored import FinishedBackup
-    from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
+    from ods.registry.instances.jobs import InstanceJob
     from workflows import options, search_attributes
     from workflows.job_workflow import JobWorkflow
 
@@ -43,10 +39,8 @@ class CreateInstance(JobWorkflow):
     async def do_work(self) -> bool:
         job = self.job
         summary = f"{_words(job, job.origin)[0]} into {job.database}"
-        made = await self.run_step(DatabaseActivities.provision, summary, options.making_try(job.origin))
-        done = replace(job, template_generation=made.template_generation)
-        record = "Record Completed and route the ODS/API"
-        return made.finished or await self.record(StatusActivities.finish_create, done, record)
+        making_try = options.making_try(job.origin)
+        return await self.finish(await self.run_step(DatabaseActivities.provision, summary, making_try))
 
 
 def _words(job: InstanceJob, origin: Origin) -> tuple[str, str]:
@@ -72,9 +66,8 @@ class RenameInstance(JobWorkflow):
 
     async def do_work(self) -> bool:
         job = self.job
-        await self.run_step(DatabaseActivities.rename, f"Rename {job.database} to {job.final_database}")
-        record = "Record Completed and update the ODS/API routing"
-        done = await self.record(StatusActivities.finish_rename, job, record)
+        summary = f"Rename {job.database} to {job.final_database}"
+        done = await self.finish(await self.run_step(DatabaseActivities.rename, summary))
         if done:
             workflow.upsert_search_attributes([search_attributes.NAME.value_set(job.final_name)])
         return done
@@ -96,21 +89,20 @@ class DeleteInstance(JobWorkflow):
             case DeleteArguments(keep=True):
                 return await self._move_to_trash()
             case DeleteArguments(keep=False):
-                done = await self.run_step(DatabaseActivities.drop, f"Drop {self.job.database}")
-                return done or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
+                dropping = self.run_step(DatabaseActivities.drop, f"Drop {self.job.database}")
+                return await self.finish(await dropping)
             case other:
                 raise TypeError(f"A delete has no {type(other).__name__}.")
 
     async def _move_to_trash(self) -> bool:
         """Move the database, then record `Deleted`; continue as the purge that the client wants as well."""
         job = self.job
-        result = await self.run_step(DatabaseActivities.trash, f"Move {job.database} to {job.trash_database}")
-        finish = StatusActivities.finish_delete if result.kept else StatusActivities.finish_delete_of_lost
-        done = result.finished or await self.record(finish, job, "Record Deleted")
+        summary = f"Move {job.database} to {job.trash_database}"
+        done = await self.finish(await self.run_step(DatabaseActivities.trash, summary))
         if done and job.backup_first:
-            purge = await self.record(FollowUps.request_purge_after, job, "Request the purge")
+            purge = await self.record(StatusActivities.request_purge_after, job, "Request the purge")
             if purge is not None and workflow.cancellation_reason() is not None:
-                await self.record(FollowUps.call_off_purge, purge, "Cancel the purge")
+                await self.record(StatusActivities.call_off_purge, purge, "Cancel the purge")
             elif purge is not None:
                 self.hand_over(purge)
         return done
@@ -125,8 +117,8 @@ class DetachInstance(JobWorkflow):
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        detached = await self.run_step(DatabaseActivities.detach, f"Remove the mark of {self.job.database}")
-        return detached or await self.record(StatusActivities.finish_delete, self.job, "Record Deleted")
+        summary = f"Remove the mark of {self.job.database}"
+        return await self.finish(await self.run_step(DatabaseActivities.detach, summary))
 
 
 @workflow.defn
@@ -140,9 +132,7 @@ class UndeleteInstance(JobWorkflow):
     async def do_work(self) -> bool:
         job = self.job
         summary = f"Give {job.trash_database} the name {job.final_database}"
-        await self.run_step(DatabaseActivities.undelete, summary)
-        record = "Record Completed and route the ODS/API"
-        return await self.record(StatusActivities.finish_undelete, job, record)
+        return await self.finish(await self.run_step(DatabaseActivities.undelete, summary))
 
 
 @workflow.defn
@@ -162,8 +152,7 @@ class PurgeInstance(JobWorkflow):
                 drop = DatabaseActivities.purge
             case other:
                 raise TypeError(f"A purge has no {type(other).__name__}.")
-        dropped = await self.run_step(drop, f"Drop {self.job.trash_database}")
-        return dropped or await self.record(StatusActivities.finish_purge, self.job, "Record the purge")
+        return await self.finish(await self.run_step(drop, f"Drop {self.job.trash_database}"))
 
     async def _back_up(self) -> None:
         """Store a backup and verify it, unless an earlier attempt has done so."""
@@ -208,7 +197,7 @@ class VerifyBackup:
             is_verdict = isinstance(cause, ApplicationError) and cause.non_retryable
             error = cause.message if is_verdict and isinstance(cause, ApplicationError) else _GIVEN_UP
         await workflow.execute_activity_method(
-            FollowUps.finish_verification,
+            StatusActivities.finish_verification,
             Verdict(verification.backup_id, error),
             **options.status_write(policy, "Record the verdict"),
         )
@@ -253,10 +242,8 @@ class SnapshotInstance(JobWorkflow):
         return await self.run_job()
 
     async def do_work(self) -> bool:
-        job = self.job
-        is_recorded = await self.run_step(DatabaseActivities.snapshot, f"Copy {job.database} for readers")
-        record = "Record the snapshot and switch the ODS/API to it"
-        return is_recorded or await self.record(FollowUps.finish_snapshot, job, record)
+        summary = f"Copy {self.job.database} for readers"
+        return await self.finish(await self.run_step(DatabaseActivities.snapshot, summary))
 
 
 @workflow.defn
@@ -271,26 +258,14 @@ class ResetInstance(JobWorkflow):
         match origin := origin_in(self.job.arguments):
             case EarlierDatabase():
                 summary = f"Bring back the database that {self.job.database} had before"
-                return await self._replace_database(DatabaseActivities.undo_reset, summary)
             case TemplateOrigin() | CopyOrigin() | BackupOrigin():
                 summary = f"Replace {self.job.database} by {_words(self.job, origin)[1]}"
-                making_try = options.making_try(origin)
-                return await self._replace_database(DatabaseActivities.reset, summary, making_try)
             case None:
                 raise TypeError("A reset has an origin.")
             case _:
                 assert_never(origin)
-
-    async def _replace_database(
-        self,
-        step: Callable[[Any, InstanceJob], Awaitable[ReplaceResult]],
-        summary: str,
-        options_of_try: Callable[[ExecutionPolicy, str], ActivityConfig] = options.ddl_try,
-    ) -> bool:
-        result = await self.run_step(step, summary, options_of_try)
-        ended = replace(self.job, template_generation=result.template_generation)
-        record = "Record Completed with the other database"
-        done = result.finished or await self.record(StatusActivities.finish_replacement, ended, record)
+        making_try = options.making_try(origin)
+        done = await self.finish(await self.run_step(DatabaseActivities.reset, summary, making_try))
         if done:
             await self.run_to_completion(self._follow_up())
         return done
@@ -308,7 +283,7 @@ class ResetInstance(JobWorkflow):
             return
         with suppress(ActivityError):
             await workflow.execute_activity_method(
-                VersionActivities.drop_replaced,
+                DatabaseActivities.drop_replaced,
                 job,
                 **options.clean_up(job.policy, f"Drop {job.trash_database}, which is not kept"),
             )

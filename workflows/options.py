@@ -12,7 +12,7 @@ from temporalio.workflow import (
     LocalActivityConfig,
 )
 
-from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
+from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, EarlierDatabase, Origin, TemplateOrigin
 from ods.registry.education_organizations.refreshes import RefreshPolicy
 from ods.registry.instances.jobs import ExecutionPolicy
 
@@ -75,10 +75,10 @@ def backup_try(policy: ExecutionPolicy, summary: str) -> ActivityConfig:
     return {**ddl_try(policy, summary), "task_queue": policy.backup_queue}
 
 
-def making_try(origin: Origin) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
+def making_try(origin: Origin | EarlierDatabase) -> Callable[[ExecutionPolicy, str], ActivityConfig]:
     """The options of one try to make a database: what takes as long as a backup takes no place of DDL."""
     match origin:
-        case TemplateOrigin() | CopyOrigin(mode=CopyMode.CLOSED):
+        case TemplateOrigin() | CopyOrigin(mode=CopyMode.CLOSED) | EarlierDatabase():
             return ddl_try
         case CopyOrigin() | BackupOrigin():
             return backup_try

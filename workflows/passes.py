@@ -17,11 +17,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.backup_cleaning import BackupCleaning
     from activities.databases import DatabaseActivities
     from activities.education_organizations import RefreshActivities
-    from activities.reconcile import Housekeeping, ReconcileActivities
+    from activities.passes import Housekeeping, ReconcileActivities, SweepActivities, SweepPage
     from activities.scheduled_requests import ScheduledReport, ScheduledRequests
     from activities.spares import SpareActivities
-    from activities.sweep import SweepActivities, SweepPage
-    from activities.versions import VersionActivities
     from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
     from ods.registry.instances.versions import VersionPurge
     from ods.tenants.drift.findings import Drift
@@ -181,7 +179,7 @@ async def _restarted(job: InstanceJob) -> bool:
 
 async def _purged(purge: VersionPurge) -> bool:
     summary = f"Drop {purge.database}, which {purge.name} had before a reset"
-    return await _tried(VersionActivities.purge_version, purge, options.clean_up(purge.policy, summary))
+    return await _tried(DatabaseActivities.purge_version, purge, options.clean_up(purge.policy, summary))
 
 
 async def _removed(job: InstanceJob) -> bool:

@@ -5,6 +5,7 @@ import json
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
 from activities import backup_requests, backup_verification
-from activities import final_backups as final_backup_steps
+from activities import backups as final_backup_steps
 from activities.statuses import StatusActivities
 from ods.backups import figures, readiness, restoring
 from ods.backups.backing_up import back_up
@@ -1143,7 +1144,9 @@ async def test_what_was_requested_before_the_setting_is_refused_when_it_would_dr
     trashed: InstanceJob,
 ) -> None:
     purge = (await operator.instances.request_purge(trashed.instance_id)).job
-    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server, final_backup=True)
+    statuses = StatusActivities(
+        replace(tenant, settings=tenant.settings.model_copy(update={"final_backup": True}))
+    )
     begun = await ActivityEnvironment().run(statuses.begin, purge)
     assert begun.held
     assert "ODS_FINAL_BACKUP" in str(begun.refusal)

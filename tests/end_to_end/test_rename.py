@@ -5,8 +5,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.job_fence import ConcurrencyLimit
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way

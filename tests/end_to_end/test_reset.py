@@ -19,9 +19,8 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from activities.versions import VersionActivities
+from activities.job_fence import ConcurrencyLimit
 from ods.databases import provisioning, replacing
 from ods.databases.dropping import drop_found
 from ods.databases.errors import DatabaseFaultError
@@ -440,7 +439,7 @@ async def exchanged(tenant: Tenant, job: InstanceJob) -> None:
     """What the reset does on the server, without its record in the registry."""
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     with patch.object(tenant.jobs, "finish_replacement", AsyncMock(return_value=False)):
-        assert not (await ActivityEnvironment().run(activities.reset, job)).finished
+        assert not (await ActivityEnvironment().run(activities.reset, job)).is_recorded
 
 
 @pytest.mark.parametrize("is_renamed", [False, True])
@@ -1074,7 +1073,7 @@ async def test_version_stays_when_it_is_not_claimed_to_be_dropped(
     (purge,) = await tenant.versions.claim_due(20)
     await rows.execute("UPDATE adminapi.databases SET purgingsince = NULL WHERE reason = 'replaced'")
     before = await names(admin, job.mark)
-    activities = VersionActivities(tenant, ConcurrencyLimit(1))
+    activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     await ActivityEnvironment().run(activities.purge_version, purge)
     assert await names(admin, job.mark) == before
     assert len(await operator.queries.versions()) == 1

@@ -21,8 +21,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from activities import provisioner
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.job_fence import ConcurrencyLimit
 from ods.databases import provisioning, replacing
 from ods.databases.errors import DatabaseFaultError
 from ods.embedded.postgres import EmbeddedPostgres
@@ -443,7 +443,7 @@ async def test_pass_records_the_origin_when_the_databases_were_exchanged_and_the
     assert (await operator.jobs.begin(lost)).held
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     with patch.object(tenant.jobs, "finish_replacement", AsyncMock(return_value=False)):
-        assert not (await ActivityEnvironment().run(activities.reset, lost)).finished
+        assert not (await ActivityEnvironment().run(activities.reset, lost)).is_recorded
     assert await tenant.cancellations.cancel_lost(lost)
     assert "1 leftovers removed" in await reconcile(temporal, settings)
     after = await operator.instance(target)

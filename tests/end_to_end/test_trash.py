@@ -11,9 +11,9 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from activities.reconcile import ReconcileActivities
+from activities.job_fence import ConcurrencyLimit
+from activities.passes import ReconcileActivities
 from activities.statuses import StatusActivities
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
@@ -706,7 +706,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
         " attempt = 0, arguments = '{\"backup_first\": false}'"
     )
     purge = of_kind(deletion, "Purge", number=3)
-    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(tenant)
     with pytest.raises(ApplicationError):
         await ActivityEnvironment().run(statuses.begin, purge)
     await rows.execute("UPDATE adminapi.dbinstances SET state = 'InProgress', attempt = 1")

@@ -15,9 +15,8 @@ from temporalio.testing import ActivityEnvironment
 from activities import backups, following, job_fence
 from activities.backup_verification import VerificationActivities
 from activities.backups import BackupActivities
-from activities.concurrency import ConcurrencyLimit
 from activities.following import Following
-from activities.job_fence import JobFence
+from activities.job_fence import ConcurrencyLimit, JobFence
 from ods.backups.backing_up import program_label
 from ods.backups.errors import BackupFaultError
 from ods.backups.monitoring import Monitor, Progress

@@ -11,8 +11,8 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.job_fence import ConcurrencyLimit
 from ods.backups import copying as contents
 from ods.databases import copying
 from ods.databases.errors import DatabaseFaultError
@@ -62,7 +62,7 @@ async def source(
     """An instance with rows of its own, a sequence that has begun, and rights of a role."""
     job = (await instances.reserve(name, Template.MINIMAL)).job
     assert (await job_store.begin(job)).held
-    assert (await provision(activities, job)).finished
+    assert (await provision(activities, job)).is_recorded
     async with session(service_dsn(postgres, job.database)) as inside:
         await inside.execute(
             "CREATE TABLE treasure (id serial PRIMARY KEY, words text);"
@@ -130,7 +130,7 @@ async def test_copy_holds_what_the_source_held_when_it_is_done(
 
     provisioned = await provision(activities, job)
 
-    assert provisioned.finished
+    assert provisioned.is_recorded
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
     assert await rows_in(postgres, job.database) == held
@@ -254,7 +254,7 @@ async def test_source_is_open_at_once_when_the_session_that_copies_it_is_killed(
     assert raised.value.type == "Outage"
     after = await database_row(admin, source.database), await rows_in(postgres, source.database)
     assert after == before
-    assert (await provision(activities, job)).finished
+    assert (await provision(activities, job)).is_recorded
     assert len(await rows_in(postgres, job.database)) == 1000
 
 
@@ -405,7 +405,7 @@ async def test_copy_fails_and_can_be_tried_again_when_the_session_of_a_program_i
     with pytest.raises(ApplicationError, match="has failed"):
         await copy
     assert not await exists(admin, job.database)
-    assert (await provision(activities, job)).finished
+    assert (await provision(activities, job)).is_recorded
     assert len(await rows_in(postgres, job.database)) == 1000
 
 
@@ -418,7 +418,7 @@ async def test_copy_is_found_again_when_its_outcome_did_not_reach_temporal(
     job = await requested(source, CopyMode.ONLINE)
     await provision(activities, job)
     published = await row_of(admin, job.database)
-    assert (await provision(activities, job)).finished
+    assert (await provision(activities, job)).is_recorded
     assert await row_of(admin, job.database) == published
 
 

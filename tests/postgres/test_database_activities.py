@@ -14,13 +14,11 @@ from temporalio.converter import default
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities import reconcile as reconciling
-from activities.concurrency import ConcurrencyLimit
+from activities import passes as reconciling
 from activities.databases import DatabaseActivities
 from activities.errors import OUTAGE
-from activities.reconcile import Leftovers, ReconcileActivities, StuckPage
-from activities.sweep import SweepPage
-from activities.versions import VersionActivities
+from activities.job_fence import ConcurrencyLimit
+from activities.passes import Leftovers, ReconcileActivities, StuckPage, SweepPage
 from ods.databases import provisioning
 from ods.databases.constants import DISK_FULL
 from ods.databases.errors import DatabaseFaultError
@@ -108,7 +106,6 @@ async def test_database_is_made_when_the_job_holds_the_instance(
     activities: Activities, job_store: JobStore, job: InstanceJob, admin: asyncpg.Connection
 ) -> None:
     provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
-    assert provisioned.database == job.database
     assert (provisioned.size_bytes or 0) > 1_000_000
     assert await _databases(admin, job) == {job.database}
 
@@ -133,7 +130,7 @@ async def test_no_clone_is_begun_for_a_while_when_the_disk_is_full(
 async def test_refill_is_not_requested_when_the_template_was_cloned(tenant: Tenant, job: InstanceJob) -> None:
     refill = Mock()
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1), refill)
-    assert (await ActivityEnvironment().run(activities.provision, job)).finished
+    assert (await ActivityEnvironment().run(activities.provision, job)).is_recorded
     refill.assert_not_called()
 
 
@@ -147,7 +144,7 @@ async def test_spare_is_taken_and_a_refill_requested_when_spares_are_refilled(
     refill = Mock()
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1), refill if refilled else None)
     provisioned = await ActivityEnvironment().run(activities.provision, job)
-    assert provisioned.finished
+    assert provisioned.is_recorded
     assert refill.call_count == refilled
     assert (await admin.fetchval(_OID, job.database) == before) is refilled
     await admin.execute(f'DROP DATABASE IF EXISTS "{spare}"')
@@ -174,13 +171,13 @@ async def test_outcome_is_recorded_on_the_way_when_the_registry_can_take_it(
     queries: InstanceQueries,
     job: InstanceJob,
 ) -> None:
-    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).is_recorded
     assert (await queries.instance(job.instance_id)).status == "Completed"
     assert await queries.ods_instance(job.ods_instance_id) is not None
 
     deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
-    assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
+    assert (await ActivityEnvironment().run(activities(job_store).drop, deletion)).is_recorded
     (deleted,) = await queries.instances(offset=0, limit=1, instance_id=job.instance_id)
     assert deleted.status == "Deleted"
 
@@ -189,12 +186,12 @@ async def test_outcome_stands_when_temporal_did_not_hear_of_it(
     activities: Activities, instances: InstanceStore, job_store: JobStore, job: InstanceJob
 ) -> None:
     for _ in range(2):
-        assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
+        assert (await ActivityEnvironment().run(activities(job_store).provision, job)).is_recorded
 
     deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     for _ in range(2):
-        assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
+        assert (await ActivityEnvironment().run(activities(job_store).drop, deletion)).is_recorded
 
 
 async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
@@ -208,7 +205,7 @@ async def test_outcome_is_left_to_the_workflow_when_the_registry_went_away(
         raise OSError("registry away")
 
     going = _like(job_store, position=job_store.position, finish_create=away, finish_delete=away)
-    assert not (await ActivityEnvironment().run(activities(going).provision, job)).finished
+    assert not (await ActivityEnvironment().run(activities(going).provision, job)).is_recorded
     assert (await queries.instance(job.instance_id)).status == "InProgress"
 
 
@@ -238,7 +235,7 @@ async def test_generation_of_the_template_is_recorded_when_a_failed_create_follo
 
     going = _like(job_store, position=job_store.position, finish_create=away)
     provisioned = await ActivityEnvironment().run(activities(going).provision, job)
-    assert (provisioned.finished, provisioned.template_generation) == (False, generation)
+    assert (provisioned.is_recorded, provisioned.template_generation) == (False, generation)
     await job_store.fail(job, "gave up")
     assert await ActivityEnvironment().run(activities(job_store).compensate, job)
     assert (await queries.instance(job.instance_id)).database.template_generation == generation
@@ -293,7 +290,7 @@ async def test_job_is_left_to_another_worker_when_its_worker_stops_before_it_has
         await second
     assert (missed.value.type, missed.value.non_retryable) == ("SlotMissed", False)
     assert await _databases(admin, waiting) == set()
-    assert (await first).finished
+    assert (await first).is_recorded
 
 
 @pytest.mark.parametrize("stale", ["older attempt", "older job", "failed", "another mark"])
@@ -392,7 +389,7 @@ async def test_published_database_stays_and_the_instance_follows_it_when_its_cre
 ) -> None:
     await rows.execute("INSERT INTO dbo.odsinstances (name) VALUES ($1)", job.name)
     provisioned = await ActivityEnvironment().run(activities(job_store).provision, job)
-    assert not provisioned.finished
+    assert not provisioned.is_recorded
     await job_store.fail(job, "name taken")
     assert not await ActivityEnvironment().run(activities(job_store).compensate, job)
     instance = await queries.instance(job.instance_id)
@@ -469,7 +466,7 @@ async def test_live_database_stays_when_the_registry_was_put_back_to_before_its_
     await job_store.fail(job, "template in use")
     retry = (await instances.request_retry(job.instance_id)).job
     await job_store.begin(retry)
-    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).is_recorded
     await rows.execute("DELETE FROM dbo.odsinstances")
     await rows.execute("UPDATE adminapi.dbinstances SET status = 'Error', attempt = 1")
     await rows.execute("UPDATE adminapi.databases SET publishedat = NULL")
@@ -505,7 +502,7 @@ async def test_live_database_stays_when_the_delete_that_a_restored_registry_refu
     await job_store.fail(job, "template in use")
     retry = (await instances.request_retry(job.instance_id)).job
     await job_store.begin(retry)
-    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, retry)).is_recorded
     await rows.execute("UPDATE adminapi.databaserevisions SET id = gen_random_uuid()")
     for _ in range(2):
         deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
@@ -524,7 +521,7 @@ async def test_nothing_begins_when_another_database_was_handed_over_since_the_jo
     job: InstanceJob,
     admin: asyncpg.Connection,
 ) -> None:
-    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).is_recorded
     deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     await job_store.begin(deletion)
     await job_store.fail(deletion, "The server was away.", outage=True)
@@ -566,7 +563,7 @@ async def test_neither_is_dropped_when_one_was_set_aside_with_its_mark_before_a_
             await ActivityEnvironment().run(activities(job_store).drop, deletion)
         assert await _names(admin, job) == {renaming.new_database, aside}
         await admin.execute(f'COMMENT ON DATABASE "{aside}" IS NULL')  # as the reason says
-        assert await ActivityEnvironment().run(activities(job_store).drop, deletion)
+        assert (await ActivityEnvironment().run(activities(job_store).drop, deletion)).is_recorded
         assert await _names(admin, job) == set()
         assert await exists(admin, aside)
     finally:
@@ -688,7 +685,7 @@ async def test_database_is_opened_again_when_the_workflow_of_its_cancelled_delet
     job_store = tenant.jobs
     job = (await instances.reserve(name, Template.MINIMAL)).job
     assert (await job_store.begin(job)).held
-    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).provision, job)).is_recorded
     deletion = (await instances.request_delete(job.instance_id, Delete(Way.DROP))).job
     assert (await job_store.begin(deletion)).held
     async with server.session() as session:
@@ -864,7 +861,7 @@ async def test_client_reads_of_the_half_dropped_database_when_the_purge_was_canc
     await ActivityEnvironment().run(activities(job_store).compensate, renaming)
     deletion = (await instances.request_delete(renaming.instance_id)).job
     await job_store.begin(deletion)
-    assert (await ActivityEnvironment().run(activities(job_store).trash, deletion)).finished
+    assert (await ActivityEnvironment().run(activities(job_store).trash, deletion)).is_recorded
     purge = (await instances.request_purge(renaming.instance_id)).job
     await job_store.begin(purge)
     await admin.execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1", purge.trash_database)
@@ -913,10 +910,10 @@ async def due_version(
 ) -> VersionPurge:
     """What a reset has replaced of the instance of `job`, claimed since its time is over."""
     run = ActivityEnvironment().run
-    assert (await run(works.provision, job)).finished
+    assert (await run(works.provision, job)).is_recorded
     reset = (await tenant.instances.request_reset(job.instance_id)).job
     assert (await tenant.jobs.begin(reset)).held
-    assert (await run(works.reset, reset)).finished
+    assert (await run(works.reset, reset)).is_recorded
     async with session(registry_dsn) as rows:
         await rows.execute(
             "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
@@ -936,7 +933,7 @@ async def test_version_is_forgotten_when_an_earlier_try_has_dropped_it_and_was_n
     purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
     await admin.execute(f'DROP DATABASE "{purge.database}"')
     try:
-        await ActivityEnvironment().run(VersionActivities(tenant, ConcurrencyLimit(1)).purge_version, purge)
+        await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge_version, purge)
         assert await tenant.versions.instance_of(purge) is None
         assert await row_of(admin, job.database) is not None
     finally:
@@ -976,7 +973,7 @@ async def test_version_stays_while_the_own_database_does_not_agree(
     mend: str,
 ) -> None:
     purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
-    run, versions = ActivityEnvironment().run, VersionActivities(tenant, ConcurrencyLimit(1))
+    run, versions = ActivityEnvironment().run, DatabaseActivities(tenant, ConcurrencyLimit(1))
     async with session(registry_dsn if spoil.startswith("UPDATE") else postgres.dsn()) as place:
         await place.execute(spoil.format(job.database))
         if spoil.startswith("CREATE"):
@@ -998,7 +995,7 @@ async def test_version_stays_when_the_own_database_is_not_where_the_registry_has
     """What has its mark may be a copy of an old dump."""
     purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
     run = ActivityEnvironment().run
-    versions, aside = VersionActivities(tenant, ConcurrencyLimit(1)), f"{job.database}_check"
+    versions, aside = DatabaseActivities(tenant, ConcurrencyLimit(1)), f"{job.database}_check"
     await admin.execute(f'ALTER DATABASE "{job.database}" RENAME TO "{aside}"')
     with pytest.raises(ApplicationError, match="not as the registry knows it"):
         await run(versions.purge_version, purge)
@@ -1013,7 +1010,7 @@ async def test_delete_has_failed_when_the_reset_that_it_has_overtaken_had_exchan
     activities: Activities, tenant: Tenant, admin: asyncpg.Connection, registry_dsn: str, job: InstanceJob
 ) -> None:
     run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
+    assert (await run(works.provision, job)).is_recorded
     reset = (await tenant.instances.request_reset(job.instance_id)).job
     assert (await tenant.jobs.begin(reset)).held
     async with session(registry_dsn) as rows:
@@ -1021,7 +1018,7 @@ async def test_delete_has_failed_when_the_reset_that_it_has_overtaken_had_exchan
             "SELECT * FROM adminapi.managed_instances WHERE id = $1", job.instance_id
         )
         assert before is not None
-        assert (await run(works.reset, reset)).finished
+        assert (await run(works.reset, reset)).is_recorded
         await rows.execute(
             "DELETE FROM adminapi.databases WHERE reason IS NULL;"
             " UPDATE adminapi.databases SET reason = NULL, trashedat = NULL, purgeafter = NULL"
@@ -1055,7 +1052,7 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
 ) -> None:
     """It is closed by the operator, so that the create fails now, and a client deletes the instance."""
     run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
+    assert (await run(works.provision, job)).is_recorded
     async with session(registry_dsn) as rows:
         await rows.execute(
             "DELETE FROM dbo.odsinstances;"
@@ -1074,7 +1071,7 @@ async def test_database_can_come_back_when_the_registry_was_restored_to_before_i
 
     delete = (await tenant.instances.request_delete(job.instance_id)).job
     assert (await tenant.jobs.begin(delete)).held
-    assert (await run(works.trash, delete)).kept
+    assert (await run(works.trash, delete)).had_database is not False
     undelete = (await tenant.instances.request_undelete(job.instance_id)).job
     assert (await tenant.jobs.begin(undelete)).held
     await run(works.undelete, undelete)
@@ -1090,10 +1087,10 @@ async def test_instance_can_be_purged_when_a_failed_undelete_has_left_its_databa
     activities: Activities, tenant: Tenant, admin: asyncpg.Connection, job: InstanceJob
 ) -> None:
     run, works = ActivityEnvironment().run, activities(tenant.jobs)
-    assert (await run(works.provision, job)).finished
+    assert (await run(works.provision, job)).is_recorded
     delete = (await tenant.instances.request_delete(job.instance_id)).job
     assert (await tenant.jobs.begin(delete)).held
-    assert (await run(works.trash, delete)).kept
+    assert (await run(works.trash, delete)).had_database is not False
     undelete = (await tenant.instances.request_undelete(job.instance_id)).job
     assert (await tenant.jobs.begin(undelete)).held
     await run(works.undelete, undelete)
@@ -1106,7 +1103,7 @@ async def test_instance_can_be_purged_when_a_failed_undelete_has_left_its_databa
         assert (row.is_in_trash, row.undo_due) == (True, False)
         purge = (await tenant.instances.request_purge(job.instance_id)).job
         assert (await tenant.jobs.begin(purge)).held
-        assert await run(works.purge, purge)
+        assert (await run(works.purge, purge)).is_recorded
     finally:
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
 
@@ -1131,7 +1128,7 @@ async def test_version_stays_when_the_registry_may_have_been_restored_since_the_
     purge = await due_version(activities(tenant.jobs), tenant, registry_dsn, job)
     async with session(registry_dsn) as rows:
         await rows.execute(f"UPDATE adminapi.installation SET {doubt}")  # noqa: S608 - a constant
-        run, versions = ActivityEnvironment().run, VersionActivities(tenant, ConcurrencyLimit(1))
+        run, versions = ActivityEnvironment().run, DatabaseActivities(tenant, ConcurrencyLimit(1))
         await run(versions.purge_version, purge)
         await run(versions.purge_version, purge)  # as Temporal tries again
         assert await row_of(admin, purge.database) is not None
@@ -1157,7 +1154,7 @@ async def test_running_drop_is_called_off_when_the_registry_may_have_been_restor
     """The registry may not know any more that its client has cancelled it."""
     await tenant.begin_pass()
     works, run = activities(tenant.jobs), ActivityEnvironment().run
-    assert (await run(works.provision, job)).finished
+    assert (await run(works.provision, job)).is_recorded
     delete = (await tenant.instances.request_delete(job.instance_id, Delete(way))).job
     assert (await tenant.jobs.begin(delete)).held
     async with session(registry_dsn) as rows:
@@ -1172,7 +1169,7 @@ async def test_running_drop_is_called_off_when_the_registry_may_have_been_restor
         assert await row_of(admin, job.database) is not None
         await admin.execute(f'DROP DATABASE "{job.database}" WITH (FORCE)')
     else:
-        assert (await run(works.trash, delete)).kept
+        assert (await run(works.trash, delete)).had_database is not False
         await admin.execute(f'DROP DATABASE "{delete.trash_database}"')
     async with session(registry_dsn) as rows:
         await rows.execute(NO_PASSES)

@@ -13,8 +13,8 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.job_fence import ConcurrencyLimit
 from activities.statuses import StatusActivities
 from ods.databases import provisioning
 from ods.databases.errors import HOW_TO_RECOVER
@@ -705,7 +705,9 @@ async def _undelete(tenant: Tenant, job: InstanceJob) -> None:
 async def _purged(tenant: Tenant, job: InstanceJob) -> None:
     purge = (await tenant.instances.request_purge(job.instance_id)).job
     await tenant.jobs.begin(purge)
-    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    assert (
+        await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    ).is_recorded
 
 
 def _about(found: list[Drift], *words: str) -> list[Drift]:
@@ -741,7 +743,9 @@ async def test_comment_is_reported_when_it_was_removed_or_changed_of_a_database_
     assert await _found(detector, DriftKind.CHANGED_BY_HAND) == []
     purge = (await instances.request_delete(trashed.instance_id, Delete(Way.DROP))).job
     await tenant.jobs.begin(purge)
-    assert await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    assert (
+        await ActivityEnvironment().run(DatabaseActivities(tenant, ConcurrencyLimit(1)).purge, purge)
+    ).is_recorded
     assert not await admin.fetchval(_EXISTS, trashed.trash_database)
 
 
@@ -832,7 +836,7 @@ async def test_advice_can_be_followed_when_a_delete_would_drop_what_a_later_one_
     assert f"'{drop.trash_database}'" in drift.explanation
     assert drift.remedy == RECOVER
 
-    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(tenant)
     assert "Nothing was done to it" in str((await ActivityEnvironment().run(statuses.begin, drop)).refusal)
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     with pytest.raises(ApplicationError, match=re.escape(HOW_TO_RECOVER)):
@@ -873,7 +877,7 @@ async def test_advice_can_be_followed_when_the_registry_is_of_before_a_reset_and
         assert delete.number == completed.number + 3
         await tenant.jobs.begin(delete)
         activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
-        assert (await ActivityEnvironment().run(activities.trash, delete)).kept
+        assert (await ActivityEnvironment().run(activities.trash, delete)).had_database is not False
         assert await admin.fetchval(_EXISTS, forgotten)
         assert not await _found(detector, DriftKind.REGISTRY_PUT_BACK)
     finally:

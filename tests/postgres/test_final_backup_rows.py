@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
-from activities.statuses import FollowUps
+from activities.statuses import StatusActivities
 from ods.backups.manifest import BackupKind
 from ods.model.arguments import DeleteArguments, Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
@@ -230,12 +230,12 @@ async def test_instance_stays_in_the_trash_when_its_purge_was_called_off_in_temp
     purge = await instances.request_purge_after(job)
     assert purge is not None
     for _ in range(2):
-        await ActivityEnvironment().run(FollowUps(tenant).call_off_purge, purge)
+        await ActivityEnvironment().run(StatusActivities(tenant).call_off_purge, purge)
     assert await instances.request_purge_after(job) is None
     assert not await instances.is_purge_due()
     assert (await row_of(queries, job)).is_in_trash
     again = (await instances.request_purge(job.instance_id)).job
-    await ActivityEnvironment().run(FollowUps(tenant).call_off_purge, purge)  # late
+    await ActivityEnvironment().run(StatusActivities(tenant).call_off_purge, purge)  # late
     assert (await job_store.begin(again)).held
 
 

@@ -11,10 +11,9 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.job_fence import ConcurrencyLimit
 from activities.statuses import StatusActivities
-from activities.versions import VersionActivities
 from ods.model.arguments import Way
 from ods.model.operations import Template
 from ods.recovery.following import follow
@@ -93,7 +92,7 @@ class Site:
                 assert await jobs.finish_rename(job, "any")
             case "reset":
                 job = await self.begun((await instances.request_reset(self.job.instance_id)).job)
-                assert (await run(self.activities.reset, job)).finished
+                assert (await run(self.activities.reset, job)).is_recorded
             case "adoption":
                 await DatabaseAdoption(self.tenant).adopt(self.job.instance_id)
             case _:
@@ -102,7 +101,7 @@ class Site:
     async def trash(self) -> InstanceJob:
         """Delete the instance, which can come back."""
         job = await self.begun(await self.asked("Trash"))
-        assert (await ActivityEnvironment().run(self.activities.trash, job)).finished
+        assert (await ActivityEnvironment().run(self.activities.trash, job)).is_recorded
         return job
 
     async def asked(self, kind: str, *, backup_first: bool = False) -> InstanceJob:
@@ -163,7 +162,7 @@ class Site:
             case "Reset":
                 await run(activities.reset, job)
             case "UndoReset":
-                await run(activities.undo_reset, job)
+                await run(activities.reset, job)
             case "Rename":
                 await run(activities.rename, job)
             case "Undelete":
@@ -202,7 +201,7 @@ async def test_delete_is_refused_when_the_request_that_published_the_database_is
     known = await site.forget()
     job = await site.asked(kind)
     tenant = site.tenant
-    statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(tenant)
     assert "restored to" in str(await statuses._refusal(job))  # noqa: SLF001 - `begin` would end the job
     await assert_refused_until_known(site, await site.begun(job), known)
 
@@ -253,7 +252,7 @@ async def test_version_is_not_purged_when_the_request_that_put_it_into_the_trash
     )
     (purge,) = await site.tenant.versions.claim_due(5)
     before = await site.state()
-    versions = VersionActivities(site.tenant, ConcurrencyLimit(1))
+    versions = DatabaseActivities(site.tenant, ConcurrencyLimit(1))
     with pytest.raises(ApplicationError, match="as the registry knows it"):
         await ActivityEnvironment().run(versions.purge_version, purge)
     assert await site.state() == before

@@ -13,9 +13,10 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
-from activities.reconcile import ReconcileActivities
+from activities.endings import JobEnd, Outcome
+from activities.job_fence import ConcurrencyLimit
+from activities.passes import ReconcileActivities
 from activities.statuses import StatusActivities
 from ods.databases import activating, adoption, ownership, provisioning, publishing, retiring
 from ods.databases.activating import rename, rename_back
@@ -358,12 +359,12 @@ async def work(tenant: Tenant, job: InstanceJob, *, finish: bool = True) -> None
     activities = DatabaseActivities(tenant, ConcurrencyLimit(1))
     assert (await tenant.jobs.begin(job)).held
     if job.operation is not Operation.RENAME:
-        assert (await run(activities.provision, job)).finished
+        assert (await run(activities.provision, job)).is_recorded
         return
     await run(activities.rename, job)
     if finish:
-        statuses = StatusActivities(tenant.jobs, tenant.connection_strings, tenant.server)
-        assert await run(statuses.finish_rename, job)
+        statuses = StatusActivities(tenant)
+        assert await run(statuses.finish, JobEnd(job, Outcome()))
 
 
 async def failed(tenant: Tenant, job: InstanceJob) -> str:
@@ -455,14 +456,14 @@ async def test_clients_reach_no_database_of_another_tenant_when_a_renamed_instan
     assert await first.jobs.finish_rename(renaming, connection_string)
     delete = (await first.instances.request_delete(job.instance_id, Delete(Way.TRASH))).job
     assert (await first.jobs.begin(delete)).held
-    assert (await run(activities.trash, delete)).finished
+    assert (await run(activities.trash, delete)).is_recorded
     wanted = await second.instances.reserve(name, Template.MINIMAL)
     assert "Wait 10 minutes, then retry." in await failed(second, wanted.job)
     undelete = (await first.instances.request_undelete(job.instance_id)).job
     assert (await first.jobs.begin(undelete)).held
     await run(activities.undelete, undelete)
-    statuses = StatusActivities(first.jobs, first.connection_strings, first.server)
-    assert await run(statuses.finish_undelete, undelete)
+    statuses = StatusActivities(first)
+    assert await run(statuses.finish, JobEnd(undelete, Outcome()))
     assert not await exists(admin, job.database)
     await let_minutes_pass(admin, renaming.final_database, 10)
     await work(second, (await second.instances.request_retry(wanted.job.instance_id)).job)

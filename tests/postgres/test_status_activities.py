@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from unittest.mock import AsyncMock
 
@@ -11,9 +12,10 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from activities.concurrency import ConcurrencyLimit
 from activities.databases import DatabaseActivities
+from activities.endings import JobEnd, Outcome
 from activities.errors import OUTAGE
+from activities.job_fence import ConcurrencyLimit
 from activities.statuses import StatusActivities
 from ods.databases import adoption
 from ods.databases.lookup import find_own
@@ -51,7 +53,7 @@ async def test_outage_is_told_soon_and_the_delete_waits_when_the_server_says_not
 ) -> None:
     created = await bring_to(instances, job_store, "Completed", name)
     job = (await instances.request_delete(created.instance_id)).job
-    activities = StatusActivities(job_store, tenant.connection_strings, silent_server)
+    activities = StatusActivities(replace(tenant, jobs=job_store, server=silent_server))
     async with asyncio.timeout(5):
         with pytest.raises(ApplicationError) as raised:
             await ActivityEnvironment().run(activities.begin, job)
@@ -67,7 +69,7 @@ async def test_late_session_is_ended_before_a_failed_delete_is_told_unless_the_j
     if is_retried:
         await job_store.fail(job, "It could not be deleted.")
         await job_store.begin((await instances.request_retry(job.instance_id)).job)
-    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(replace(tenant, jobs=job_store))
     async with tenant.server.locked(job.mark) as held:
         backend = held.get_server_pid()
         recorded = await ActivityEnvironment().run(statuses.fail, JobFailure(job, "It was cancelled."))
@@ -82,9 +84,9 @@ async def test_rename_is_recorded_in_time_when_the_server_says_nothing(
     tenant: Tenant, instances: InstanceStore, job_store: JobStore, silent_server: Server, name: str
 ) -> None:
     job = await bring_to(instances, job_store, "InProgress_Rename", name)
-    statuses = StatusActivities(job_store, tenant.connection_strings, silent_server)
+    statuses = StatusActivities(replace(tenant, jobs=job_store, server=silent_server))
     async with asyncio.timeout(job.policy.heartbeat_timeout):
-        assert await ActivityEnvironment().run(statuses.finish_rename, job)
+        assert await ActivityEnvironment().run(statuses.finish, JobEnd(job, Outcome()))
     assert await job_store.holds(job, InstanceStatus.COMPLETED)
 
 
@@ -106,12 +108,12 @@ async def test_time_of_a_left_name_does_not_begin_when_the_next_rename_is_under_
         await ActivityEnvironment().run(activities.rename, renamings[-1])
         if new == "once":
             assert await job_store.finish_rename(renamings[-1], "any")
-    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(replace(tenant, jobs=job_store))
     with monkeypatch.context() as suspended:
         suspended.setattr(job_store, "finish_rename", AsyncMock(return_value=True))
-        await ActivityEnvironment().run(statuses.finish_rename, renamings[0])
+        await ActivityEnvironment().run(statuses.finish, JobEnd(renamings[0], Outcome()))
     assert await _since(tenant, renamings[1]) == [None, None]
-    assert await ActivityEnvironment().run(statuses.finish_rename, renamings[1])
+    assert await ActivityEnvironment().run(statuses.finish, JobEnd(renamings[1], Outcome()))
     assert None not in await _since(tenant, renamings[1])
 
 
@@ -127,7 +129,7 @@ async def test_failed_delete_is_told_in_time_when_the_server_says_nothing(
     tenant: Tenant, instances: InstanceStore, job_store: JobStore, silent_server: Server, name: str
 ) -> None:
     job = await bring_to(instances, job_store, "InProgress_Delete", name)
-    statuses = StatusActivities(job_store, tenant.connection_strings, silent_server)
+    statuses = StatusActivities(replace(tenant, jobs=job_store, server=silent_server))
     async with asyncio.timeout(job.policy.heartbeat_timeout):
         assert await ActivityEnvironment().run(statuses.fail, JobFailure(job, "It was cancelled."))
     assert await job_store.holds(job, InstanceStatus.DELETE_FAILED)
@@ -144,7 +146,7 @@ async def test_detach_ends_when_it_was_interrupted_after_the_mark_was_removed(
     *,
     is_marked: bool,
 ) -> None:
-    statuses = StatusActivities(job_store, tenant.connection_strings, tenant.server)
+    statuses = StatusActivities(replace(tenant, jobs=job_store))
     databases = DatabaseActivities(tenant, ConcurrencyLimit(1))
     job = (await instances.reserve(name, Template.MINIMAL)).job
     await ActivityEnvironment().run(statuses.begin, job)
@@ -172,7 +174,7 @@ async def test_detach_ends_when_it_was_interrupted_after_the_mark_was_removed(
     if is_marked:
         await admin.execute(f'DROP DATABASE "{job.database}_moved"')
     else:
-        assert await ActivityEnvironment().run(databases.detach, retry)
+        assert (await ActivityEnvironment().run(databases.detach, retry)).is_recorded
         row = await queries.any_instance(job.instance_id)
         assert row is not None
         assert row.status == "Deleted"

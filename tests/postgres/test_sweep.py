@@ -15,8 +15,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities.reconcile import ReconcileActivities
-from activities.sweep import SweepActivities, SweepPage
+from activities.passes import ReconcileActivities, SweepActivities, SweepPage
 from ods.databases.server import Server
 from ods.model.arguments import Way
 from ods.model.operations import JobStatus, Template

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.reconcile import ReconcileActivities
+from activities.passes import ReconcileActivities
 from ods.cli.dump_files import Dump, DumpForm
 from ods.cli.registry_access import RegistryAccess
 from ods.cli.restore_programs import Destination, needed_extensions, restore

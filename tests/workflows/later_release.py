@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from activities.endings import JobEnd
     from ods.registry.instances.jobs import InstanceJob, JobWait
     from workflows.jobs import PurgeInstance
 
@@ -16,6 +17,11 @@ class LaterJob(InstanceJob):
 
 @dataclass(frozen=True, kw_only=True)
 class LaterWait(JobWait):
+    job: LaterJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterEnd(JobEnd):
     job: LaterJob
 
 

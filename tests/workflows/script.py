@@ -16,11 +16,18 @@ from temporalio.exceptions import ApplicationError
 
 from activities.backup_cleaning import CleaningReport
 from activities.backup_verification import Verdict, Verification
-from activities.databases import ProvisionResult, ReplaceResult, TrashResult
 from activities.education_organizations import PageRead, PageToRead, RefreshResult
-from activities.reconcile import DriftReport, Leftovers, PurgeReport, StuckPage, VersionsDue
+from activities.endings import JobEnd, Outcome
+from activities.passes import (
+    DriftReport,
+    Leftovers,
+    PurgeReport,
+    StuckPage,
+    SweepPage,
+    SweepResult,
+    VersionsDue,
+)
 from activities.scheduled_requests import ScheduledReport
-from activities.sweep import SweepPage, SweepResult
 from ods.databases.templates.spare_pool import PruneResult, SpareOrder
 from ods.registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from ods.registry.education_organizations.refreshes import Scope
@@ -49,7 +56,6 @@ class Script:
         self.begun = BeginResult(held=True)
         self.finished_on_the_way = False
         self.generation: int | None = None
-        self.finished_generations: list[int | None] = []
         self.recorded = True
         self.due = False
         self.next_request: str | None = None
@@ -59,7 +65,7 @@ class Script:
         self.drifts: list[Drift] = []
         self.kept = True
         self.following: InstanceJob | None = None
-        self.finished: list[InstanceJob] = []
+        self.finished: list[JobEnd] = []
         self.purges = PurgeReport(0)
         self.scheduled = ScheduledReport()
         self.due_times: list[datetime] = []
@@ -109,39 +115,40 @@ class Script:
         return replace(job, attempt=job.attempt + 1, request=self.next_request or job.request)
 
     @activity.defn
-    async def provision(self, job: InstanceJob) -> ProvisionResult:
+    async def provision(self, job: InstanceJob) -> Outcome:
         await self._follow("provision")
-        return ProvisionResult(job.database, 1, self.finished_on_the_way, self.generation)
+        return Outcome(self.finished_on_the_way, template_generation=self.generation, size_bytes=1)
 
     @activity.defn
-    async def finish_create(self, job: InstanceJob) -> bool:
-        self.finished_generations.append(job.template_generation)
-        await self._follow("finish_create")
+    async def finish(self, end: JobEnd) -> bool:
+        self.finished.append(end)
+        await self._follow("finish")
         return self.recorded
 
     @activity.defn
-    async def drop(self, job: InstanceJob) -> bool:
+    async def drop(self, job: InstanceJob) -> Outcome:
         await self._follow("drop")
-        return self.finished_on_the_way
+        return Outcome(self.finished_on_the_way)
 
     @activity.defn
-    async def trash(self, job: InstanceJob) -> TrashResult:
+    async def trash(self, job: InstanceJob) -> Outcome:
         await self._follow("trash")
-        return TrashResult(self.kept, self.finished_on_the_way)
+        return Outcome(self.finished_on_the_way, had_database=self.kept)
 
     @activity.defn
-    async def detach(self, job: InstanceJob) -> bool:
+    async def detach(self, job: InstanceJob) -> Outcome:
         await self._follow("detach")
-        return self.finished_on_the_way
+        return Outcome(self.finished_on_the_way)
 
     @activity.defn
-    async def undelete(self, job: InstanceJob) -> None:
+    async def undelete(self, job: InstanceJob) -> Outcome:
         await self._follow("undelete")
+        return Outcome()
 
     @activity.defn
-    async def purge(self, job: InstanceJob) -> bool:
+    async def purge(self, job: InstanceJob) -> Outcome:
         await self._follow("purge")
-        return self.finished_on_the_way
+        return Outcome(self.finished_on_the_way)
 
     @activity.defn
     async def request_purge_after(self, trashed: InstanceJob) -> InstanceJob | None:
@@ -162,19 +169,9 @@ class Script:
         await self._follow("verify_final_backup")
 
     @activity.defn
-    async def purge_backed_up(self, job: InstanceJob) -> bool:
+    async def purge_backed_up(self, job: InstanceJob) -> Outcome:
         await self._follow("purge_backed_up")
-        return self.finished_on_the_way
-
-    @activity.defn
-    async def finish_undelete(self, job: InstanceJob) -> bool:
-        await self._follow("finish_undelete")
-        return self.recorded
-
-    @activity.defn
-    async def finish_purge(self, job: InstanceJob) -> bool:
-        await self._follow("finish_purge")
-        return self.recorded
+        return Outcome(self.finished_on_the_way)
 
     @activity.defn
     async def remove_old_answers(self) -> None:
@@ -207,14 +204,9 @@ class Script:
         return self.cleaned
 
     @activity.defn
-    async def snapshot(self, job: InstanceJob) -> bool:
+    async def snapshot(self, job: InstanceJob) -> Outcome:
         await self._follow("snapshot")
-        return self.finished_on_the_way
-
-    @activity.defn
-    async def finish_snapshot(self, job: InstanceJob) -> bool:
-        await self._follow("finish_snapshot")
-        return self.recorded
+        return Outcome(self.finished_on_the_way)
 
     @activity.defn
     async def remove_snapshots(self) -> int:
@@ -227,20 +219,9 @@ class Script:
         return self.purges
 
     @activity.defn
-    async def reset(self, job: InstanceJob) -> ReplaceResult:
+    async def reset(self, job: InstanceJob) -> Outcome:
         await self._follow("reset")
-        return ReplaceResult(self.finished_on_the_way, self.generation)
-
-    @activity.defn
-    async def undo_reset(self, job: InstanceJob) -> ReplaceResult:
-        await self._follow("undo_reset")
-        return ReplaceResult(self.finished_on_the_way, self.generation)
-
-    @activity.defn
-    async def finish_replacement(self, job: InstanceJob) -> bool:
-        self.finished_generations.append(job.template_generation)
-        await self._follow("finish_replacement")
-        return self.recorded
+        return Outcome(self.finished_on_the_way, template_generation=self.generation)
 
     @activity.defn
     async def request_refresh_of(self, ods_instance_id: int) -> None:
@@ -261,8 +242,9 @@ class Script:
         await self._follow(f"purge_version {purge.version_id}")
 
     @activity.defn
-    async def rename(self, job: InstanceJob) -> None:
+    async def rename(self, job: InstanceJob) -> Outcome:
         await self._follow("rename")
+        return Outcome()
 
     @activity.defn
     async def compensate(self, job: InstanceJob) -> bool | None:
@@ -273,23 +255,6 @@ class Script:
     async def record_wait(self, wait: JobWait) -> None:
         self.waits.append(wait)
         await self._follow("record_wait")
-
-    @activity.defn
-    async def finish_delete(self, job: InstanceJob) -> bool:
-        self.finished.append(job)
-        await self._follow("finish_delete")
-        return self.recorded
-
-    @activity.defn
-    async def finish_delete_of_lost(self, job: InstanceJob) -> bool:
-        self.finished.append(job)
-        await self._follow("finish_delete_of_lost")
-        return self.recorded
-
-    @activity.defn
-    async def finish_rename(self, job: InstanceJob) -> bool:
-        await self._follow("finish_rename")
-        return self.recorded
 
     @activity.defn
     async def fail(self, failure: JobFailure) -> bool:
@@ -383,7 +348,7 @@ class Script:
             self.is_due,
             self.next_attempt,
             self.provision,
-            self.finish_create,
+            self.finish,
             self.drop,
             self.rename,
             self.trash,
@@ -395,8 +360,6 @@ class Script:
             self.back_up_trash,
             self.verify_final_backup,
             self.purge_backed_up,
-            self.finish_undelete,
-            self.finish_purge,
             self.purge_due,
             self.remove_old_answers,
             self.back_up,
@@ -405,19 +368,13 @@ class Script:
             self.finish_verification,
             self.clean_backups,
             self.snapshot,
-            self.finish_snapshot,
             self.remove_snapshots,
             self.reset,
-            self.undo_reset,
-            self.finish_replacement,
             self.request_refresh_of,
             self.drop_replaced,
             self.claim_due_versions,
             self.purge_version,
             self.compensate,
-            self.finish_delete,
-            self.finish_delete_of_lost,
-            self.finish_rename,
             self.fail,
             self.record_wait,
             self.dispatch_page,

@@ -49,7 +49,7 @@ async def test_copy_is_begun_provisioned_and_finished_when_nothing_fails(
 ) -> None:
     handle = await start(made_of(copy, CopyOrigin(12, mode, SOURCE_MARK)))
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "finish"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
     await keep(f"copy-{mode}-completed", handle)
 
@@ -81,7 +81,7 @@ async def test_copy_is_undone_and_retried_when_a_program_has_failed_too_often(
     assert "is done" in await handle.result()
     assert script.calls == [
         *("begin", *["provision"] * 3, "fail", "compensate"),
-        *("begin", "provision", "finish_create"),
+        *("begin", "provision", "finish"),
     ]
     assert (script.reasons, script.attempts) == (["pg_dump has failed."], [1, 2])
     await keep("copy-retried", handle)

@@ -42,7 +42,7 @@ async def test_instance_is_begun_provisioned_and_finished_when_nothing_fails(
 ) -> None:
     handle = await start(job)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "finish"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
     await keep("create-completed", handle)
 
@@ -52,7 +52,7 @@ async def test_last_step_knows_the_generation_of_the_template_when_the_outcome_i
 ) -> None:
     script.generation = 3
     await (await start(job)).result()
-    assert script.finished_generations == [3]
+    assert [end.outcome.template_generation for end in script.finished] == [3]
 
 
 async def test_last_step_is_saved_when_the_outcome_was_recorded_on_the_way(
@@ -76,7 +76,7 @@ async def test_nothing_is_touched_when_the_job_is_no_longer_due(
     await keep("create-superseded", handle)
 
 
-@pytest.mark.parametrize("step", ["begin", "finish_create"])
+@pytest.mark.parametrize("step", ["begin", "finish"])
 async def test_status_write_is_repeated_until_it_succeeds_when_the_registry_is_away(
     start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
 ) -> None:
@@ -105,7 +105,7 @@ async def test_provisioning_is_tried_again_when_the_fault_may_pass(
     script.faults["provision"] = [ApplicationError("in use")] * 2
     handle = await start(job)
     await handle.result()
-    assert script.calls == ["begin", *["provision"] * 3, "finish_create"]
+    assert script.calls == ["begin", *["provision"] * 3, "finish"]
     await keep("create-provision-retried", handle)
 
 
@@ -162,10 +162,10 @@ async def test_job_fails_when_no_worker_heartbeats_for_as_long_as_an_outage_is_w
 async def test_database_is_discarded_when_the_name_was_taken_meanwhile(
     start: Start, job: InstanceJob, script: Script, keep: Keep
 ) -> None:
-    script.faults["finish_create"] = [refused("An instance named 'Grand Bend' already exists.")]
+    script.faults["finish"] = [refused("An instance named 'Grand Bend' already exists.")]
     handle = await start(job)
     await _failure(handle)
-    assert script.calls == ["begin", "provision", "finish_create", "fail", "compensate"]
+    assert script.calls == ["begin", "provision", "finish", "fail", "compensate"]
     await keep("create-finish-refused", handle)
 
 
@@ -188,7 +188,7 @@ async def test_job_is_done_when_retried_after_a_failure(
     await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "fail", "compensate", "begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "fail", "compensate", "begin", "provision", "finish"]
     assert script.attempts == [1, 2]
     await keep("create-retried", handle)
 
@@ -287,7 +287,7 @@ async def test_workflow_continues_as_the_delete_when_it_is_handed_over(
     await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.hand_over, _delete_after(job))
     assert "DeleteInstanceJob" in await handle.result()
-    assert script.calls[4:] == ["is_due", "begin", "drop", "finish_delete"]
+    assert script.calls[4:] == ["is_due", "begin", "drop", "finish"]
     description = await handle.describe()
     assert description.workflow_type == "DeleteInstance"
     await keep("create-handed-over-to-delete", handle)
@@ -299,9 +299,10 @@ async def test_delete_follows_without_a_gap_when_handed_over_while_the_create_cl
     handle = await start(job)
 
     async def hand_over() -> None:
+        del script.holds["finish"]  # the other job ends as well
         await handle.signal(JobWorkflow.hand_over, _delete_after(job))
 
-    script.holds["finish_create"] = hand_over
+    script.holds["finish"] = hand_over
     assert "DeleteInstanceJob" in await handle.result()
     await keep("create-handed-over-at-the-end", handle)
 
@@ -313,15 +314,16 @@ async def test_job_follows_that_the_instance_waits_for_when_several_were_handed_
     forgotten = replace(_delete_after(job), request="00000000-0000-4000-8000-000000000000")
 
     async def hand_over() -> None:
+        del script.holds["finish"]  # the other job ends as well
         await handle.signal(JobWorkflow.hand_over, forgotten)
         await handle.signal(JobWorkflow.hand_over, _delete_after(job))
 
     async def wait_for_the_second() -> None:
         script.due = script.calls.count("is_due") == 2
 
-    script.holds = {"finish_create": hand_over, "is_due": wait_for_the_second}
+    script.holds = {"finish": hand_over, "is_due": wait_for_the_second}
     assert "DeleteInstanceJob" in await handle.result()
-    assert script.calls[-5:] == ["is_due", "is_due", "begin", "drop", "finish_delete"]
+    assert script.calls[-5:] == ["is_due", "is_due", "begin", "drop", "finish"]
     assert script.requests == [job.request, NEXT_REQUEST]
     await keep("create-handed-over-several", handle)
 
@@ -335,7 +337,7 @@ async def test_job_goes_on_when_it_is_handed_to_itself_or_an_older_one(
         await handle.signal(JobWorkflow.hand_over, replace(job, attempt=2))
         await handle.signal(JobWorkflow.hand_over, job)
 
-    script.holds["finish_create"] = hand_over
+    script.holds["finish"] = hand_over
     assert "CreateInstanceJob" in await handle.result()
     assert script.attempts == [2]
     await keep("create-handed-to-itself", handle)
@@ -351,7 +353,7 @@ async def test_earlier_job_is_done_when_the_registry_was_restored_to_where_it_is
     await handle.signal(JobWorkflow.hand_over, job)
     assert "is done" in await handle.result()
     assert script.attempts == [3, 1]
-    assert script.calls[4:] == ["is_due", "begin", "provision", "finish_create"]
+    assert script.calls[4:] == ["is_due", "begin", "provision", "finish"]
     await keep("create-handed-an-earlier-job", handle)
 
 
@@ -372,7 +374,7 @@ async def test_earlier_job_is_done_when_the_registry_was_restored_to_it_while_a_
     script.holds["provision"] = hand_over
     assert "is done" in await handle.result()
     assert script.attempts == [3, 1]
-    assert script.calls == ["begin", "provision", "fail", "begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "fail", "begin", "provision", "finish"]
     await keep("create-handed-an-earlier-job-while-it-works", handle)
 
 
@@ -446,14 +448,14 @@ async def test_job_is_done_when_cancelled_while_that_is_recorded(
     async def cancel() -> None:
         await handle.cancel()
 
-    script.holds["finish_create"] = cancel
-    script.faults["finish_create"] = [OSError("registry away")]
+    script.holds["finish"] = cancel
+    script.faults["finish"] = [OSError("registry away")]
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "finish_create", "finish_create"]
+    assert script.calls == ["begin", "provision", "finish", "finish"]
     await keep("create-cancelled-during-finish", handle)
 
 
-@pytest.mark.parametrize("step", ["finish_create", "fail"])
+@pytest.mark.parametrize("step", ["finish", "fail"])
 async def test_workflow_ends_when_the_instance_has_moved_on_meanwhile(
     start: Start, job: InstanceJob, script: Script, keep: Keep, step: str
 ) -> None:

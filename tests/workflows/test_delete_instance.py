@@ -33,7 +33,7 @@ async def test_instance_is_begun_dropped_and_finished_when_nothing_fails(
 ) -> None:
     handle = await start()
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "drop", "finish_delete"]
+    assert script.calls == ["begin", "drop", "finish"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Deleted"
     await keep("delete-completed", handle)
 
@@ -71,7 +71,7 @@ async def test_job_is_done_when_retried_after_the_drop_was_refused(
     await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "drop", "fail", "compensate", "begin", "drop", "finish_delete"]
+    assert script.calls == ["begin", "drop", "fail", "compensate", "begin", "drop", "finish"]
     assert script.attempts == [1, 2]
     await keep("delete-retried", handle)
 
@@ -94,17 +94,17 @@ async def test_failure_stands_and_can_be_retried_when_a_late_session_could_not_b
     await until(lambda: script.calls.count("compensate") == 3)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls[3:] == [*["compensate"] * 3, "begin", "drop", "finish_delete"]
+    assert script.calls[3:] == [*["compensate"] * 3, "begin", "drop", "finish"]
     await keep("delete-compensate-failing", handle)
 
 
 async def test_status_is_written_in_the_end_when_the_registry_is_away(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.faults["finish_delete"] = [OSError("registry away")] * 20
+    script.faults["finish"] = [OSError("registry away")] * 20
     handle = await start()
     await handle.result()
-    assert script.calls.count("finish_delete") == 21
+    assert script.calls.count("finish") == 21
     await keep("delete-registry-away", handle)
 
 

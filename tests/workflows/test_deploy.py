@@ -54,7 +54,7 @@ async def test_job_goes_on_when_patched_code_is_deployed_while_it_waits(
         await waiting.signal(JobWorkflow.retry)
         assert "is done" in await waiting.result()
     # The retry is a run of its own, and so has the new step.
-    assert script.calls == ["begin", "begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "begin", "provision", "finish"]
 
 
 async def test_running_attempt_keeps_its_steps_when_patched_code_is_deployed(

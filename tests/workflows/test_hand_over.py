@@ -31,5 +31,5 @@ async def test_handed_over_job_is_not_lost_when_the_workflow_is_cancelled(
     deletion = of_kind(job, "Delete", number=2, request=NEXT_REQUEST)
     assert "DeleteInstanceJob" in await handle.result()
     assert (await (await handle.describe()).memo())["job"] == deletion.job_id
-    assert script.calls[4:] == ["is_due", "begin", "drop", "finish_delete"]
+    assert script.calls[4:] == ["is_due", "begin", "drop", "finish"]
     await keep("create-handed-over-when-cancelled", handle)

@@ -84,11 +84,11 @@ async def test_the_kind_of_the_failure_and_the_next_try_are_told_when_the_workfl
 async def test_tries_are_counted_and_no_text_is_told_when_temporal_tries_a_step_again(
     client: Client, job: InstanceJob, script: Script, handle: Callable[..., Any]
 ) -> None:
-    script.faults["finish_create"] = [ValueError("hidden")] * 50
+    script.faults["finish"] = [ValueError("hidden")] * 50
     await handle()
     told = await told_once(client, job, lambda one: any(step.next_try_at for step in one.steps))
     (step,) = told.steps
-    assert step.name == "finish_create"
+    assert step.name == "finish"
     assert step.tries > 1
     assert not step.is_running
     assert step.last_failure == "ValueError"

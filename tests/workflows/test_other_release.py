@@ -11,10 +11,11 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from activities.endings import Outcome
 from ods.embedded.polling import wait_until
 from ods.registry.instances.jobs import BeginResult, InstanceJob
 from tests.job_kinds import JOB_KINDS, of_kind
-from tests.workflows.later_release import LaterJob, LaterPurge, LaterWait
+from tests.workflows.later_release import LaterEnd, LaterJob, LaterPurge, LaterWait
 from tests.workflows.script import Script, until
 from worker import WORKFLOWS
 from workflows.job_workflow import WORKFLOW_TYPES, JobWorkflow
@@ -32,13 +33,13 @@ class LaterScript(Script):
         await super().record_wait(wait)
 
     @activity.defn
-    async def purge(self, job: LaterJob) -> bool:  # type: ignore[override]
+    async def purge(self, job: LaterJob) -> Outcome:  # type: ignore[override]
         assert job.keep_a_copy
         return await super().purge(job)
 
     @activity.defn
-    async def finish_purge(self, job: LaterJob) -> bool:  # type: ignore[override]
-        return await super().finish_purge(job)
+    async def finish(self, end: LaterEnd) -> bool:  # type: ignore[override]
+        return await super().finish(end)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ async def test_purge_is_left_to_a_worker_that_knows_it_when_it_is_told_more_than
     later = LaterScript()
     async with _worker(client, handle.id, later, [LaterPurge]), _worker(client, f"{handle.id}-ddl", later):
         assert "is done" in await handle.result()
-    assert later.calls == ["begin", "purge", "finish_purge"]
+    assert later.calls == ["begin", "purge", "finish"]
 
 
 _DELETE = {"keep": True, "backup_first": False}
@@ -158,4 +159,4 @@ async def test_step_is_tried_again_when_a_worker_of_another_release_has_got_it(
         async with _worker(client, f"{handle.id}-ddl", later):
             await handle.signal(JobWorkflow.retry)
             assert "is done" in await handle.result()
-    assert later.calls == ["begin", "record_wait", "purge", "finish_purge"]
+    assert later.calls == ["begin", "record_wait", "purge", "finish"]

@@ -35,7 +35,7 @@ STEPS = {
     "Backup": "back_up",
     "Snapshot": "snapshot",
     "Reset": "reset",
-    "UndoReset": "undo_reset",
+    "UndoReset": "reset",
 }
 
 
@@ -260,7 +260,7 @@ async def test_job_of_another_instance_follows_when_a_restored_registry_gave_it_
     other = replace(job, mark=mark, request=NEXT_REQUEST, name="Another")
     await handle.signal(JobWorkflow.hand_over, other)
     assert "is done" in await handle.result()
-    assert script.calls[-3:] == ["begin", "provision", "finish_create"]
+    assert script.calls[-3:] == ["begin", "provision", "finish"]
     await keep("create-handed-over-to-another-mark", handle)
 
 

@@ -2,7 +2,7 @@ import uuid
 
 from temporalio.client import Client
 
-from activities.sweep import SweepResult
+from activities.passes import SweepResult
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script
 from workflows.passes import PendingSweep

@@ -63,7 +63,7 @@ async def test_database_is_dropped_when_its_backup_is_stored_and_verified(
 ) -> None:
     handle = await start(purge)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", *STEPS, "finish_purge"]
+    assert script.calls == ["begin", *STEPS, "finish"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Deleted"
     await keep("purge-after-backup-completed", handle)
 
@@ -84,7 +84,7 @@ async def test_nothing_is_verified_when_there_is_no_database_any_more(
     script.kept = False
     handle = await start(purge)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "back_up_trash", "purge_backed_up", "finish_purge"]
+    assert script.calls == ["begin", "back_up_trash", "purge_backed_up", "finish"]
     await keep("purge-after-backup-of-nothing", handle)
 
 
@@ -100,7 +100,7 @@ async def test_nothing_after_it_is_done_when_a_step_has_failed_and_all_is_when_i
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Delete_Failed"
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls[len(done) + 3 :] == ["begin", *STEPS, "finish_purge"]
+    assert script.calls[len(done) + 3 :] == ["begin", *STEPS, "finish"]
     assert script.attempts == [1, 2]
     await keep(f"purge-after-backup-retried-{step.replace('_', '-')}", handle)
 
@@ -179,7 +179,7 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
     undelete = of_kind(purge, "Undelete", number=4, request=str(UUID(int=4)))
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
-    assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]
+    assert script.calls[-3:] == ["begin", "undelete", "finish"]
     await keep("purge-after-backup-handed-over-to-undelete", handle)
 
 
@@ -192,8 +192,8 @@ async def test_purge_follows_without_a_gap_when_it_was_requested_with_the_delete
     assert await handle.result() == f"{purge.job_id} is done."
     requests = ["request_purge_after"] * 3
     assert script.calls == [
-        *("begin", "trash", "finish_delete", *requests),
-        *("begin", *STEPS, "finish_purge"),
+        *("begin", "trash", "finish", *requests),
+        *("begin", *STEPS, "finish"),
     ]
     await keep("trash-followed-by-purge", handle)
 
@@ -203,11 +203,11 @@ async def test_delete_is_done_when_the_purge_that_was_to_follow_is_not_wanted_an
 ) -> None:
     handle = await start(trash)
     assert await handle.result() == f"{trash.job_id} is done."
-    assert script.calls == ["begin", "trash", "finish_delete", "request_purge_after"]
+    assert script.calls == ["begin", "trash", "finish", "request_purge_after"]
     await keep("trash-not-followed-by-purge", handle)
 
 
-@pytest.mark.parametrize("step", ["finish_delete", "request_purge_after"])
+@pytest.mark.parametrize("step", ["finish", "request_purge_after"])
 async def test_no_purge_follows_when_the_workflow_is_cancelled_while_that_is_recorded(
     start: Start, script: Script, keep: Keep, trash: InstanceJob, purge: InstanceJob, step: str
 ) -> None:
@@ -220,7 +220,7 @@ async def test_no_purge_follows_when_the_workflow_is_cancelled_while_that_is_rec
     script.holds[step] = cancel
     script.faults[step] = [OSError("registry away")]
     assert await handle.result() == f"{trash.job_id} is done."
-    steps = ["begin", "trash", "finish_delete", "request_purge_after", "call_off_purge"]
+    steps = ["begin", "trash", "finish", "request_purge_after", "call_off_purge"]
     steps.insert(steps.index(step), step)
     assert script.calls == steps
     await keep(f"trash-cancelled-during-{step.replace('_', '-')}", handle)

@@ -7,7 +7,7 @@ import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.backup_cleaning import CleaningReport
-from activities.reconcile import Leftovers, PurgeReport, StuckPage, VersionsDue
+from activities.passes import Leftovers, PurgeReport, StuckPage, VersionsDue
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.versions import VersionPurge
 from ods.tenants.drift.findings import Drift, DriftKind

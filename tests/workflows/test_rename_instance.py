@@ -48,7 +48,7 @@ async def test_instance_is_begun_renamed_and_finished_when_nothing_fails(
 ) -> None:
     handle = await start()
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "rename", "finish_rename"]
+    assert script.calls == ["begin", "rename", "finish"]
     attributes = (await handle.describe()).typed_search_attributes
     assert (attributes[STATUS], attributes[NAME]) == ("Completed", "Big Bend")
     await keep("rename-completed", handle)
@@ -80,7 +80,7 @@ async def test_instance_keeps_its_name_when_the_new_one_was_taken_meanwhile(
     ("step", "calls"),
     [
         ("rename", ["begin", "rename", "fail", "compensate"]),
-        ("finish_rename", ["begin", "rename", "finish_rename", "fail", "compensate"]),
+        ("finish", ["begin", "rename", "finish", "fail", "compensate"]),
     ],
 )
 async def test_database_is_renamed_back_when_a_step_is_refused(
@@ -107,10 +107,10 @@ async def test_job_fails_when_every_attempt_to_rename_failed(
 async def test_status_is_written_in_the_end_when_the_registry_is_away(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.faults["finish_rename"] = [OSError("registry away")] * 20
+    script.faults["finish"] = [OSError("registry away")] * 20
     handle = await start()
     await handle.result()
-    assert script.calls.count("finish_rename") == 21
+    assert script.calls.count("finish") == 21
     await keep("rename-registry-away", handle)
 
 
@@ -120,7 +120,7 @@ async def test_job_is_done_when_retried_after_a_failure(start: Start, script: Sc
     await until(lambda: "compensate" in script.calls)
     await handle.signal(JobWorkflow.retry)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "rename", "fail", "compensate", "begin", "rename", "finish_rename"]
+    assert script.calls == ["begin", "rename", "fail", "compensate", "begin", "rename", "finish"]
     assert script.attempts == [1, 2]
     await keep("rename-retried", handle)
 
@@ -168,7 +168,7 @@ async def test_next_job_follows_without_a_gap_when_it_is_handed_over(
     )
     await handle.signal(JobWorkflow.hand_over, deletion)
     assert await handle.result() == f"{deletion.job_id} is done."
-    assert script.calls[-3:] == ["begin", "drop", "finish_delete"]
+    assert script.calls[-3:] == ["begin", "drop", "finish"]
     attributes = (await handle.describe()).typed_search_attributes
     assert attributes[OPERATION] == "Delete"
     await keep("rename-handed-over-to-delete", handle)

@@ -21,7 +21,7 @@ from workflows.search_attributes import STATUS
 
 Start: TypeAlias = Callable[..., Awaitable[WorkflowHandle[Any, Any]]]
 
-STEPS = {"Reset": "reset", "UndoReset": "undo_reset"}
+STEPS = {"Reset": "reset", "UndoReset": "reset"}
 BACKUP_QUEUE = "queue of what takes long"
 CLOSED = CopyOrigin(12, CopyMode.CLOSED, "7f2a7b1e-52f4-4f3c-8a43-0e8d7f4f3f13")
 ONLINE = replace(CLOSED, mode=CopyMode.ONLINE)
@@ -58,8 +58,8 @@ async def test_education_organizations_are_read_anew_when_the_databases_were_exc
     script.generation = 4
     handle = await start(kind)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", STEPS[kind], "finish_replacement", "request_refresh_of"]
-    assert script.finished_generations == [4]
+    assert script.calls == ["begin", STEPS[kind], "finish", "request_refresh_of"]
+    assert [end.outcome.template_generation for end in script.finished] == [4]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
     await keep(f"{kind.lower()}-completed", handle)
 
@@ -140,7 +140,7 @@ async def test_reset_is_done_whatever_its_origin_when_nothing_fails(
 ) -> None:
     handle = await start("Reset", origin)
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "reset", "finish_replacement", "request_refresh_of"]
+    assert script.calls == ["begin", "reset", "finish", "request_refresh_of"]
     await keep(f"replace-{words}-completed", handle)
 
 
@@ -203,8 +203,8 @@ async def test_reset_to_a_backup_is_undone_when_it_is_cancelled(
 async def test_status_is_written_in_the_end_when_the_registry_is_away(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.faults["finish_replacement"] = [OSError("registry away")] * 5
+    script.faults["finish"] = [OSError("registry away")] * 5
     handle = await start("Reset")
     await handle.result()
-    assert script.calls.count("finish_replacement") == 6
+    assert script.calls.count("finish") == 6
     await keep("reset-registry-away", handle)

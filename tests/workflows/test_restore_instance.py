@@ -38,7 +38,7 @@ async def test_backup_is_restored_on_the_queue_of_backups_when_nothing_fails(
     policy = replace(restore.policy, backup_queue=queue, ddl_queue="queue of jobs with DDL")
     handle = await start(replace(restore, policy=policy))
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "provision", "finish_create"]
+    assert script.calls == ["begin", "provision", "finish"]
     await keep("restore-completed", handle)
 
 
@@ -52,6 +52,6 @@ async def test_restore_is_undone_and_retried_when_it_has_failed_too_often(
     assert "is done" in await handle.result()
     assert script.calls == [
         *("begin", *["provision"] * 3, "fail", "compensate"),
-        *("begin", "provision", "finish_create"),
+        *("begin", "provision", "finish"),
     ]
     await keep("restore-retried", handle)

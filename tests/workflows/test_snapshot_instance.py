@@ -32,7 +32,7 @@ def start(client: Client, queue: str, job: InstanceJob) -> Start:
 async def test_copy_is_made_and_recorded_when_nothing_fails(start: Start, script: Script, keep: Keep) -> None:
     handle = await start()
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "snapshot", "finish_snapshot"]
+    assert script.calls == ["begin", "snapshot", "finish"]
     assert (await handle.describe()).typed_search_attributes[STATUS] == "Completed"
     await keep("snapshot-completed", handle)
 
@@ -47,7 +47,7 @@ async def test_last_step_is_saved_when_the_snapshot_was_recorded_on_the_way(
     await keep("snapshot-finished-on-the-way", handle)
 
 
-@pytest.mark.parametrize("step", ["snapshot", "finish_snapshot"])
+@pytest.mark.parametrize("step", ["snapshot", "finish"])
 async def test_copy_is_removed_and_the_job_fails_when_a_step_is_refused(
     start: Start, script: Script, keep: Keep, step: str
 ) -> None:

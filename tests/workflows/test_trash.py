@@ -20,10 +20,10 @@ from workflows.search_attributes import STATUS
 Start: TypeAlias = Callable[[str], Awaitable[WorkflowHandle[Any, Any]]]
 
 STEPS = {
-    "Trash": ("trash", "finish_delete"),
-    "Detach": ("detach", "finish_delete"),
-    "Undelete": ("undelete", "finish_undelete"),
-    "Purge": ("purge", "finish_purge"),
+    "Trash": ("trash", "finish"),
+    "Detach": ("detach", "finish"),
+    "Undelete": ("undelete", "finish"),
+    "Purge": ("purge", "finish"),
 }
 DONE = dict.fromkeys(STEPS, "Deleted") | {"Undelete": "Completed"}
 FAILED = dict.fromkeys(STEPS, "Delete_Failed") | {"Undelete": "Deleted"}
@@ -76,7 +76,8 @@ async def test_nothing_is_recorded_as_in_the_trash_when_there_was_no_database(
     script.kept = False
     handle = await start("Trash")
     assert "is done" in await handle.result()
-    assert script.calls == ["begin", "trash", "finish_delete_of_lost"]
+    assert script.calls == ["begin", "trash", "finish"]
+    assert [end.outcome.had_database for end in script.finished] == [False]
     await keep("trash-of-nothing", handle)
 
 
@@ -158,11 +159,11 @@ async def test_late_session_is_ended_when_the_job_is_cancelled(
 async def test_database_goes_back_to_the_trash_when_its_name_was_taken_before_the_undelete_ended(
     start: Start, script: Script, keep: Keep
 ) -> None:
-    script.faults["finish_undelete"] = [refused("An instance named 'Grand Bend' already exists.")]
+    script.faults["finish"] = [refused("An instance named 'Grand Bend' already exists.")]
     handle = await start("Undelete")
     with pytest.raises(WorkflowFailureError):
         await handle.result()
-    assert script.calls == ["begin", "undelete", "finish_undelete", "fail", "compensate"]
+    assert script.calls == ["begin", "undelete", "finish", "fail", "compensate"]
     await keep("undelete-finish-refused", handle)
 
 
@@ -179,5 +180,5 @@ async def test_undelete_follows_without_a_gap_when_a_failed_purge_waits(
     undelete = replace(job_of("Undelete"), number=3, request=NEXT_REQUEST)
     await handle.signal(JobWorkflow.hand_over, undelete)
     assert await handle.result() == f"{undelete.job_id} is done."
-    assert script.calls[-3:] == ["begin", "undelete", "finish_undelete"]
+    assert script.calls[-3:] == ["begin", "undelete", "finish"]
     await keep("purge-handed-over-to-undelete", handle)
