@@ -21,8 +21,7 @@ from ods.backups.storage import BackupStore
 from ods.databases.droppable import find_in_trash
 from ods.databases.dropping import end_programs
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.lookup import choose, find, require_usable
-from ods.databases.remains import require_no_version_in_trash
+from ods.databases.lookup import choose, find, require_no_version_in_trash, require_usable
 from ods.databases.trash_backup import while_open
 from ods.model.operations import InstanceStatus
 from ods.observability.logs import fault_name

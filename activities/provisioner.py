@@ -13,7 +13,6 @@ from ods.backups.copying import copy_contents
 from ods.backups.restoring import restore
 from ods.backups.snapshots import Database
 from ods.databases import provisioning
-from ods.databases.analysis import analyze
 from ods.databases.constants import DISK_FULL
 from ods.databases.copying import Source, copy_closed, create_like, provision_copy
 from ods.databases.errors import DatabaseFaultError
@@ -21,6 +20,7 @@ from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.provisioning import CloneRequest, ProvisionedDatabase, TemplateSizes
 from ods.databases.publishing import DatabaseAccess
 from ods.databases.rights.inner import Rights, give_rights, read_rights
+from ods.databases.statements import analyze
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin, Origin, TemplateOrigin
 from ods.observability.metrics.job_phases import phase
 from ods.registry.storage.errors import BackupNotFoundError, BackupRefusedError

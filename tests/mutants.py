@@ -68,8 +68,8 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/backups/stored_backups.py": _BACKUPS,
     "ods/cli/fetched_files.py": ("tests/unit/test_fetched_files.py",),
     "ods/databases/adoption.py": ("tests/postgres/test_handing_over.py", "tests/api/test_adoption.py"),
-    "ods/databases/analysis.py": ("tests/postgres/test_analysis.py",),
     "ods/databases/changing.py": (
+        "tests/postgres/test_lock_holders.py",
         *("tests/postgres/test_renaming.py", "tests/postgres/test_dropping.py"),
         "tests/postgres/test_trash.py",
     ),
@@ -87,7 +87,6 @@ _TESTS: dict[str, tuple[str, ...]] = {
     ),
     "ods/databases/inspection/listing.py": ("tests/postgres/test_drift.py", "tests/api/test_adoption.py"),
     "ods/databases/locales.py": ("tests/end_to_end/test_likeness.py",),
-    "ods/databases/inspection/lock_holders.py": ("tests/postgres/test_lock_holders.py",),
     "ods/databases/lookup.py": ("tests/postgres/test_lookup.py", "tests/postgres/test_provisioning.py"),
     "ods/databases/ownership.py": ("tests/unit/test_ownership.py", "tests/postgres/test_provisioning.py"),
     "ods/databases/provisioning.py": (
@@ -98,7 +97,10 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/databases/scratch.py": ("tests/end_to_end/test_backups.py", "tests/faults/test_backups.py"),
     "ods/databases/server.py": ("tests/postgres/test_keepalive.py", "tests/postgres/test_fence.py"),
     "ods/databases/templates/spare_pool.py": ("tests/unit/test_spares.py", "tests/postgres/test_spares.py"),
-    "ods/databases/statements.py": ("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+    "ods/databases/statements.py": (
+        *("tests/postgres/test_provisioning.py", "tests/postgres/test_dropping.py"),
+        "tests/postgres/test_analysis.py",
+    ),
     "ods/databases/templates/reports.py": _TEMPLATES,
     "ods/databases/templates/loading.py": _TEMPLATES,
     "ods/databases/templates/marks.py": _TEMPLATES,

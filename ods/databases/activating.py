@@ -11,9 +11,17 @@ import asyncpg
 from ods.databases.changing import MARK, OPEN, change_name, is_marked, owner_to_mark
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.left_names import back, leaving, require_not_left, require_not_taken
-from ods.databases.lookup import choose, elsewhere, find, refusal, require_known, two_carriers
+from ods.databases.lookup import (
+    choose,
+    elsewhere,
+    find,
+    refusal,
+    require_known,
+    two_carriers,
+    version_in,
+    what_is_left,
+)
 from ods.databases.ownership import KnownOwner, trashed_at
-from ods.databases.remains import version_in, what_is_left
 from ods.databases.server import Server
 from ods.databases.statements import server_clock
 from ods.model.revisions import Role

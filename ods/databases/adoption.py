@@ -17,9 +17,15 @@ from ods.databases.errors import (
     translate_postgres_errors,
 )
 from ods.databases.left_names import require_not_left
-from ods.databases.lookup import DatabaseRows, find, require_one_carrier
+from ods.databases.lookup import (
+    DatabaseRows,
+    find,
+    require_no_staging,
+    require_no_version,
+    require_one_carrier,
+    what_is_left,
+)
 from ods.databases.ownership import KnownOwner, Owner, trashed_at
-from ods.databases.remains import require_no_staging, require_no_version, what_is_left
 from ods.databases.server import Server
 from ods.databases.snapshots import SnapshotMark
 from ods.databases.statements import fetch_row, fetch_value, server_clock
@@ -71,8 +77,7 @@ async def inspect(
 ) -> Candidate | None:
     """The database of that name as `owner`'s instance would get it; None if there is none.
 
-    Args:
-        needed: databases that no instance may get, such as templates.
+    No instance may get those that are `needed`, such as templates.
     """
     found = await fetch_row(session, _INSPECT, database, INVALID_CONNECTION_LIMIT)
     if found is None:

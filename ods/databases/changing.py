@@ -1,11 +1,14 @@
 """Changing a database that was found: its comment, its name, whether it is open; all in one transaction.
 
 Nothing is done if another database has the name by then: a statement that waits for a transaction which
-exchanges names follows the name.
+exchanges names follows the name. What keeps DDL from being done is reported, with how to end it: a lock of
+another session, after `lock_timeout` (`ods/databases/server.py`), or a prepared transaction or a
+subscription, which uses a database without a session that could be ended.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -13,13 +16,18 @@ from typing import Any
 
 import asyncpg
 
-from ods.databases.constants import DIVISION_BY_ZERO, INSUFFICIENT_PRIVILEGE, NAME_IN_USE, OBJECT_IN_USE
+from ods.databases.constants import (
+    DIVISION_BY_ZERO,
+    INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
+    NAME_IN_USE,
+    OBJECT_IN_USE,
+)
 from ods.databases.errors import DatabaseFaultError, NotOursError
-from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import FoundDatabase, changed_meanwhile
 from ods.databases.ownership import KnownOwner
 from ods.databases.server import Server
-from ods.databases.statements import NO_REASONS, execute, fetch_rows, fetch_value, server_clock
+from ods.databases.statements import NO_REASONS, execute, fetch_row, fetch_rows, fetch_value, server_clock
 from ods.model.revisions import Role
 
 MARK = "COMMENT ON DATABASE %2$I IS %3$L"
@@ -36,6 +44,34 @@ WHERE datname = ANY($1::name[]) AND usesysid IS NOT NULL
 """
 _COUNT_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND usesysid IS NOT NULL"
 _PAUSE_SECONDS = 0.05
+# A lock on the database; otherwise an uncommitted change of the catalogue, such as ALTER DATABASE, which
+# locks only the row.
+_HOLDERS = """
+SELECT pid, usename, application_name, state, xact_start,
+       bool_or(locktype = 'object' AND mode <> 'RowExclusiveLock') AS locks_database
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE pid <> pg_backend_pid() AND granted
+  AND NOT EXISTS (SELECT FROM pg_locks AS waiting WHERE waiting.pid = pg_locks.pid AND NOT waiting.granted)
+  AND (
+    locktype = 'object' AND classid = 'pg_database'::regclass
+        AND objid = (SELECT oid FROM pg_database WHERE datname = $1)
+    OR locktype = 'relation' AND relation = 'pg_database'::regclass AND mode = 'RowExclusiveLock'
+)
+GROUP BY pid, usename, application_name, state, xact_start
+ORDER BY locks_database DESC, xact_start NULLS LAST
+LIMIT 1
+"""
+_USERS = """
+SELECT format('the prepared transaction %L', gid) AS what,
+       format('COMMIT PREPARED %1$L, or ROLLBACK PREPARED %1$L', gid) AS remedy
+FROM pg_prepared_xacts WHERE database = $1
+UNION ALL
+SELECT format('the subscription %I', subname), format(
+    'ALTER SUBSCRIPTION %1$I DISABLE; ALTER SUBSCRIPTION %1$I SET (slot_name = NONE);'
+    ' DROP SUBSCRIPTION %1$I; and its slot on the publisher', subname)
+FROM pg_subscription JOIN pg_database ON pg_database.oid = subdbid WHERE datname = $1
+LIMIT 1
+"""
 
 
 async def change(  # noqa: PLR0913 - what becomes of a database
@@ -147,10 +183,7 @@ async def end_sessions_until_done(
     """Run a statement that renames or copies a database, and end the sessions on it until it is done.
 
     While the statement waits for these sessions, PostgreSQL keeps new ones out. So the database needs not be
-    closed first, and stays open if this process dies.
-
-    Args:
-        end_sessions: ends the sessions, by another session; called again and again.
+    closed first, and stays open if this process dies. `end_sessions` does so by another session.
     """
     running = asyncio.create_task(statement)
     try:
@@ -203,3 +236,40 @@ async def mark_anew(session: asyncpg.Connection, owner: KnownOwner, found: Found
     """Give a database another revision, and change nothing else."""
     comment = owner_to_mark(owner, found).comment_at(await server_clock(session))
     await change(session, found.name, found.oid, MARK, comment=comment)
+
+
+@asynccontextmanager
+async def name_holder(session: asyncpg.Connection, database: str) -> AsyncIterator[None]:
+    """Name what keeps the statements in the body from being done; the lock of another session is an outage.
+
+    The session is used once the body has failed.
+    """
+    try:
+        yield
+    except DatabaseFaultError as fault:
+        if fault.sqlstate == OBJECT_IN_USE and (user := await fetch_row(session, _USERS, database)):
+            raise DatabaseFaultError(
+                f"The database '{database}' has {user['what']}, which only a session in it can end:"
+                f" {user['remedy']}. If the database is closed, open it for that, and close it afterwards"
+                f' (ALTER DATABASE "{database}" ALLOW_CONNECTIONS true; …; false). Then retry.',
+                retryable=True,
+                sqlstate=OBJECT_IN_USE,
+            ) from None
+        if fault.sqlstate != LOCK_NOT_AVAILABLE:
+            raise
+        holder = await fetch_row(session, _HOLDERS, database)
+        raise DatabaseFaultError(
+            _description(holder, database), outage=True, sqlstate=LOCK_NOT_AVAILABLE
+        ) from None
+
+
+def _description(holder: asyncpg.Record | None, database: str) -> str:
+    if holder is None:
+        return f"Another session held a lock on the database '{database}' for several seconds."
+    since = f"{holder['xact_start']:%Y-%m-%d %H:%M:%S %Z}" if holder["xact_start"] else "an unknown time"
+    return (
+        f"Another session holds a lock on the database '{database}': process {holder['pid']} of the user"
+        f" {holder['usename']}, application '{holder['application_name']}', {holder['state'] or 'busy'},"
+        f" its transaction began at {since}. It is waited for; to end it:"
+        f" SELECT pg_terminate_backend({holder['pid']})"
+    )

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ods.databases.changing import end_sessions, end_sessions_until_done, no_right
+from ods.databases.changing import end_sessions, end_sessions_until_done, name_holder, no_right
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE, OBJECT_IN_USE
 from ods.databases.dropping import drop_staging
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.locales import Locale, create_empty, read_locale
 from ods.databases.lookup import choose, find, require_usable
 from ods.databases.ownership import Owner
@@ -69,9 +68,8 @@ async def provision_copy(
 ) -> ProvisionedDatabase:
     """Make the database as a copy, or find that an earlier attempt has made it.
 
-    Args:
-        request: its template is the database of the source, whose privileges and settings the copy gets.
-        make_staging: makes the staging database, with what the source holds.
+    The template of the `request` is the source, whose privileges and settings the copy gets. `make_staging`
+    makes the staging database, with what the source holds.
     """
     if (made := await already_made(session, request)) is not None:
         return made

@@ -10,7 +10,7 @@ from time import monotonic
 
 import asyncpg
 
-from ods.databases.changing import CLOSE, OPEN, change, end_all, no_right
+from ods.databases.changing import CLOSE, OPEN, change, end_all, name_holder, no_right
 from ods.databases.constants import (
     INSUFFICIENT_PRIVILEGE,
     INVALID_CONNECTION_LIMIT,
@@ -22,7 +22,6 @@ from ods.databases.constants import (
 )
 from ods.databases.droppable import deletable, find_in_trash, require_not_put_back
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
-from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import DatabaseRows, FoundDatabase, find
 from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.statements import execute, fetch_rows
@@ -128,11 +127,7 @@ async def end_programs(session: asyncpg.Connection, label: str) -> None:
 
 
 async def drop_database(session: asyncpg.Connection, database: str, *, invalid: bool) -> None:
-    """Close a database that was never an instance's, or whose DROP was interrupted, and drop it.
-
-    Args:
-        invalid: whether an earlier DROP of it was interrupted: then it is closed already.
-    """
+    """Close and drop a database that was never an instance's; or drop what a DROP has left, if `invalid`."""
     reasons = _reasons(database)
     async with name_holder(session, database):
         if not invalid:

@@ -46,9 +46,8 @@ SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1) AS is_taken, format($
 async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str) -> str:
     """Refuse a name that the database of another instance than the owner's has left.
 
-    Returns:
-        A statement that fails, by a division by zero, if a database has left the name since. It belongs into
-        the message that gives the name to a database, after that: then a rename that takes it away has ended.
+    Returns a statement that fails, by a division by zero, if a database has left the name since. In the
+    message that gives the name to a database, it comes last: then a rename that takes it away has ended.
     """
     (read,) = await fetch_rows(session, _READ, json.dumps(name), owner.mark, _NO_OTHERS)
     for database, comment in zip(read["databases"], read["comments"], strict=True):
@@ -62,10 +61,8 @@ async def require_not_left(session: asyncpg.Connection, owner: Owner, name: str)
 async def require_not_taken(session: asyncpg.Connection, former: str, trashed: datetime | None) -> str:
     """Refuse an undelete under a new name while another database has the former name.
 
-    The ODS/API may have the former name in its cache.
-
-    Returns:
-        A statement that fails, by a division by zero, if a database has got the name since.
+    The ODS/API may have that in its cache. Returns a statement that fails, by a division by zero, if a
+    database has got the name since.
     """
     (read,) = await fetch_rows(session, _READ_TAKEN, former, _NOT_TAKEN)
     remaining = timedelta() if trashed is None else trashed + CACHED - read["now"]
@@ -102,8 +99,7 @@ def back(left: tuple[LeftName, ...], name: str) -> tuple[LeftName, ...]:
 async def record_left(session: asyncpg.Connection, owner: Owner, database: str | None) -> None:
     """Begin the time for which the names stay reserved that the instance's database has left.
 
-    Args:
-        database: its name by the registry, whose time does not begin; None if the instance is deleted.
+    Not that of its name by the registry, `database`, which is None if the instance is deleted.
     """
     for row in await find_own(session, owner):
         marked = row.marked

@@ -53,7 +53,7 @@ _Time = Annotated[datetime, PlainValidator(_time)]
 
 
 class _Comment(BaseModel):
-    """What a comment of ours says; one that the registry could not have was written by hand."""
+    """What a comment of ours says, named as in `Owner`; what no registry could have was written by hand."""
 
     model_config = ConfigDict(strict=True, alias_generator=to_camel)
 
@@ -63,19 +63,19 @@ class _Comment(BaseModel):
     tenant: str
     ods_instance_id: int = Field(ge=0, le=_HIGHEST_ID)
     mark: _Uuid
-    database: _Uuid
+    database_id: _Uuid = Field(alias="database")
     revision: _Uuid | None
     role: str
-    instance: str = Field(max_length=_LONGEST_NAME)
+    name: str = Field(alias="instance", max_length=_LONGEST_NAME)
     template: str = Field(max_length=_LONGEST_NAME)
-    job: str
+    job_id: str = Field(alias="job")
     number: int = Field(ge=0, le=999_999_999)
     template_generation: int | None = Field(ge=0, le=HIGHEST_GENERATION)
     published_at: _Time
     trashed_at: _Time | None = None
-    name: str | None = None
+    trashed_name: str | None = Field(None, alias="name")
     put_back: Literal[True] | None = None
-    protected: Literal[True] | None = None
+    is_protected: Literal[True] | None = Field(None, alias="protected")
     left: Mapping[str, _Time | None] = {}
 
 
@@ -220,25 +220,15 @@ class Owner:
         except ValidationError:
             return None
         is_trashed = its.trashed_at is not None
-        if is_trashed and None in {its.name, its.revision}:
+        if is_trashed and None in {its.trashed_name, its.revision}:
             return None
-        owner = Owner(
-            tenant=its.tenant,
-            ods_instance_id=its.ods_instance_id,
-            job_id=its.job,
-            mark=its.mark,
-            database_id=its.database,
-            installation=its.installation,
-            number=its.number,
-            name=its.instance,
-            template=its.template,
-            template_generation=its.template_generation,
-            trashed_name=its.name if is_trashed else None,
-            revision=its.revision,
-            put_back=bool(its.put_back),
-            is_protected=bool(its.protected),
-            left=tuple(LeftName(name, since) for name, since in its.left.items()),
-        )
+        values = {one.name: getattr(its, one.name) for one in fields(Owner)} | {
+            "trashed_name": its.trashed_name if is_trashed else None,
+            "put_back": bool(its.put_back),
+            "is_protected": bool(its.is_protected),
+            "left": tuple(LeftName(name, since) for name, since in its.left.items()),
+        }
+        owner = Owner(**values)
         return owner if its.role == owner.role else None
 
 

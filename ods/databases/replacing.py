@@ -19,6 +19,7 @@ from ods.databases.changing import (
     end_sessions_until_done,
     is_marked,
     mark_anew,
+    name_holder,
     renaming_reasons,
 )
 from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DATABASE
@@ -30,7 +31,6 @@ from ods.databases.errors import (
     DisagreementError,
     NotOursError,
 )
-from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.lookup import (
     DatabaseRows,
     FoundDatabase,

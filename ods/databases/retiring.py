@@ -9,9 +9,8 @@ from ods.databases.droppable import deletable
 from ods.databases.dropping import drop_found_staging, drop_rest
 from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursError
 from ods.databases.left_names import recorded
-from ods.databases.lookup import FoundDatabase, find, two_carriers
+from ods.databases.lookup import FoundDatabase, find, require_no_staging, require_no_version, two_carriers
 from ods.databases.ownership import KnownOwner, Owner
-from ods.databases.remains import require_no_staging, require_no_version
 from ods.databases.server import Server
 from ods.databases.statements import server_clock
 from ods.registry.instances.naming import is_trash_name
@@ -45,9 +44,8 @@ async def retire(
 
     Refuses if the database is lost while there is one from before a reset, or one that was never published.
 
-    Args:
-        drop_invalid: whether a half-dropped database is dropped, as for a delete that a client has requested:
-            nothing else can be done with it.
+    With `drop_invalid`, a half-dropped database is dropped, as for a delete that a client has requested:
+    nothing else can be done with it.
     """
     owner = job.owner
     found = await find(session, owner, *job.names, job.trash, owner.staging_name)

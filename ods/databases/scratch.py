@@ -39,9 +39,8 @@ async def scratch_database(
 ) -> AsyncIterator[str]:
     """The name of an empty database, to which only the service's role may connect; dropped after the body.
 
-    Args:
-        subject: what it is made for; its first half is in the name. An earlier use for it is ended, with its
-            programs: uses that may go on at the same time need different subjects.
+    The first half of the `subject` is in the name. An earlier use for it is ended, with its programs: uses
+    that may go on at the same time need different subjects.
     """
     name = _name(installation, subject)
     async with server.locked(name) as session:

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import asyncpg
 
-from ods.databases.analysis import analyze
 from ods.databases.constants import (
     INSUFFICIENT_PRIVILEGE,
     INVALID_CONNECTION_LIMIT,
@@ -29,7 +28,7 @@ from ods.databases.lookup import choose, find, require_usable
 from ods.databases.ownership import Owner
 from ods.databases.publishing import settings_statements
 from ods.databases.server import Server
-from ods.databases.statements import execute, fetch_row, fetch_value
+from ods.databases.statements import analyze, execute, fetch_row, fetch_value
 
 _KIND = "snapshot"
 
@@ -184,12 +183,9 @@ async def publish(server: Server, session: asyncpg.Connection, wanted: SnapshotR
 
 
 async def remove(session: asyncpg.Connection, name: str, mark: SnapshotMark, *, by_force: bool) -> bool:
-    """Drop a snapshot; true if it is gone, false if sessions use it.
+    """Drop a snapshot; true if it is gone, false if sessions use it, which only `by_force` ends.
 
     Another database of its name is left alone: then the snapshot is gone.
-
-    Args:
-        by_force: whether the sessions that use it are ended.
     """
     found = await fetch_row(session, _FIND, name, INVALID_CONNECTION_LIMIT)
     if found is None or not mark.owns(found["comment"]):

@@ -3,8 +3,8 @@
 import asyncpg
 import pytest
 
-from ods.databases.analysis import analyze
 from ods.databases.errors import DatabaseFaultError
+from ods.databases.statements import analyze
 
 _TABLES = """
 CREATE TABLE plain AS SELECT n FROM generate_series(1, 100) AS n;

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from ods.databases.changing import name_holder
 from ods.databases.constants import LOCK_NOT_AVAILABLE, OBJECT_IN_USE
 from ods.databases.errors import DatabaseFaultError
-from ods.databases.inspection.lock_holders import name_holder
 from ods.databases.server import Server
 from ods.databases.statements import execute
 from ods.embedded.postgres import EmbeddedPostgres

@@ -36,8 +36,7 @@ class ReadingProcesses:
     async def read(self, address: Address, allowed: str | None) -> Sequence[Sequence[Any]]:
         """The education organizations of a database: id, name, short name, discriminator, id of the parent.
 
-        Args:
-            allowed: which servers it may lead to, as of `AllowedHosts`; None if it names our own.
+        `allowed` says which servers it may lead to, as of `AllowedHosts`; None if it names our own.
         """
         request = json.dumps({"address": asdict(address), "allowed": allowed}).encode() + b"\n"
         try:

@@ -1,1 +1,1 @@
-"""Looking at databases: which there are, how they are used, who holds one up. Nothing is changed here."""
+"""Looking at databases: which there are, and how they are used. Nothing is changed here."""

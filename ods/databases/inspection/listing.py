@@ -62,10 +62,7 @@ class Database:
         owner: what its comment says; None if that is not one of ours.
         published_at: when that comment was written; None if it does not say.
         mark: the mark of its instance, by its private name or its comment.
-        staging: whether it has the private name of a database that is not published.
-        spare: whether it is a spare of any installation.
-        trash: whether it has a name of the trash.
-        reset: whether it has the private name of a database that shall take the place of another.
+        staging, spare, trash, reset: whether it has a name of that kind, of any installation.
         manageable: whether our role is its owner, or a member of that.
         opened_by: the job that has opened it in the trash to back it up.
     """

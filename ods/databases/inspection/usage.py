@@ -191,8 +191,7 @@ class UsageReader:
     async def figures(self, names: Collection[str], since: float = -inf) -> Mapping[str, DatabaseFigures]:
         """The figures of those databases with these `names` that exist, at most three seconds old.
 
-        Args:
-            since: a time of `monotonic`; figures that were read before it are read anew.
+        Figures that were read before `since`, a time of `monotonic`, are read anew.
         """
         began = monotonic()
         self._wanted.update(names)

@@ -97,8 +97,7 @@ async def grants_named(session: asyncpg.Connection, template: str) -> AsyncItera
 async def online_copy_obstacle(session: asyncpg.Connection, *, keeps_owners: bool) -> str | None:
     """Why the session's role could not copy the session's database online; None if it could.
 
-    Args:
-        keeps_owners: whether objects in the copy are given to the roles that own them in the source.
+    With `keeps_owners`, objects in the copy are given to the roles that own them in the source.
     """
     found = await fetch_row(session, _OUT_OF_REACH)
     if found is None:

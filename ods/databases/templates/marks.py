@@ -173,11 +173,9 @@ async def generation_of(session: asyncpg.Connection, template: str) -> Generatio
 async def generation_copied(
     session: asyncpg.Connection, template: str, copy: str, before: Generation | None
 ) -> int | None:
-    """Which generation a new copy of a template is of; None if that is not known.
+    """Which generation a new `copy`, which was not changed since, is of; None if that is not known.
 
-    Args:
-        copy: its name; no statement has changed it since it was created.
-        before: what had the template's name before it was created.
+    `before` is what had the template's name before it was created.
     """
     row = await fetch_row(session, _TEMPLATE, template, copy)
     if row is None or before is None:

@@ -47,9 +47,9 @@ SELECT datname, oid::int8, datallowconn, datistemplate, datconnlimit = $2 AS inv
             THEN pg_database_size(oid) <= pg_database_size('template0') + $3 END AS is_empty
 FROM pg_database, shobj_description(oid, 'pg_database') AS comment WHERE starts_with(datname, $1)
 """
-_SPARES = """
-    SELECT shobj_description(oid, 'pg_database') AS comment FROM pg_database WHERE starts_with(datname, $1)
-    """
+_SPARES = (
+    "SELECT shobj_description(oid, 'pg_database') AS comment FROM pg_database WHERE starts_with(datname, $1)"
+)
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,7 @@ async def remove_leftovers(
 ) -> list[str]:
     """Remove what loads of this installation have left, as far as possible now; returns the removed ones.
 
-    Args:
-        needed: names of databases that are never removed, such as those of the templates.
+    Those that are `needed`, such as the templates, are never removed.
     """
     rows = await _private_databases(session, installation, needed)
     return [row["datname"] for row in rows if await _removed(session, installation, row)]

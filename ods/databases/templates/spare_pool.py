@@ -207,10 +207,7 @@ def allot(
 ) -> Mapping[str, Sequence[Spare | None]]:
     """The slots for spares of each closed template that the limits allow: a spare that is ready, or None.
 
-    Templates get slots in turn, so that the limits leave none of them without any.
-
-    Args:
-        sizes: bytes that a copy takes, by template.
+    Templates get slots in turn, so that the limits leave none of them without any. `sizes` are in bytes.
     """
     slots: dict[str, list[Spare | None]] = {template: [] for template in sizes if template in listed.states}
     ready = {template: iter(listed.ready(template)) for template in slots}
