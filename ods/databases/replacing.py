@@ -20,6 +20,7 @@ from ods.databases.changing import (
     is_marked,
     mark_anew,
     name_holder,
+    owner_to_mark,
     renaming_reasons,
 )
 from ods.databases.constants import DIVISION_BY_ZERO, NAME_IN_USE, UNDEFINED_DATABASE
@@ -33,14 +34,13 @@ from ods.databases.errors import (
 )
 from ods.databases.lookup import (
     DatabaseRows,
-    FoundDatabase,
     choose,
     find,
     refusal,
     require_known,
     require_usable,
 )
-from ods.databases.ownership import KnownOwner, LeftName, Owner
+from ods.databases.ownership import KnownOwner, Owner
 from ods.databases.server import Server
 from ods.databases.statements import execute, server_clock
 from ods.model.revisions import Role
@@ -104,14 +104,6 @@ class Exchange:
     other: str
     replaced: str
     from_trash: bool
-
-
-def _to_mark(
-    owner: KnownOwner, found: FoundDatabase, trashed_name: str | None = None, left: tuple[LeftName, ...] = ()
-) -> KnownOwner:
-    """The owner that one of both databases is marked with."""
-    generation = found.marked.template_generation if found.marked else None
-    return replace(owner, template_generation=generation, trashed_name=trashed_name, left=left)
 
 
 async def stage(session: asyncpg.Connection, exchange: Exchange) -> Stage:
@@ -242,8 +234,8 @@ async def _mark_exchanged(session: asyncpg.Connection, exchange: Exchange, found
     for owner, name in ((exchange.successor, exchange.database), (exchange.current, exchange.replaced)):
         row = found.get(name)
         if row is not None and owner.owns(row.comment) and not is_marked(row, owner):
-            known = row.marked
-            await mark_anew(session, _to_mark(owner, row, known.trashed_name if known else None), row)
+            trashed_name = row.marked.trashed_name if row.marked else None
+            await mark_anew(session, replace(owner, trashed_name=trashed_name), row)
 
 
 async def _exchange(
@@ -254,6 +246,8 @@ async def _exchange(
     marked = now.marked
     at = await server_clock(session)
     left = marked.left if marked else ()  # the names that the instance has left, whichever database it has
+    of_trash = replace(owner_to_mark(exchange.current, now), trashed_name=database, left=())
+    of_successor = replace(owner_to_mark(exchange.successor, later), left=left)
     oids = {replaced: int(now.oid), database: int(later.oid)}
     reasons = renaming_reasons(database)
     try:
@@ -263,8 +257,7 @@ async def _exchange(
                 "; ".join(_EXCHANGE),
                 *(database, other, replaced),
                 *(now.state, later.state, now.comment or "", later.comment or ""),
-                _to_mark(exchange.current, now, database).comment_at(at),
-                _to_mark(exchange.successor, later, left=left).comment_at(at),
+                *(of_trash.comment_at(at), of_successor.comment_at(at)),
                 json.dumps(oids),
                 reasons=reasons,
             )
