@@ -69,11 +69,7 @@ def kind_of_arguments(operation: Operation) -> type[Arguments]:
 
 
 def rules_of(operation: Operation, arguments: Arguments) -> Rules:
-    """What a job of this operation with these arguments may do.
-
-    Raises:
-        ValueError: they are not those of this operation.
-    """
+    """What a job of this operation with these arguments may do."""
     require_fitting(operation, arguments)
     match arguments:
         case DeleteArguments(keep=True):
@@ -100,11 +96,7 @@ def rules_of_way(way: Way) -> Rules:
 
 
 def require_fitting(operation: Operation, arguments: Arguments) -> None:
-    """Check that the arguments are those of this operation.
-
-    Raises:
-        ValueError: they are those of another one.
-    """
+    """Check that the arguments are those of this operation."""
     is_earlier = isinstance(arguments, MakeArguments) and isinstance(arguments.origin, EarlierDatabase)
     if type(arguments) is not kind_of_arguments(operation) or (is_earlier and operation is Operation.CREATE):
         raise ValueError(f"These are no arguments of the operation {operation}.")
@@ -143,11 +135,7 @@ def takes_away(operation: Operation, arguments: Arguments) -> bool:
 
 
 def read_arguments(written: object) -> Arguments:
-    """Arguments as rows and payloads hold them. Each kind has fields of its own, and none can be left out.
-
-    Raises:
-        ValueError: a field is unknown or missing, or its value is of another type.
-    """
+    """Arguments as rows and payloads hold them. Each kind has fields of its own, and none can be left out."""
     match read_exactly(written, get_args(Arguments)):
         case MakeArguments(origin=dict() as origin):
             return MakeArguments(read_any_origin(origin))
@@ -162,11 +150,7 @@ def read_arguments(written: object) -> Arguments:
 
 
 def arguments_in(operation: Operation, column: Mapping[str, Any]) -> Arguments:
-    """The arguments of a row's last job, from its column.
-
-    Raises:
-        ValueError: another release has written the row.
-    """
+    """The arguments of a row's last job, from its column."""
     arguments = read_arguments(column)
     require_fitting(operation, arguments)
     return arguments

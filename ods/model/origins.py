@@ -47,11 +47,7 @@ FROM_TEMPLATE = TemplateOrigin()
 
 
 def read_exactly(written: object, kinds: tuple[Any, ...]) -> object:
-    """An object of the one of these dataclasses whose fields are just those that are written.
-
-    Raises:
-        ValueError: none of them has just these.
-    """
+    """An object of the one of these dataclasses whose fields are just those that are written."""
     if isinstance(written, Mapping):
         for kind in kinds:
             if written.keys() == {field.name for field in fields(kind)}:
@@ -60,11 +56,7 @@ def read_exactly(written: object, kinds: tuple[Any, ...]) -> object:
 
 
 def read_any_origin(written: object) -> Origin | EarlierDatabase:
-    """What a reset makes a database of, as rows and payloads hold it.
-
-    Raises:
-        ValueError: a field is unknown or missing, or its value is of another type.
-    """
+    """What a reset makes a database of, as rows and payloads hold it."""
     match read_exactly(written, (TemplateOrigin, CopyOrigin, BackupOrigin, EarlierDatabase)):
         case CopyOrigin(instance_id=int(), mode=str() as mode, mark=str() | None) as copy:
             return CopyOrigin(copy.instance_id, CopyMode(mode), copy.mark)
@@ -79,11 +71,7 @@ def read_any_origin(written: object) -> Origin | EarlierDatabase:
 
 
 def read_origin(written: object) -> Origin:
-    """Where the contents of a database come from, as rows and payloads hold it.
-
-    Raises:
-        ValueError: a field is unknown or missing, or its value is of another type.
-    """
+    """Where the contents of a database come from, as rows and payloads hold it."""
     origin = read_any_origin(written)
     if isinstance(origin, EarlierDatabase):
         raise ValueError("Contents do not come from an earlier database.")  # noqa: TRY004 - of another release

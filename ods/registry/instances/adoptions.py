@@ -75,31 +75,22 @@ class DatabaseName:
 
 @dataclass(frozen=True)
 class ToldInstance:
-    """An instance as the comment on its database describes it.
-
-    Attributes:
-        number: of the job that has written the comment.
-        last_number: the highest that the comments of its databases tell.
-    """
+    """An instance as the comment on its database describes it."""
 
     name: str
     template: str
     ods_instance_id: int
     mark: str
-    number: int
+    number: int  # of the job that has written the comment
     template_generation: int | None
     database_id: str
     revision: str
-    last_number: int = 0
+    last_number: int = 0  # the highest in the comments of its databases
     is_protected: bool = False
 
 
 class AdoptionStore:
-    """The adoptions of one tenant's instances. The arguments are those of `InstanceStore`.
-
-    Each method raises InstallationNotConfirmedError while the registry is a copy that the operator has not
-    confirmed.
-    """
+    """The adoptions of one tenant's instances. The arguments are those of `InstanceStore`."""
 
     def __init__(
         self,
@@ -128,11 +119,6 @@ class AdoptionStore:
 
         `database` is its database's name from now on, if the registry has another one. `marked` says that
         this carries the instance's mark: then the instance was created.
-
-        Raises:
-            InstanceNotFoundError: there is no such live instance.
-            RefusedError: it has a job under way, or never had a database.
-            NameTakenError: another instance has a database of that name.
         """
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -204,16 +190,9 @@ class AdoptionStore:
         """Record that an instance has this database, in use, as the comment of that says.
 
         Its row is added if the registry has lost it. If it is in the trash, it is live afterwards, as after
-        an undelete. Whatever its last job was is over, and nothing is to be undone.
-
-        Args:
-            replaced: what resets of the instance have put into the trash.
-            leaves: whether it leaves the name that its database has by the registry only now.
-
-        Raises:
-            InstanceNotFoundError: its database was dropped, or released, by the registry.
-            RefusedError: a job of it waits or works, or others have its contexts.
-            NameTakenError: another instance has its name or its database's, or an ODS instance its id.
+        an undelete. Whatever its last job was is over, and nothing is to be undone. `replaced` is what its
+        resets have put into the trash; with `leaves`, it leaves the name that its database has by the
+        registry only now. By the registry, its database must be neither dropped nor released.
         """
         await self._factory.installation.require_confirmed()
         conflicts = {**refusals.UNDELETE_CONFLICTS, **refusals.name_conflicts(told.name, database.name)}
@@ -255,11 +234,7 @@ class AdoptionStore:
             return instance
 
     async def require_name(self, told: ToldInstance, database: str) -> None:
-        """Check that the instance that is told of can have a database of this name.
-
-        Raises:
-            NameTakenError: another live instance has it, or has just left it.
-        """
+        """Check that the instance that is told of can have a database of this name."""
         async with self._sessions.transaction() as session:
             instance = await _locked(session, told.mark)
             await reservations.require_free_database(session, database, instance)
@@ -268,14 +243,7 @@ class AdoptionStore:
         """Free the names that a live instance has by the registry, and has not on the server.
 
         It gets its own by `follow`. Until then, or if it has no database, it has names that no other one can
-        have, and what led to the database leads nowhere.
-
-        Args:
-            revision: that of the database that it gets; None if there is none.
-
-        Raises:
-            InstanceNotFoundError: there is no such live instance.
-            RefusedError: it has a job under way.
+        have, and what led to the database leads nowhere. `revision` is that of the database that it gets.
         """
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -328,15 +296,7 @@ class AdoptionStore:
 
         Its row is added if the registry has lost it. Contexts and derivatives of its ODS instance are set
         aside, as a delete does; applications lose it, as they had before the delete. No pass purges it.
-
-        Args:
-            database: the name that the database had before.
-            trashed_at: since when it is in the trash, in UTC without a zone.
-            replaced: what resets of the instance have put into the trash.
-
-        Raises:
-            RefusedError: a job of the instance waits or works, or others use its ODS instance.
-            NameTakenError: the registry has lost it, and another one has its OdsInstanceId.
+        `database` is the name that the database had before; `replaced` is as for `follow`.
         """
         await self._factory.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -449,11 +409,7 @@ def _end_job(instance: DbInstance, told: ToldInstance, step: Step) -> None:
 
 
 async def _follow_name(session: AsyncSession, instance: DbInstance, told: str) -> None:
-    """Call an instance, and its ODS instance, as its database tells.
-
-    Raises:
-        NameTakenError: another one has that name.
-    """
+    """Call an instance, and its ODS instance, as its database tells."""
     if told == instance.name or name_errors(told, instance.database_template):
         return
     await reservations.lock_name(session, told)

@@ -114,12 +114,7 @@ UNCHANGED = AttributeChanges()
 
 
 async def change_attributes(session: AsyncSession, instance: DbInstance, changes: AttributeChanges) -> None:
-    """Give the instance, which the transaction has locked, the attributes in `changes`.
-
-    Raises:
-        InvalidError: it would have too many labels, or another instance has just the same contexts.
-        RefusedError: it is too late to protect it, or its ODS instance, which has the contexts, is gone.
-    """
+    """Give the instance, which the transaction has locked, the attributes in `changes`."""
     if changes.protected is not None and changes.protected != instance.is_protected:
         if changes.protected:
             require_protectable(instance)

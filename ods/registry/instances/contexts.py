@@ -90,9 +90,6 @@ async def require_free_contexts(
     """Keep other transactions from taking all of `contexts` together before this one ends.
 
     `owner` is the OdsInstanceId of the instance that may have them already.
-
-    Raises:
-        InvalidError: another instance has just these, or is about to get them; the message names it.
     """
     if not contexts:
         return
@@ -147,12 +144,7 @@ def is_among(contexts: Mapping[str, str]) -> ColumnElement[bool]:
 
 
 async def replace_contexts(session: AsyncSession, instance: DbInstance, contexts: Mapping[str, str]) -> None:
-    """Give the instance, which is locked, these contexts and no others; those that stay keep their ids.
-
-    Raises:
-        InvalidError: another instance has just these.
-        RefusedError: the ODS instance has been removed.
-    """
+    """Give the instance, which is locked, these contexts and no others; those that stay keep their ids."""
     if not instance.is_published:
         await require_free_contexts(session, contexts, instance.ods_instance_id)
         instance.own_contexts = dict(contexts) or None

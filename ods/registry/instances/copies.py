@@ -114,12 +114,7 @@ def made_of(origin: Origin, source: DbInstance | None) -> Origin:
 
 
 async def hold_origin(session: AsyncSession, origin: Origin) -> DbInstance | None:
-    """Keep what is copied or restored from other transactions; returns the instance that is copied.
-
-    Raises:
-        InvalidError: there is no instance to copy, or the backup is deleted.
-        RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
-    """
+    """Keep what is copied or restored from other transactions; returns the instance that is copied."""
     match origin:
         case TemplateOrigin():
             return None

@@ -76,19 +76,12 @@ _FORGOTTEN_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Position:
-    """Where an instance is at an attempt of a job.
-
-    Attributes:
-        waits: whether the job is recorded as waiting for the end of an outage.
-        known: the revisions of its databases that the registry knows.
-        is_cancelled: whether a client has cancelled this attempt.
-        is_in_trash: whether the instance is deleted, and can come back.
-    """
+    """Where an instance is at an attempt of a job."""
 
     status: InstanceStatus
-    waits: bool
+    waits: bool  # the job is recorded as waiting for the end of an outage
     known: KnownRevisions
-    is_cancelled: bool
+    is_cancelled: bool  # a client has cancelled this attempt
     is_in_trash: bool
 
 
@@ -127,10 +120,6 @@ class JobStore:
         instance that the ODS/API routes to is `Completed` again. A failed undelete does not begin again if
         its names or contexts were taken since; nor does a failed copy, or reset to one, whose source cannot
         be copied any more. If the instance has moved on, it is not held, and nothing was changed.
-
-        Raises:
-            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not
-                confirmed it.
         """
         installation = await self.installation.require_confirmed()
         if job.installation != installation.id:
@@ -810,9 +799,6 @@ async def _keep_versions_of_cancelled(session: AsyncSession, job: InstanceJob) -
     """Refuse to record a drop that a client has cancelled too late for all but the versions.
 
     The instance is locked: no cancel is recorded between this and the end of the transaction.
-
-    Raises:
-        CancelledDropError: a client has, and the instance had another database before a reset.
     """
     is_kept = select(and_(is_to_end(), _has_version())).where(*fencing_token(job))
     if await session.scalar(is_kept.with_for_update()):

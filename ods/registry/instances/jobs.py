@@ -36,21 +36,14 @@ class ExecutionPolicy:
     """Timeouts, in seconds, and numbers of tries of a job.
 
     It travels with the job, because a workflow may not read settings: they could differ at a replay.
-
-    Attributes:
-        ddl_queue: task queue of the workers that create and drop databases.
-        heartbeat_timeout: without a heartbeat for so long, a try to create or drop one counts as lost.
-        decision_window: how long a failed job waits for the operator's `retry` or `abandon`.
-        outage_timeout: how long a job waits for the registry or a server that cannot be reached.
-        backup_queue: task queue of the workers that make and read backups.
     """
 
-    ddl_queue: str
+    ddl_queue: str  # task queue of the workers that create and drop databases
     ddl_attempts: int
-    heartbeat_timeout: float
-    decision_window: float
-    outage_timeout: float
-    backup_queue: str
+    heartbeat_timeout: float  # without a heartbeat for so long, a try to create or drop one counts as lost
+    decision_window: float  # how long a failed job waits for the operator's `retry` or `abandon`
+    outage_timeout: float  # how long a job waits for the registry or a server that cannot be reached
+    backup_queue: str  # task queue of the workers that make and read backups
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ExecutionPolicy":
@@ -64,20 +57,14 @@ class Replacement:
 
     The request writes it to the instance's row, where it stays until the job is done, or what it has done is
     undone.
-
-    Attributes:
-        template: the name of the template that it is made from.
-        kept_seconds: how long what is replaced can come back at least, as the settings said at the request.
-        by: the client that has requested it; None if it is not known.
-        keeps: whether what is replaced can come back; if not, it is dropped once all is recorded.
     """
 
     database_id: str
     template: str
-    kept_seconds: int
+    kept_seconds: int  # what is replaced can come back for so long at least, by the settings at the request
     from_trash: bool
-    by: str | None
-    keeps: bool
+    by: str | None  # the client that has requested it, if it is known
+    keeps: bool  # what is replaced can come back; otherwise it is dropped once all is recorded
     origin: Origin
 
     @property
@@ -87,11 +74,7 @@ class Replacement:
 
     @classmethod
     def read(cls, column: Mapping[str, Any]) -> Self:
-        """What a row holds.
-
-        Raises:
-            ValueError: another release has written it.
-        """
+        """What a row holds."""
         if column.keys() != {field.name for field in fields(cls)}:
             raise ValueError("Another release has written what takes the place of a database.")
         return cls(**{**column, "origin": read_origin(column["origin"])})
@@ -101,25 +84,8 @@ class Replacement:
 class InstanceJob:
     """One attempt at one job of one instance.
 
-    `mark`, `request` and `attempt` are the fencing token of every status write.
-
-    Attributes:
-        arguments: what the operation leaves open.
-        number: counts the jobs of the instance.
-        attempt: counts the times that this job has begun.
-        template: the name of the template that its database is made from.
-        database_id: the UUID of its database, which a reset replaces by another one.
-        mark: the instance's UUID. A restored registry may give ids and numbers again, but never a mark.
-        request: the UUID drawn with the request for the job: never given again, as a `number` may be.
-        published: whether the database was ever handed over to the ODS/API.
-        installation: the installation whose registry requested the job.
-        new_name: the name that a rename gives the instance, or an undelete under another name; a delete has
-            it as well if a rename has failed.
-        new_database: the name that the database gets with it.
-        template_generation: of a create that has published its database, which generation of the template
-            that is a copy of; None if that is not known.
-        replacement: the database that takes its place; also of a later job, while what a failed reset has
-            done is not undone yet.
+    `mark`, `request` and `attempt` are the fencing token of every status write. A restored registry may give
+    ids and numbers again, but none of the UUIDs.
     """
 
     tenant: str
@@ -127,28 +93,27 @@ class InstanceJob:
     arguments: Arguments
     instance_id: int
     ods_instance_id: int
-    number: int
-    attempt: int
+    number: int  # counts the jobs of the instance
+    attempt: int  # counts the times that this job has begun
     name: str
     template: str
     database: str
-    database_id: str
-    mark: str
-    request: str
-    published: bool
+    database_id: str  # a UUID; a reset replaces the database by another one
+    mark: str  # the instance's UUID
+    request: str  # the UUID drawn with the request for the job
+    published: bool  # the database was ever handed over to the ODS/API
     policy: ExecutionPolicy
-    installation: str
+    installation: str  # its registry requested the job
+    # What a rename, or an undelete under another name, gives; a delete has it if a rename has failed.
     new_name: str | None = None
     new_database: str | None = None
+    # Of a create that has published its database, if it is known.
     template_generation: int | None = None
+    # What takes the database's place; also of a later job, while a failed reset is not undone yet.
     replacement: Replacement | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a job that has the arguments of another operation.
-
-        Raises:
-            ValueError: it has.
-        """
+        """Refuse a job that has the arguments of another operation."""
         require_fitting(self.operation, self.arguments)
 
     @property
@@ -297,18 +262,12 @@ class BeginResult:
 
 @dataclass(frozen=True)
 class JobFailure:
-    """A job that has failed, at the attempt that gave up.
-
-    Attributes:
-        reason: why, in words that say what the operator can do.
-        outage: whether a server was away for longer than the job's policy waits.
-        cancelled: whether a client has cancelled it.
-    """
+    """A job that has failed, at the attempt that gave up."""
 
     job: InstanceJob
-    reason: str
-    outage: bool = False
-    cancelled: bool = False
+    reason: str  # in words that say what the operator can do
+    outage: bool = False  # a server was away for longer than the job's policy waits
+    cancelled: bool = False  # by a client
 
 
 @dataclass(frozen=True)

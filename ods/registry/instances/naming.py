@@ -101,17 +101,11 @@ def instance_named(database: str, templates: Collection[str]) -> tuple[str, str]
 
 @dataclass(frozen=True)
 class DistinctPart:
-    """A part of a new instance that only one instance can have.
+    """A part of a new instance that only one instance can have."""
 
-    Attributes:
-        key: equal for two instances that cannot both have it.
-        member: the property of a request that has it, in PascalCase.
-        words: how a message names it.
-    """
-
-    key: tuple[str, ...]
-    member: str
-    words: str
+    key: tuple[str, ...]  # equal for two instances that cannot both have it
+    member: str  # the property of a request that has it, in PascalCase
+    words: str  # how a message names it
 
 
 def doubled_parts(

@@ -56,9 +56,6 @@ async def start_routing(session: AsyncSession, job: InstanceJob, connection_stri
     """Add the ODS instance of a created instance: the ODS/API routes requests to its database from now on.
 
     If the instance has had no ODS instance before, it gets the contexts that are reserved for it.
-
-    Raises:
-        NameTakenError: another one has its name or its id.
     """
     await lock_name(session, job.name)
     has_name, has_id = await ods_instances_have(session, job.name, job.ods_instance_id)
@@ -87,9 +84,6 @@ async def change_routing(
     """Give the ODS instance its new name, and the encrypted connection string of the renamed database.
 
     What else leads to the database follows.
-
-    Raises:
-        NameTakenError: it cannot have the name.
     """
     if (obstacle := await rename_obstacle(session, job)) is not None:
         raise NameTakenError(obstacle)

@@ -100,11 +100,7 @@ def not_undone_refusals(instance: DbInstance) -> list[RefusedError]:
 
 
 def require_state(instance: DbInstance, states: Collection[InstanceStatus], verb: str) -> None:
-    """Refuse a request for an instance in none of the `states`; `verb` as in "cannot be renamed".
-
-    Raises:
-        RefusedError: it is in another one.
-    """
+    """Refuse a request for an instance in none of the `states`; `verb` as in "cannot be renamed"."""
     require_granted(state_refusals(instance, states, verb))
 
 
@@ -127,11 +123,7 @@ def purge_refusals(instance: DbInstance, way: Way | None) -> list[RefusedError]:
 
 
 def require_created(instance: DbInstance, verb: str) -> None:
-    """Refuse a request for an instance whose last job has left it without a usable database.
-
-    Raises:
-        RefusedError: it has.
-    """
+    """Refuse a request for an instance whose last job has left it without a usable database."""
     if instance.status == InstanceStatus.ERROR and not instance.rules.keeps_instance:
         raise state_refusal(instance, verb)
 
@@ -211,11 +203,7 @@ UNDELETE_CONFLICTS: Conflicts = {
 
 
 async def require_place(session: AsyncSession, instance: DbInstance, name: str, database: str) -> None:
-    """Refuse that an instance comes back from the trash under these names.
-
-    Raises:
-        RefusedError: they or its contexts are taken; or another database has just got its former name.
-    """
+    """Refuse that an instance comes back from the trash under these names."""
     try:
         await require_free(session, name, database, excluding=instance)
     except NameTakenError as error:
@@ -239,10 +227,6 @@ async def locked_instance(
 
     No other session changes its row before the transaction ends. Waits if another session has locked it; with
     `nowait`, PostgreSQL refuses at once.
-
-    Raises:
-        InstanceNotFoundError: there is no such instance.
-        RefusedError: an Admin API has added it, and this service has not adopted it.
     """
     return await found_instance(session, instance_id, in_trash=in_trash, lock={"nowait": nowait})
 

@@ -72,10 +72,6 @@ async def require_free(
     """Keep other transactions from taking `name`, or `database` as the name of a database.
 
     `excluding` is an instance that may have them already, or be about to get them.
-
-    Raises:
-        NameTakenError: an ODS instance or a live instance has one of them, or is about to get it; or another
-            instance has left the name of the database by a rename just now.
     """
     await lock_name(session, name, database)
     database_used = _live_instance_has(_DATABASES, database, excluding)
@@ -236,11 +232,7 @@ async def instance_id_for(session: AsyncSession, ods_instance_id: int) -> int:
 
 
 async def require_free_number(session: AsyncSession, ods_instance_id: int) -> None:
-    """Refuse to record a lost instance anew whose OdsInstanceId another instance, or ODS instance, has.
-
-    Raises:
-        NameTakenError: one has it.
-    """
+    """Refuse to record a lost instance anew whose OdsInstanceId another instance, or ODS instance, has."""
     is_there = or_(DbInstance.is_live, DbInstance.is_in_trash)
     others = (
         exists().where(DbInstance.ods_instance_id == ods_instance_id, is_there),

@@ -104,21 +104,12 @@ class RequestedSnapshot(Requested):
 class InstanceStore:
     """The requests for one tenant's instances.
 
-    Each is one transaction, which also records the job that carries the request out, if it needs one. Faults
-    of the connection come through as SQLAlchemy's and asyncpg's errors. Those that take the id of an instance
-    raise InstanceNotFoundError if there is no such live instance (for undeletes and purges: none in the
-    trash). Every request raises InstallationNotConfirmedError while the registry is a copy that the operator
-    has not confirmed. `by` is the client that requests it; None if it is not known. `due_at` is the time of a
-    schedule, in UTC without a zone.
+    Each is one transaction, which also records the job that carries the request out, if it needs one. `by` is
+    the client that requests it, if it is known. `due_at` is the time of a schedule.
 
-    Args:
-        engine: the connections to the tenant's registry.
-        factory: makes the jobs.
-        trash: how long a deleted instance can come back; zero if its database is dropped at once.
-        protect_new: whether new instances are protected, unless the request for them says otherwise.
-        final_backup: whether a backup is made before a database is dropped, also without a request for it.
-        strings: reads the connection strings of derivatives and of other ODS instances. Without it, they stay
-            as they are, and keep nothing from being deleted.
+    A deleted instance can come back as long as `trash` says; if that is zero, its database is dropped at
+    once. `protect_new` and `final_backup` hold for requests that do not say otherwise. Without `strings`, the
+    connection strings of others stay as they are, and keep nothing from being deleted.
     """
 
     def __init__(  # noqa: PLR0913 - what the operator has set, beside the registry
@@ -151,12 +142,6 @@ class InstanceStore:
 
         A copy has the template of its source, whatever `template` says. What is copied or restored is held
         from now on.
-
-        Raises:
-            NameTakenError: a live instance or an ODS instance has the name, or the database name.
-            InvalidError: another instance has just the same contexts, there is no instance to copy, or the
-                backup is deleted.
-            RefusedError: the instance that shall be copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
         conflicts = refusals.name_conflicts(name, database_name(name, template))
@@ -226,12 +211,7 @@ class InstanceStore:
             await lock_instances(session, ids)
 
     async def change_attributes(self, instance_id: int, changes: AttributeChanges) -> DbInstance:
-        """Change what clients say about the instance; needs no job. Returns the instance as it is then.
-
-        Raises:
-            InvalidError: it would have too many labels, or another instance has just the same contexts.
-            RefusedError: its state does not allow one of the changes.
-        """
+        """Change what clients say about the instance; needs no job. Returns the instance as it is then."""
         async with self._locked(instance_id, CONTEXT_CONFLICTS) as (session, instance):
             if changes != UNCHANGED:
                 await change_attributes(session, instance, changes)
@@ -241,12 +221,7 @@ class InstanceStore:
             return instance
 
     async def request_delete(self, instance_id: int, delete: Delete = PLAIN_DELETE) -> Requested:
-        """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash.
-
-        Raises:
-            RefusedError: it is protected, a job is under way, other rows refer to the ODS instance, or other
-                ODS instances lead to its database.
-        """
+        """Record that the instance shall be deleted, as a new job; or purged, if it is in the trash."""
         async with self._locked(instance_id, in_trash=delete.way is not None) as (session, instance):
             require_granted(await self._delete_refusals(session, instance, delete))
             if instance.is_in_trash:
@@ -330,11 +305,7 @@ class InstanceStore:
                 assert_never(way)
 
     async def request_purge(self, instance_id: int, *, final_backup: bool = False) -> Requested:
-        """Record that the database of the instance shall be dropped from the trash, and from nowhere else.
-
-        Raises:
-            RefusedError: it is not in the trash, as after an undelete, is protected, or about to be purged.
-        """
+        """Record that the database of the instance shall be dropped from the trash, and from nowhere else."""
         async with self._locked(instance_id, in_trash=True) as (session, instance):
             if not instance.is_in_trash:
                 raise RefusedError(
@@ -392,11 +363,8 @@ class InstanceStore:
 
         One whose purge or undelete has failed waits for the operator. So does one whose own database is lost
         while another one of it is on the server, and its time begins anew: what the operator then puts in
-        place of the lost one is not due at once.
-
-        Args:
-            usable: the names of all databases on the server that are not half dropped.
-            marks: the instances that these belong to, by their comments.
+        place of the lost one is not due at once. `usable` are the names of all databases on the server that
+        are not half dropped; `marks`, the instances that these belong to, by their comments.
         """
         await self.installation.require_confirmed()
         due = select(DbInstance).join(_OWN, is_own(_OWN)).where(*_PURGE_IS_DUE)
@@ -414,12 +382,7 @@ class InstanceStore:
             ]
 
     async def request_undelete(self, instance_id: int, name: str | None = None) -> Requested:
-        """Reserve the instance's names, or those that `name` makes, and record that it shall come back.
-
-        Raises:
-            RefusedError: it is not in the trash, is about to be purged, or its name or contexts are taken; or
-                it comes back under another name, and another database has just got its former one.
-        """
+        """Reserve the instance's names, or those that `name` makes, and record that it shall come back."""
         conflicts = refusals.UNDELETE_CONFLICTS
         async with self._locked(instance_id, conflicts, in_trash=True) as (session, instance):
             if not instance.is_in_trash:
@@ -449,12 +412,6 @@ class InstanceStore:
 
         Without a `template`, the one of the instance's database is used; a copy has that of its source in any
         case. What is copied or restored is held from now on.
-
-        Raises:
-            InvalidError: it shall be a copy of itself, there is no instance to copy, or the backup is
-                deleted.
-            RefusedError: it is protected, or its state does not allow it; or the instance that shall be
-                copied is not `Completed`, or another copy excludes this.
         """
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
@@ -473,13 +430,7 @@ class InstanceStore:
     async def request_undo_reset(
         self, instance_id: int, by: str | None = None, database: str | None = None
     ) -> Requested:
-        """Record that a replaced database, by default the one replaced last, shall be the instance's again.
-
-        Raises:
-            InvalidError: no database of this name is kept that the instance had.
-            RefusedError: none is kept, or it is being dropped; or the instance is protected, or its state
-                does not allow it.
-        """
+        """Record that a replaced database, by default the last, shall be the instance's again."""
         async with self._locked(instance_id) as (session, instance):
             version = await version_to_bring_back(session, instance, database)
             its = str(version.database_id), version.database_template, version.origin
@@ -502,13 +453,7 @@ class InstanceStore:
         )
 
     async def request_rename(self, instance_id: int, name: str) -> Requested:
-        """Reserve `name` and record, as a new job, that the instance shall have it.
-
-        Raises:
-            RefusedError: a job is under way, or the instance was never created.
-            NameTakenError: another live instance or ODS instance has the name, or the database name, or has
-                left that just now.
-        """
+        """Reserve `name` and record, as a new job, that the instance shall have it."""
         async with self._locked(instance_id) as (session, instance):
             refusals.require_state(instance, RULES[Operation.RENAME].requested, "renamed")
             refusals.require_created(instance, "renamed")
@@ -521,11 +466,7 @@ class InstanceStore:
             return await self._next_job(session, instance, Operation.RENAME)
 
     async def request_backup(self, instance_id: int, kind: str) -> Requested:
-        """Record, as a new job, that a backup of this `BackupKind` shall be made of the instance.
-
-        Raises:
-            RefusedError: a job is under way, or has failed; or its files are being copied.
-        """
+        """Record, as a new job, that a backup of this `BackupKind` shall be made of the instance."""
         async with self._locked(instance_id) as (session, instance):
             return await self._request_backup(session, instance, kind)
 
@@ -533,8 +474,7 @@ class InstanceStore:
         """Record the same for a time of a schedule; None if that is recorded for this or a later one.
 
         Raises:
-            RefusedError: as for `request_backup`.
-            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
+            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03).
         """
         async with self._locked(instance_id, nowait=True) as (session, instance):
             if not await serve(session, instance.id, BACKUP_LABEL, due_at):
@@ -551,24 +491,14 @@ class InstanceStore:
         return requested
 
     async def request_snapshot(self, instance_id: int, by: str | None = None) -> RequestedSnapshot:
-        """Record, as a new job, that readers shall get a copy of the instance as it is then.
-
-        Raises:
-            RefusedError: it is not `Completed`, its files are being copied, or its derivative `Snapshot`
-                leads to another database.
-        """
+        """Record, as a new job, that readers shall get a copy of the instance as it is then."""
         async with self._locked(instance_id) as (session, instance):
             return await self._request_snapshot(session, instance, by)
 
     async def request_scheduled_snapshot(
         self, instance_id: int, due_at: datetime
     ) -> RequestedSnapshot | None:
-        """Record the same for a time of a schedule; None if that is recorded for this or a later one.
-
-        Raises:
-            RefusedError: as for `request_snapshot`.
-            sqlalchemy.exc.DBAPIError: another session has locked its row (SQLSTATE 55P03), …
-        """
+        """Record the same for a time of a schedule; it raises and returns as `request_scheduled_backup`."""
         async with self._locked(instance_id, nowait=True) as (session, instance):
             if not await serve(session, instance.id, SNAPSHOT_LABEL, due_at):
                 return None
@@ -588,11 +518,7 @@ class InstanceStore:
         return RequestedSnapshot(requested.instance, requested.job, snapshot)
 
     async def request_retry(self, instance_id: int) -> Requested:
-        """Put a failed job back to waiting: the same job, one attempt later.
-
-        Raises:
-            RefusedError: the instance's last job has not failed, or is a delete of a protected instance.
-        """
+        """Put a failed job back to waiting: the same job, one attempt later."""
         await self.installation.require_confirmed()
         async with self._sessions.transaction() as session:
             await lock_with_source(session, instance_id)
@@ -673,10 +599,7 @@ class InstanceStore:
 async def _require_resettable(
     session: AsyncSession, instance_id: int, origin: Origin
 ) -> tuple[DbInstance, DbInstance | None]:
-    """Lock the instance that shall be reset, and hold its new origin; also returns what it is a copy of.
-
-    Raises what `request_reset` says.
-    """
+    """Lock the instance that shall be reset, and hold its new origin; also returns what it is a copy of."""
     if isinstance(origin, CopyOrigin):
         await lock_instances(session, [instance_id, origin.instance_id])
     instance = await refusals.locked_instance(session, instance_id)
@@ -691,10 +614,7 @@ async def _require_new(
 ) -> DbInstance | None:
     """Keep names and contexts of a new instance from other transactions; returns what it is a copy of.
 
-    Raises what `reserve` says; the InvalidError about contexts names the taken name as well.
-
-    Raises:
-        InvalidError: also if the name is too long for the template of the source.
+    An InvalidError about contexts names the taken name as well.
     """
     # Before the names are locked: the order in which a rename of the source locks.
     source = await copies.hold_origin(session, origin)

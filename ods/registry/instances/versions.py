@@ -60,47 +60,30 @@ _MAY_GO = (
 
 @dataclass(frozen=True)
 class ReplacedDatabase:
-    """A database in the trash that an instance had before a reset, as its comment describes it.
+    """A database in the trash that an instance had before a reset, as its comment describes it."""
 
-    Attributes:
-        number: the job that has put it there.
-        revision: the revision that it has there.
-        template: what it is made of.
-        template_generation: which generation of its template it is a copy of, if that is known.
-        replaced_at: when it was put there, in UTC without a zone.
-    """
-
-    number: int
+    number: int  # of the job that has put it there
     revision: str
     database_id: str
     template: str
-    template_generation: int | None
+    template_generation: int | None  # None if it is not known
     replaced_at: datetime
 
 
 @dataclass(frozen=True)
 class VersionPurge:
-    """A version that is to be dropped from the trash, as workflows get it.
-
-    Attributes:
-        installation: the installation that has claimed it.
-        name: the instance's name.
-        mark: the instance's mark.
-        database_id: the UUID of the version.
-        database: its name in the trash.
-        number: the job that has put it there.
-    """
+    """A version that is to be dropped from the trash, as workflows get it."""
 
     version_id: int
     tenant: str
-    installation: str
+    installation: str  # the one that has claimed it
     instance_id: int
     ods_instance_id: int
-    name: str
+    name: str  # of the instance, as is the mark
     mark: str
-    database_id: str
-    database: str
-    number: int
+    database_id: str  # of the version
+    database: str  # its name in the trash
+    number: int  # of the job that has put it there
     policy: ExecutionPolicy
 
 
@@ -216,10 +199,6 @@ async def version_to_bring_back(
     """The version that is to be the instance's database again; the caller has locked the row of the instance.
 
     `database` is its name in the trash; None for the one that was replaced last and can come back.
-
-    Raises:
-        InvalidError: the instance has no such version.
-        RefusedError: it is being dropped, or none can come back.
     """
     newest = InstanceDatabase.trashed_at.desc(), InstanceDatabase.id.desc()
     query = select(InstanceDatabase).where(*versions_of(instance.id)).order_by(*newest)

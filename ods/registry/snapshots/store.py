@@ -88,11 +88,7 @@ class SnapshotStore:
         """Record that a snapshot shall go; if it is the one that the ODS/API reads, that reads none then.
 
         Raises:
-            InstanceNotFoundError: there is no such live instance.
             RowNotFoundError: it has no such snapshot.
-            RefusedError: the snapshot is being made.
-            InstallationNotConfirmedError: the registry was copied or moved, and the operator has not
-                confirmed it.
         """
         await self._installation.require_confirmed()
         async with self._sessions.transaction() as session:
