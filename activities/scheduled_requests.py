@@ -20,7 +20,7 @@ from ods.registry.backups.rows import without_zone
 from ods.registry.backups.scheduled import ScheduledBackups
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import Requested
-from ods.registry.snapshots.scheduled import ScheduledSnapshots
+from ods.registry.snapshots.store import ScheduledSnapshots
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
 from ods.tenants.backup_store import is_unchanged
 from ods.tenants.known_store import require_backups

@@ -26,8 +26,7 @@ from ods.registry.backups.records import BackupRecords
 from ods.registry.education_organizations.refreshes import RefreshJobs
 from ods.registry.education_organizations.tenant_view import TenantView
 from ods.registry.instances.cancelling import JobCancellations
-from ods.registry.instances.changes import RecentChanges
-from ods.registry.instances.job_list import JobList
+from ods.registry.instances.job_list import JobList, RecentChanges
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.sizes import SizeHistory
 from ods.registry.instances.store import InstanceStore

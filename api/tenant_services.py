@@ -32,8 +32,7 @@ from ods.registry.console_sessions import ConsoleSessions
 from ods.registry.education_organizations.refreshes import RefreshPolicy
 from ods.registry.education_organizations.tenant_view import TenantView
 from ods.registry.idempotency_keys import IdempotencyKeys
-from ods.registry.instances.changes import RecentChanges
-from ods.registry.instances.job_list import JobList
+from ods.registry.instances.job_list import JobList, RecentChanges
 from ods.registry.instances.jobs import workflow_id
 from ods.registry.ods_instances.parts import Contexts, Derivatives
 from ods.registry.ods_instances.store import OdsInstances

@@ -48,7 +48,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "ods/registry/instances/steps.py": _TRASH_ROWS,
     "ods/registry/instances/versions.py": ("tests/postgres/test_reset_rows.py", *_TRASH_ROWS),
     "ods/model/operations.py": ("tests/unit/test_operations.py", "tests/postgres/test_life_cycle.py"),
-    "ods/registry/instances/set_aside.py": (
+    "ods/registry/instances/ods_routing.py": (
         "tests/postgres/test_trash_rows.py",
         "tests/end_to_end/test_trash.py",
     ),

@@ -23,7 +23,7 @@ from ods.registry.clock import RegistryClock
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from ods.registry.education_organizations.refreshes import RefreshJobs
 from ods.registry.installation import InstallationStore
-from ods.registry.instances.admin_api_rows import AdminApiRows
+from ods.registry.instances.admin_api import AdminApiRows
 from ods.registry.instances.adoptions import AdoptionStore
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
@@ -33,8 +33,7 @@ from ods.registry.instances.sizes import SizeHistory
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import VersionStore
-from ods.registry.snapshots.scheduled import ScheduledSnapshots
-from ods.registry.snapshots.store import SnapshotStore
+from ods.registry.snapshots.store import ScheduledSnapshots, SnapshotStore
 from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.unit_of_work import unit_of_work
 from ods.settings.secret_files import CurrentDsn

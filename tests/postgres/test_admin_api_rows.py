@@ -3,7 +3,7 @@
 import pytest
 
 from ods.model.operations import JobStatus, Template
-from ods.registry.instances.admin_api_rows import AdminApiRows
+from ods.registry.instances.admin_api import AdminApiRows
 from ods.registry.instances.reservations import database_taken
 from tests.postgres.ed_fi_admin import STATE_OF_WORD, EdFiAdmin
 from tests.postgres.instance_states import bring_to, stores

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from ods.model.operations import Template
 from ods.registry.clients.credentials import ClientScope
 from ods.registry.console_sessions import ConsoleSessions, Identity
-from ods.registry.instances.changes import RecentChanges
+from ods.registry.instances.job_list import RecentChanges
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.store import InstanceStore
 from ods.registry.sign_in_attempts import BegunSignIn, SignInAttempts

@@ -21,7 +21,7 @@ from ods.console.static_files import static_files
 from ods.console.texts import keys, t
 from ods.console.views.audit import csv_line
 from ods.model.operations import JOB_WORDS, ROWS
-from ods.registry.instances.changes import JobState, RecentChanges, RecentState
+from ods.registry.instances.job_list import JobState, RecentChanges, RecentState
 
 FOLDER = Path(console.__file__ or "").parent
 TEMPLATES = sorted((FOLDER / "templates").rglob("*.html"))

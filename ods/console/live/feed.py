@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from time import monotonic
 
 from ods.observability.logs import fault_name
-from ods.registry.instances.changes import RecentChanges, RecentState
+from ods.registry.instances.job_list import RecentChanges, RecentState
 
 _SECONDS = 0.4
 """Between two looks at the registry: a change is seen on a page within a second."""

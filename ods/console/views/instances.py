@@ -16,8 +16,8 @@ from ods.console.views.paging import PageNumber, Paging
 from ods.console.views.progress import ProgressView, progress_of
 from ods.console.views.statuses import Badge, instance_badge
 from ods.model.operations import InstanceStatus
-from ods.registry.instances.changes import JobState
 from ods.registry.instances.instance_list import InstanceFilter
+from ods.registry.instances.job_list import JobState
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import DbInstance
 from ods.tenants.usage import InstanceFigures

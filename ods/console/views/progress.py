@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from api.schemas.instances import Instance
 from ods.console.texts import t
-from ods.registry.instances.changes import JobState
+from ods.registry.instances.job_list import JobState
 
 _MOST = 99
 """Percent of a job that goes on."""

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ods.model.operations import Operation
-from ods.registry.instances.set_aside import context_obstacle
+from ods.registry.instances.ods_routing import context_obstacle
 from ods.registry.storage.models import Backup, DbInstance, Job, OdsInstance, OdsInstanceContext
 
 _logger = logging.getLogger(__name__)

@@ -31,18 +31,16 @@ from ods.registry.instances.naming import name_errors
 from ods.registry.instances.ods_routing import (
     UNREADABLE,
     ConnectionStrings,
-    follow_database,
-    move_routing,
-    start_routing,
-)
-from ods.registry.instances.revisions import record_revision, renew
-from ods.registry.instances.row_locks import lock_ods_instance
-from ods.registry.instances.set_aside import (
     context_obstacle,
     contexts_to_come_back,
+    follow_database,
     give_back,
+    move_routing,
     set_routing_aside,
+    start_routing,
 )
+from ods.registry.instances.reservations import lock_ods_instance
+from ods.registry.instances.revisions import record_revision, renew
 from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.versions import (
     ReplacedDatabase,

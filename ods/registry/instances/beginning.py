@@ -11,20 +11,24 @@ from ods.model.arguments import origin_in
 from ods.model.operations import WAITING, InstanceStatus, JobStatus, Operation
 from ods.model.origins import CopyOrigin
 from ods.registry.instances import ods_routing, revisions
-from ods.registry.instances.admin_api_deletes import to_the_trash
+from ods.registry.instances.admin_api import to_the_trash
 from ods.registry.instances.cancelling import ending_before_begin
 from ods.registry.instances.contexts import own_contexts_of
 from ods.registry.instances.copies import copy_obstacle, hold_refusal
 from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.jobs import BeginResult, InstanceJob
-from ods.registry.instances.refusals import protection_refusal
-from ods.registry.instances.reservations import former_name_refusal, require_free
-from ods.registry.instances.row_locks import lock_instances, lock_ods_instance
-from ods.registry.instances.set_aside import (
+from ods.registry.instances.ods_routing import (
     context_obstacle,
     contexts_to_come_back,
     keep_own_contexts,
     set_routing_aside,
+)
+from ods.registry.instances.refusals import protection_refusal
+from ods.registry.instances.reservations import (
+    former_name_refusal,
+    lock_instances,
+    lock_ods_instance,
+    require_free,
 )
 from ods.registry.instances.steps import Guard, fencing_token, is_at, is_cancelled, own_database, take_step
 from ods.registry.instances.versions import replacement_obstacle

@@ -20,7 +20,7 @@ from ods.model.arguments import KEEP, takes_away
 from ods.model.operations import AT_REST, WAITING, InstanceStatus, JobStatus, Operation, Step
 from ods.model.revisions import TrashReason
 from ods.registry.backups.rows import SCHEDULED, UNTIL_THE_NEXT, keep_for_another_restore
-from ods.registry.instances.admin_api_deletes import is_recorded
+from ods.registry.instances.admin_api import is_recorded
 from ods.registry.instances.jobs import InstanceJob, job_id
 from ods.registry.instances.revisions import forget_intended, renew
 from ods.registry.instances.steps import (

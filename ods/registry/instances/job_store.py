@@ -31,13 +31,13 @@ from ods.registry.audit import AuditEntry, append
 from ods.registry.backups.rows import keep_for_another_restore, record_final, record_stored
 from ods.registry.backups.stored import RecordedBackup, StoredBackup
 from ods.registry.education_organizations.store import forget
-from ods.registry.instances import admin_api_deletes, ods_routing, revisions, versions
+from ods.registry.instances import admin_api, ods_routing, revisions, versions
 from ods.registry.instances.beginning import begin
 from ods.registry.instances.cancelling import NO_PURGE_FOLLOWS, NOT_DUE, call_off_purges, keep_if_refused
 from ods.registry.instances.deletes import DeleteRules
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobWait
+from ods.registry.instances.ods_routing import context_obstacle, contexts_to_come_back, give_back
 from ods.registry.instances.reservations import leave_name, name_taken
-from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, give_back
 from ods.registry.instances.steps import (
     CALLED_OFF,
     NO_PROGRESS,
@@ -591,7 +591,7 @@ class JobStore:
         """
         waiting = DbInstance.status.in_(WAITING)
         # What an Admin API has written since `follow_admin_api` waits for the next sweep.
-        wanted = and_(waiting, not_(admin_api_deletes.to_the_trash(self._deletes)))
+        wanted = and_(waiting, not_(admin_api.to_the_trash(self._deletes)))
         return [self._factory.next_attempt(row) for row in await self._page(wanted, after, limit)]
 
     async def follow_admin_api(self) -> None:
@@ -604,9 +604,9 @@ class JobStore:
         await self.installation.require_confirmed()
         async with self._sessions.statement() as session:
             await session.execute(select(func.adminapi.follow_rename()))
-            await session.execute(admin_api_deletes.moved_to_trash(self._deletes))
-            await session.execute(admin_api_deletes.recorded(self._deletes))
-            await session.execute(admin_api_deletes.overtaken_jobs_ended())
+            await session.execute(admin_api.moved_to_trash(self._deletes))
+            await session.execute(admin_api.recorded(self._deletes))
+            await session.execute(admin_api.overtaken_jobs_ended())
 
     async def running_jobs(self, after: int, limit: int) -> Sequence[InstanceJob]:
         """Up to `limit` jobs of rows in `InProgress`, at the attempt under way; as `waiting_jobs`."""

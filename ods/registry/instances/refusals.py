@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ods.model.arguments import Way, drops_database
 from ods.model.operations import AT_REST, PURGEABLE, RESETTABLE, InstanceStatus, Operation, next_step
 from ods.registry.instances.copies import hold_refusal
+from ods.registry.instances.ods_routing import context_obstacle, contexts_to_come_back, kinds_set_aside
 from ods.registry.instances.reservations import database_taken, former_name_refusal, name_taken, require_free
-from ods.registry.instances.set_aside import context_obstacle, contexts_to_come_back, kinds_set_aside
 from ods.registry.storage.errors import InstanceNotFoundError, NameTakenError, RefusedError, require_granted
 from ods.registry.storage.models import (
     LIVE_DATABASE_INDEX,

@@ -1,10 +1,14 @@
-"""Reservation of the names and ids that only one instance, or ODS instance, can have.
+"""Reservation of the names and ids that only one instance, or ODS instance, can have; and locks of rows.
 
 That includes names that databases have left by a rename: for a while, no other instance can have them. The
 ODS/API may have a connection string with such a name in its cache, and clients of the instance that had it
 would write into the database of the next one.
+
+A transaction locks instances by id; then the ODS instance of one, before what belongs to that; then names and
+contexts. So no two transactions wait for each other.
 """
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -321,3 +325,21 @@ def _live_instance_has(
     has_it = or_(and_(own == value, DbInstance.has_names), and_(new == value, DbInstance.is_live))
     found = exists().where(has_it)
     return found if excluding is None else found.where(DbInstance.id != excluding.id)
+
+
+async def lock_instances(session: AsyncSession, ids: Collection[int]) -> None:
+    """Lock the rows of these instances, as far as there are any."""
+    rows = select(DbInstance.id).where(DbInstance.id.in_(ids)).order_by(DbInstance.id)
+    await session.execute(rows.with_for_update())
+
+
+async def lock_with_source(session: AsyncSession, instance_id: int) -> None:
+    """Lock the row of an instance and, if its job copies another one, the row of that as well."""
+    source_id = DbInstance.arguments_column["origin"]["instance_id"].as_integer()
+    source = await session.scalar(select(source_id).where(DbInstance.id == instance_id))
+    await lock_instances(session, {instance_id, source or instance_id})
+
+
+async def lock_ods_instance(session: AsyncSession, ods_instance_id: int) -> OdsInstance | None:
+    """Lock an ODS instance; no other session adds a row that refers to it before the transaction ends."""
+    return await session.get(OdsInstance, ods_instance_id, with_for_update=True)

@@ -40,15 +40,20 @@ from ods.model.origins import FROM_TEMPLATE, CopyOrigin, EarlierDatabase, Origin
 from ods.model.revisions import TrashReason
 from ods.registry.backups.rows import FINAL, SCHEDULED, add_backup
 from ods.registry.instances import copies, ods_routing, refusals
-from ods.registry.instances.admin_api_deletes import moved_to_trash
+from ods.registry.instances.admin_api import moved_to_trash
 from ods.registry.instances.attributes import UNCHANGED, AttributeChanges, change_attributes
 from ods.registry.instances.contexts import CONTEXT_CONFLICTS, lock_contexts, require_free_contexts
 from ods.registry.instances.deletes import PLAIN_DELETE, Delete, DeleteRules
 from ods.registry.instances.jobs import InstanceJob, Replacement
 from ods.registry.instances.naming import database_name, name_errors
-from ods.registry.instances.reservations import lock_name, require_free, reserved_id
+from ods.registry.instances.reservations import (
+    lock_instances,
+    lock_name,
+    lock_with_source,
+    require_free,
+    reserved_id,
+)
 from ods.registry.instances.revisions import revisions_of
-from ods.registry.instances.row_locks import lock_instances, lock_with_source
 from ods.registry.instances.steps import JobFactory, job_record, readable
 from ods.registry.instances.versions import version_to_bring_back, versions_of
 from ods.registry.keeping import KEPT_IN_DOUBT, end_of

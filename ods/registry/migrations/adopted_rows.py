@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, text
 
 from ods.model.operations import NOT_LIVE
-from ods.registry.instances.admin_api_rows import ADOPT
+from ods.registry.instances.admin_api import ADOPT
 from ods.registry.instances.naming import database_name
 from ods.registry.migrations import numbers
 from ods.registry.migrations.conflicts import require_none

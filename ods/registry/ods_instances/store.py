@@ -20,13 +20,13 @@ from ods.registry.instances.deletes import Delete
 from ods.registry.instances.naming import name_errors
 from ods.registry.instances.ods_routing import (
     OTHERS_NEXT_STEP,
+    keep_parts,
     lasting_relations_of,
     others_reason,
     relations_of,
 )
 from ods.registry.instances.refusals import not_adopted, protection_refusal
 from ods.registry.instances.reservations import lock_name, name_is_taken, reserved_id
-from ods.registry.instances.set_aside import keep_parts
 from ods.registry.instances.store import InstanceStore, Requested
 from ods.registry.snapshots.rows import retire_all
 from ods.registry.storage import models

@@ -191,7 +191,7 @@ class DbInstance(Base):
     # The contexts that requests for it have given it. Its ODS instance gets them when there is one; it may
     # have others from then on, which requests for ODS instances, or another product, have given or changed.
     own_contexts: Mapped[dict[str, str] | None] = mapped_column("owncontexts", JSONB(none_as_null=True))
-    # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/set_aside.py`).
+    # What has referred to its ODS instance, and comes back with it (`ods/registry/instances/ods_routing.py`).
     set_aside: Mapped[dict[str, Any] | None] = mapped_column("setaside", JSONB(none_as_null=True))
     # Which database is its own: a reset replaces it by another one. Like a mark, never given again.
     database_id: Mapped[uuid.UUID] = mapped_column("databaseid", server_default=text("gen_random_uuid()"))
