@@ -3,14 +3,24 @@
 from http import HTTPStatus
 
 from fastapi import APIRouter, Depends
+from pydantic import Field
 
 from api.dependencies import ServerLooksDep
 from api.http import problems
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from ods.tenants.drift.findings import DriftKind
+from ods.tenants.drift.findings import DriftKind, RemedyAction
 
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
+
+
+class RemedyAnswer(ResponseModel):
+    """A request of this service that settles a contradiction."""
+
+    action: RemedyAction
+    instance_id: int | None = Field(description="Null if it is for all instances.")
+    database: str | None = Field(description="What the instance gets; null if it keeps the name it has.")
+    command: str = Field(description="The same on the command line.")
 
 
 class DriftAnswer(ResponseModel):
@@ -19,6 +29,7 @@ class DriftAnswer(ResponseModel):
     kind: DriftKind
     subject: str
     explanation: str
+    remedy: RemedyAnswer | None = Field(description="Null if it is settled by hand, as the explanation says.")
 
 
 @router.get(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ods.cli.api_access import connect
-from ods.cli.client import Json
+from ods.cli.client import AdminApi, Json
+from ods.cli.lost_databases import give_back_lost
 from ods.cli.options import DEFAULT_DATA_DIR, ApiUrl, AsJson, DataDir, Yes, require_no_folder
 from ods.cli.output import say, show_json, show_list, show_members
 from ods.embedded.errors import CommandError
@@ -53,6 +54,14 @@ def recover(  # noqa: PLR0913 - a command line's options
             " done.",
         ),
     ] = False,
+    restore_lost: Annotated[
+        bool,
+        typer.Option(
+            "--restore-lost",
+            help="With --apply: restore what instances without databases have in their newest verified"
+            " backups.",
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
     api_url: ApiUrl = None,
@@ -83,7 +92,8 @@ def recover(  # noqa: PLR0913 - a command line's options
                 _ask(plan, confirm=confirm, accept_store=accept_store, quietly=as_json)
             confirms = confirm or plan["confirmation"] is not None
             accepts = accept_store or plan["store"] is not None
-            is_left = _apply(recoverer, chosen, confirm=confirms, accept_store=accepts, as_json=as_json)
+            options = {"confirm": confirms, "accept_store": accepts}
+            is_left = _apply(recoverer, chosen, **options, restores=restore_lost, as_json=as_json)
     if is_left:
         raise typer.Exit(1)
 
@@ -170,8 +180,14 @@ def _members(facts: Json) -> Json:
     return {**shown, "databases": facts["databases"], **others}
 
 
-def _apply(
-    recoverer: "Recoverer", chosen: Sequence[str], *, confirm: bool, accept_store: bool, as_json: bool
+def _apply(  # noqa: PLR0913 - what the operator has said
+    recoverer: "Recoverer",
+    chosen: Sequence[str],
+    *,
+    confirm: bool,
+    accept_store: bool,
+    restores: bool,
+    as_json: bool,
 ) -> bool:
     """Carry the plan out, and compare registry and server again; whether anything is left."""
     done: list[Json] = []
@@ -186,11 +202,20 @@ def _apply(
             break
         if not as_json:
             say(f"{len(done)} done, {len(report['left']['steps'])} are left.")
-    left, drift = report["left"], recoverer.drift()
-    if as_json:
-        show_json({"done": done, "cancelled": cancelled, "left": left, "drift": drift})
-    else:
+    left, restored = report["left"], list[Json]()
+    if not as_json:
         _show_done(done, cancelled, left, is_confirmed=confirm)
+    if restores:
+        if not isinstance(recoverer, AdminApi):
+            raise CommandError(
+                "Databases are restored by jobs: name the API with --api-url for --restore-lost."
+            )
+        restored = [*give_back_lost(recoverer, quietly=as_json)]
+    drift = recoverer.drift()
+    if as_json:
+        report = {"done": done, "cancelled": cancelled, "restored": restored, "left": left, "drift": drift}
+        show_json(report)
+    else:
         _show_left(left)
         if drift:
             say("Registry and server still contradict each other:")

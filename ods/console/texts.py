@@ -505,6 +505,7 @@ _TEXTS = {
     "drift.remedy.Recover": "See what a recovery does",
     "drift.remedy.Undelete": "Undelete the instance",
     "drift.remedy.Purge": "Purge the instance",
+    "drift.remedy.Restore": "Restore its newest verified backup",
     "drift.empty": "Registry and server agree. Here will be what one of them says and the other does not."
     " On the command line:",
     "drift.RegistryPutBack": "Registry of an earlier time",

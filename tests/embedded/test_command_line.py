@@ -320,6 +320,27 @@ async def test_instance_is_led_to_its_database_when_it_is_recovered(
     assert content(instance("delete", created["id"], "--wait", "--json"))["status"] == "Deleted"
 
 
+async def test_instance_gets_what_its_backup_holds_when_its_database_is_lost(
+    ods: Ods, instance: Ods, stack: DataFolder, name: str
+) -> None:
+    created = content(instance("create", name, "--wait", "--json"))
+    others = content(instance("create", f"{name} b", "--wait", "--json"))
+    made = ods("backup", "create", created["id"], "--wait", "--json", "--data-dir", stack.path)
+    verified = ods("backup", "verify", content(made)["id"], "--wait", "--data-dir", stack.path)
+    assert verified.returncode == 0
+    for lost in (name, f"{name} b"):
+        await execute_as_superuser(stack, f'DROP DATABASE "{database_of(lost)}"')
+    done = ods("recover", "--apply", "--restore-lost", "--yes", "--data-dir", stack.path)
+    assert f"Restored: '{name}' has the database '" in done.stdout
+    assert f"'{name} b' has no backup that was verified" in done.stdout
+    restored = content(instance("show", created["id"], "--json"))
+    assert (restored["name"], restored["status"]) == (name, "Completed")
+    assert restored["databaseName"] != database_of(name)
+    assert (done.returncode, f"{others['id']} {name} b" in done.stdout) == (1, True)  # that is left
+    for one in (created, others):
+        content(instance("delete", one["id"], "--wait", "--json"))
+
+
 async def test_obstacle_is_told_when_a_database_cannot_be_adopted(
     instance: Ods, stack: DataFolder, name: str
 ) -> None:

@@ -175,6 +175,7 @@ async def test_lost_database_is_reported_for_its_instance_and_its_ods_instance(
     await admin.execute(f'DROP DATABASE "{completed.database}"')
     (drift,) = await _found(detector, DriftKind.DATABASE_MISSING)
     assert drift.subject == f"{completed.instance_id} {completed.name}"
+    assert drift.remedy == Remedy(RemedyAction.RESTORE, completed.instance_id)
     (drift,) = await _found(detector, DriftKind.ROUTE_BROKEN)
     assert drift.subject == f"{completed.ods_instance_id} {completed.name}"
 
@@ -279,7 +280,7 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
     half_drop = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = $1"
     await admin.execute(half_drop, completed.database)
     (drift,) = await _found(detector, DriftKind.INTERRUPTED_DROP)
-    assert "if nothing of it is wanted, delete the instance" in drift.explanation
+    assert "If nothing of it is wanted, delete the instance" in drift.explanation
     version = await add_version(rows, completed.instance_id, timedelta(days=1))
     await admin.execute(f'CREATE DATABASE "{version}"')
     try:

@@ -185,7 +185,7 @@ def _path(remedy: Remedy) -> str | None:
             return f"/trash/{remedy.instance_id}/undelete"
         case RemedyAction.RECOVER:
             return "/recovery#plan"
-        case RemedyAction.PURGE:
+        case RemedyAction.PURGE | RemedyAction.RESTORE:
             return None
         case _:
             assert_never(remedy.action)

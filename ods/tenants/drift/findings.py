@@ -44,6 +44,7 @@ class RemedyAction(StrEnum):
     RECOVER = "Recover"
     UNDELETE = "Undelete"
     PURGE = "Purge"
+    RESTORE = "Restore"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Remedy:
     @property
     def command(self) -> str:
         """The same on the command line."""
+        if self.action is RemedyAction.RESTORE:
+            return "ods recover --apply --restore-lost"
         named = "" if self.database is None else f" --database {self.database}"
         which = (
             "recover" if self.instance_id is None else f"instance {self.action.lower()} {self.instance_id}"

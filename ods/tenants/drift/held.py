@@ -173,7 +173,11 @@ def _lost(seen: Snapshot, held: Held, half_dropped: Database | None) -> Drift | 
         remedy = Remedy(RemedyAction.PURGE, number)
         then = f"It cannot come back: `{remedy.command}` removes it from the list."
     else:
-        then = "Restore it; or, if nothing of it is wanted, delete the instance."
+        remedy = Remedy(RemedyAction.RESTORE, number)
+        then = (
+            f"`{remedy.command}` restores what its newest verified backup holds. If nothing of it is wanted,"
+            " delete the instance."
+        )
     return Drift(kind, held.subject, f"{held.words} {state} {then}", remedy)
 
 
