@@ -23,7 +23,7 @@ from ods.backups.errors import BackupFaultError, RestoreRefusedError
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.errors import DatabaseFaultError
 from ods.observability.logs import fault_name
-from ods.recovery.recovery import NoCopyError
+from ods.recovery.recovery import IdentityError
 from ods.registry.rights.missing import MissingRightsError
 from ods.registry.storage.connecting import READ_ONLY
 from ods.registry.storage.errors import (
@@ -260,8 +260,8 @@ def _(error: InstallationNotConfirmedError) -> ProblemError:
 
 
 @explained.register
-def _(error: NoCopyError) -> ProblemError:
-    return ProblemError(HTTPStatus.CONFLICT, "This registry is no copy", detail=str(error))
+def _(error: IdentityError) -> ProblemError:
+    return ProblemError(HTTPStatus.CONFLICT, "This registry is not that installation", detail=str(error))
 
 
 @explained.register

@@ -1,8 +1,10 @@
 """Bringing the registry in step with the server, after one of both was restored to an earlier state."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -35,6 +37,11 @@ class _RecoveryBody(BaseModel):
         default=False,
         description="That this registry is a copy, which becomes an installation of its own; alone.",
     )
+    asInstallation: str | None = Field(  # noqa: N815 - a member of the body
+        default=None,
+        description="That this registry is new, and goes on as the installation with this id, whose registry"
+        " is lost; alone.",
+    )
     choose: list[str] = Field(
         default=[], description="Databases, one of an instance that the plan asks about: that it had last."
     )
@@ -59,19 +66,25 @@ async def recover(body: JsonObject, recovery: RecoveryDep) -> RecoveryReport:
     Of several databases of one instance, those that are not chosen go to the trash.
 
     Jobs that wait to drop a database are cancelled before: the registry may have forgotten that they were.
-    What `confirm` and `acceptStore` say is done first. With `asNewInstallation`, nothing else is done.
+    What `confirm` and `acceptStore` say is done first. With `asNewInstallation` or
+    `asInstallation`, nothing else is done.
     """
     if errors := unknown_members(body, _RecoveryBody.model_fields):
         raise ProblemError.invalid(errors)
     chosen = _chosen(body)
     confirms, accepts = _says(body, "confirm"), _says(body, "acceptStore")
-    if not _says(body, "asNewInstallation"):
+    is_copy, taken_over = _says(body, "asNewInstallation"), _installation(body)
+    if not is_copy and taken_over is None:
         outcome = await recovery.apply(chosen, is_confirmed=confirms, accepts_store=accepts)
         return RecoveryReport.of(outcome, await recovery.identity())
-    if chosen or confirms or accepts:
-        message = "'As New Installation' is said alone: the registry is either a copy, or it goes on."
-        raise ProblemError.invalid({"AsNewInstallation": [message]})
-    await recovery.renew()
+    if chosen or confirms or accepts or (is_copy and taken_over is not None):
+        name = "AsNewInstallation" if is_copy else "AsInstallation"
+        message = f"'{problems.in_words(name)}' is said alone: the registry is a copy, is new, or goes on."
+        raise ProblemError.invalid({name: [message]})
+    if taken_over is None:
+        await recovery.renew()
+    else:
+        await recovery.take_over(taken_over)
     left = RecoveryPlan.of(await recovery.plan(), await recovery.identity())
     return RecoveryReport(done=[], cancelled=[], left=left, is_over=True)
 
@@ -83,6 +96,15 @@ def _says(body: Properties[Any], name: str) -> bool:
     raise ProblemError.invalid(
         {problems.pascal(name): [f"'{problems.in_words(problems.pascal(name))}' must be true or false."]}
     )
+
+
+def _installation(body: Properties[Any]) -> str | None:
+    said = body.get("asInstallation")
+    if said is None:
+        return None
+    with suppress(ValueError, TypeError, AttributeError):
+        return str(UUID(said))
+    raise ProblemError.invalid({"AsInstallation": ["'As Installation' must be the id of an installation."]})
 
 
 def _chosen(body: Properties[Any]) -> Collection[str]:

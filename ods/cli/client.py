@@ -361,6 +361,10 @@ class AdminApi:
         """Make the registry, a copy, an installation of its own."""
         return self._object("POST", "/v2/recovery", json={"asNewInstallation": True})
 
+    def take_installation_over(self, installation: str) -> Json:
+        """Have the registry, which is new, go on as that installation, whose registry is lost."""
+        return self._object("POST", "/v2/recovery", json={"asInstallation": installation})
+
     def spares(self) -> Json:
         """The spare databases of each template."""
         return self._object("GET", "/v2/spares")

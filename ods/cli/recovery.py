@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -54,6 +55,14 @@ def recover(  # noqa: PLR0913 - a command line's options
             " done.",
         ),
     ] = False,
+    as_installation: Annotated[
+        UUID | None,
+        typer.Option(
+            metavar="ID",
+            help="That this registry is new, and goes on as this installation, whose registry is lost.",
+            show_default=False,
+        ),
+    ] = None,
     restore_lost: Annotated[
         bool,
         typer.Option(
@@ -73,7 +82,7 @@ def recover(  # noqa: PLR0913 - a command line's options
     asked first; --yes does not answer that.
     """
     chosen = choose or []
-    if as_new_installation and (chosen or confirm or accept_store):
+    if as_new_installation and (chosen or confirm or accept_store or as_installation):
         raise CommandError(
             "--as-new-installation is given alone: the registry is either a copy, or it goes on."
         )
@@ -86,6 +95,9 @@ def recover(  # noqa: PLR0913 - a command line's options
             _show_plan(plan, as_json=as_json)
             is_left = _is_left(plan)
         else:
+            if as_installation is not None:
+                _take_over(recoverer, str(as_installation), yes=yes)
+                plan = recoverer.recovery_plan(chosen)
             if yes:
                 _require_words(plan, confirm=confirm, accept_store=accept_store)
             else:
@@ -141,6 +153,17 @@ def _become_new(recoverer: "Recoverer", plan: Json, *, apply: bool, yes: bool, a
         show_json(report)
     else:
         say(f"This registry is the installation {report['left']['installation']['id']} now.")
+
+
+def _take_over(recoverer: "Recoverer", installation: str, *, yes: bool) -> None:
+    """Have the registry go on as an installation that has lost its own, after asking."""
+    if not yes:
+        question = (
+            f"Is the registry of the installation {installation} lost, so that no service works on it any"
+            " more, and shall this one go on with its databases?"
+        )
+        typer.confirm(question, abort=True, err=True)
+    recoverer.take_installation_over(installation)
 
 
 def _require_words(plan: Json, *, confirm: bool, accept_store: bool) -> None:
@@ -260,6 +283,9 @@ def _show_left(plan: Json) -> None:
     for name in ("confirmation", "store"):
         if plan[name] is not None:
             say(f"To confirm: {plan[name]}")
+    facts = plan["installation"]
+    if plan["confirmation"] is not None and facts["otherInstallations"] and not facts["databases"]:
+        say("    If this registry is new, and theirs is lost: --as-installation ID")
     for step in plan["steps"]:
         say(f"To do: {step['explanation']}")
         if step["obstacle"] is not None:

@@ -34,6 +34,9 @@ class Recoverer(Protocol):
     def renew_installation(self) -> Json:
         """Make the registry, a copy, an installation of its own."""
 
+    def take_installation_over(self, installation: str) -> Json:
+        """Have the registry, which is new, go on as that installation, whose registry is lost."""
+
     def drift(self) -> list[Json]:
         """Where registry and server contradict each other."""
 
@@ -71,6 +74,15 @@ class RegistryRecovery:
             return {"done": [], "cancelled": [], "left": await self._plan(()), "isOver": True}
 
         return self._run(renewed, "ods recover --apply --as-new-installation")
+
+    def take_installation_over(self, installation: str) -> Json:
+        """Have the registry, which is new, go on as that installation, whose registry is lost."""
+
+        async def taken_over() -> Json:
+            await self._recovery.take_over(installation)
+            return {"done": [], "cancelled": [], "left": await self._plan(()), "isOver": True}
+
+        return self._run(taken_over, "ods recover --apply --as-installation")
 
     def drift(self) -> list[Json]:
         """Where registry and server contradict each other."""

@@ -56,8 +56,8 @@ class Outcome:
     cancelled: Sequence[InstanceJob] = ()
 
 
-class NoCopyError(InstanceError):
-    """The registry may not become an installation of its own; the message says why."""
+class IdentityError(InstanceError):
+    """The registry may not become that installation; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,38 @@ class Recovery:
         No database on the server is its own then, so nothing of the original is changed.
 
         Raises:
-            NoCopyError: it is no copy, by all that registry and server tell.
+            IdentityError: it is no copy, by all that registry and server tell.
         """
         store = self._tenant.jobs.installation
         store.forget()
         standing = await read_standing(store, self._tenant.installation, self._tenant.server)
         if standing.why_no_copy is not None:
-            raise NoCopyError(standing.why_no_copy)
+            raise IdentityError(standing.why_no_copy)
         renewed = await store.renew()
         _logger.warning("Recovery: the registry is an installation of its own.")
         return renewed
+
+    async def take_over(self, installation: str) -> None:
+        """Have the registry, which is new, go on as the installation whose registry is lost.
+
+        Its databases on the server say which it is. Nothing else is changed: the steps come after that.
+
+        Raises:
+            IdentityError: the registry has instances, or had; no database on the server is that
+                installation's; or it is another tenant's, or may be.
+            DatabaseFaultError: the server cannot be reached.
+        """
+        tenant, check, store = self._tenant, self._tenant.installation, self._tenant.jobs.installation
+        async with tenant.server.session() as session:
+            if (obstacle := await check.obstacle_to_take_over(session, installation)) is not None:
+                raise IdentityError(obstacle)
+        if not await store.take_over(installation):
+            raise IdentityError(
+                "This registry has instances, or had: it is an installation already. Nothing was done. Only a"
+                " registry that is new can go on as another installation."
+            )
+        check.forget()
+        _logger.warning("Recovery: the registry goes on as the installation %s.", installation)
 
     async def accept_store(self) -> None:
         """Let the registry know the store of backups as it is now, and be the one that cleans it.

@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     select,
+    text,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -238,6 +239,24 @@ class InstallationStore:
     async def accept_neighbours(self, neighbours: Sequence[str]) -> None:
         """Record other installations that may have databases on that cluster as well."""
         await self._write({"neighbours": _added(neighbours)})
+
+    async def take_over(self, installation: str) -> bool:
+        """Let a registry that never had an instance be this installation; false if it had one."""
+        state = await self.read()
+        taken = {
+            "id": UUID(installation),
+            "registry_system": state.here.system,
+            "registry_database": state.here.database,
+            "server_system": None,
+            "neighbours": sorted(state.neighbours - {installation}),
+        }
+        had_one = exists(select(DbInstance.id))
+        async with self._sessions.transaction() as session:
+            await session.execute(text("LOCK TABLE adminapi.dbinstances IN SHARE MODE"))
+            written = update(Installation).where(~had_one).values(**taken).returning(Installation.id)
+            is_taken = await session.scalar(written) is not None
+        self.forget()
+        return is_taken
 
     async def renew(self) -> str:
         """Make the registry an installation of its own, which owns no database yet; returns its id.

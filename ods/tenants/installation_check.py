@@ -163,6 +163,22 @@ class InstallationCheck:
         name, state = min(same.items(), key=itemgetter(0))
         return SameInstallation(name, own.id, own.is_same_registry(state), state.obstacle is not None)
 
+    async def obstacle_to_take_over(self, session: asyncpg.Connection, installation: str) -> str | None:
+        """Why this registry may not go on as that installation, which has lost its own; None if it may."""
+        if installation not in {owner.installation for owner in await _owners(session)}:
+            return f"No database on the server of ODS_MASTER_DSN is of the installation {installation}."
+        for name, state in (await _states_of(self._siblings)).items():
+            if state is None:
+                return f"The registry of tenant {name} is away: it may be the installation {installation}."
+            if state.id == installation:
+                return f"Tenant {name} is the installation {installation}: its registry is not lost."
+        return None
+
+    def forget(self) -> None:
+        """Compare with other tenants and the server anew: the registry is another installation now."""
+        self._told_apart.clear()
+        self._in_order_until = 0.0
+
     @property
     def unasked(self) -> list[str]:
         """Tenants of this service of which it is not known that they are other installations."""

@@ -12,12 +12,13 @@ import pytest
 
 from ods.databases.ownership import Owner
 from ods.embedded.polling import wait_until
+from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import JobStatus, Template
 from ods.recovery.following import ChangedMeanwhileError, follow
 from ods.recovery.plan import StepKind
-from ods.recovery.recovery import Outcome, Recovery
+from ods.recovery.recovery import IdentityError, Outcome, Recovery
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
@@ -26,12 +27,15 @@ from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import RefusedError
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.kept_databases import KeptDatabases
-from ods.tenants.tenant import Tenant
+from ods.tenants.tenant import Tenant, open_tenants
+from tests import preloaded, registries
+from tests.api.server import environment
 from tests.api.service import faults_of
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, undo
 from tests.postgres.postgres_inspection import comment_on, row_of
 from tests.put_back_rows import JOBS, put_rows_back, remember_rows
+from tests.servers import make_settings, session
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -712,3 +716,30 @@ async def test_names_follow_when_two_instances_have_taken_each_others_place(site
         expected = [await site.known(one) for one in (first, second)]
     await site.recovered()
     assert [await site.known(one) for one in (first, second)] == expected
+
+
+async def test_new_registry_goes_on_as_the_installation_whose_registry_is_lost(
+    site: Site, tenant: Tenant, postgres: EmbeddedPostgres, prepared_postgres: EmbeddedPostgres, name: str
+) -> None:
+    """By the command line alone, before API or worker are started on the new registry."""
+    lost, before = await tenant.installation.id(), dict[str, tuple[object, ...]]()
+    for job in (await created(site.operator, name), await created(site.operator, f"{name} deleted")):
+        if "deleted" in job.name:
+            await site.delete(job)
+        before[job.mark] = await site.known(job)
+    async with registries.cloned(prepared_postgres) as anew, session(anew) as rows:
+        settings = make_settings(postgres, anew)
+        async with open_tenants(settings) as (new,):
+            with pytest.raises(IdentityError, match="No database on the server"):
+                await Recovery(new).take_over(str(uuid.uuid4()))
+        words = ("recover", "--apply", "--as-installation", lost, "--confirm")
+        asked = preloaded.run("ods.cli", *words, env=environment(settings))
+        assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
+        assert str(await rows.fetchval("SELECT id FROM adminapi.installation")) != lost
+        preloaded.run("ods.cli", *words, "--yes", env=environment(settings))
+        assert str(await rows.fetchval("SELECT id FROM adminapi.installation")) == lost
+        for mark, known in before.items():
+            (row,) = await rows.fetch(_KNOWN, mark)
+            assert tuple(row) == known
+        again = preloaded.run("ods.cli", *words, "--yes", env=environment(settings))
+        assert "This registry has instances, or had" in again.stderr

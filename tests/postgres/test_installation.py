@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import re
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from unittest.mock import AsyncMock, Mock
 
@@ -598,19 +596,20 @@ async def test_registry_is_not_renewed_when_two_tenants_have_it(
     assert (await tenant.instances.installation.read()).id == before
 
 
-async def test_registry_that_is_made_anew_is_the_former_installation_as_the_page_says(
-    tenant: Tenant, own_database: str, postgres: EmbeddedPostgres, prepared_postgres: EmbeddedPostgres
+async def test_installation_is_not_taken_over_when_its_registry_is_another_tenants_or_may_be(
+    tenant: Tenant, own_database: str, seen: asyncpg.Connection, copied_engine: AsyncEngine
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "operations" / "restoring-the-registry.md").read_text()
-    commands = page.partition("## If there is no dump")[2].partition("```sh")[2].partition("```")[0]
-    listing, change = re.findall(r'--command "\n?(.+?)"\n', commands.replace('\\"', '"'), re.DOTALL)
-    async with session(postgres.dsn()) as server:
-        found = {row["databases"]: row["installation"] for row in await server.fetch(listing)}
-    async with registries.cloned(prepared_postgres) as anew, session(anew) as rows:
-        await rows.execute(change.replace("INSTALLATION", found[own_database]))
-        engine = create_registry_engine(anew)
-        assert (await InstallationStore(engine).state()).id == await tenant.installation.id()
-        await engine.dispose()
+    own, copy = tenant.instances.installation, InstallationStore(copied_engine)
+    installation = await tenant.installation.id()
+    check = InstallationCheck(copy, "default", {"districtB": own}, shares_server=False)
+    obstacle = await check.obstacle_to_take_over(seen, installation)
+    assert obstacle == f"Tenant districtB is the installation {installation}: its registry is not lost."
+    away = InstallationStore(create_registry_engine("postgresql://nobody@127.0.0.1:1/away"))
+    check = InstallationCheck(copy, "default", {"districtB": away}, shares_server=False)
+    assert "districtB is away" in str(await check.obstacle_to_take_over(seen, installation))
+    check = InstallationCheck(copy, "default", {}, shares_server=False)
+    assert await check.obstacle_to_take_over(seen, installation) is None
+    assert own_database
 
 
 @pytest.mark.parametrize("option", ["--confirm", "--as-new-installation"])
