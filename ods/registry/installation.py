@@ -243,7 +243,7 @@ class InstallationStore:
     async def take_over(self, installation: str) -> bool:
         """Let a registry that never had an instance be this installation; false if it had one."""
         state = await self.read()
-        taken = {
+        values = {
             "id": UUID(installation),
             "registry_system": state.here.system,
             "registry_database": state.here.database,
@@ -253,7 +253,7 @@ class InstallationStore:
         had_one = exists(select(DbInstance.id))
         async with self._sessions.transaction() as session:
             await session.execute(text("LOCK TABLE adminapi.dbinstances IN SHARE MODE"))
-            written = update(Installation).where(~had_one).values(**taken).returning(Installation.id)
+            written = update(Installation).where(~had_one).values(**values).returning(Installation.id)
             is_taken = await session.scalar(written) is not None
         self.forget()
         return is_taken

@@ -155,7 +155,7 @@ async def test_reader_begins_read_only_when_its_rights_would_let_it_write(
         await admin.execute(f"DROP ROLE {role}")
 
 
-PAGES = {"restoring-a-server.md": ("OLD_SERVER", "ODS_SERVER"), "staging-copy.md": ("SERVER", "STAGING")}
+PAGES = {"moving-a-server.md": ("OLD_SERVER", "ODS_SERVER"), "staging-copy.md": ("SERVER", "STAGING")}
 PLAIN = 'pg_dumpall --dbname "$FROM/postgres" --file all.sql && psql --dbname "$TO/postgres" --file all.sql'
 
 

@@ -604,7 +604,7 @@ async def test_installation_is_not_taken_over_when_its_registry_is_another_tenan
     check = InstallationCheck(copy, "default", {"districtB": own}, shares_server=False)
     obstacle = await check.obstacle_to_take_over(seen, installation)
     assert obstacle == f"Tenant districtB is the installation {installation}: its registry is not lost."
-    away = InstallationStore(create_registry_engine("postgresql://nobody@127.0.0.1:1/away"))
+    away = InstallationStore(create_registry_engine("postgresql://ods@127.0.0.1:1/away"))
     check = InstallationCheck(copy, "default", {"districtB": away}, shares_server=False)
     assert "districtB is away" in str(await check.obstacle_to_take_over(seen, installation))
     check = InstallationCheck(copy, "default", {}, shares_server=False)
