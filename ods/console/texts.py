@@ -496,11 +496,12 @@ _TEXTS = {
     "recovery.not_over": "There was no time for all of it. Recover again to go on.",
     "recovery.over": "It is over; what is left is below.",
     "drift.remedy": "Remedy",
-    "drift.by_hand": "By hand, on the server: bring back what is missing, or remove what is left over. This"
-    " service does nothing here by itself.",
+    "drift.by_hand": "What the text above says. This service does nothing here by itself.",
     "drift.by_hand.DatabaseWithoutInstance": "It may be that of another tenant or program: then leave it"
     " alone, and choose another name. If nothing uses it, and its data are not needed, drop it: on the"
     " server, by hand. No instance of that name can be created before.",
+    "drift.by_hand.StoreShared": "By an operator, where the store is in reach: ods recover --apply"
+    " --accept-store. Until then no backup is removed from the store.",
     "drift.remedy.Adopt": "Adopt the database",
     "drift.remedy.Recover": "See what a recovery does",
     "drift.remedy.Undelete": "Undelete the instance",

@@ -22,6 +22,10 @@ _MOST_CHOICES = 12
 """A form has at most 20 fields; what else is to be decided is asked after these."""
 
 
+_BY_HAND = (DriftKind.DATABASE_WITHOUT_INSTANCE, DriftKind.STORE_SHARED)
+"""The kinds of findings that say for themselves what an operator does by hand."""
+
+
 @dataclass(frozen=True)
 class RemedyLink:
     """How a contradiction is settled by a request.
@@ -168,8 +172,8 @@ def _finding(drift: Drift) -> Finding:
 
 
 def _by_hand(kind: DriftKind) -> str:
-    if kind is DriftKind.DATABASE_WITHOUT_INSTANCE:
-        return t("drift.by_hand.DatabaseWithoutInstance")
+    if kind in _BY_HAND:
+        return t(f"drift.by_hand.{kind}")
     return t("drift.by_hand")
 
 
