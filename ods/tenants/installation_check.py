@@ -124,7 +124,7 @@ class InstallationCheck:
                 f" worked on the cluster {state.server}. Nothing is changed on it until the operator says"
                 f" that this is meant: {CONFIRMS}."
             )
-        others = await self._others(session, state.neighbours)
+        others = _Others() if self._shares_server else await self._others(session, state.neighbours)
         if record and state.server is None:
             await self._store.accept_server(system, sorted(others.siblings))
         elif record and others.siblings:
@@ -208,7 +208,7 @@ class InstallationCheck:
             return str(await session.fetchval(_SYSTEM))
 
     async def others(self, session: asyncpg.Connection) -> frozenset[str]:
-        """Ids of installations on the server that no tenant of this service has; none if any may be there."""
+        """Ids of installations on the server that no tenant of this service has, also if any may be there."""
         return (await self._others(session)).strangers
 
     async def count_own(self, session: asyncpg.Connection) -> int:
@@ -217,8 +217,6 @@ class InstallationCheck:
         return sum(owner.installation == own for owner in await _owners(session))
 
     async def _others(self, session: asyncpg.Connection, accepted: Collection[str] = ()) -> _Others:
-        if self._shares_server:
-            return _Others()
         there = {owner.installation for owner in await _owners(session)}
         found = frozenset(there - {await self.id(), *accepted})
         if not found:

@@ -239,7 +239,7 @@ async def test_every_page_says_until_when_drops_are_held_back_after_a_restore(
     assert await is_told(holds=False)
     await tenant.cancellations.hold_drops()
     await wait_until(partial(is_told, holds=True), 10)
-    assert "Needs you:" not in await shown(browser, "/instances")
+    assert "Needs you: The registry, or its server" not in await shown(browser, "/instances")
     async with session(registry_dsn) as rows:
         await rows.execute("UPDATE adminapi.installation SET helduntil = now() AT TIME ZONE 'utc'")
     await wait_until(partial(is_told, holds=False), 10)
