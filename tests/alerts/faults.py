@@ -410,7 +410,8 @@ async def _resume(site: Site) -> None:
 async def worker_waits(site: Site) -> AsyncIterator[Case]:
     await _copy_registry(site)
     yield Case()
-    await site.ods("installation", "confirm", "--yes")
+    printed = await site.shell("ods recover --apply --yes --confirm")
+    assert "Confirmed." in printed.text, printed
 
 
 @_provokes("OdsNonDeterminism", "the worker has code that takes a step more than a job that is open")

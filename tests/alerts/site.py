@@ -212,7 +212,9 @@ class Site:
             case ["logs", *_, name]:
                 logs = [one.log for one in self._alike(name)]
                 told = "\n".join(it for log in logs for it in log.read_text().splitlines()[-_LOG_LINES:])
-            case ["run", "--rm", "migrate", *command] | ["exec", "api", *command]:
+            case ["run", "--rm", "migrate" | "worker", *command]:  # no API is named there
+                return await self.shell(shlex.join(["env", "-u", "ODS_API_URL", *command]))
+            case ["exec", "api", *command]:
                 return await self.shell(shlex.join(command))
             case _:
                 return Printed(_UNKNOWN, f"unknown: {words}\n")

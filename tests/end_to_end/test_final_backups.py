@@ -749,7 +749,7 @@ async def test_nothing_is_dropped_when_the_backup_was_damaged_since_its_verifica
     assert await restored(operator, postgres, backup) == 42
 
 
-@pytest.mark.parametrize("reading", ["backup_verification.restore", "final_backups.read_dump"])
+@pytest.mark.parametrize("reading", ["backup_verification.restore", "backups.read_dump"])
 async def test_backup_is_not_called_damaged_when_the_store_refuses_the_credentials(
     api: httpx.AsyncClient,
     admin: asyncpg.Connection,

@@ -147,8 +147,8 @@ async def test_create_says_everywhere_that_it_waits_until_the_operator_confirms_
         assert "`ods recover --apply --confirm`, or ODS_SHARED_SERVER=true" in printed()
         assert command.returncode is None
 
-        confirmed = preloaded.run("ods.cli", "installation", "confirm", "--yes", env=variables)
-        assert confirmed.returncode == 0, confirmed.stderr
+        confirmed = preloaded.run("ods.cli", "recover", "--apply", "--yes", "--confirm", env=variables)
+        assert "Confirmed." in confirmed.stdout, confirmed.stderr
 
         async def completed() -> bool:
             return bool((await service.instance())["status"] == "Completed")
