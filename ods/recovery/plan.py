@@ -155,20 +155,21 @@ def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
         recorded = [one for one in databases if row is not None and _is_as_recorded(seen, row, one)]
         beside = [] if row is None else _unknown_beside(seen, row, databases)
         its = [one for one in databases if one.name in chosen]
-        is_alone = not any(_is_in_use(one) and one.manageable for one in databases if one not in its)
-        if recorded and ((its == recorded and is_alone) or not (its or beside)):
+        others = [one for one in databases if _is_in_use(one) and one.manageable and one not in its]
+        if recorded and (_stays(row, recorded, its, others) or not (its or beside)):
             continue
-        last = its[0] if len(its) == 1 else published_last(databases)
+        last = published_last(databases) if not its else its[0] if len(its) == 1 else None
         if recorded and not its:
             last = None if any(map(_is_in_use, beside)) else recorded[0]
         elif row is not None and last is not None and not its and _has_other(seen, row, last, databases):
             last = None
-        kind = None if last is None else _kind(seen, row, last, is_chosen=last in its)
+        is_chosen = its == [last]
+        kind = None if last is None else _kind(seen, row, last, is_chosen=is_chosen)
         if kind is not None and last is not None:
             number, name = _whose(row, last)
             is_earlier = row is not None and _is_earlier(seen, row, last)
             facts = (number, name, last.name, mark, _revision(last), is_earlier)
-            steps.append(RecoveryStep(kind, *facts, is_chosen=last in its))
+            steps.append(RecoveryStep(kind, *facts, is_chosen=is_chosen))
         elif _is_to_be_asked(row, last):
             questions.append(Question(*_whose(row, databases[0]), databases))
     ordered = sorted(steps, key=lambda step: (_ORDER.index(step.kind), step.ods_instance_id))
@@ -214,6 +215,13 @@ def _by_mark(seen: Snapshot) -> Mapping[str, list[Database]]:
         if owner.role is not Role.STAGING and not database.reset and not database.invalid:
             grouped[owner.mark].append(database)
     return grouped
+
+
+def _stays(
+    row: DbInstance | None, recorded: list[Database], chosen: list[Database], others: list[Database]
+) -> bool:
+    """Whether the chosen one is as recorded, and no other is in use; one in the trash stays there."""
+    return chosen == recorded and (not others or (row is not None and row.is_in_trash))
 
 
 def _is_in_use(database: Database) -> bool:

@@ -668,6 +668,8 @@ async def test_operator_says_which_is_meant_when_one_of_yesterday_was_restored_b
     last = str(expected[3])
     plan = await site.recovery.plan()
     assert [{one.name for one in question.databases} for question in plan.questions] == [{last, job.database}]
+    both = await site.recovery.apply([last, job.database])
+    assert (both.done, len(both.plan.questions)) == ([], 1), "one of them is the instance's"
     chosen, other = (last, job.database) if is_later else (job.database, last)
     oid = await admin.fetchval("SELECT oid FROM pg_database WHERE datname = $1", other)
     outcome = await site.recovered(chosen)
