@@ -86,7 +86,11 @@ def recover(  # noqa: PLR0913 - a command line's options
         raise CommandError(
             "--as-new-installation is given alone: the registry is either a copy, or it goes on."
         )
+    if not apply and (restore_lost or as_installation):
+        raise CommandError("Add --apply: --restore-lost and --as-installation change something.")
     with _recoverer(api_url, data_dir) as recoverer:
+        if restore_lost and not isinstance(recoverer, AdminApi):
+            raise CommandError("Databases are restored by jobs: name the API for that, with --api-url.")
         plan = recoverer.recovery_plan(chosen)
         if as_new_installation:
             _become_new(recoverer, plan, apply=apply, yes=yes, as_json=as_json)
@@ -228,11 +232,7 @@ def _apply(  # noqa: PLR0913 - what the operator has said
     left, restored = report["left"], list[Json]()
     if not as_json:
         _show_done(done, cancelled, left, is_confirmed=confirm)
-    if restores:
-        if not isinstance(recoverer, AdminApi):
-            raise CommandError(
-                "Databases are restored by jobs: name the API with --api-url for --restore-lost."
-            )
+    if restores and isinstance(recoverer, AdminApi):
         restored = [*give_back_lost(recoverer, quietly=as_json)]
     drift = recoverer.drift()
     if as_json:

@@ -330,6 +330,7 @@ async def test_instance_gets_what_its_backup_holds_when_its_database_is_lost(
     assert verified.returncode == 0
     for lost in (name, f"{name} b"):
         await execute_as_superuser(stack, f'DROP DATABASE "{database_of(lost)}"')
+    assert "Add --apply" in error(ods("recover", "--restore-lost", "--data-dir", stack.path))
     done = ods("recover", "--apply", "--restore-lost", "--yes", "--data-dir", stack.path)
     assert f"Restored: '{name}' has the database '" in done.stdout
     assert f"'{name} b' has no backup that was verified" in done.stdout
