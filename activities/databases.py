@@ -285,7 +285,7 @@ class DatabaseActivities:
 
         async def record() -> bool:
             details = activity.cancellation_details()
-            if details is not None and details.cancel_requested:
+            if job.rules.drops and details is not None and details.cancel_requested:
                 await self._tenant.cancellations.record(job)
             return await self._endings.record(JobEnd(job, outcome))
 
