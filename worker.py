@@ -40,6 +40,8 @@ from ods.observability.metrics.catalog import DRIFT
 from ods.observability.metrics.exposition import Exposition
 from ods.observability.metrics.figures import Figures
 from ods.observability.tracing import provider
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.registry.education_organizations.refreshes import RefreshPolicy
 from ods.registry.education_organizations.store import EducationOrganizations
 from ods.registry.storage.dsn_check import DsnCheck
@@ -59,7 +61,6 @@ from ods.temporal.refresh_starter import RefreshStarter
 from ods.temporal.sdk_metrics import measuring_runtime
 from ods.temporal.verification_starter import VerificationStarter
 from ods.temporal.worker_probes import WorkerProbes
-from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.figures import pool_samples
 from ods.tenants.known_store import backup_obstacle
 from ods.tenants.tenant import Tenant, open_tenants
@@ -193,7 +194,7 @@ def registry_worker(temporal: Client, tenant: Tenant, workflow_tasks: int = _WOR
 
 
 async def _detect_drift(temporal: Client, tenant: Tenant) -> list[Drift]:
-    found = await tenant.drift.detect(await started_jobs(temporal, tenant.name))
+    found = await DriftDetector(tenant).detect(await started_jobs(temporal, tenant.name))
     _tell_drift(tenant, (drift.kind for drift in found))
     return found
 

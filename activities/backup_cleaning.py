@@ -20,12 +20,12 @@ from ods.backups.storage import BackupStore
 from ods.backups.stored_backups import has_dump, list_backups, load_if_readable, remove_unfinished
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.scratch import find_scratch, remove_scratch
+from ods.recovery.compare.findings import Drift, is_suspect
 from ods.registry.backups.records import is_recorded_gone
 from ods.registry.backups.rows import VERIFICATION_PASSED
 from ods.registry.backups.stores import BackupStores
 from ods.registry.storage.models import Backup
 from ods.tenants.backup_store import find_elsewhere, key_of, load_whole, remove_stored
-from ods.tenants.drift.findings import Drift, is_suspect
 from ods.tenants.known_store import claim_store, known_store
 from ods.tenants.tenant import Tenant
 

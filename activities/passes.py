@@ -20,6 +20,7 @@ from ods.databases.inspection.listing import Database
 from ods.databases.server import Server
 from ods.model.operations import InstanceStatus, Undo
 from ods.model.revisions import Role
+from ods.recovery.compare.findings import Drift, is_suspect
 from ods.registry.idempotency_keys import IdempotencyKeys
 from ods.registry.instances.cancelling import JobCancellations
 from ods.registry.instances.job_store import JobStore
@@ -27,7 +28,6 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.store import InstanceStore
 from ods.registry.instances.versions import VersionPurge, VersionStore
 from ods.tenants.cancelling import CancelledDrops, after_cancel, cancel_behind_fence
-from ods.tenants.drift.findings import Drift, is_suspect
 from ods.tenants.tenant import Tenant
 from ods.tenants.usage import record_sizes
 

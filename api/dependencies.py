@@ -20,6 +20,7 @@ from api.tenant_services import Services, services_of
 from ods.databases.server import Server
 from ods.databases.templates.reports import TemplateInspector
 from ods.databases.templates.spare_pool import SparePool
+from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.recovery import Recovery
 from ods.registry.audit import AuditTrail
 from ods.registry.backups.records import BackupRecords
@@ -39,7 +40,6 @@ from ods.temporal.job_executions import JobExecutions
 from ods.temporal.verification_starter import VerificationStarter
 from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.cancelling import CancelledDrops
-from ods.tenants.drift.detector import DriftDetector
 from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant
 from ods.tenants.usage import InstanceUsage
@@ -73,7 +73,7 @@ InstanceDescriptionsDep = Annotated[InstanceDescriptions, _part(lambda services:
 DatabaseAdoptionDep = Annotated[DatabaseAdoption, _part(lambda services: services.adoption)]
 InstanceUsageDep = Annotated[InstanceUsage, _part(lambda services: services.usage)]
 RecoveryDep = Annotated[Recovery, _part(lambda services: Recovery(services.tenant))]
-DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: services.tenant.drift)]
+DriftDetectorDep = Annotated[DriftDetector, _part(lambda services: DriftDetector(services.tenant))]
 BackupRecordsDep = Annotated[BackupRecords, _part(lambda services: services.tenant.backups)]
 ServerDep = Annotated[Server, _part(lambda services: services.tenant.server)]
 TemplateInspectorDep = Annotated[TemplateInspector, _part(lambda services: services.tenant.templates)]

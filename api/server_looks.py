@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 from ods.databases.templates.spare_pool import PoolReport, SparePool
 from ods.observability.logs import fault_name
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import Drift
 from ods.registry.instances.jobs import StartedJob
-from ods.tenants.drift.detector import DriftDetector
-from ods.tenants.drift.findings import Drift
 
 _DRIFT_SECONDS = 600
 _SPARES_SECONDS = 60

@@ -24,6 +24,7 @@ from api.security.registration import ClientRegistration
 from api.security.session_states import SessionStates
 from api.security.tokens import Tokens, TokenVerifier
 from api.server_looks import ServerLooks
+from ods.recovery.compare.detector import DriftDetector
 from ods.registry.attempt_counts import AttemptCounts
 from ods.registry.audit import AuditTrail
 from ods.registry.clients.registration import RegistrationWindow
@@ -107,7 +108,7 @@ class Services:
             adoption=DatabaseAdoption(tenant),
             usage=InstanceUsage(tenant),
             looks=ServerLooks(
-                tenant.drift,
+                DriftDetector(tenant),
                 tenant.spares,
                 partial(started_jobs, temporal, tenant.name),
                 partial(tenant.installation.known_obstacle, tenant.server),

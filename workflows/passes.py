@@ -20,9 +20,9 @@ with workflow.unsafe.imports_passed_through():
     from activities.passes import Housekeeping, ReconcileActivities, SweepActivities, SweepPage
     from activities.scheduled_requests import ScheduledReport, ScheduledRequests
     from activities.spares import SpareActivities
+    from ods.recovery.compare.findings import Drift
     from ods.registry.instances.jobs import ExecutionPolicy, InstanceJob
     from ods.registry.instances.versions import VersionPurge
-    from ods.tenants.drift.findings import Drift
     from workflows import options
 
 _PAGE_SIZE = 100

@@ -9,7 +9,7 @@ from api.dependencies import ServerLooksDep
 from api.http import problems
 from api.schemas.base import ResponseModel
 from api.security.tokens import bearer_token
-from ods.tenants.drift.findings import DriftKind, RemedyAction
+from ods.recovery.compare.findings import DriftKind, RemedyAction
 
 router = APIRouter(prefix="/v2/drift", tags=["Drift"], dependencies=[Depends(bearer_token)])
 

@@ -14,6 +14,7 @@ from api.schemas.recovery import RecoveryPlan, RecoveryReport
 from ods.cli.client import Json, reason_of
 from ods.cli.registry_access import operator, settings_of_environment, tenant_of_environment
 from ods.embedded.errors import CommandError
+from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.recovery import Recovery
 from ods.registry.audit import AuditTrail, command_entry
 from ods.settings.settings import InvalidSettingsError
@@ -90,7 +91,7 @@ class RegistryRecovery:
         async def found() -> list[Json]:
             return [
                 {"kind": one.kind, "subject": one.subject, "explanation": one.explanation}
-                for one in await self._tenant.drift.detect()
+                for one in await DriftDetector(self._tenant).detect()
             ]
 
         return self._run(found)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from api.tenant_services import Services
 from ods.model.operations import InstanceStatus
+from ods.recovery.compare.findings import is_suspect
 from ods.registry.instances.instance_list import InstanceFilter
-from ods.tenants.drift.findings import is_suspect
 
 FAILED = (InstanceStatus.ERROR, InstanceStatus.DELETE_FAILED)
 """Instances with these need a person."""

@@ -17,11 +17,11 @@ from ods.databases.inspection.listing import Database, published_last
 from ods.databases.ownership import Owner
 from ods.model.operations import AT_REST, ROWS
 from ods.model.revisions import Role
+from ods.recovery.compare.snapshot import Snapshot, has_known_revision, must_be_usable
 from ods.registry.backups.rows import without_zone
 from ods.registry.clock import CLOCKS_MAY_DIFFER
 from ods.registry.storage.errors import require_valid
 from ods.registry.storage.models import DbInstance
-from ods.tenants.drift.snapshot import Snapshot, has_known_revision, must_be_usable
 
 
 class StepKind(StrEnum):

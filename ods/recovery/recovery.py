@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ods.databases.errors import DatabaseFaultError
+from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.following import ChangedMeanwhileError, UnusableError, follow
 from ods.recovery.plan import InTheWay, Plan, RecoveryStep, make_plan, require_known
 from ods.registry.backups.stores import BackupStores
@@ -88,7 +89,7 @@ class Recovery:
         Raises:
             InvalidError: one of them is no instance's.
         """
-        seen = await self._tenant.drift.read()
+        seen = await DriftDetector(self._tenant).read()
         require_known(seen, chosen)
         return make_plan(seen, chosen)
 
@@ -182,7 +183,7 @@ class Recovery:
         if accepts_store:
             await self.accept_store()
         done, refused, is_over = await self._carry_out(plan, chosen)
-        left = make_plan(await tenant.drift.read(), chosen)
+        left = make_plan(await DriftDetector(tenant).read(), chosen)
         return Outcome(done, refused, left, is_over, cancelled)
 
     async def _carry_out(
@@ -194,7 +195,7 @@ class Recovery:
         done: list[RecoveryStep] = []
         until = time.monotonic() + _PER_REQUEST_SECONDS
         while True:
-            plan = make_plan(await tenant.drift.read(), chosen)
+            plan = make_plan(await DriftDetector(tenant).read(), chosen)
             for one in plan.in_the_way:
                 await self._give_up_names(one)
             refused: list[Refused] = []

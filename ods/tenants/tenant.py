@@ -18,7 +18,6 @@ from ods.databases.templates.spare_pool import SparePool
 from ods.registry.backups.expiry import BackupExpiry
 from ods.registry.backups.records import BackupRecords
 from ods.registry.backups.scheduled import ScheduledBackups
-from ods.registry.backups.stores import BackupStores
 from ods.registry.clock import RegistryClock
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings, connection_strings
 from ods.registry.education_organizations.refreshes import RefreshJobs
@@ -38,7 +37,6 @@ from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.unit_of_work import unit_of_work
 from ods.settings.secret_files import CurrentDsn
 from ods.settings.settings import AnySettings, Settings
-from ods.tenants.drift.detector import DriftDetector
 from ods.tenants.installation_check import InstallationCheck
 from ods.tenants.rights_check import RightsCheck
 from ods.tenants.snapshots import Snapshots
@@ -72,7 +70,6 @@ class Tenant:
     connection_strings: OdsConnectionStrings
     installation: InstallationCheck
     rights: RightsCheck
-    drift: DriftDetector
     clock: RegistryClock
     spares: SparePool
     snapshots: Snapshots
@@ -138,9 +135,6 @@ class Tenant:
             installation=installation,
             rights=RightsCheck(engine, templates, settings.needed_memberships),
             clock=clock,
-            drift=DriftDetector(
-                installation, server, queries, templates, connection_strings, clock, BackupStores(engine)
-            ),
             snapshots=Snapshots(snapshots, server, connection_strings, installation, name),
             spares=SparePool.from_settings(settings, server, partial(_confirmed_id, own)),
             templates=TemplateInspector(server, installation.id, settings.template_databases),

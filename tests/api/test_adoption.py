@@ -17,6 +17,7 @@ from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.recovery import Recovery
 from ods.registry.connection_strings.encryption import encrypt
 from ods.registry.instances.job_store import JobStore
@@ -89,12 +90,12 @@ async def test_everything_is_shown_when_a_database_could_be_adopted(
 async def test_database_carries_the_mark_and_is_no_drift_when_it_was_adopted(
     api: httpx.AsyncClient, case: Case, tenant: Tenant
 ) -> None:
-    assert case.database in str(await tenant.drift.detect())
+    assert case.database in str(await DriftDetector(tenant).detect())
     for _ in range(2):  # it is safe to repeat
         answer = await api.post(case.adopting)
         assert (answer.status_code, answer.json()["adopted"]) == (200, True)
         assert case.owner.owns(await case.comment())
-    assert case.database not in str(await tenant.drift.detect())
+    assert case.database not in str(await DriftDetector(tenant).detect())
     assert (await api.get(case.inspecting)).json()["obstacle"] is None
 
 

@@ -13,6 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.backup_cleaning import BackupCleaning, CleaningReport
 from ods.model.operations import JobStatus, Template
+from ods.recovery.compare.findings import Drift
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.queries import InstanceQueries
@@ -20,7 +21,6 @@ from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import DbInstance
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
-from ods.tenants.drift.findings import Drift
 from ods.tenants.tenant import Tenant
 from tests.api.service import bearer, client_of, running
 from tests.servers import binary, session

@@ -20,9 +20,10 @@ from ods.databases.dropping import drop_found
 from ods.databases.lookup import FoundDatabase
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import AnySettings, Settings
-from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.tenant import Tenant
 from tests.api import server
 from tests.api.server import Server
@@ -120,7 +121,7 @@ async def undo(operator: Operator, job: InstanceJob, database: str | None = None
 
 async def drifts_of(tenant: Tenant, *words: str) -> dict[DriftKind, Drift]:
     """What is found about databases or instances of which it names one; other tests leave theirs."""
-    found = await tenant.drift.detect()
+    found = await DriftDetector(tenant).detect()
     return {drift.kind: drift for drift in found if any(word in str(drift) for word in words)}
 
 

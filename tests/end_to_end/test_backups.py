@@ -45,6 +45,7 @@ from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin
 from ods.observability.metrics.catalog import BACKUPS_UNVERIFIED
+from ods.recovery.compare.detector import DriftDetector
 from ods.registry.backups.stores import BackupStores
 from ods.registry.figures import RegistryFigures
 from ods.registry.instances.deletes import Delete
@@ -1442,7 +1443,7 @@ async def test_instance_gets_what_its_backup_holds_as_the_reason_says_when_its_d
     assert tenant.connection_strings.decrypted(routed["connectionstring"]).database == database
     async with session(service_dsn(postgres, database)) as inside:
         assert await inside.fetchval("SELECT answer FROM treasure") == 42
-    assert not [found for found in await tenant.drift.detect() if name in found.subject]
+    assert not [found for found in await DriftDetector(tenant).detect() if name in found.subject]
     contexts = "SELECT count(*) FROM dbo.odsinstancecontexts WHERE odsinstance_odsinstanceid = $1"
     assert await rows.fetchval(contexts, job.ods_instance_id) == 1
     again = await api.post(f"/v2/dbInstances/{job.instance_id}/reset", json=body)

@@ -35,13 +35,14 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.model.origins import BackupOrigin
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import DriftKind
 from ods.registry.backups.stores import BackupStores
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.tenants.backup_store import open_store
-from ods.tenants.drift.findings import DriftKind
 from ods.tenants.job_owners import owner_of
 from ods.tenants.known_store import accept_store, known_store
 from ods.tenants.tenant import Tenant
@@ -1109,7 +1110,7 @@ async def test_pass_closes_what_a_purge_has_left_open_when_its_job_has_ended(
     opened = comment.replace("{", f'{{"openedBy": "{requested.job_id}", ', 1)
     await admin.execute(f"COMMENT ON DATABASE \"{kept}\" IS '{opened}'")
     await admin.execute(OPEN.format(kept, "true"))
-    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.CHANGED_BY_HAND]
+    assert not [one for one in await DriftDetector(tenant).detect() if one.kind is DriftKind.CHANGED_BY_HAND]
     await reconcile(temporal, settings)
     assert not await is_open(admin, kept)
     assert await names(admin, trashed.mark) == [kept]

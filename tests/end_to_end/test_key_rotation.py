@@ -22,6 +22,7 @@ from api.security.tokens import Tokens
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus, Template
+from ods.recovery.compare.detector import DriftDetector
 from ods.registry.connection_strings.encryption import Keyring, decrypt
 from ods.registry.connection_strings.key_rotation import rotate
 from ods.registry.instances.jobs import InstanceJob
@@ -137,7 +138,9 @@ async def test_everything_stays_readable_when_all_keys_are_rotated_between_jobs(
     }
 
     async with operating(steps["removed"]) as (operator, tenant), working(steps["removed"]):
-        assert [found for found in await tenant.drift.detect() if first.database in found.explanation] == []
+        assert [
+            found for found in await DriftDetector(tenant).detect() if first.database in found.explanation
+        ] == []
         assert await operator.ended(await operator.rename(first, f"{name} renamed")) is JobStatus.COMPLETED
         for job in jobs.values():
             assert await operator.ended(await operator.delete(job)) is JobStatus.COMPLETED

@@ -11,6 +11,8 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import RECOVER, DriftKind
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
@@ -18,7 +20,6 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from ods.tenants.drift.findings import RECOVER, DriftKind
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import COMMENT, names, reconcile
@@ -256,7 +257,7 @@ async def test_instance_has_its_data_again_when_its_server_was_put_back_to_befor
 
     (drift,) = [
         one
-        for one in await tenant.drift.detect()
+        for one in await DriftDetector(tenant).detect()
         if one.kind is DriftKind.CHANGED_BY_HAND and name in one.subject
     ]
     assert f"'{created.database}' (" in drift.explanation
@@ -271,7 +272,7 @@ async def test_instance_has_its_data_again_when_its_server_was_put_back_to_befor
 
     assert [step.kind for step in (await Recovery(tenant).apply()).done] == [StepKind.HAND_OVER]
     assert await names(admin, created.mark) == [renamed.final_database]
-    assert not [one for one in await tenant.drift.detect() if name in one.subject]
+    assert not [one for one in await DriftDetector(tenant).detect() if name in one.subject]
     again = await operator.rename(created, f"{name} again")
     assert await operator.ended(again) is JobStatus.COMPLETED
     async with session(service_dsn(postgres, again.final_database)) as inside:

@@ -29,6 +29,8 @@ from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation, Template
 from ods.model.origins import CopyOrigin
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import RECOVER, Drift, DriftKind
 from ods.recovery.recovery import Recovery
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.attributes import AttributeChanges
@@ -41,7 +43,6 @@ from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
 from ods.settings.settings import Settings
 from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
-from ods.tenants.drift.findings import RECOVER, Drift, DriftKind
 from ods.tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator
@@ -420,7 +421,7 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
     assert await read(postgres, job) == []
     await write(postgres, job, "new")
     assert await tenant.cancellations.cancel_lost(lost)
-    told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    told = [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
     assert [drift.kind for drift in told] == [DriftKind.RESET_NOT_ENDED]
     assert lost.replacement is not None
     assert f"is in the trash: {lost.trash_database}." in told[0].explanation
@@ -430,7 +431,7 @@ async def test_pass_goes_on_when_the_databases_were_exchanged_and_the_reset_was_
     assert (str(after.database_id), after.replacement) == (lost.replacement.database_id, None)
     assert await read(postgres, job) == ["new"]
     assert await names(admin, job.mark) == [job.database, lost.trash_database]
-    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert not [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
     assert await operator.ended(await undo(operator, job)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
 
@@ -559,7 +560,7 @@ async def test_versions_are_purged_when_their_time_is_over_and_registry_and_serv
     )
     mark = await admin.fetchval(COMMENT, kept)
     await comment(admin, kept, "mine")
-    told = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    told = [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
     assert [drift.kind for drift in told] == [DriftKind.CHANGED_BY_HAND]
     assert "0 purges" in await reconcile(temporal, settings)
     assert await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", kept) == 1
@@ -603,7 +604,7 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert await names(admin, job.mark) == [job.database]
     assert await read(postgres, job) == ["old"]
     assert await operator.queries.versions() == []
-    assert [drift for drift in await tenant.drift.detect() if name in drift.subject] == []
+    assert [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject] == []
     assert "0 purges" in await reconcile(temporal, settings)
     again = await reset(operator, job)
     assert await operator.ended(again) is JobStatus.COMPLETED
@@ -1240,7 +1241,7 @@ async def test_last_database_comes_back_when_the_registry_is_put_back_to_before_
 ) -> None:
     """As the registry was put back to before the reset: by its words, either may be the instance's."""
     job, last, before = put_back.job, put_back.last, put_back.before
-    found = _each_of(await tenant.drift.detect(), last, before)
+    found = _each_of(await DriftDetector(tenant).detect(), last, before)
     assert {drift.remedy for drift in found} == {RECOVER}
     assert {DriftKind.REGISTRY_PUT_BACK, DriftKind.TWO_DATABASES} <= {drift.kind for drift in found}
     for drift in found:
@@ -1256,7 +1257,7 @@ async def test_last_database_comes_back_when_the_registry_is_put_back_to_before_
     else:
         assert row.database_name == last
     assert await read(postgres, replace(job, database=row.database_name)) == ["new"]
-    assert _each_of(await tenant.drift.detect(), last, before, job.name) == []
+    assert _each_of(await DriftDetector(tenant).detect(), last, before, job.name) == []
     assert await operator.ended(await undo(operator, job, before)) is JobStatus.COMPLETED
     assert await read(postgres, replace(job, database=row.database_name)) == ["old"]
 
@@ -1321,7 +1322,7 @@ async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since
         message = (await operator.instance(job)).error_message
         assert "`ods recover`" in str(message)
         await undone(operator, job)
-    found = _each_of(await tenant.drift.detect(), job.database, kept, name)
+    found = _each_of(await DriftDetector(tenant).detect(), job.database, kept, name)
     assert {drift.remedy for drift in found} == {RECOVER}
     for drift in found:
         assert "ods instance undelete" not in drift.explanation
@@ -1336,7 +1337,7 @@ async def test_instance_comes_back_as_told_when_it_was_undeleted_and_reset_since
     assert tenant.connection_strings.local_database(routed.connection_string) == job.database
     (context,) = await operator.queries.contexts_of(job.ods_instance_id)
     assert context.value == "2027"
-    assert _each_of(await tenant.drift.detect(), job.database, kept, name) == []
+    assert _each_of(await DriftDetector(tenant).detect(), job.database, kept, name) == []
     assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
     assert await read(postgres, job) == ["old"]
     await undeleted(operator, job)
@@ -1524,7 +1525,7 @@ async def test_undelete_is_granted_when_a_restored_registry_was_given_the_later_
     await write(postgres, job, "new")
     await earlier.put_back(superuser, Mock())
     await recovered(tenant)
-    assert _each_of(await tenant.drift.detect(), name, job.database, kept) == []
+    assert _each_of(await DriftDetector(tenant).detect(), name, job.database, kept) == []
     await undeleted(operator, job)
     assert await read(postgres, job) == ["new"]
     assert await operator.ended(await undo(operator, job, kept)) is JobStatus.COMPLETED
@@ -1592,8 +1593,10 @@ async def test_adoption_and_drift_leave_a_version_alone(
     first = await reset(operator, job)
     assert await operator.ended(first) is JobStatus.COMPLETED
     assert first.replacement is not None
-    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
-    assert not [drift for drift in await tenant.drift.detect() if first.trash_database in drift.subject]
+    assert not [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
+    assert not [
+        drift for drift in await DriftDetector(tenant).detect() if first.trash_database in drift.subject
+    ]
     adoption = DatabaseAdoption(tenant)
     found = await adoption.inspect(job.instance_id, first.trash_database)
     command = f"`ods instance undo-reset {job.instance_id} --database {first.trash_database}`"
@@ -1715,7 +1718,7 @@ async def test_jobs_go_on_when_the_comment_of_the_database_named_another_before_
     assert await read(postgres, job) == ["old"]
     (version,) = await operator.queries.versions()
     assert str(version.database_id) == first.replacement.database_id
-    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert not [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
 
 
 async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
@@ -1734,12 +1737,12 @@ async def test_drift_tells_of_a_version_that_no_pass_drops_when_it_was_opened(
         "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
     )
     assert "0 purges" in await reconcile(temporal, settings)
-    (told,) = [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    (told,) = [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
     assert (told.kind, kept in told.explanation) == (DriftKind.CHANGED_BY_HAND, True)
     assert "ALLOW_CONNECTIONS false" in told.explanation
     await admin.execute(f'ALTER DATABASE "{kept}" ALLOW_CONNECTIONS false')
     assert "1 purges" in await reconcile(temporal, settings)
-    assert not [drift for drift in await tenant.drift.detect() if name in drift.subject]
+    assert not [drift for drift in await DriftDetector(tenant).detect() if name in drift.subject]
 
 
 _TABLES = ("databases", "dbinstances", "databaserevisions", "jobstatuses")

@@ -27,12 +27,12 @@ from activities.scheduled_requests import ScheduledReport, ScheduledRequests
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.temporal import schedules
-from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.tenant import Tenant, open_tenants
 from tests.end_to_end.conftest import Operator, cleaned
 from tests.end_to_end.steps import created

@@ -19,13 +19,14 @@ from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from ods.embedded.postgres_binaries import binaries_of, installed
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import DriftKind
 from ods.registry.connection_strings.encryption import Keyring
 from ods.registry.connection_strings.key_rotation import rotate
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
 from ods.tenants.adoption import DatabaseAdoption, DatabaseNotFoundError
-from ods.tenants.drift.findings import DriftKind
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
@@ -115,7 +116,7 @@ async def test_readers_get_a_copy_that_cannot_be_written_when_a_snapshot_is_requ
         assert await reading.fetchval("SELECT count(*) FROM treasure") == 42
     instance = await operator.instance(job)
     assert (instance.status, instance.operation) == (InstanceStatus.COMPLETED, Operation.SNAPSHOT)
-    assert not [found for found in await tenant.drift.detect() if name in found.subject]
+    assert not [found for found in await DriftDetector(tenant).detect() if name in found.subject]
 
 
 @pytest.mark.parametrize(
@@ -602,7 +603,7 @@ async def test_snapshot_is_removed_when_its_job_is_cancelled(
 
 async def _drifts_of(tenant: Tenant, database: str | None) -> list[DriftKind]:
     """What is found about one database; other tests leave theirs on the server."""
-    return [drift.kind for drift in await tenant.drift.detect() if str(database) in drift.subject]
+    return [drift.kind for drift in await DriftDetector(tenant).detect() if str(database) in drift.subject]
 
 
 async def test_registry_and_server_are_compared_when_a_snapshot_is_lost_on_one_side(
@@ -618,7 +619,7 @@ async def test_registry_and_server_are_compared_when_a_snapshot_is_lost_on_one_s
     database = await derivative(operator, tenant, job)
     with pytest.raises(DatabaseNotFoundError):
         await DatabaseAdoption(tenant).inspect(job.instance_id, database)
-    assert not [found for found in await tenant.drift.detect() if name in found.subject]
+    assert not [found for found in await DriftDetector(tenant).detect() if name in found.subject]
     await rows.execute("DELETE FROM adminapi.snapshots")
     assert await _drifts_of(tenant, database) == [DriftKind.DATABASE_WITHOUT_INSTANCE]
     await admin.execute(f'DROP DATABASE "{database}"')

@@ -19,6 +19,8 @@ from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import RECOVER, DriftKind, Remedy, RemedyAction
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
@@ -26,7 +28,6 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import InstallationNotConfirmedError, RefusedError
 from ods.settings.settings import Settings
 from ods.temporal.job_starter import JobStarter
-from ods.tenants.drift.findings import RECOVER, DriftKind, Remedy, RemedyAction
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import (
@@ -434,7 +435,7 @@ async def test_data_stay_when_the_undelete_that_a_restored_registry_has_again_co
     else:
         assert await purge_ended(operator, job) is JobStatus.ERROR
     assert await names(admin, job.mark) == there
-    remedies = [found.remedy for found in await tenant.drift.detect()]
+    remedies = [found.remedy for found in await DriftDetector(tenant).detect()]
     if restored == "while it ran":
         assert Remedy(RemedyAction.UNDELETE, job.instance_id) in remedies
         assert await operator.ended(await undelete(operator, job)) is JobStatus.COMPLETED
@@ -614,7 +615,7 @@ async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(
 ) -> None:
     job = await created(operator, name)
     deletion = await deleted(operator, job)
-    assert not [one for one in await tenant.drift.detect() if one.kind is DriftKind.CLOCKS_DIFFER]
+    assert not [one for one in await DriftDetector(tenant).detect() if one.kind is DriftKind.CLOCKS_DIFFER]
     database = await rows.fetchval("SELECT current_database()")
     await rows.execute(
         "CREATE SCHEMA skewed; CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz"
@@ -626,7 +627,7 @@ async def test_nothing_is_purged_when_the_clocks_of_registry_and_server_differ(
     assert "no purges because of ClocksDiffer" in await reconcile(temporal, settings)
     assert "ClocksDiffer" in caplog.text
     assert await names(admin, job.mark) == [deletion.trash_database]
-    (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.CLOCKS_DIFFER]
+    (found,) = [one for one in await DriftDetector(tenant).detect() if one.kind is DriftKind.CLOCKS_DIFFER]
     assert "8 days" in found.explanation
 
 
@@ -650,7 +651,7 @@ async def test_nothing_is_purged_for_a_day_when_no_pass_has_run_for_days(
     for _ in range(2):
         assert "no purges because of TimeGap registry" in await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [deletion.trash_database]
-    (found,) = [one for one in await tenant.drift.detect() if one.kind is DriftKind.TIME_GAP]
+    (found,) = [one for one in await DriftDetector(tenant).detect() if one.kind is DriftKind.TIME_GAP]
     assert "Nothing is purged from the trash" in found.explanation
     await rows.execute("UPDATE adminapi.installation SET gapto = gapto - interval '1 day'")
     assert "0 purges" in await reconcile(temporal, settings)  # what fell due meanwhile stays for a week more
@@ -682,7 +683,7 @@ async def test_nothing_is_purged_when_the_registry_is_a_copy_that_was_not_confir
         tenant.begin_pass,
         tenant.jobs,
         tenant.server,
-        tenant.drift.detect,
+        DriftDetector(tenant).detect,
         is_open,
         starter.start,
         tenant.remove_template_leftovers,

@@ -23,6 +23,7 @@ from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import JobStatus, Template
 from ods.observability.metrics.catalog import INSTRUMENTS
+from ods.recovery.compare.findings import DriftKind
 from ods.registry.backups.stores import BackupStores
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.models import Backup
@@ -31,7 +32,6 @@ from ods.temporal import schedules
 from ods.temporal.client import data_converter
 from ods.temporal.job_starter import JobStarter, started_jobs
 from ods.tenants.backup_store import open_store
-from ods.tenants.drift.findings import DriftKind
 from ods.tenants.known_store import accept_store
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries

@@ -26,9 +26,10 @@ from ods.embedded import seeding
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import Template
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import RECOVER, Drift, DriftKind, Remedy, RemedyAction, is_suspect
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import Recovery
-from ods.registry.backups.stores import BackupStores
 from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
@@ -38,8 +39,6 @@ from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceNotFoundError
 from ods.settings.settings import CloneStrategy, Settings
-from ods.tenants.drift.detector import DriftDetector
-from ods.tenants.drift.findings import RECOVER, Drift, DriftKind, Remedy, RemedyAction, is_suspect
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.ods import add_ods_instance, connection_string
@@ -53,7 +52,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture
 def detector(tenant: Tenant) -> DriftDetector:
-    return tenant.drift
+    return DriftDetector(tenant)
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ async def test_clock_of_the_one_server_is_reported_when_that_of_the_process_diff
     """Registry and ODS databases are on one server, whose clock is wrong for both."""
     assert await _found(detector, DriftKind.CLOCKS_DIFFER) == []
     monkeypatch.setattr(
-        "ods.tenants.drift.detector._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead)
+        "ods.recovery.compare.detector._own_time", lambda: datetime.now(UTC) - timedelta(days=ahead)
     )
     (found,) = await _found(detector, DriftKind.CLOCKS_DIFFER)
     assert found.subject == "registry and process"
@@ -360,7 +359,7 @@ async def test_older_registry_is_reported_when_something_of_it_is_handed_back_me
     async def hand_back(_: float) -> None:
         await rows.execute("UPDATE adminapi.dbinstances SET jobnumber = jobnumber + 1")
 
-    monkeypatch.setattr("ods.tenants.drift.detector.asyncio", SimpleNamespace(sleep=hand_back))
+    monkeypatch.setattr("ods.recovery.compare.detector.asyncio", SimpleNamespace(sleep=hand_back))
     assert is_suspect(await detector.detect([later, lost])) is not None
 
 
@@ -949,12 +948,10 @@ async def test_spare_is_not_reported_in_whatever_state_it_is(
 
 
 async def test_template_is_reported_when_it_is_missing_or_open(
-    tenant: Tenant, settings: Settings, server: Server, queries: InstanceQueries, admin: asyncpg.Connection
+    tenant: Tenant, settings: Settings, admin: asyncpg.Connection
 ) -> None:
-    strings = OdsConnectionStrings.from_settings(settings)
-    needed = {MINIMAL_TEMPLATE, SAMPLE_TEMPLATE, "Nowhere"}
-    stores = BackupStores(tenant.engine)
-    detector = DriftDetector(tenant.installation, server, queries, needed, strings, tenant.clock, stores)
+    one_more = settings.model_copy(update={"templates": {"Other": "Nowhere"}})
+    detector = DriftDetector(replace(tenant, settings=one_more))
     await admin.execute(f'ALTER DATABASE "{SAMPLE_TEMPLATE}" ALLOW_CONNECTIONS true')
     try:
         found = {it.subject: it for it in await _found(detector, DriftKind.TEMPLATE_UNUSABLE)}
@@ -966,12 +963,10 @@ async def test_template_is_reported_when_it_is_missing_or_open(
 
 
 async def test_no_database_of_an_instance_shall_be_closed_when_the_settings_name_it_as_a_template(
-    tenant: Tenant, settings: Settings, server: Server, queries: InstanceQueries, completed: InstanceJob
+    tenant: Tenant, settings: Settings, completed: InstanceJob
 ) -> None:
-    strings = OdsConnectionStrings.from_settings(settings)
-    stores = BackupStores(tenant.engine)
-    templates = {completed.database}
-    detector = DriftDetector(tenant.installation, server, queries, templates, strings, tenant.clock, stores)
+    one_more = settings.model_copy(update={"templates": {"Other": completed.database}})
+    detector = DriftDetector(replace(tenant, settings=one_more))
     (drift,) = await _found(detector, DriftKind.TEMPLATE_UNUSABLE)
     assert drift.subject == completed.database
     assert drift.explanation.startswith("Do not close it: it is the database of an instance")

@@ -25,6 +25,8 @@ from ods.databases.ownership import Owner
 from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import Template
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import DriftKind
 from ods.registry.installation import InstallationStore
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.jobs import JobWait
@@ -35,7 +37,6 @@ from ods.registry.storage.engine import create_registry_engine
 from ods.registry.storage.errors import InstallationNotConfirmedError
 from ods.settings.settings import Settings
 from ods.tenants import installation_check
-from ods.tenants.drift.findings import DriftKind
 from ods.tenants.installation_check import InstallationCheck
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries, servers
@@ -420,7 +421,9 @@ async def test_drift_says_it_when_the_installation_must_be_confirmed(
     settings: Settings = make_settings(postgres, copied_dsn)
     async with open_tenants(settings) as (copy,):
         found = [
-            drift for drift in await copy.drift.detect() if drift.kind is DriftKind.INSTALLATION_NOT_CONFIRMED
+            drift
+            for drift in await DriftDetector(copy).detect()
+            if drift.kind is DriftKind.INSTALLATION_NOT_CONFIRMED
         ]
     assert [drift.subject for drift in found] == [await copy.installation.id()]
     assert "--as-new-installation" in found[0].explanation

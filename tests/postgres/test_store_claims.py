@@ -18,8 +18,9 @@ from ods.backups.errors import BackupFaultError, StoreFullError
 from ods.backups.storage import BackupStore
 from ods.backups.store_identity import SharedStoreError
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.registry.backups.stores import BackupStores
-from ods.tenants.drift.findings import Drift, DriftKind
 from ods.tenants.known_store import claim_store, known_store, unshared_store
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
@@ -76,7 +77,9 @@ async def is_claimed(tenant: Tenant) -> bool:
 
 
 async def findings(tenant: Tenant) -> list[str]:
-    return [it.explanation for it in await tenant.drift.detect() if it.kind is DriftKind.STORE_SHARED]
+    return [
+        it.explanation for it in await DriftDetector(tenant).detect() if it.kind is DriftKind.STORE_SHARED
+    ]
 
 
 async def accepted(tenant: Tenant) -> None:

@@ -21,6 +21,7 @@ from ods.databases.ownership import Owner
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.operations import JobStatus, Template
 from ods.model.revisions import Role
+from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.attributes import AttributeChanges
 from ods.registry.instances.store import Requested
@@ -112,7 +113,7 @@ class World:
         await changing
         while True:  # sessions that are kept open may be among those
             with suppress(DatabaseFaultError):
-                await self._tenant.drift.read()
+                await DriftDetector(self._tenant).read()
                 return
 
     async def copy_by_hand(self, which: int, chosen: int) -> None:

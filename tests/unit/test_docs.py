@@ -15,8 +15,8 @@ from api.app import app_with
 from ods.cli.main import _commands
 from ods.console.menu import MENU
 from ods.console.texts import t
+from ods.recovery.compare.findings import DriftKind
 from ods.settings.settings import Settings
-from ods.tenants.drift.findings import DriftKind
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))

@@ -29,11 +29,11 @@ from activities.passes import (
 )
 from activities.scheduled_requests import ScheduledReport
 from ods.databases.templates.spare_pool import PruneResult, SpareOrder
+from ods.recovery.compare.findings import Drift
 from ods.registry.backups.stored import FinishedBackup, RecordedBackup, StoredBackup
 from ods.registry.education_organizations.refreshes import Scope
 from ods.registry.instances.jobs import BeginResult, InstanceJob, JobFailure, JobWait
 from ods.registry.instances.versions import VersionPurge
-from ods.tenants.drift.findings import Drift
 
 
 class Script:

@@ -8,9 +8,9 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 
 from activities.backup_cleaning import CleaningReport
 from activities.passes import Leftovers, PurgeReport, StuckPage, VersionsDue
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.versions import VersionPurge
-from ods.tenants.drift.findings import Drift, DriftKind
 from tests.workflows.conftest import Keep
 from tests.workflows.script import Script, refused
 from workflows.passes import Reconcile

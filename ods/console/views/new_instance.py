@@ -12,9 +12,9 @@ from api.schemas.plans import Plan
 from api.services.bulk import BulkServiceDep
 from ods.console.views.key_values import contexts_of, labels_of
 from ods.console.views.origins import ORIGIN_FIELDS, DryRun, OriginViewDep
+from ods.recovery.compare.findings import Drift, DriftKind
 from ods.registry.instances.naming import database_name, name_errors
 from ods.registry.storage.errors import InvalidError
-from ods.tenants.drift.findings import Drift, DriftKind
 
 FIELDS = {
     **ORIGIN_FIELDS,

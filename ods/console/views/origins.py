@@ -11,11 +11,11 @@ from api.schemas.plans import Plan
 from ods.console.texts import t
 from ods.console.views.ids import id_of
 from ods.console.views.instances import LISTED
+from ods.recovery.compare.findings import Drift
 from ods.registry.backups.records import BackupFilter
 from ods.registry.instances.instance_list import InstanceFilter
 from ods.registry.storage.listing import Page
 from ods.registry.storage.models import Backup, DbInstance
-from ods.tenants.drift.findings import Drift
 
 ORIGIN_FIELDS = {"DatabaseTemplate": "template", "CopyOf": "copy_of", "Mode": "mode", "BackupId": "backup"}
 """For each property of the API, the field of the form."""

@@ -10,9 +10,9 @@ from fastapi import Depends
 from api.dependencies import RecoveryDep, ServerLooksDep
 from ods.console.texts import t
 from ods.databases.errors import DatabaseFaultError
+from ods.recovery.compare.findings import Drift, DriftKind, Remedy, RemedyAction
 from ods.recovery.plan import Plan, Question, RecoveryStep
 from ods.recovery.recovery import Outcome
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
 
 CONFIRM = "confirm"
 """The field that is ticked if the registry goes on, though it was copied or moved."""

@@ -9,12 +9,8 @@ from ods.databases.inspection.listing import Database
 from ods.databases.ownership import Owner
 from ods.model.operations import AT_REST, InstanceStatus
 from ods.model.revisions import Role
-from ods.registry.backups.rows import without_zone
-from ods.registry.instances.deletes import drops_at_retry
-from ods.registry.storage.models import DbInstance, InstanceDatabase
-from ods.tenants.cancelling import RETRY_DROPS
-from ods.tenants.drift.findings import RECOVER, Drift, DriftKind, Remedy, RemedyAction
-from ods.tenants.drift.snapshot import (
+from ods.recovery.compare.findings import RECOVER, Drift, DriftKind, Remedy, RemedyAction
+from ods.recovery.compare.snapshot import (
     Snapshot,
     expected_beside,
     has_known_revision,
@@ -23,6 +19,10 @@ from ods.tenants.drift.snapshot import (
     newest_version,
     published_later,
 )
+from ods.registry.backups.rows import without_zone
+from ods.registry.instances.deletes import drops_at_retry
+from ods.registry.storage.models import DbInstance, InstanceDatabase
+from ods.tenants.cancelling import RETRY_DROPS
 
 _KEPT = "It is not dropped."
 _PUT_BACK = "is in an earlier state than the registry knows: the server was put back"

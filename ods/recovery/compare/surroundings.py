@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from ods.backups.store_identity import SharedStoreError
 from ods.model.operations import AT_REST
+from ods.recovery.compare.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.recovery.compare.snapshot import Snapshot
 from ods.registry.clock import CLOCKS_MAY_DIFFER
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
-from ods.tenants.drift.snapshot import Snapshot
 
 
 def installation_as_a_whole(seen: Snapshot) -> Iterator[Drift]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from ods.recovery.compare.findings import Drift, DriftKind, Remedy, RemedyAction
+from ods.recovery.compare.snapshot import Snapshot, must_be_usable, published_later
 from ods.registry.storage.models import DbInstance
-from ods.tenants.drift.findings import Drift, DriftKind, Remedy, RemedyAction
-from ods.tenants.drift.snapshot import Snapshot, must_be_usable, published_later
 
 
 def instances_without_ods_instance(seen: Snapshot) -> Iterator[Drift]:

@@ -1,25 +1,21 @@
 """Compares registry and server of a tenant; nothing is changed here."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 
 from ods.databases.inspection import listing
-from ods.databases.server import Server
 from ods.databases.statements import server_clock
+from ods.recovery.compare import held, routing, strays, surroundings
+from ods.recovery.compare.findings import Drift
+from ods.recovery.compare.snapshot import Snapshot
 from ods.registry.backups.stores import BackupStores
-from ods.registry.clock import RegistryClock
-from ods.registry.connection_strings.ods_connection_strings import OdsConnectionStrings
 from ods.registry.instances.jobs import StartedJob
-from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage import models
 from ods.registry.storage.models import OdsInstance, OdsInstanceDerivative
-from ods.tenants.drift import held, routing, strays, surroundings
-from ods.tenants.drift.findings import Drift
-from ods.tenants.drift.snapshot import Snapshot
-from ods.tenants.installation_check import InstallationCheck
+from ods.tenants.tenant import Tenant
 
 _RECHECK_SECONDS = 0.5
 
@@ -28,13 +24,7 @@ _RECHECK_SECONDS = 0.5
 class DriftDetector:
     """Compares a tenant's registry with its server, where databases of other tenants may be as well."""
 
-    installation: InstallationCheck
-    server: Server
-    queries: InstanceQueries
-    templates: Collection[str]
-    connection_strings: OdsConnectionStrings
-    clock: RegistryClock
-    stores: BackupStores
+    tenant: Tenant
 
     async def detect(self, started: Sequence[StartedJob] = ()) -> list[Drift]:
         """Every contradiction that is there twice, half a second apart: others are of a running job.
@@ -50,36 +40,37 @@ class DriftDetector:
 
     async def read(self, started: Sequence[StartedJob] = ()) -> Snapshot:
         """What registry and server have now."""
-        async with self.server.session() as session:
+        tenant, queries = self.tenant, self.tenant.queries
+        async with tenant.server.session() as session:
             found = await listing.databases(session)
             directories = await listing.orphan_directories(session)
-            obstacle = await self.installation.obstacle(session)
-            server_time, registry_time = await server_clock(session), await self.queries.now()
+            obstacle = await tenant.installation.obstacle(session)
+            server_time, registry_time = await server_clock(session), await queries.now()
             own_time = _own_time()
         return Snapshot(
-            installation=await self.installation.id(),
-            tenant=self.installation.tenant,
-            templates=self.templates,
-            strings=self.connection_strings,
+            installation=await tenant.installation.id(),
+            tenant=tenant.name,
+            templates=set(tenant.settings.template_databases.values()),
+            strings=tenant.connection_strings,
             clock_lead=registry_time - server_time,
             own_lead=registry_time - own_time,
-            time_gap=await self.clock.gap(),
-            shared_store=await self.stores.conflict(),
+            time_gap=await tenant.clock.gap(),
+            shared_store=await BackupStores(tenant.engine).conflict(),
             obstacle=obstacle,
-            last_change=await self.queries.last_change(),
+            last_change=await queries.last_change(),
             databases={database.name: database for database in found},
             orphan_directories=directories,
-            instances=await self.queries.live_instances(),
-            trashed=await self.queries.trashed_instances(),
-            versions=await self.queries.versions(),
-            revisions=await self.queries.revisions(),
-            with_versions=await self.queries.instances_with_versions(),
-            known_marks=await self.queries.known_marks(
+            instances=await queries.live_instances(),
+            trashed=await queries.trashed_instances(),
+            versions=await queries.versions(),
+            revisions=await queries.revisions(),
+            with_versions=await queries.instances_with_versions(),
+            known_marks=await queries.known_marks(
                 [*(one.mark for one in found if one.mark is not None), *(job.mark for job in started)]
             ),
-            ods_instances=await self.queries.every(OdsInstance),
-            derivatives=await self.queries.every(OdsInstanceDerivative),
-            copies=await self.queries.every(models.Snapshot),
+            ods_instances=await queries.every(OdsInstance),
+            derivatives=await queries.every(OdsInstanceDerivative),
+            copies=await queries.every(models.Snapshot),
             started=started,
         )
 

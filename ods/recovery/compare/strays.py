@@ -6,12 +6,8 @@ from collections.abc import Collection, Iterator
 from ods.databases.constants import STAGING_PREFIX, private_prefix
 from ods.databases.inspection.listing import Database
 from ods.model.operations import InstanceStatus
-from ods.registry.instances.jobs import StartedJob
-from ods.registry.instances.naming import DATABASE_PREFIX
-from ods.registry.snapshots.rows import SnapshotStatus
-from ods.registry.storage.models import DbInstance
-from ods.tenants.drift.findings import RECOVER, Drift, DriftKind
-from ods.tenants.drift.snapshot import (
+from ods.recovery.compare.findings import RECOVER, Drift, DriftKind
+from ods.recovery.compare.snapshot import (
     Snapshot,
     belongs_elsewhere,
     expected_beside,
@@ -19,6 +15,10 @@ from ods.tenants.drift.snapshot import (
     moment,
     published_later,
 )
+from ods.registry.instances.jobs import StartedJob
+from ods.registry.instances.naming import DATABASE_PREFIX
+from ods.registry.snapshots.rows import SnapshotStatus
+from ods.registry.storage.models import DbInstance
 
 _NAMED_AT_MOST = 200
 _WITHOUT_INSTANCE = (
