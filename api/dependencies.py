@@ -20,6 +20,7 @@ from api.tenant_services import Services, services_of
 from ods.databases.server import Server
 from ods.databases.templates.reports import TemplateInspector
 from ods.databases.templates.spare_pool import SparePool
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.recovery import Recovery
 from ods.registry.audit import AuditTrail
@@ -38,7 +39,6 @@ from ods.settings.settings import Settings
 from ods.temporal.job_canceller import JobCanceller
 from ods.temporal.job_executions import JobExecutions
 from ods.temporal.verification_starter import VerificationStarter
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.cancelling import CancelledDrops
 from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant

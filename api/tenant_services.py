@@ -24,6 +24,7 @@ from api.security.registration import ClientRegistration
 from api.security.session_states import SessionStates
 from api.security.tokens import Tokens, TokenVerifier
 from api.server_looks import ServerLooks
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.registry.attempt_counts import AttemptCounts
 from ods.registry.audit import AuditTrail
@@ -45,7 +46,6 @@ from ods.temporal.job_executions import JobExecutions
 from ods.temporal.job_starter import JobStarter, started_jobs
 from ods.temporal.refresh_starter import RefreshStarter
 from ods.temporal.verification_starter import VerificationStarter
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from ods.tenants.usage import InstanceUsage
 

@@ -121,7 +121,7 @@ _TESTS: dict[str, tuple[str, ...]] = {
     ),
     "activities/spares.py": ("tests/unit/test_refill_requests.py", "tests/end_to_end/test_spares.py"),
     "activities/statuses.py": ("tests/postgres/test_status_activities.py", *_ACTIVITIES),
-    "ods/tenants/adoption.py": (
+    "ods/recovery/adoption.py": (
         *("tests/postgres/test_drift.py", "tests/postgres/test_handing_over.py"),
         *("tests/api/test_adoption.py", "tests/end_to_end/test_trash.py", "tests/end_to_end/test_reset.py"),
     ),

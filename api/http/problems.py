@@ -23,6 +23,7 @@ from ods.backups.errors import BackupFaultError, RestoreRefusedError
 from ods.databases.constants import INSUFFICIENT_PRIVILEGE
 from ods.databases.errors import DatabaseFaultError
 from ods.observability.logs import fault_name
+from ods.recovery.adoption import AdoptionRefusedError
 from ods.recovery.recovery import IdentityError
 from ods.registry.rights.missing import MissingRightsError
 from ods.registry.storage.connecting import READ_ONLY
@@ -39,7 +40,7 @@ from ods.registry.storage.errors import (
     RefusedError,
     RowNotFoundError,
 )
-from ods.tenants.adoption import AdoptionRefusedError, DatabaseNotFoundError
+from ods.tenants.usage import DatabaseNotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -10,7 +10,7 @@ from ods.cli.output import show_json, show_members
 
 if TYPE_CHECKING:
     from ods.cli.registry_access import RegistryAccess
-    from ods.tenants.standing import Standing
+    from ods.recovery.standing import Standing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,9 +44,9 @@ def _row(found: "Standing") -> dict[str, Any]:
 
 async def _read(access: "RegistryAccess") -> "Standing":
     from ods.databases.server import Server  # noqa: PLC0415 - as above
+    from ods.recovery.standing import read_standing  # noqa: PLC0415 - as above
     from ods.registry.installation import InstallationStore  # noqa: PLC0415 - as above
     from ods.tenants.installation_check import InstallationCheck, opened_siblings  # noqa: PLC0415 - as above
-    from ods.tenants.standing import read_standing  # noqa: PLC0415 - as above
 
     server = Server(access.master_dsn)
     async with access.connected() as engine, opened_siblings(access.siblings) as siblings:

@@ -20,12 +20,12 @@ from ods.databases.server import leave_to_job
 from ods.databases.statements import server_clock
 from ods.model.operations import RULES, Operation
 from ods.model.revisions import KnownRevisions, Revision, RevisionState, Role
+from ods.recovery.adoption import needed_databases
 from ods.recovery.plan import RecoveryStep, StepKind
 from ods.registry.backups.rows import without_zone
 from ods.registry.instances.adoptions import DatabaseName, ToldInstance
 from ods.registry.instances.naming import is_trash_name, trash_name
 from ods.registry.storage.models import DbInstance
-from ods.tenants.adoption import needed_databases
 from ods.tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)

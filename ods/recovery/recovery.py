@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from ods.databases.errors import DatabaseFaultError
 from ods.recovery.compare.detector import DriftDetector
+from ods.recovery.confirmation import confirm
 from ods.recovery.following import ChangedMeanwhileError, UnusableError, follow
 from ods.recovery.plan import InTheWay, Plan, RecoveryStep, make_plan, require_known
+from ods.recovery.standing import Standing, read_standing
 from ods.registry.backups.stores import BackupStores
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import (
@@ -20,9 +22,7 @@ from ods.registry.storage.errors import (
     RefusedError,
 )
 from ods.tenants.backup_store import open_store
-from ods.tenants.confirmation import confirm
 from ods.tenants.known_store import accept_store, store_question
-from ods.tenants.standing import Standing, read_standing
 from ods.tenants.tenant import Tenant
 
 _logger = logging.getLogger(__name__)

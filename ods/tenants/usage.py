@@ -12,12 +12,19 @@ from ods.databases.errors import DatabaseFaultError, DisagreementError, NotOursE
 from ods.databases.inspection.usage import DatabaseFigures, TableFigures, UsageReader, read_sizes
 from ods.databases.ownership import Owner
 from ods.registry.storage.models import DbInstance
-from ods.tenants.adoption import DatabaseNotFoundError
 from ods.tenants.tenant import Tenant
 
 _NO_DATABASE = "The instance has no database."
 _NOT_ITS_OWN = "The instance has no database yet: the one of that name is not its own."
 _IN_TRASH = "Its database is in the trash, closed."
+
+
+class DatabaseNotFoundError(Exception):
+    """The server has no database of this name, or one that clients are told nothing of."""
+
+    def __init__(self, database: str) -> None:
+        super().__init__(f"there is no database {database}")
+        self.database = database
 
 
 @dataclass(frozen=True)

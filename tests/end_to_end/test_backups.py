@@ -45,6 +45,7 @@ from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
 from ods.model.origins import BackupOrigin, CopyMode, CopyOrigin
 from ods.observability.metrics.catalog import BACKUPS_UNVERIFIED
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.registry.backups.stores import BackupStores
 from ods.registry.figures import RegistryFigures
@@ -54,7 +55,6 @@ from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import InvalidError
 from ods.registry.storage.models import Backup, DbInstance
 from ods.settings.settings import Settings
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.known_store import accept_store
 from ods.tenants.tenant import Tenant, open_tenants
 from tests.api.service import bearer, client_of, running

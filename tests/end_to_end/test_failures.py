@@ -11,9 +11,9 @@ from ods.embedded import seeding
 from ods.embedded.polling import wait_until
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.operations import InstanceStatus, JobStatus, Template
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.jobs import InstanceJob
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.servers import MINIMAL_TEMPLATE, in_use, right_missing, session, template_missing

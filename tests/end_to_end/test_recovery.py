@@ -16,6 +16,7 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import JobStatus, Template
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.following import ChangedMeanwhileError, follow
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import IdentityError, Outcome, Recovery
@@ -25,7 +26,6 @@ from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import database_name, trash_name
 from ods.registry.instances.store import Requested
 from ods.registry.storage.errors import RefusedError
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries

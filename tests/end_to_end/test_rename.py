@@ -11,6 +11,7 @@ from ods.embedded.postgres import EmbeddedPostgres
 from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
+from ods.recovery.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.compare.findings import RECOVER, DriftKind
 from ods.recovery.plan import StepKind
@@ -19,7 +20,6 @@ from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.storage.errors import NameTakenError, RefusedError
 from ods.settings.settings import Settings
-from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import COMMENT, names, reconcile

@@ -29,6 +29,7 @@ from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation, Template
 from ods.model.origins import CopyOrigin
+from ods.recovery.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.compare.findings import RECOVER, Drift, DriftKind
 from ods.recovery.recovery import Recovery
@@ -42,7 +43,6 @@ from ods.registry.instances.steps import JobFactory
 from ods.registry.instances.store import InstanceStore
 from ods.registry.storage.errors import InstanceNotFoundError, RefusedError
 from ods.settings.settings import Settings
-from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.chaos.restore import Snapshot
 from tests.end_to_end.conftest import Operator

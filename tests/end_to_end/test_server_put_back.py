@@ -12,12 +12,12 @@ from ods.databases.ownership import Owner
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus
+from ods.recovery.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.recovery.compare.findings import RECOVER, DriftKind
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
-from ods.tenants.adoption import AdoptionRefusedError, DatabaseAdoption
 from ods.tenants.job_owners import owner_of
 from ods.tenants.tenant import Tenant
 from tests.end_to_end.conftest import Operator

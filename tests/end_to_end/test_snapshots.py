@@ -19,6 +19,7 @@ from ods.embedded.postgres import SUPERUSER, EmbeddedPostgres
 from ods.embedded.postgres_binaries import binaries_of, installed
 from ods.model.arguments import Way
 from ods.model.operations import InstanceStatus, JobStatus, Operation
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.compare.findings import DriftKind
 from ods.registry.connection_strings.encryption import Keyring
@@ -26,8 +27,8 @@ from ods.registry.connection_strings.key_rotation import rotate
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
-from ods.tenants.adoption import DatabaseAdoption, DatabaseNotFoundError
 from ods.tenants.tenant import Tenant
+from ods.tenants.usage import DatabaseNotFoundError
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import reconcile
 from tests.postgres.postgres_inspection import exchanging_by_hand

@@ -16,13 +16,13 @@ from activities.job_fence import ConcurrencyLimit
 from activities.statuses import StatusActivities
 from ods.model.arguments import Way
 from ods.model.operations import Template
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.following import follow
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.settings.settings import Settings
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant
 from tests.job_kinds import kind_of
 from tests.put_back_rows import put_rows_back, remember_rows

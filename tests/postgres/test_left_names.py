@@ -30,12 +30,12 @@ from ods.databases.server import Server
 from ods.embedded.postgres import EmbeddedPostgres
 from ods.model.arguments import Way
 from ods.model.operations import Operation, Template
+from ods.recovery.adoption import DatabaseAdoption
 from ods.recovery.recovery import Recovery
 from ods.registry.instances.deletes import Delete
 from ods.registry.instances.jobs import InstanceJob
 from ods.registry.instances.naming import trash_name
 from ods.registry.storage.models import OdsInstance
-from ods.tenants.adoption import DatabaseAdoption
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import registries
 from tests.postgres.owners import requesting

@@ -6,9 +6,9 @@ The matrix plays what happens before the operator recovers the databases.
 import asyncio
 import sys
 
+from ods.recovery.confirmation import confirm
 from ods.recovery.recovery import Recovery
 from ods.settings.settings import load_settings
-from ods.tenants.confirmation import confirm
 from ods.tenants.tenant import open_tenants
 
 

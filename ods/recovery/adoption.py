@@ -19,19 +19,12 @@ from ods.registry.instances.naming import (
 )
 from ods.registry.storage.models import DbInstance
 from ods.tenants.tenant import Tenant
+from ods.tenants.usage import DatabaseNotFoundError
 
 _JOB = "adopted"
 """In the mark, in place of the job that made the database."""
 
 _NO_INSTANCES_NAME = "No instance has a database of this name: rename it to EdFi_Ods_NAME_TEMPLATE."
-
-
-class DatabaseNotFoundError(Exception):
-    """The server has no database of this name, or one that clients are told nothing of."""
-
-    def __init__(self, database: str) -> None:
-        super().__init__(f"there is no database {database}")
-        self.database = database
 
 
 class AdoptionRefusedError(Exception):
