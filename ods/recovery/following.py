@@ -1,6 +1,8 @@
 """One step of a recovery: the registry records an instance as the comment of its database describes it."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import assert_never
 from uuid import uuid4
@@ -55,17 +57,8 @@ async def follow(tenant: Tenant, step: RecoveryStep) -> None:
         NameTakenError: another instance, or ODS instance, has its name or its number.
         DatabaseFaultError: the server refuses, or a job works on the instance.
     """
-    async with tenant.server.session() as session:
-        owner = await adoption.owner_of(session, step.database)
-    if owner is None:
-        raise ChangedMeanwhileError
-    async with tenant.server.fenced(owner, leave_to_job) as session:
-        await tenant.installation.require_confirmed(session)
-        found = await find(session, owner, step.database)
-        marked = _described(found, step.database)
-        if (marked.mark, marked.revision) != (step.mark, step.revision):
-            raise ChangedMeanwhileError
-        needed = await needed_databases(tenant)
+    async with _fenced(tenant, step) as (session, found):
+        needed, marked = await needed_databases(tenant), _described(found, step.database)
         candidate = await adoption.inspect(session, marked, step.database, needed)
         if candidate is None or candidate.obstacle is not None:
             raise ChangedMeanwhileError if candidate is None else UnusableError(candidate.obstacle)
@@ -76,6 +69,40 @@ async def follow(tenant: Tenant, step: RecoveryStep) -> None:
                 await _follow_delete(tenant, session, found, step)
             case _:
                 assert_never(step.kind)
+
+
+async def leave_name(tenant: Tenant, step: RecoveryStep) -> None:
+    """Give the step's database a private name, because another one waits for its own; nothing else changes.
+
+    Raises:
+        ChangedMeanwhileError: its comment is not as it was when the step was planned.
+        DatabaseFaultError: the server refuses, or a job works on the instance.
+    """
+    async with _fenced(tenant, step) as (session, found):
+        database_id = _described(found, step.database).database_id
+        await change_name(tenant.server, session, found[step.database], trash_name(database_id))
+
+
+@asynccontextmanager
+async def _fenced(
+    tenant: Tenant, step: RecoveryStep
+) -> AsyncIterator[tuple[asyncpg.Connection, DatabaseRows]]:
+    """Work on the step's instance behind its fence, with its databases as they are now.
+
+    Raises:
+        ChangedMeanwhileError: the comment of the step's database is not as it was when that was planned.
+    """
+    async with tenant.server.session() as session:
+        owner = await adoption.owner_of(session, step.database)
+    if owner is None:
+        raise ChangedMeanwhileError
+    async with tenant.server.fenced(owner, leave_to_job) as session:
+        await tenant.installation.require_confirmed(session)
+        found = await find(session, owner, step.database)
+        marked = _described(found, step.database)
+        if (marked.mark, marked.revision) != (step.mark, step.revision):
+            raise ChangedMeanwhileError
+        yield session, found
 
 
 async def _follow_use(

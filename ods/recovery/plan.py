@@ -100,6 +100,7 @@ class Plan:
 
     Attributes:
         in_the_way: instances that give their names up before.
+        held_names: steps of databases whose names others wait for: each gets a private name before.
         confirmation: what the operator must confirm before; None if nothing.
         highest_number: the highest OdsInstanceId that a database of our role tells; none up to it is given
             again.
@@ -109,6 +110,7 @@ class Plan:
     steps: Sequence[RecoveryStep]
     questions: Sequence[Question]
     in_the_way: Sequence[InTheWay]
+    held_names: Sequence[RecoveryStep]
     confirmation: str | None
     highest_number: int
     waiting: Sequence[str]
@@ -175,8 +177,8 @@ def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
     ordered = sorted(steps, key=lambda step: (_ORDER.index(step.kind), step.ods_instance_id))
     numbers = (owner.ods_instance_id for database, owner in _ours(seen) if database.manageable)
     highest = max(numbers, default=0)
-    in_the_way = _in_the_way(seen, steps)
-    return Plan(ordered, questions, in_the_way, seen.obstacle, highest, sorted(waiting))
+    in_the_way, held = _in_the_way(seen, steps), _held_names(rows, ordered)
+    return Plan(ordered, questions, in_the_way, held, seen.obstacle, highest, sorted(waiting))
 
 
 def _in_the_way(seen: Snapshot, steps: Collection[RecoveryStep]) -> Sequence[InTheWay]:
@@ -199,6 +201,17 @@ def _in_the_way(seen: Snapshot, steps: Collection[RecoveryStep]) -> Sequence[InT
         if is_wanted and row.status in AT_REST and (own is not None or mark not in there):
             found.append(InTheWay(row.id, None if own is None else own.revision))
     return found
+
+
+def _held_names(rows: Mapping[str, DbInstance], steps: Collection[RecoveryStep]) -> Sequence[RecoveryStep]:
+    """The steps of databases whose names others wait for: the server was put back to before that."""
+    earlier = [step for step in steps if step.kind is StepKind.HAND_OVER and step.is_earlier]
+    wanted = {step.mark: rows[step.mark].database_name for step in earlier}
+    return [
+        step
+        for step in earlier
+        if any(name == step.database for mark, name in wanted.items() if mark != step.mark)
+    ]
 
 
 def _ours(seen: Snapshot) -> Iterator[tuple[Database, Owner]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ods.databases.errors import DatabaseFaultError
 from ods.recovery.compare.detector import DriftDetector
 from ods.recovery.confirmation import confirm
-from ods.recovery.following import ChangedMeanwhileError, UnusableError, follow
+from ods.recovery.following import ChangedMeanwhileError, UnusableError, follow, leave_name
 from ods.recovery.plan import InTheWay, Plan, RecoveryStep, make_plan, require_known
 from ods.recovery.standing import Standing, read_standing
 from ods.registry.backups.stores import BackupStores
@@ -198,6 +198,7 @@ class Recovery:
             plan = make_plan(await DriftDetector(tenant).read(), chosen)
             for one in plan.in_the_way:
                 await self._give_up_names(one)
+            plan = await self._with_private_names(plan, chosen)
             refused: list[Refused] = []
             done_before = len(done)
             for step in plan.steps:
@@ -214,6 +215,15 @@ class Recovery:
         """Have the instance give up its names, unless it has moved on meanwhile."""
         with suppress(InstanceNotFoundError, RefusedError):
             await self._tenant.adoptions.give_up_names(one.instance_id, one.revision)
+
+    async def _with_private_names(self, plan: Plan, chosen: Collection[str]) -> Plan:
+        """Give databases whose names others wait for private ones; returns what is to be done then."""
+        if not plan.held_names:
+            return plan
+        for step in plan.held_names:
+            with suppress(ChangedMeanwhileError, DatabaseFaultError):  # its step says why
+                await leave_name(self._tenant, step)
+        return make_plan(await DriftDetector(self._tenant).read(), chosen)
 
     async def _confirm(self) -> Sequence[InstanceJob]:
         """Confirm that this registry goes on as its installation, on this server; returns cancelled jobs.

@@ -229,7 +229,7 @@ def test_what_is_asked_fits_into_one_form_when_much_is_to_be_decided() -> None:
         )
         for one in range(5)
     ]
-    plan = Plan(steps, questions, [], None, 30, [])
+    plan = Plan(steps, questions, [], [], None, 30, [])
     page = RecoveryPage(datetime.now(UTC), [], plan, chosen=["1", "3", "7"])
     assert sorted(page.kept.values()) == ["1", "3"]
     assert page.questions == questions[:10]

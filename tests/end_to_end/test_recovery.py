@@ -1,7 +1,7 @@
 """A registry that was put back to an earlier state follows the server, by one command."""
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from ods.embedded.seeding import SERVICE_ROLE
 from ods.model.arguments import Way
 from ods.model.operations import JobStatus, Template
 from ods.recovery.adoption import DatabaseAdoption
-from ods.recovery.following import ChangedMeanwhileError, follow
+from ods.recovery.following import ChangedMeanwhileError, follow, leave_name
 from ods.recovery.plan import StepKind
 from ods.recovery.recovery import IdentityError, Outcome, Recovery
 from ods.registry.instances.attributes import AttributeChanges
@@ -59,6 +59,7 @@ FROM adminapi.dbinstances AS i
     LEFT JOIN dbo.odsinstances AS o ON o.odsinstanceid = i.odsinstanceid
 WHERE i.mark = $1
 """
+_OID = "SELECT oid FROM pg_database WHERE datname = $1"
 
 
 class Site:
@@ -494,23 +495,61 @@ async def test_instance_is_deleted_when_an_application_could_use_it_in_the_resto
     await site.undelete(job)
 
 
+async def _left_long_ago(rows: asyncpg.Connection, admin: asyncpg.Connection, database: str) -> None:
+    """The name that the database has left is free."""
+    await rows.execute("DELETE FROM adminapi.leftdatabasenames")
+    row = await row_of(admin, database)
+    told = None if row is None else Owner.read(row["comment"])
+    assert told is not None
+    await comment_on(admin, database, replace(told, left=()).comment)
+
+
 async def test_database_has_its_name_again_when_another_instance_has_got_the_former_since(
     site: Site, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str
 ) -> None:
     job = await created(site.operator, name)
     async with site.server_put_back():
         await site.rename(job, f"{name} new")
-        await rows.execute("DELETE FROM adminapi.leftdatabasenames")  # it was long ago
-        row = await row_of(admin, database := database_name(f"{name} new", job.template))
-        told = None if row is None else Owner.read(row["comment"])
-        assert told is not None
-        await comment_on(admin, database, replace(told, left=()).comment)
+        await _left_long_ago(rows, admin, database_name(f"{name} new", job.template))
         other = await created(site.operator, name)
         expected = await site.known(job)
     outcome = await site.recovered()
     assert [step.kind for step in outcome.done] == [StepKind.HAND_OVER]
     assert await site.known(job) == expected
     assert await row_of(admin, other.database) is None
+
+
+@pytest.mark.parametrize("renames", [{"a": "c", "b": "a", "c": "b"}, {"b": "c", "a": "b"}])
+async def test_databases_have_their_names_again_when_others_had_these_on_the_server_put_back(
+    site: Site, rows: asyncpg.Connection, admin: asyncpg.Connection, name: str, renames: Mapping[str, str]
+) -> None:
+    jobs = [await created(site.operator, f"{name} {one}") for one in ("a", "b")]
+    its = dict(zip(("a", "b"), jobs, strict=True))
+    oids = [await admin.fetchval(_OID, job.database) for job in jobs]
+    async with site.server_put_back():
+        for old, new in renames.items():
+            its[new] = its.pop(old)
+            await site.rename(its[new], f"{name} {new}")
+            await _left_long_ago(rows, admin, database_name(f"{name} {new}", jobs[0].template))
+        expected = [await site.known(job) for job in jobs]
+    await site.recovered()
+    assert [await site.known(job) for job in jobs] == expected
+    databases = [(await site.operator.instance(job)).database_name for job in jobs]
+    assert [await admin.fetchval(_OID, database) for database in databases] == oids
+
+
+async def test_database_has_its_name_when_a_recovery_was_interrupted_that_gave_it_a_private_one(
+    site: Site, tenant: Tenant, admin: asyncpg.Connection, name: str
+) -> None:
+    job = await created(site.operator, name)
+    async with site.server_put_back():
+        await site.rename(job, f"{name} new")
+        expected = await site.known(job)
+    (step,) = (await site.recovery.plan()).steps
+    await leave_name(tenant, step)
+    assert await row_of(admin, job.database) is None
+    await site.recovered()
+    assert await site.known(job) == expected
 
 
 async def test_database_goes_to_the_trash_again_when_the_server_was_put_back_to_before_the_delete(
