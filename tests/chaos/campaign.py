@@ -24,6 +24,7 @@ from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
 from tests.chaos.passes import passed
+from tests.chaos.processes import environment_of
 from tests.chaos.rows import write_rows
 from tests.chaos.violations import Storm, Violation
 from tests.chaos.workload import TIMEOUT_SECONDS, Ledger, Service, insist
@@ -158,7 +159,8 @@ async def campaign(
         verdict = await judge(target, storm, _QUIET_SECONDS)
         outcome.violations += verdict.violations
         outcome.violations += await backups.judged(_backup_source(folder, target), ledger.history)
-        outcome.violations += await check_drift(drift_command(folder), storm, verdict)
+        planned = await _planned(folder) if verdict.leftovers else ()
+        outcome.violations += await check_drift(drift_command(folder), storm, verdict, planned)
     finally:
         watching.cancel()
         await service.close()
@@ -171,14 +173,25 @@ def drift_command(folder: Path) -> Sequence[str]:
     return (sys.executable, "-m", "ods.cli", "drift", "--json", "--data-dir", str(folder))
 
 
+async def _planned(folder: Path) -> Sequence[Mapping[str, object]]:
+    """The instances that `ods recover` tells of, each of which it would bring in step or asks about."""
+    command = (sys.executable, "-m", "ods.cli", "recover", "--json", "--data-dir", str(folder))
+    planning = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await planning.communicate()
+    plan = json.loads(told)
+    return [*plan["steps"], *plan["questions"]]
+
+
 async def _accept_store(folder: Path) -> None:
-    """What the operator does when the registry was restored."""
-    options = ("--apply", "--yes", "--accept-store", "--data-dir", str(folder))
-    command = (sys.executable, "-m", "ods.cli", "recover", "--json", *options)
-    recovering = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    told, _ = await recovering.communicate()
-    if not told or json.loads(told)["left"]["store"] is not None:
-        raise AssertionError("`ods recover` has not accepted the store; what it says is above.")
+    """What the operator does first when the registry was restored; nothing is recovered before the verdict.
+
+    With the settings of the stack's worker.
+    """
+    environment = environment_of(int(Injector.read(folder)["worker"]["pid"]))
+    words = ("-m", "tests.put_back.confirming", "--accept-store")
+    accepting = await asyncio.create_subprocess_exec(sys.executable, *words, env=environment)
+    if await accepting.wait() != 0:
+        raise AssertionError("The store of backups is not accepted; what stands against it is above.")
 
 
 def _backup_source(folder: Path, target: Target) -> BackupSource:

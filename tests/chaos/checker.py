@@ -101,12 +101,15 @@ def _is_leftover(violation: Violation, history: History) -> bool:
 
 
 async def check_drift(
-    command: Sequence[str], storm: Storm, verdict: Verdict = _NOTHING
+    command: Sequence[str],
+    storm: Storm,
+    verdict: Verdict = _NOTHING,
+    planned: Sequence[Mapping[str, object]] = (),
 ) -> Sequence[Violation]:
     """What `command` (`ods drift --json`) reports, but for databases that were there before.
 
-    All leftovers of the verdict must be among it, and after a restore it may say something of the registry
-    as a whole.
+    All leftovers of the verdict must be among it, or among what `ods recover` has `planned`; and after a
+    restore it may say something of the registry as a whole.
     """
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -117,7 +120,7 @@ async def check_drift(
         found = [drift for drift in json.loads(output) if drift["subject"] not in known]
     except (ValueError, TypeError, KeyError):
         return [Violation(Kind.DRIFT, f"no report (exit code {process.returncode}): {output.decode()}")]
-    return [*_unexpected_drift(found, storm, verdict), *_unreported(found, verdict.leftovers)]
+    return [*_unexpected_drift(found, storm, verdict), *_unreported([*found, *planned], verdict.leftovers)]
 
 
 def _unexpected_drift(

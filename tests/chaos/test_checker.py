@@ -573,6 +573,8 @@ async def test_leftover_is_a_violation_when_no_finding_names_it() -> None:
     found = await check_drift(_reporting(named, other), Storm(), _LEFT)
     assert _kinds(found) == {Kind.DRIFT}
     assert _kinds(await check_drift(_reporting(other), Storm(), _LEFT)) == {Kind.DRIFT, Kind.UNREPORTED}
+    planned = [{"name": "A", "database": "EdFi_Ods_A_Minimal"}]
+    assert _kinds(await check_drift(_reporting(other), Storm(), _LEFT, planned)) == {Kind.DRIFT}
 
 
 async def test_job_that_has_failed_is_a_leftover_when_its_instance_was_put_back(

@@ -248,7 +248,7 @@ class Site:
 
     async def confirm(self, *, accepts_store: bool) -> None:
         """Confirm the registry, and its store of backups, as the operator does before a recovery."""
-        words = ["--accept-store"] if accepts_store else []
+        words = ["--confirm", *(["--accept-store"] if accepts_store else [])]
         work = partial(preloaded.run, "tests.put_back.confirming", *words, env=self._environment)
         done = await asyncio.to_thread(work, seconds=_LIMIT_OF_COMMANDS)
         assert done.returncode == 0, done.stderr
