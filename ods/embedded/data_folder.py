@@ -106,7 +106,10 @@ class BackupsEntry(TypedDict):
 
 
 class StackFile(TypedDict):
-    """`stack.json`: how to reach a running stack, for its operator and for other commands."""
+    """`stack.json`: how to reach a running stack, for its operator and for other commands.
+
+    `settings` are the variables of the environment that API and worker have.
+    """
 
     api: ApiEntry
     worker: WorkerEntry
@@ -114,6 +117,7 @@ class StackFile(TypedDict):
     postgres: PostgresEntry
     backups: BackupsEntry
     client: ClientEntry
+    settings: dict[str, str]
 
 
 class ExistingServerRecord(TypedDict):

@@ -248,6 +248,11 @@ class _Stack:
                 postgres=self._server.entry(pids),
                 backups={"url": self._folder.backup_url()},
                 client={"id": secrets.client_id, "secret": secrets.client_secret},
+                settings={
+                    name: value
+                    for name, value in os.environ.items()
+                    if name.startswith(("ODS_", "TEMPORAL_", "FORWARDED_"))
+                },
             )
         )
 

@@ -24,7 +24,6 @@ from tests.chaos.evidence import Target, connected, foreign_databases, watch
 from tests.chaos.faults import Blow, Fault, Recovery, Victim, percentile, seeded
 from tests.chaos.injector import Injector
 from tests.chaos.passes import passed
-from tests.chaos.processes import environment_of
 from tests.chaos.rows import write_rows
 from tests.chaos.violations import Storm, Violation
 from tests.chaos.workload import TIMEOUT_SECONDS, Ledger, Service, insist
@@ -183,11 +182,8 @@ async def _planned(folder: Path) -> Sequence[Mapping[str, object]]:
 
 
 async def _accept_store(folder: Path) -> None:
-    """What the operator does first when the registry was restored; nothing is recovered before the verdict.
-
-    With the settings of the stack's worker.
-    """
-    environment = environment_of(int(Injector.read(folder)["worker"]["pid"]))
+    """What the operator does first when the registry was restored; the verdict comes before a recovery."""
+    environment = os.environ | Injector.read(folder)["settings"]
     words = ("-m", "tests.put_back.confirming", "--accept-store")
     accepting = await asyncio.create_subprocess_exec(sys.executable, *words, env=environment)
     if await accepting.wait() != 0:

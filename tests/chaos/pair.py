@@ -150,5 +150,6 @@ class _Stack:
                 },
                 backups={"url": self._folder.backups().as_uri()},
                 client={"id": self._secrets.client_id, "secret": self._secrets.client_secret},
+                settings=dict(self._environment()),
             )
         )

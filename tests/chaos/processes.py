@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,9 +48,3 @@ def _status(pid: int) -> tuple[str, str]:
     except OSError:
         return "Z", "0"
     return state, ppid
-
-
-def environment_of(pid: int) -> Mapping[str, str]:
-    """The environment with which a process was started."""
-    variables = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
-    return dict(variable.split("=", 1) for variable in variables)

@@ -24,6 +24,7 @@ STACK = StackFile(
     postgres={"admin_dsn": "postgresql://a", "master_dsn": "postgresql://b", "pid": 4},
     backups={"url": "file:///e"},
     client={"id": "c", "secret": "d"},
+    settings={},
 )
 
 
