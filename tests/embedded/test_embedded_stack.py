@@ -97,6 +97,7 @@ async def test_forwarded_address_is_not_believed_when_no_proxy_was_named(stack: 
 def test_stack_file_is_private_and_complete_when_the_stack_serves(stack: DataFolder) -> None:
     content = json.loads(stack.stack_file.read_text())
     assert stack.stack_file.stat().st_mode & 0o777 == 0o600
+    assert content.pop("settings")["TEMPORAL_ADDRESS"] == content["temporal"]["address"]
     assert {part: set(entry) for part, entry in content.items()} == {
         "api": {"url", "metrics", "pid"},
         "worker": {"metrics", "pid"},
