@@ -163,8 +163,8 @@ def make_plan(seen: Snapshot, chosen: Collection[str] = ()) -> Plan:
         last = published_last(databases) if not its else its[0] if len(its) == 1 else None
         if recorded and not its:
             last = None if any(map(_is_in_use, beside)) else recorded[0]
-        elif row is not None and last is not None and not its and _has_other(seen, row, last, databases):
-            last = None
+        elif row is not None and last is not None and not its:
+            last = _without_other(seen, row, last, databases)
         is_chosen = its == [last]
         kind = None if last is None else _kind(seen, row, last, is_chosen=is_chosen)
         if kind is not None and last is not None:
@@ -282,12 +282,22 @@ def _unknown_beside(seen: Snapshot, row: DbInstance, databases: Collection[Datab
     return unknown
 
 
-def _has_other(seen: Snapshot, row: DbInstance, last: Database, databases: Collection[Database]) -> bool:
-    """Whether the server, which was put back, has the registry's own database beside the one it had last."""
-    own = str(row.database_id)
-    is_there = any(one.owner and one.owner.database_id == own for one in databases)
-    is_own = last.owner is not None and last.owner.database_id == own
-    return is_there and not is_own and _is_earlier(seen, row, last)
+def _without_other(
+    seen: Snapshot, row: DbInstance, last: Database, databases: Collection[Database]
+) -> Database | None:
+    """The one it had last, unless the server, which was put back, has the registry's own beside it.
+
+    Then the operator says which one it has; but if all are in the trash, with their instance, the own stays.
+    """
+    own = [one for one in databases if _is_own(row, one)]
+    if not own or last in own or not _is_earlier(seen, row, last):
+        return last
+    return own[0] if row.is_in_trash and not any(map(_is_in_use, databases)) else None
+
+
+def _is_own(row: DbInstance, database: Database) -> bool:
+    """Whether it is the one that the instance has by the registry."""
+    return database.owner is not None and database.owner.database_id == str(row.database_id)
 
 
 def _is_earlier(seen: Snapshot, row: DbInstance, database: Database) -> bool:
@@ -334,7 +344,7 @@ def _role(seen: Snapshot, row: DbInstance | None, last: Database) -> Role | None
         is_its = (is_its or last.name == row.database_name) and not row.is_in_trash
         return Role.CURRENT if told is Role.CURRENT and is_its else None
     if told is None or row.is_in_trash:  # the server was put back: it follows the registry
-        return told and Role.RETAINED
+        return Role.RETAINED if told or (row.is_in_trash and _is_own(row, last)) else None
     return Role.CURRENT if told is Role.CURRENT or must_be_usable(row) else None
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,7 +14,11 @@ import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
+from ods.embedded.polling import wait_until
+from ods.embedded.ports import free_ports
 from ods.embedded.postgres import EmbeddedPostgres
+from ods.embedded.temporal_server import TemporalServer
+from ods.programs import process
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.instances.store import InstanceStore
@@ -49,6 +55,32 @@ async def other_registry_dsn(other_postgres: EmbeddedPostgres) -> AsyncIterator[
         yield dsn
 
 
+class OwnTemporal:
+    """A Temporal server that keeps its state when it is taken away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server = TemporalServer(folder, *free_ports(2))
+        self._log = folder.with_suffix(".log")
+        self._process: Process
+        self.address = self._server.address
+
+    async def start(self) -> None:
+        self._process = await process.start(self._server.command(), self._log)
+        await wait_until(self._server.serves, 30)
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+        await self._process.wait()
+
+    async def lose(self) -> None:
+        """Take it away, and bring it back without anything that it stored."""
+        await self.kill()
+        shutil.rmtree(self._folder)
+        await self.start()
+
+
 class WorkerProcess:
     """`python worker.py`, as in production."""
 
@@ -58,7 +90,7 @@ class WorkerProcess:
 
     async def start(self, settings: Settings, module: str = "worker") -> preloaded.Process:
         """Start one more worker."""
-        process = await preloaded.start(
+        worker = await preloaded.start(
             module,
             env={
                 "PATH": os.environ["PATH"],
@@ -66,22 +98,30 @@ class WorkerProcess:
                 "TEMPORAL_ADDRESS": self._address,
             },
         )
-        self._processes.append(process)
-        return process
+        self._processes.append(worker)
+        return worker
 
     async def stop(self) -> None:
         """Kill what is still running."""
-        for process in self._processes:
+        for worker in self._processes:
             with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            await process.wait()
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+            await worker.wait()
 
 
 @pytest.fixture
 def settings(postgres: EmbeddedPostgres, registry_dsn: str) -> Settings:
     """A paused worker swallows the attempt that its open poll is given, so two would not do."""
     return make_settings(postgres, registry_dsn, ddl_attempts=4)
+
+
+@pytest.fixture
+async def outage(tmp_path: Path) -> AsyncIterator[OwnTemporal]:
+    temporal = OwnTemporal(tmp_path / "temporal")
+    await temporal.start()
+    yield temporal
+    await temporal.kill()
 
 
 @pytest.fixture

@@ -1,21 +1,13 @@
 """PostgreSQL and Temporal go away in the middle of a job, and come back: the job goes on by itself."""
 
 import asyncio
-import signal
-from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from temporalio.client import Client
 
-from ods.embedded.polling import wait_until
-from ods.embedded.ports import free_ports
 from ods.embedded.postgres import EmbeddedPostgres
-from ods.embedded.temporal_server import TemporalServer
 from ods.model.operations import InstanceStatus, JobStatus, Template
-from ods.programs import process
 from ods.registry.instances.jobs import ExecutionPolicy
 from ods.registry.instances.queries import InstanceQueries
 from ods.registry.storage.engine import create_registry_engine
@@ -24,7 +16,7 @@ from ods.temporal.client import DATA_CONVERTER
 from ods.temporal.job_starter import JobStarter
 from ods.temporal.namespace import register_search_attributes
 from tests.end_to_end.conftest import Operator
-from tests.faults.conftest import WorkerProcess, passes_are_over
+from tests.faults.conftest import OwnTemporal, WorkerProcess, passes_are_over
 from tests.postgres.instance_states import stores
 from tests.servers import MINIMAL_TEMPLATE, make_settings, session
 
@@ -33,33 +25,6 @@ from tests.servers import MINIMAL_TEMPLATE, make_settings, session
 def settings(other_postgres: EmbeddedPostgres, other_registry_dsn: str) -> Settings:
     """Registry and ODS databases are on the server that is taken away."""
     return make_settings(other_postgres, other_registry_dsn, ddl_attempts=8)
-
-
-class OwnTemporal:
-    """A Temporal server that keeps its state when it is taken away."""
-
-    def __init__(self, folder: Path) -> None:
-        self._server = TemporalServer(folder, *free_ports(2))
-        self._log = folder.with_suffix(".log")
-        self._process: Process
-        self.address = self._server.address
-
-    async def start(self) -> None:
-        self._process = await process.start(self._server.command(), self._log)
-        await wait_until(self._server.serves, 30)
-
-    async def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
-
-
-@pytest.fixture
-async def outage(tmp_path: Path) -> AsyncIterator[OwnTemporal]:
-    temporal = OwnTemporal(tmp_path / "temporal")
-    await temporal.start()
-    yield temporal
-    await temporal.kill()
 
 
 @pytest.fixture

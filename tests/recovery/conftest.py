@@ -7,10 +7,10 @@ import asyncpg
 import pytest
 
 from ods.embedded.postgres import EmbeddedPostgres
-from tests.end_to_end.conftest import operator
+from tests.end_to_end.conftest import api, operator
 from tests.servers import session
 
-__all__ = ["operator"]
+__all__ = ["api", "operator"]
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Saves what a registry and a server have, and puts either of them back to that, beside the product."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import asyncpg
+
+from ods.embedded.seeding import SERVICE_ROLE
+from tests.end_to_end.steps import comment
 
 _TABLES = (
     "dbo.odsinstances",
@@ -18,14 +21,14 @@ _TABLES = (
 _SEQUENCES = """
 SELECT format('%I.%I', schemaname, sequencename) AS name, coalesce(last_value, start_value) AS last,
        last_value IS NOT NULL AS is_called
-FROM pg_sequences WHERE schemaname IN ('adminapi', 'dbo')
+FROM pg_sequences WHERE schemaname || '.' || substring(sequencename FROM '[^_]+') = ANY($1)
 """
 _DATABASES = """
 SELECT oid, datname AS name, datallowconn AS is_open, shobj_description(oid, 'pg_database') AS comment
-FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE '%"installation": "' || $1 || '"%'
-    AND shobj_description(oid, 'pg_database') NOT LIKE '%"role": "staging"%'
+FROM pg_database WHERE NOT oid = ANY($1::oid[]) AND datname NOT SIMILAR TO 'ods_(staging|reset)_%'
 """
 """What is being made is dropped if its job fails."""
+_END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class RegistryState:
         for table in _TABLES:
             found = await registry.fetch(f"SELECT its::text FROM {table} AS its")  # noqa: S608 - constants
             rows[table] = [row["its"] for row in found]
-        return RegistryState(rows, await registry.fetch(_SEQUENCES))
+        return RegistryState(rows, await registry.fetch(_SEQUENCES, _TABLES))
 
     @property
     def without_rows(self) -> "RegistryState":
@@ -64,33 +67,37 @@ class RegistryState:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The databases of one installation, by OID; not their data, which no step of a recovery changes."""
+    """The databases that a walk has made, by OID; not their data, which no step of a recovery changes.
 
-    installation: str
+    Attributes:
+        others: OIDs of the databases that were there before.
+    """
+
+    others: Collection[int]
     databases: Mapping[int, asyncpg.Record]
 
     @staticmethod
-    async def of(server: asyncpg.Connection, installation: str) -> "ServerState":
+    async def of(server: asyncpg.Connection, others: Collection[int]) -> "ServerState":
         """What it has now."""
-        found = await server.fetch(_DATABASES, installation)
-        return ServerState(installation, {row["oid"]: row for row in found})
+        found = await server.fetch(_DATABASES, others)
+        return ServerState(others, {row["oid"]: row for row in found})
 
     async def restore(self, server: asyncpg.Connection) -> None:
-        """Put it back to that; none that it had then was dropped since."""
-        now = await ServerState.of(server, self.installation)
+        """Put it back to that; one that was dropped since is empty, and has its OID again."""
+        now = await ServerState.of(server, self.others)
         for oid, row in now.databases.items():
             if oid not in self.databases:
                 await server.execute(f'DROP DATABASE "{row["name"]}" WITH (FORCE)')
-        changed = {oid: row for oid, row in self.databases.items() if row != now.databases[oid]}
+        changed = {oid: row for oid, row in self.databases.items() if row != now.databases.get(oid)}
         for oid in changed:
-            name = now.databases[oid]["name"]
-            await server.execute(_END_SESSIONS, name)
-            await server.execute(f'ALTER DATABASE "{name}" RENAME TO "put back {oid}"')
+            if oid in now.databases:
+                name = now.databases[oid]["name"]
+                await server.execute(_END_SESSIONS, name)
+                await server.execute(f'ALTER DATABASE "{name}" RENAME TO "put back {oid}"')
+            else:
+                made = f'"put back {oid}" OID = {oid} TEMPLATE template0 OWNER {SERVICE_ROLE}'
+                await server.execute(f"CREATE DATABASE {made}")
         for oid, row in changed.items():
-            comment = row["comment"].replace("'", "''")
             await server.execute(f'ALTER DATABASE "put back {oid}" RENAME TO "{row["name"]}"')
             await server.execute(f'ALTER DATABASE "{row["name"]}" ALLOW_CONNECTIONS {row["is_open"]}')
-            await server.execute(f"COMMENT ON DATABASE \"{row['name']}\" IS '{comment}'")
-
-
-_END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+            await comment(server, row["name"], row["comment"])
