@@ -487,11 +487,16 @@ _TEXTS = {
     "recovery.more_questions.one": "1 more is to be decided after these.",
     "recovery.waiting": "{name} is left to its job, which waits or runs. Recover again when that has ended.",
     "recovery.confirm": "No other service works on the original of this registry, and this is its server",
+    "recovery.accept_store": "This is the right store of backups, with its disk mounted, and no copy of this"
+    " registry uses it",
     "recovery.confirm_first": "Tick that no other service works on the original of this registry. If this is"
     " a copy, do not recover: make it an installation of its own.",
     "recovery.button": "Recover",
     "recovery.done": "What the recovery has done",
     "recovery.done_nothing": "It has done nothing.",
+    "recovery.cancelled": "{job} was cancelled, which would have dropped a database of {name}. Ask its"
+    " client: unless a finding below says that the database is gone, the job may have been cancelled since,"
+    " and the database may be in use.",
     "recovery.refused": "It could not be done: {reason}",
     "recovery.not_over": "There was no time for all of it. Recover again to go on.",
     "recovery.over": "It is over; what is left is below.",

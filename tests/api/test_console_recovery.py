@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from html import unescape
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -15,12 +16,16 @@ from ods.console.views.recovery import RecoveryPage
 from ods.databases.errors import DatabaseFaultError
 from ods.embedded.polling import wait_until
 from ods.embedded.seeding import SERVICE_ROLE
+from ods.model.arguments import Way
 from ods.recovery import recovery
 from ods.recovery.following import UnusableError
 from ods.recovery.plan import Plan, Question, RecoveryStep, StepKind
 from ods.recovery.recovery import Recovery
+from ods.registry.instances.deletes import Delete
 from ods.registry.instances.job_store import JobStore
 from ods.registry.instances.store import InstanceStore
+from ods.settings.settings import Settings
+from ods.tenants.known_store import store_for_backup
 from ods.tenants.tenant import Tenant
 from tests.api.test_console_truth import CLIENT, browser, csrf_of, read, shown
 from tests.postgres.instance_states import bring_to, marked_by
@@ -30,6 +35,7 @@ __all__ = ["browser"]
 
 LATER = "5e9d5e86-21d8-4a3c-9a76-d2a6f2b4a1ef"
 DONE, BUTTON = "What the recovery has done", '<button class="primary">Recover</button>'
+ACCEPT_STORE = "This is the right store of backups"
 CONFIRM = "No other service works on the original of this registry"
 
 
@@ -46,6 +52,11 @@ class Lost:
     @property
     def step(self) -> str:
         return f"'{self.name}' is brought in step with its database '{self.database}'."
+
+
+@pytest.fixture
+def settings(settings: Settings, store: Path) -> Settings:
+    return settings.model_copy(update={"backup_url": store.as_uri()})
 
 
 @pytest.fixture
@@ -208,6 +219,34 @@ async def test_a_registry_that_was_moved_goes_on_only_if_that_is_ticked(
             await rows.execute("UPDATE adminapi.installation SET registrydatabase = $1", before)
 
 
+async def test_store_of_backups_that_a_copy_uses_is_accepted_if_that_is_ticked(
+    browser: httpx.AsyncClient, tenant: Tenant, registry_dsn: str
+) -> None:
+    await store_for_backup(tenant)
+    assert ACCEPT_STORE not in await shown(browser, "/recovery")
+    async with session(registry_dsn) as rows:  # as a copy claims it
+        await rows.execute("UPDATE adminapi.installation SET storeclaimid = gen_random_uuid()")
+    assert ACCEPT_STORE in await shown(browser, "/recovery")
+    assert ACCEPT_STORE in read(await recover(browser))
+    assert ACCEPT_STORE not in read(await recover(browser, accept_store="true"))
+    assert ACCEPT_STORE not in await shown(browser, "/recovery")
+
+
+async def test_jobs_are_named_that_waited_to_drop_a_database(
+    browser: httpx.AsyncClient,
+    tenant: Tenant,
+    lost: Lost,
+    instances: InstanceStore,
+    job_store: JobStore,
+    name: str,
+) -> None:
+    deleted = await bring_to(instances, job_store, "Completed", f"{name} b")
+    drop = (await instances.request_delete(deleted.instance_id, Delete(Way.DROP))).job
+    page = read(await recover(browser))
+    assert f"{drop.job_id} was cancelled, which would have dropped a database of {name} b." in page
+    assert lost.step in page
+
+
 async def test_findings_are_shown_when_the_server_is_away_after_the_last_look(
     browser: httpx.AsyncClient, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +269,6 @@ def test_what_is_asked_fits_into_one_form_when_much_is_to_be_decided() -> None:
         for one in range(5)
     ]
     plan = Plan(steps, questions, [], [], None, 30, [])
-    page = RecoveryPage(datetime.now(UTC), [], plan, chosen=["1", "3", "7"])
+    page = RecoveryPage(datetime.now(UTC), [], plan, None, chosen=["1", "3", "7"])
     assert sorted(page.kept.values()) == ["1", "3"]
     assert page.questions == questions[:10]

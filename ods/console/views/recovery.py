@@ -16,6 +16,8 @@ from ods.recovery.recovery import Outcome
 
 CONFIRM = "confirm"
 """The field that is ticked if the registry goes on, though it was copied or moved."""
+_ACCEPT_STORE = "accept_store"
+"""The field that is ticked if it goes on with the store of backups."""
 _CHOICE = "choose-"
 """How the fields begin that have the database of an instance."""
 _MOST_CHOICES = 12
@@ -68,6 +70,7 @@ class RecoveryPage:
         at: when registry and server were compared, in UTC.
         findings: the contradictions.
         plan: what a recovery does, or what it has left; why that is not known, if the server cannot be read.
+        store: what is to be decided about the store of backups; None if nothing.
         chosen: the databases that the operator has chosen.
         outcome: what the recovery has done that was requested; None if none was.
     """
@@ -75,6 +78,7 @@ class RecoveryPage:
     at: datetime
     findings: Sequence[Finding]
     plan: Plan | str
+    store: str | None
     chosen: Sequence[str] = ()
     outcome: Outcome | None = None
 
@@ -82,7 +86,9 @@ class RecoveryPage:
     def may_recover(self) -> bool:
         """Whether a recovery has anything to do."""
         plan = self.plan
-        return not isinstance(plan, str) and bool(plan.steps or plan.questions or plan.confirmation)
+        return not isinstance(plan, str) and bool(
+            plan.steps or plan.questions or plan.confirmation or self.store
+        )
 
     @property
     def kept(self) -> Mapping[str, str]:
@@ -136,10 +142,12 @@ class RecoveryView:
         Raises:
             InvalidError: one of the databases is no instance's.
             InstallationNotConfirmedError: it is not ticked that the registry goes on, or it may not.
+            BackupFaultError: the store of backups cannot be accepted.
             DatabaseFaultError: the server cannot be read.
         """
         chosen = _chosen(form)
-        outcome = await self._recovery.apply(chosen, is_confirmed=CONFIRM in form)
+        says = {"is_confirmed": CONFIRM in form, "accepts_store": _ACCEPT_STORE in form}
+        outcome = await self._recovery.apply(chosen, **says)
         await self._looks.look_at_installation()
         await self._looks.look_for_drift()
         return await self._page(outcome.plan, chosen, outcome)
@@ -156,7 +164,8 @@ class RecoveryView:
         self, plan: Plan | str, chosen: Sequence[str], outcome: Outcome | None = None
     ) -> RecoveryPage:
         seen = self._looks.drift or await self._looks.look_for_drift()
-        return RecoveryPage(seen.at, [_finding(drift) for drift in seen.found], plan, chosen, outcome)
+        store = (await self._recovery.identity()).store
+        return RecoveryPage(seen.at, [_finding(drift) for drift in seen.found], plan, store, chosen, outcome)
 
 
 RecoveryViewDep = Annotated[RecoveryView, Depends()]
