@@ -38,6 +38,14 @@ class RecoveryQuestion(ResponseModel):
     databases: list[PossibleDatabase]
 
 
+class OtherInstallationFacts(ResponseModel):
+    """An installation with databases on the server that no tenant of this service has."""
+
+    id: str
+    tenants: list[str] = Field(description="The names of its tenants, by the databases.")
+    databases: int = Field(description="How many of the databases are its.")
+
+
 class InstallationFacts(ResponseModel):
     """What registry and server say of the installation, and what was confirmed."""
 
@@ -47,7 +55,7 @@ class InstallationFacts(ResponseModel):
     server: str = Field(description="System identifier of the server of the ODS databases.")
     confirmed_server: str | None = Field(description="That of the server that the installation has used.")
     databases: int = Field(description="How many databases on the server are the installation's.")
-    other_installations: list[str] = Field(description="Others that have databases on the server.")
+    other_installations: list[OtherInstallationFacts]
     confirmed_installations: list[str] = Field(description="Those of which that is meant.")
     unasked: list[str] = Field(
         description="Tenants that may be this installation: their registries are away."

@@ -36,7 +36,7 @@ def _row(found: "Standing") -> dict[str, Any]:
         "server": found.server,
         "confirmedServer": found.confirmed_server,
         "databases": found.databases,
-        "otherInstallations": ", ".join(found.other_installations) or "none",
+        "otherInstallations": ", ".join(other.id for other in found.other_installations) or "none",
         "confirmedInstallations": ", ".join(found.confirmed_installations) or "none",
         "obstacle": found.obstacle or "none",
     }

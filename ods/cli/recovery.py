@@ -100,7 +100,7 @@ def recover(  # noqa: PLR0913 - a command line's options
             is_left = _is_left(plan)
         else:
             if as_installation is not None:
-                _take_over(recoverer, str(as_installation), yes=yes)
+                _take_over(recoverer, str(as_installation), plan["installation"], yes=yes)
                 plan = recoverer.recovery_plan(chosen)
             if yes:
                 _require_words(plan, confirm=confirm, accept_store=accept_store)
@@ -159,12 +159,16 @@ def _become_new(recoverer: "Recoverer", plan: Json, *, apply: bool, yes: bool, a
         say(f"This registry is the installation {report['left']['installation']['id']} now.")
 
 
-def _take_over(recoverer: "Recoverer", installation: str, *, yes: bool) -> None:
+def _take_over(recoverer: "Recoverer", installation: str, facts: Json, *, yes: bool) -> None:
     """Have the registry go on as an installation that has lost its own, after asking."""
     if not yes:
+        said = next(
+            (_in_words(other) for other in facts["otherInstallations"] if other["id"] == installation),
+            installation,
+        )
         question = (
-            f"Is the registry of the installation {installation} lost, so that no service works on it any"
-            " more, and shall this one go on with its databases?"
+            f"Is the registry of the installation {said} lost, so that no service works on it any more, and"
+            " shall this one go on with its databases?"
         )
         typer.confirm(question, abort=True, err=True)
     recoverer.take_installation_over(installation)
@@ -201,10 +205,17 @@ def _members(facts: Json) -> Json:
     shown = {
         name: facts[name] for name in ("id", "registry", "confirmedRegistry", "server", "confirmedServer")
     }
-    others = {
-        name: ", ".join(facts[name]) or "none" for name in ("otherInstallations", "confirmedInstallations")
+    return {
+        **shown,
+        "databases": facts["databases"],
+        "otherInstallations": "; ".join(map(_in_words, facts["otherInstallations"])) or "none",
+        "confirmedInstallations": ", ".join(facts["confirmedInstallations"]) or "none",
     }
-    return {**shown, "databases": facts["databases"], **others}
+
+
+def _in_words(other: Json) -> str:
+    """Another installation with databases on the server."""
+    return f"{other['id']} (of tenant {', '.join(other['tenants'])}; databases: {other['databases']})"
 
 
 def _apply(  # noqa: PLR0913 - what the operator has said
@@ -284,8 +295,10 @@ def _show_left(plan: Json) -> None:
         if plan[name] is not None:
             say(f"To confirm: {plan[name]}")
     facts = plan["installation"]
-    if plan["confirmation"] is not None and facts["otherInstallations"] and not facts["databases"]:
-        say("    If this registry is new, and theirs is lost: --as-installation ID")
+    if not facts["databases"]:
+        for other in facts["otherInstallations"]:
+            say(f"    The server has databases of another installation: {_in_words(other)}.")
+            say(f"    If its registry is lost, and this one is new: --apply --as-installation {other['id']}")
     for step in plan["steps"]:
         say(f"To do: {step['explanation']}")
         if step["obstacle"] is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ods.databases.errors import DatabaseFaultError
 from ods.databases.server import Server
 from ods.registry.installation import InstallationState, InstallationStore
-from ods.tenants.installation_check import InstallationCheck, SameInstallation
+from ods.tenants.installation_check import InstallationCheck, OtherInstallation, SameInstallation
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Standing:
     state: InstallationState
     system: str | None
     databases: int
-    others: Sequence[str]
+    others: Sequence[OtherInstallation]
     obstacle: str | None
     same: SameInstallation | None
     unasked: Sequence[str]
@@ -57,7 +57,7 @@ class Standing:
         return self.state.server
 
     @property
-    def other_installations(self) -> Sequence[str]:
+    def other_installations(self) -> Sequence[OtherInstallation]:
         """Other installations that have databases on the server."""
         return self.others
 
@@ -97,7 +97,7 @@ async def read_standing(store: InstallationStore, check: InstallationCheck, serv
                 state,
                 await check.system(session),
                 await check.count_own(session),
-                sorted(await check.others(session)),
+                await check.described_others(session),
                 await check.obstacle(session),
                 same,
                 check.unasked,

@@ -41,6 +41,20 @@ class _Others:
 
 
 @dataclass(frozen=True)
+class OtherInstallation:
+    """An installation with databases on the server that no tenant of this service has, by their comments.
+
+    Attributes:
+        tenants: the names that its tenants had when they made the databases.
+        databases: how many there are.
+    """
+
+    id: str
+    tenants: Sequence[str]
+    databases: int
+
+
+@dataclass(frozen=True)
 class SameInstallation:
     """Another tenant of this service whose registry has the id of this installation."""
 
@@ -210,6 +224,18 @@ class InstallationCheck:
     async def others(self, session: asyncpg.Connection) -> frozenset[str]:
         """Ids of installations on the server that no tenant of this service has, also if any may be there."""
         return (await self._others(session)).strangers
+
+    async def described_others(self, session: asyncpg.Connection) -> Sequence[OtherInstallation]:
+        """What the comments say of those."""
+        strangers, owners = await self.others(session), await _owners(session)
+        return [
+            OtherInstallation(
+                one,
+                sorted({owner.tenant for owner in owners if owner.installation == one}),
+                sum(owner.installation == one for owner in owners),
+            )
+            for one in sorted(strangers)
+        ]
 
     async def count_own(self, session: asyncpg.Connection) -> int:
         """How many databases on the server carry the installation's id."""

@@ -773,9 +773,13 @@ async def test_new_registry_goes_on_as_the_installation_whose_registry_is_lost(
         async with open_tenants(settings) as (new,):
             with pytest.raises(IdentityError, match="No database on the server"):
                 await Recovery(new).take_over(str(uuid.uuid4()))
+        plan = preloaded.run("ods.cli", "recover", env=environment(settings))
+        assert f"another installation: {lost} (of tenant {tenant.name}; databases: " in plan.stdout
+        assert f"--apply --as-installation {lost}" in plan.stdout
         words = ("recover", "--apply", "--as-installation", lost, "--confirm")
         asked = preloaded.run("ods.cli", *words, env=environment(settings))
         assert (asked.returncode, "Aborted" in asked.stderr) == (1, True)
+        assert f"the installation {lost} (of tenant {tenant.name}; databases: " in asked.stderr
         assert str(await rows.fetchval("SELECT id FROM adminapi.installation")) != lost
         preloaded.run("ods.cli", *words, "--yes", env=environment(settings))
         assert str(await rows.fetchval("SELECT id FROM adminapi.installation")) == lost
