@@ -45,8 +45,8 @@ async def rename(
         way_back = "Restore it: `ods drift` tells what is left of it."
         if (version := version_in(found, owner)) is not None:
             way_back = (
-                f"What it had before a reset is in the trash: `ods recover --choose {version}` brings that"
-                " back."
+                f"What it had before a reset is in the trash: `ods recover --apply --choose {version}` brings"
+                " that back."
             )
         raise DatabaseFaultError(
             f"The instance's database does not exist, so there is none to rename. {way_back} Then request it"

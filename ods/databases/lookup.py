@@ -330,8 +330,8 @@ def require_no_version(found: DatabaseRows, owner: Owner, half_dropped: str | No
         raise DisagreementError(
             name,
             f"{_IS_LEFT.format(state, name)} Nothing was done. To keep that, {drop}give it back to"
-            f" the instance (`ods recover --choose {name}`), then request the delete again; or drop all that"
-            " is left: DELETE with ?purge=true, or `ods instance purge ID --live`.",
+            f" the instance (`ods recover --apply --choose {name}`), then request the delete again; or drop"
+            " all that is left: DELETE with ?purge=true, or `ods instance purge ID --live`.",
         )
 
 

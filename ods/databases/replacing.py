@@ -200,9 +200,9 @@ def _require_current(found: DatabaseRows, exchange: Exchange) -> None:
         raise DisagreementError(
             database,
             f"The instance's database '{database}' does not exist, so nothing can be put in its place."
-            " Bring back what it had before a reset (`ods recover --choose NAME`); or make another instance"
-            " of a backup (`ods backup restore`), detach it, and hand its database to this one (`ods instance"
-            " adopt`, with the id of this one).",
+            " Bring back what it had before a reset (`ods recover --apply --choose NAME`); or make another"
+            " instance of a backup (`ods backup restore`), detach it, and hand its database to this one (`ods"
+            " instance adopt`, with the id of this one).",
         )
     if not exchange.current.owns(found[database].comment):
         raise refusal(found[database], exchange.current, registered=True)

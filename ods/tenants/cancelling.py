@@ -112,7 +112,7 @@ def _reason(job: InstanceJob, left: _Left) -> str:
 def way_back_of_live(half_dropped: str | None, version: str = "NAME") -> str:
     """How an instance comes back whose delete has failed, and of which only a version is left."""
     drop = "" if half_dropped is None else f'DROP DATABASE "{half_dropped}"; '
-    return f"To bring it back: {drop}`ods recover --choose {version}`."
+    return f"To bring it back: {drop}`ods recover --apply --choose {version}`."
 
 
 async def _left_by(session: asyncpg.Connection, job: InstanceJob) -> _Left | None:

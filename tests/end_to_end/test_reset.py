@@ -597,7 +597,7 @@ async def test_version_stays_and_comes_back_when_the_instance_s_own_database_is_
     assert await names(admin, job.mark) == [kept]
 
     drift = (await drifts_of(tenant, name))[DriftKind.DATABASE_MISSING]
-    assert f"`ods recover --choose {kept}` makes that the instance's" in drift.explanation
+    assert f"`ods recover --apply --choose {kept}` makes that the instance's" in drift.explanation
     asked = await Recovery(tenant).apply()
     assert (asked.done, len(asked.plan.questions), await names(admin, job.mark)) == ([], 1, [kept])
     await recovered(tenant, kept)
@@ -653,7 +653,7 @@ async def test_version_comes_back_as_the_reason_of_a_rename_says_when_the_own_da
     assert await operator.ended(rename) is JobStatus.ERROR
     told = await reason(operator, rename)
     assert "delete" not in told
-    assert f"`ods recover --choose {kept}` brings that back." in told
+    assert f"`ods recover --apply --choose {kept}` brings that back." in told
     await recovered(tenant, kept)
     assert await operator.ended(await operator.rename(job, f"{name} new")) is JobStatus.COMPLETED
     renamed = replace(job, database=(await operator.instance(job)).database_name)
@@ -672,7 +672,7 @@ async def test_reason_of_a_rename_names_the_last_version_when_a_registry_has_giv
     await admin.execute(f'DROP DATABASE "{job.database}"')
     rename = await operator.rename(job, f"{name} new")
     assert await operator.ended(rename) is JobStatus.ERROR
-    assert f"`ods recover --choose {last}`" in await reason(operator, rename)
+    assert f"`ods recover --apply --choose {last}`" in await reason(operator, rename)
 
 
 async def test_time_in_the_trash_is_that_of_the_server_when_the_clock_of_a_worker_is_wrong(
@@ -749,7 +749,7 @@ async def test_version_stays_and_comes_back_as_told_when_the_time_of_its_instanc
     assert told.remedy in {None, RECOVER}, "a purge would drop the version, too"
     for statement in re.findall(r'DROP DATABASE "\w+"', told.explanation):
         await admin.execute(statement)
-    assert f"`ods recover --choose {first.trash_database}`" in told.explanation
+    assert f"`ods recover --apply --choose {first.trash_database}`" in told.explanation
     await recovered(tenant, first.trash_database)
     assert await read(postgres, job) == ["old"]
 
@@ -816,7 +816,7 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     assert f"is kept: {kept}." in str(row.error_message), "as soon as the job is told as cancelled"
     assert row.status == InstanceStatus.DELETE_FAILED
     assert (await api.get(f"/v2/jobs/{purge}")).json()["errorMessage"] == row.error_message
-    assert "`ods recover --choose NAME`" in str(row.error_message)
+    assert "`ods recover --apply --choose NAME`" in str(row.error_message)
     await rows.execute(
         "UPDATE adminapi.databases SET purgeafter = now() - interval '1 day' WHERE reason = 'replaced'"
     )
@@ -825,7 +825,7 @@ async def test_version_stays_when_the_purge_of_its_live_instance_is_cancelled_af
     assert (await operator.instance(job)).status == InstanceStatus.DELETE_FAILED
     kind = DriftKind.INTERRUPTED_DROP if interrupted else DriftKind.DATABASE_MISSING
     told = (await drifts_of(tenant, name))[kind].explanation
-    assert f"`ods recover --choose {kept}`" in told
+    assert f"`ods recover --apply --choose {kept}`" in told
     if interrupted:
         (drop,) = re.findall(r'DROP DATABASE "[^"]+"', str(row.error_message))
         await admin.execute(drop)
@@ -858,7 +858,7 @@ async def test_version_comes_back_as_told_when_a_delete_to_the_trash_finds_the_o
     told = (await drifts_of(tenant, name))[DriftKind.INTERRUPTED_DROP].explanation
     for words in (error, told):
         assert f'DROP DATABASE "{job.database}"' in words
-        assert f"`ods recover --choose {kept}`" in words
+        assert f"`ods recover --apply --choose {kept}`" in words
     assert "A retry drops it" not in told
     await admin.execute(f'DROP DATABASE "{job.database}"')
     await recovered(tenant, kept)
@@ -988,7 +988,7 @@ async def test_delete_leaves_what_was_before_a_reset_when_the_own_database_is_lo
     await admin.execute(f'DROP DATABASE "{job.database}"')
     delete = await operator.delete(job)
     assert await operator.ended(delete) is JobStatus.ERROR
-    assert f"`ods recover --choose {kept}`" in await reason(operator, delete)
+    assert f"`ods recover --apply --choose {kept}`" in await reason(operator, delete)
     await reconcile(temporal, settings)
     assert await names(admin, job.mark) == [kept]
     if keeps:

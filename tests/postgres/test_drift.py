@@ -288,7 +288,7 @@ async def test_no_delete_is_advised_when_the_database_is_half_dropped_and_what_w
         await admin.execute(f'DROP DATABASE "{version}"')
     assert "delete the instance" not in drift.explanation
     assert f'DROP DATABASE "{completed.database}"; then' in drift.explanation
-    assert f"`ods recover --choose {version}` makes that the instance's" in drift.explanation
+    assert f"`ods recover --apply --choose {version}` makes that the instance's" in drift.explanation
 
 
 async def test_nothing_is_reported_when_a_rename_failed_but_that_its_database_has_another_name(

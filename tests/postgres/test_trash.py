@@ -707,7 +707,7 @@ async def test_nothing_passes_for_deleted_when_only_what_the_instance_had_before
         await admin.execute(f'ALTER DATABASE "{name}" RENAME TO "{aside}"')
     await comment(admin, aside, before.comment)
     try:
-        advice = f"`ods recover --choose {aside}`"
+        advice = f"`ods recover --apply --choose {aside}`"
         with pytest.raises(DisagreementError, match=advice):
             await put(server, job)
         if not half_dropped:

@@ -151,8 +151,8 @@ def _lost(seen: Snapshot, held: Held, half_dropped: Database | None) -> Drift | 
     elif version is not None:
         first = "" if half_dropped is None else f' DROP DATABASE "{half_dropped.name}"; then'
         then = (
-            f"What it had before a reset is kept:{first} `{RECOVER.command} --choose {version.trash_name}`"
-            " makes that the instance's."
+            f"What it had before a reset is kept:{first}"
+            f" `{RECOVER.command} --apply --choose {version.trash_name}` makes that the instance's."
         )
         remedy = RECOVER if half_dropped is None else None
         if not held.is_needed and drops_at_retry(held.instance):
