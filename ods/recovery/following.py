@@ -114,14 +114,15 @@ async def _follow_use(
     name, target = marked.name, marked.trashed_name or database
     if row is not None and row.is_live and (target != database or step.is_earlier):
         name, target = row.name, row.database_name
-    await tenant.adoptions.require_name(_told(found, marked), target)
+    its = replace(_recovered(found, marked), name=name)
+    recorded = _told(found, marked if target == database else its)
+    await tenant.adoptions.require_place(replace(recorded, name=name), target)
     if target != database:
         if target in found and found[target].is_of(marked) and not found[target].is_invalid:
             raise UnusableError(
                 f"The instance has another database, named '{target}'. `ods instance undo-reset ID --database"
                 f" {database}` exchanges the two, or give that one another name."
             )
-        its = replace(_recovered(found, marked), name=name)
         if marked.role is Role.RETAINED:
             await take_out(tenant.server, session, its, database, target)
         else:

@@ -248,7 +248,9 @@ class Recovery:
             await follow(self._tenant, step)
         except RefusedError as refusal:
             return f"{refusal.reason} {refusal.next_step}"
-        except (UnusableError, NameTakenError, DatabaseFaultError) as refusal:
+        except NameTakenError as taken:
+            return f"{taken} Or give the other one another name, then recover again."
+        except (UnusableError, DatabaseFaultError) as refusal:
             return str(refusal)
         except (InstanceNotFoundError, ChangedMeanwhileError):
             return "It was changed meanwhile. Recover again."

@@ -1,7 +1,7 @@
 """Whatever was done, and whatever was put back to whenever: one recovery, and registry and server agree.
 
-`ODS_WALKS=2000 .venv/bin/pytest -n0 -m faults tests/recovery/test_walks.py` takes as many,
-`--hypothesis-seed` the same.
+`ODS_WALKS=2000 .venv/bin/pytest -n0 -m faults tests/recovery/test_walks.py` takes as many, at random, and
+with `--hypothesis-seed` the same again.
 """
 
 import asyncpg

@@ -57,7 +57,7 @@ from ods.registry.storage.models import (
     InstanceDatabase,
     OdsInstance,
 )
-from ods.registry.storage.sessions import RegistrySessions
+from ods.registry.storage.sessions import Conflicts, RegistrySessions
 
 _NO_NAME = "ods_recovered_"
 """With its mark, the name of an instance whose own another one has."""
@@ -193,15 +193,11 @@ class AdoptionStore:
         registry only now. By the registry, its database must be neither dropped nor released.
         """
         await self._factory.installation.require_confirmed()
-        conflicts = {**refusals.UNDELETE_CONFLICTS, **refusals.name_conflicts(told.name, database.name)}
-        async with self._sessions.transaction(conflicts) as session:
+        async with self._sessions.transaction(_conflicts(told, database.name)) as session:
             was_published = False
-            if (instance := await _locked(session, told.mark)) is None:
-                await reservations.require_free(session, told.name, database.name)
-                await reservations.require_free_number(session, told.ods_instance_id)
+            if (instance := await self._placed(session, told, database.name)) is None:
                 instance = await self._add(session, told, database.name, RULES[Operation.CREATE].done)
             else:
-                await self._require_place(session, instance, told, database.name)
                 was_published = instance.is_published
                 for column, value in OUT_OF_TRASH.items():
                     setattr(instance.database, column.key, value)
@@ -231,11 +227,14 @@ class AdoptionStore:
             await renew(session, instance.id)
             return instance
 
-    async def require_name(self, told: ToldInstance, database: str) -> None:
-        """Check that the instance that is told of can have a database of this name."""
-        async with self._sessions.transaction() as session:
-            instance = await _locked(session, told.mark)
-            await reservations.require_free_database(session, database, instance)
+    async def require_place(self, told: ToldInstance, database: str) -> None:
+        """Check what `follow` checks, before the server is changed for it; nothing is recorded."""
+        async with (
+            self._sessions.transaction(_conflicts(told, database)) as session,
+            session.begin_nested() as attempt,
+        ):
+            await self._placed(session, told, database)
+            await attempt.rollback()
 
     async def give_up_names(self, instance_id: int, revision: str | None) -> None:
         """Free the names that a live instance has by the registry, and has not on the server.
@@ -258,13 +257,16 @@ class AdoptionStore:
             await follow_database(session, number, instance.database_name, name, self._strings)
             instance.name = instance.ods_instance_name = instance.database_name = name
 
-    async def _require_place(
-        self, session: AsyncSession, instance: DbInstance, told: ToldInstance, database: str
-    ) -> None:
+    async def _placed(self, session: AsyncSession, told: ToldInstance, database: str) -> DbInstance | None:
         """Check that nothing keeps the instance from having this database, and give it the name that is told.
 
-        The name is later than the registry's if that does not know the revision.
+        The name is later than the registry's if that does not know the revision. None if the registry has
+        lost the instance.
         """
+        if (instance := await _locked(session, told.mark)) is None:
+            await reservations.require_free(session, told.name, database)
+            await reservations.require_free_number(session, told.ods_instance_id)
+            return None
         if not (instance.is_live or instance.is_in_trash):
             raise InstanceNotFoundError(instance.id)
         refusals.require_state(instance, FOLLOW.sources, "given a database")
@@ -281,6 +283,7 @@ class AdoptionStore:
             refusal = RefusedError(instance.status, obstacle, "Give that other contexts, then recover again.")
         if refusal is not None:
             raise refusal
+        return instance
 
     async def pass_number(self, highest: int) -> None:
         """Let no OdsInstanceId up to `highest` be given again."""
@@ -383,6 +386,10 @@ class AdoptionStore:
         if not routed and is_usable(InstanceStatus(instance.status), Operation(instance.operation)):
             job = self._factory.last_attempt(instance)
             await start_routing(session, job, database.connection_string)
+
+
+def _conflicts(told: ToldInstance, database: str) -> Conflicts:
+    return {**refusals.UNDELETE_CONFLICTS, **refusals.name_conflicts(told.name, database)}
 
 
 async def _locked(session: AsyncSession, mark: str) -> DbInstance | None:
