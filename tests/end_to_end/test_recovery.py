@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import httpx
 import pytest
+from temporalio.client import Client
 
 from ods.databases.ownership import Owner
 from ods.embedded.polling import wait_until
@@ -30,7 +31,7 @@ from ods.tenants.kept_databases import KeptDatabases
 from ods.tenants.tenant import Tenant, open_tenants
 from tests import preloaded, registries
 from tests.api.server import environment
-from tests.api.service import faults_of
+from tests.api.service import bearer, client_of, faults_of, running
 from tests.end_to_end.conftest import Operator
 from tests.end_to_end.steps import created, undo
 from tests.postgres.postgres_inspection import comment_on, row_of
@@ -355,6 +356,24 @@ async def test_registry_is_no_copy_when_its_databases_are_there(
     refused = await api.post("/v2/recovery", json={"asNewInstallation": True})
     assert (refused.status_code, refused.json()["detail"]) == (409, before["whyNoCopy"])
     assert (await api.get("/v2/recovery")).json()["installation"]["id"] == before["id"]
+
+
+async def test_copy_without_databases_is_an_installation_of_its_own_when_the_operator_says_so(
+    postgres: EmbeddedPostgres, prepared_postgres: EmbeddedPostgres, temporal: Client
+) -> None:
+    async with registries.cloned(prepared_postgres) as dsn:
+        settings = make_settings(postgres, dsn)
+        async with (
+            running(settings, temporal.service_client.config.target_host) as app,
+            client_of(app, headers=bearer(settings)) as api,
+        ):
+            before = (await api.get("/v2/recovery")).json()["installation"]["id"]
+            report = await api.post("/v2/recovery", json={"asNewInstallation": True})
+            assert (report.status_code, report.json()["isOver"]) == (200, True)
+            after = report.json()["left"]["installation"]["id"]
+            assert after != before
+            async with session(dsn) as rows:
+                assert str(await rows.fetchval("SELECT id FROM adminapi.installation")) == after
 
 
 async def _renamed_since(admin: asyncpg.Connection, *changes: tuple[InstanceJob, str]) -> None:

@@ -508,6 +508,14 @@ async def test_copy_is_an_installation_of_its_own_when_the_operator_renews_it(
     assert (await tenant.instances.installation.state()).id == before["installation"]
 
 
+def test_only_what_would_be_done_is_shown_without_apply(installation: Installation) -> None:
+    before = shown(installation)
+    run = installation("recover", "--as-new-installation")
+    assert run.returncode == 1
+    assert "To do: this registry becomes an installation of its own" in run.stdout
+    assert shown(installation) == before
+
+
 @pytest.fixture
 async def own_database(tenant: Tenant, admin: asyncpg.Connection) -> AsyncIterator[str]:
     """The installation has a database on the server."""

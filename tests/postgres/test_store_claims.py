@@ -87,6 +87,8 @@ async def accepted(tenant: Tenant) -> None:
     variables = environment(tenant.settings)
     refused = await asyncio.to_thread(preloaded.run, *command, env=variables)
     assert (refused.returncode, "Add --accept-store" in refused.stderr) == (1, True)
+    asked = await asyncio.to_thread(preloaded.run, "ods.cli", "recover", "--apply", env=variables)
+    assert (asked.returncode, "Is that the right store of backups" in asked.stderr) == (1, True)
     run = await asyncio.to_thread(preloaded.run, *command, "--accept-store", "--json", env=variables)
     assert json.loads(run.stdout)["left"]["store"] is None, run.stderr
 
